@@ -1,0 +1,1 @@
+"""The server: a workflow orchestrator that is a Raft cluster by itself."""
