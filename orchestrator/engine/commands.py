@@ -1,0 +1,256 @@
+"""What may be asked of the state machine. Commands are what the log holds.
+
+Fields are encoded by position, the tag first: add new fields at the end, with a default, and never reuse a tag.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from orchestrator.engine.model import SessionKind, TaskStatus
+
+
+class IfExists(IntEnum):
+    """What to do when a workflow id is taken."""
+
+    FAIL = 1
+    RETURN = 2
+
+
+class TerminateCompensation(IntEnum):
+    """Whether terminating undoes completed steps."""
+
+    UNSET = 0
+    RUN = 1
+    SKIP = 2
+
+
+class DeadlineKind(IntEnum):
+    """Deadlines that the leader keeps in memory, and that start afresh with a new leader."""
+
+    RESPONSE = 1  # a leased attempt was silent for too long; `number` is its fencing token
+    POLL = 2  # no worker took the attempt in time; `number` is its ready number
+
+
+class RequestIdentity(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Which request a command came with: a plain id, or a place in a client session."""
+
+    request_id: str = ""
+    session_id: str = ""
+    sequence: int = 0
+    lowest_unacknowledged: int = 0
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of all commands."""
+
+
+# --- definitions -----------------------------------------------------------------------------------------------
+
+
+class RegisterWorkflows(Command, tag=1):
+    namespace: str
+    documents: tuple[bytes, ...]
+    overwrite: bool
+
+
+class RegisterTasks(Command, tag=2):
+    namespace: str
+    documents: tuple[bytes, ...]
+
+
+# --- executions ------------------------------------------------------------------------------------------------
+
+
+class StartWorkflow(Command, tag=10):
+    namespace: str
+    name: str
+    version: int  # 0: the highest
+    workflow_id: str  # "": one is made
+    if_exists: IfExists
+    input: bytes  # a JSON object
+    correlation_id: str = ""
+    priority: int = 0
+    created_by: str = ""
+    task_to_domain: tuple[tuple[str, str], ...] = ()
+    document: bytes = b""  # a definition to run without registering it
+
+
+class SignalWorkflow(Command, tag=11):
+    namespace: str
+    workflow_id: str
+    name: str
+    payload: bytes
+
+
+class PauseWorkflow(Command, tag=12):
+    namespace: str
+    workflow_id: str
+
+
+class ResumeWorkflow(Command, tag=13):
+    namespace: str
+    workflow_id: str
+
+
+class TerminateWorkflow(Command, tag=14):
+    namespace: str
+    workflow_id: str
+    reason: str
+    compensation: TerminateCompensation
+
+
+class RetryWorkflow(Command, tag=15):
+    namespace: str
+    workflow_id: str
+
+
+class RetryCompensation(Command, tag=16):
+    namespace: str
+    workflow_id: str
+
+
+class SkipCompensation(Command, tag=17):
+    namespace: str
+    workflow_id: str
+
+
+class AbandonCompensation(Command, tag=18):
+    namespace: str
+    workflow_id: str
+    reason: str
+
+
+# --- clients ---------------------------------------------------------------------------------------------------
+
+
+class OpenClientSession(Command, tag=30):
+    namespace: str
+
+
+# --- workers ---------------------------------------------------------------------------------------------------
+
+
+class OpenSession(Command, tag=40):
+    """Opens a worker session under the id that the worker chose; answers the one that exists, if it does."""
+
+    session_id: str
+    kind: SessionKind
+    namespace: str
+    domain: str
+    worker_id: str
+    task_names: tuple[str, ...]
+    slots: int
+    timeout_ms: int
+
+
+class UpdateSession(Command, tag=41):
+    session_id: str
+    task_names: tuple[str, ...]
+    slots: int
+
+
+class CloseSession(Command, tag=42):
+    """The worker said goodbye: attempts that it still holds go back to the queue at once, as worker lost."""
+
+    session_id: str
+
+
+class ExpireSession(Command, tag=43):
+    """The leader has heard nothing of the session for its timeout."""
+
+    session_id: str
+
+
+class PollTasks(Command, tag=44):
+    """Leases up to `max_tasks` attempts that are ready now to a session of kind POLL."""
+
+    session_id: str
+    namespace: str
+    domain: str
+    worker_id: str
+    task_names: tuple[str, ...]
+    max_tasks: int
+
+
+class CompleteTask(Command, tag=45):
+    namespace: str
+    workflow_id: str
+    task_id: str
+    fencing_token: int
+    status: TaskStatus  # COMPLETED, FAILED, FAILED_WITH_TERMINAL_ERROR
+    output: bytes
+    reason: str
+    error_code: str
+
+
+class RecordHeartbeat(Command, tag=46):
+    """Details of a heartbeat, for the next attempt to read."""
+
+    namespace: str
+    workflow_id: str
+    task_id: str
+    fencing_token: int
+    details: bytes
+
+
+class ReleaseTask(Command, tag=47):
+    """The worker has stopped a cancelled attempt: its slot is free."""
+
+    session_id: str
+    fencing_token: int
+
+
+class ExpireDeadline(Command, tag=48):
+    kind: DeadlineKind
+    number: int
+
+
+# --- the system's own --------------------------------------------------------------------------------------------
+
+
+class FireTimers(Command, tag=60):
+    """Time has passed: timers that are due at the entry's log time fire, in bounded batches."""
+
+
+class Continue(Command, tag=61):
+    """Nothing but the occasion to take up messages."""
+
+
+class Checkpoint(Command, tag=62):
+    """Every replica says the hash of its content at this index."""
+
+
+class RaiseBehaviour(Command, tag=63):
+    level: int
+
+
+AnyCommand = (
+    RegisterWorkflows
+    | RegisterTasks
+    | StartWorkflow
+    | SignalWorkflow
+    | PauseWorkflow
+    | ResumeWorkflow
+    | TerminateWorkflow
+    | RetryWorkflow
+    | RetryCompensation
+    | SkipCompensation
+    | AbandonCompensation
+    | OpenClientSession
+    | OpenSession
+    | UpdateSession
+    | CloseSession
+    | ExpireSession
+    | PollTasks
+    | CompleteTask
+    | RecordHeartbeat
+    | ReleaseTask
+    | ExpireDeadline
+    | FireTimers
+    | Continue
+    | Checkpoint
+    | RaiseBehaviour
+)

@@ -1,0 +1,115 @@
+"""A definition as the engine walks it: flat, by reference name, with every default filled in.
+
+Compiled from a bundle (the definition and the task definitions as they were at start); never stored.
+Durations are milliseconds; 0 means off unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from orchestrator.engine.expressions import Template
+
+
+class TaskType(StrEnum):
+    """The task types that can be executed. Any other name of a type is that of a worker's task (SIMPLE)."""
+
+    SIMPLE = "SIMPLE"
+    SWITCH = "SWITCH"
+    FORK_JOIN = "FORK_JOIN"
+    JOIN = "JOIN"
+    WAIT = "WAIT"
+    SET_VARIABLE = "SET_VARIABLE"
+    TERMINATE = "TERMINATE"
+    NOOP = "NOOP"
+
+
+class RetryLogic(StrEnum):
+    FIXED = "FIXED"
+    LINEAR_BACKOFF = "LINEAR_BACKOFF"
+    EXPONENTIAL_BACKOFF = "EXPONENTIAL_BACKOFF"
+
+
+class TimeoutPolicy(StrEnum):
+    RETRY = "RETRY"
+    TIME_OUT_WF = "TIME_OUT_WF"
+    ALERT_ONLY = "ALERT_ONLY"
+
+
+class CompensationOrder(StrEnum):
+    REVERSE = "REVERSE"
+    PARALLEL = "PARALLEL"
+
+
+class RetryPolicy(msgspec.Struct, frozen=True):
+    """How often and when a task is tried again."""
+
+    count: int = 3  # retries, not attempts
+    logic: RetryLogic = RetryLogic.FIXED
+    delay_ms: int = 60_000
+    scale_factor: float = 1.0  # LINEAR_BACKOFF only
+    max_delay_ms: int = 0
+    jitter_ms: int = 0
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """How long a task may take, and what then."""
+
+    task_ms: int = 0  # one attempt, from its start
+    total_ms: int = 0  # all attempts, from the first scheduling
+    response_ms: int = 3_600_000  # silence while in progress
+    poll_ms: int = 0  # scheduled and never taken
+    policy: TimeoutPolicy = TimeoutPolicy.TIME_OUT_WF
+
+
+class Switch(msgspec.Struct, frozen=True):
+    """value-param: the case is the input parameter named by `expression`."""
+
+    evaluator: str
+    expression: str
+    cases: dict[str, tuple[str, ...]]  # case -> references of the branch, in order; may be empty
+    default: tuple[str, ...]
+
+
+class TaskNode(msgspec.Struct, frozen=True):
+    """One element of a definition, or one compensation."""
+
+    reference: str
+    name: str
+    type: str  # a TaskType
+    path: str  # where it stands in the document: tasks[2].decisionCases.big[0]
+    input: Template  # inputParameters over the task definition's inputTemplate
+    retry: RetryPolicy
+    timeouts: Timeouts
+    start_delay_ms: int = 0
+    optional: bool = False
+    permissive: bool = False
+    pivot: bool = False
+    next: str | None = None  # the following reference of its own sequence
+    parent: str | None = None  # the SWITCH or FORK_JOIN whose branch it stands in
+    branch: int = 0  # which branch of the parent
+    compensate_with: TaskNode | None = None
+    switch: Switch | None = None
+    fork: tuple[tuple[str, ...], ...] = ()  # FORK_JOIN: references of each branch; empty branches are left out
+    join: str | None = None  # FORK_JOIN: the reference of its JOIN
+    join_on: tuple[str, ...] = ()  # JOIN
+
+
+class CompiledDefinition(msgspec.Struct, frozen=True):
+    """A whole definition."""
+
+    name: str
+    version: int
+    first: str | None
+    nodes: dict[str, TaskNode]  # by reference name, compensations not included
+    top: tuple[str, ...]  # the references of the outermost sequence
+    output: Template | None  # None: the last task's output
+    input_template: dict[str, msgspec.Raw]  # put-if-absent defaults of the workflow's input
+    variables: bytes  # a JSON object
+    timeout_ms: int
+    timeout_policy: TimeoutPolicy
+    compensation_order: CompensationOrder
+    compensation_grace_ms: int
+    joins_of: dict[str, tuple[str, ...]]  # reference -> JOINs that wait for it

@@ -1,0 +1,70 @@
+"""What the leader owes the world after a step. Every node computes effects; only the leader performs them.
+
+An effect is never the only copy of an intention: `pending` derives what is still owed from the state.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Effect(msgspec.Struct, frozen=True, gc=False):
+    """Base of all effects."""
+
+
+class Deliver(Effect):
+    """Hand the leased attempt to its session's worker."""
+
+    session_id: str
+    token: int
+    namespace: str
+    workflow_id: str
+    task_sequence: int
+
+
+class Cancel(Effect):
+    """Tell the session's worker to stop the attempt.
+
+    `fenced` is False while the workflow waits for the attempt to settle: a result given now still counts.
+    """
+
+    session_id: str
+    token: int
+    namespace: str
+    workflow_id: str
+    task_id: str
+    reason: str
+    fenced: bool
+
+
+class LeaseEnded(Effect):
+    """The lease is gone: nothing is to be watched or delivered any more."""
+
+    session_id: str
+    token: int
+
+
+class SessionEnded(Effect):
+    session_id: str
+    reason: str
+
+
+class TaskQueued(Effect):
+    """An attempt waits for a worker, and no session had a free slot: pollers may be woken."""
+
+    number: int
+    namespace: str
+    domain: str
+    name: str
+    poll_timeout_ms: int
+
+
+class ExecutionChanged(Effect):
+    """Watchers and waiters of the execution have something to see."""
+
+    namespace: str
+    workflow_id: str
+    terminal: bool
+
+
+AnyEffect = Deliver | Cancel | LeaseEnded | SessionEnded | TaskQueued | ExecutionChanged

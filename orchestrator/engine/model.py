@@ -1,0 +1,356 @@
+"""What the replicated state is made of: plain rows, each of which is encoded, hashed and stored by itself.
+
+Rows are immutable values: a handler replaces a row through the unit of work and never changes one in place, so a
+step that fails leaves nothing behind. Fields are encoded by position: add new ones at the end, with a default.
+Times are milliseconds of log time. A payload is the JSON text as bytes when it has at most ``INLINE_PAYLOAD_BYTES``,
+otherwise the number of a PAYLOAD row of the same execution; ``b""`` is no payload.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+INLINE_PAYLOAD_BYTES = 4096
+
+ExecutionKey = tuple[str, str]
+"""(namespace, workflow id)"""
+
+Payload = bytes | int
+
+
+class Table(IntEnum):
+    """Every kind of row. The numbers are part of the stored format."""
+
+    META = 0  # ()
+    # Rows of one execution: in memory while it is hot.
+    EXECUTION = 1  # (namespace, workflow id)
+    TASK = 2  # (namespace, workflow id, sequence)
+    RECORD = 3  # (namespace, workflow id, number)
+    SIGNAL = 4  # (namespace, workflow id, number)
+    PAYLOAD = 5  # (namespace, workflow id, number)
+    # Resident rows: always in memory.
+    WORKFLOW_DEFINITION = 20  # (namespace, name, version)
+    TASK_DEFINITION = 21  # (namespace, name)
+    BUNDLE = 22  # (digest,)
+    SESSION = 23  # (session id,)
+    LEASE = 24  # (fencing token,)
+    READY = 25  # (ready number,)
+    TIMER = 26  # (timer number,)
+    MESSAGE = 27  # (message number,)
+    CLIENT_SESSION = 28  # (session id,)
+    REQUEST = 29  # (request id,)
+
+
+EXECUTION_TABLES = (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD)
+
+RowKey = tuple[str | int, ...]
+
+
+class WorkflowStatus(IntEnum):
+    """The numbers are those of the wire and of the stored rows."""
+
+    RUNNING = 1
+    PAUSED = 2
+    COMPENSATING = 3
+    COMPLETED = 4
+    FAILED = 5
+    TIMED_OUT = 6
+    TERMINATED = 7
+
+
+class TaskStatus(IntEnum):
+    """The numbers are those of the wire and of the stored rows."""
+
+    SCHEDULED = 1
+    IN_PROGRESS = 2
+    COMPLETED = 3
+    COMPLETED_WITH_ERRORS = 4
+    SKIPPED = 5
+    FAILED = 6
+    FAILED_WITH_TERMINAL_ERROR = 7
+    TIMED_OUT = 8
+    CANCELED = 9
+
+
+class CompensationState(IntEnum):
+    """The numbers are those of the wire and of the stored rows."""
+
+    NONE = 1
+    RUNNING = 2
+    STUCK = 3
+    COMPLETE = 4
+    INCOMPLETE = 5
+
+
+class StepOutcome(IntEnum):
+    """What is known of a step that is owed a compensation."""
+
+    COMPLETED = 1
+    UNKNOWN = 2
+
+
+class SessionKind(IntEnum):
+    """How a worker session gets its tasks."""
+
+    STREAM = 1
+    POLL = 2
+
+
+class TimerKind(IntEnum):
+    """What a timer does when it fires."""
+
+    TASK_READY = 1  # start delay or retry back-off has passed
+    TASK_TIMEOUT = 2
+    TASK_TOTAL_TIMEOUT = 3
+    WORKFLOW_TIMEOUT = 4
+    WAIT = 5
+    COMPENSATION_GRACE = 6
+    CLIENT_SESSION_IDLE = 7
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of all rows."""
+
+
+class Meta(Row):
+    """The one row of counters and of the log's own facts."""
+
+    log_time_ms: int = 0
+    behaviour_level: int = 1
+    next_token: int = 1
+    next_ready: int = 1
+    next_timer: int = 1
+    next_message: int = 1
+    live_executions: int = 0
+    stuck_compensations: int = 0
+    checkpoint_index: int = 0
+
+
+# --- one execution ---------------------------------------------------------------------------------------------
+
+
+class Execution(Row):
+    """The header of an execution."""
+
+    namespace: str
+    workflow_id: str
+    name: str
+    version: int
+    bundle: bytes  # digest of the BUNDLE row: the definition and task definitions as they were at start
+    status: WorkflowStatus
+    created_ms: int
+    updated_ms: int
+    ended_ms: int = 0
+    run: int = 1
+    input: Payload = b""
+    output: Payload = b""
+    variables: Payload = b""
+    correlation_id: str = ""
+    priority: int = 0
+    created_by: str = ""
+    task_to_domain: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
+    failed_task: str = ""  # reference name
+    next_sequence: int = 1  # of TASK rows
+    next_number: int = 1  # of RECORD, SIGNAL and PAYLOAD rows
+    open_tasks: int = 0  # attempts that are not terminal
+    open_branches: int = 0  # sequences of the definition that have not reached their end
+    payload_bytes: int = 0
+    workflow_timer: int = 0
+    timeout_base_ms: int = 0  # the workflow timeout counts from here: creation or the last retry
+    # Saga (see the rules of compensation).
+    compensation: CompensationState = CompensationState.NONE
+    outcome: WorkflowStatus | None = None  # fixed on entering COMPENSATING; the status when compensation ends
+    paused_from: WorkflowStatus | None = None  # where resume returns to
+    pivot_passed: bool = False
+    settling: int = 0  # leased attempts still awaited before the first compensation
+    grace_timer: int = 0
+    owed: tuple[int, ...] = ()  # RECORD numbers still to be compensated, in the order of their compensation
+    compensating: tuple[int, ...] = ()  # RECORD numbers being compensated now
+    done: tuple[int, ...] = ()
+    left: tuple[int, ...] = ()
+    replaced: bytes = b""  # reserved
+    signals: int = 0  # buffered SIGNAL rows
+
+
+class TaskAttempt(Row):
+    """One attempt of a task. The attempts of one reference and iteration follow each other."""
+
+    sequence: int
+    task_id: str
+    reference: str
+    name: str  # of the task definition
+    type: str
+    status: TaskStatus
+    scheduled_ms: int
+    first_scheduled_ms: int
+    started_ms: int = 0
+    ended_ms: int = 0
+    updated_ms: int = 0
+    retry_count: int = 0
+    iteration: int = 0
+    retried: bool = False  # a later attempt took its place
+    # The resolved input where it is small; otherwise the template of the definition and what it refers to:
+    # (reference, sequence) of attempts, and the variables as they were.
+    input: Payload = b""
+    bindings: tuple[tuple[str, int], ...] = ()
+    bound_variables: Payload = b""
+    output: Payload = b""
+    reason: str = ""
+    error_code: str = ""
+    worker_id: str = ""
+    fencing_token: int = 0
+    idempotency_key: str = ""
+    ready: int = 0  # number of the READY row while it waits for a worker
+    timers: tuple[int, ...] = ()
+    compensates: int = 0  # RECORD number, for a compensation
+    losses: int = 0  # workers lost in a row, this attempt not counted
+    waiting: int = 0  # JOIN: joined references that are not terminal yet
+    details: Payload = b""  # of the newest heartbeat
+    accepted: bool = False  # ended by its worker's result
+    outcome_unknown: bool = False  # ended without anybody knowing whether it took effect
+    signal: str = ""  # WAIT: the name of the signal it waits for
+    extra: bytes = b""  # an operator's own state, JSON
+
+
+class SagaRecord(Row):
+    """A step that is owed a compensation. Immutable but for what became of the compensation."""
+
+    number: int
+    reference: str
+    name: str
+    iteration: int
+    outcome: StepOutcome
+    step_sequence: int  # the attempt that completed, or the last one
+    step_key: str  # the step's idempotency key
+    input: Payload
+    output: Payload
+    completed_ms: int
+    bindings: tuple[tuple[str, int], ...] = ()
+    bound_variables: Payload = b""
+    reason: str = ""  # why it is left
+
+
+class Signal(Row):
+    """A signal that no WAIT has taken yet."""
+
+    number: int
+    name: str
+    payload: Payload
+    received_ms: int
+
+
+class PayloadRow(Row):
+    """A payload that is too large for the row that refers to it."""
+
+    data: bytes
+
+
+# --- resident --------------------------------------------------------------------------------------------------
+
+
+class WorkflowDefinitionRow(Row):
+    """A registered workflow definition, as the JSON text that was given."""
+
+    namespace: str
+    name: str
+    version: int
+    document: bytes
+    registered_ms: int
+
+
+class TaskDefinitionRow(Row):
+    """A registered task definition, as the JSON text that was given."""
+
+    namespace: str
+    name: str
+    document: bytes
+    registered_ms: int
+
+
+class Bundle(Row):
+    """What an execution was started with: definition and effective task definitions as one JSON text."""
+
+    digest: bytes
+    document: bytes
+    executions: int  # that refer to it
+
+
+class Session(Row):
+    """A worker's session: leases go to it while it has free slots."""
+
+    id: str
+    kind: SessionKind
+    namespace: str
+    domain: str
+    worker_id: str
+    task_names: tuple[str, ...]
+    slots: int
+    used: int  # leases that hold a slot, fenced ones that were not released included
+    timeout_ms: int
+    opened_ms: int
+    last_token: int = 0  # the newest lease: sessions with equally many free slots take turns by it
+
+
+class Lease(Row):
+    """An attempt handed to a session. It holds the session's slot until it is completed, released or lost."""
+
+    token: int
+    session_id: str
+    namespace: str
+    workflow_id: str
+    task_sequence: int
+    task_id: str
+    name: str
+    leased_ms: int
+    response_timeout_ms: int  # 0: none
+    fenced: bool = False  # the attempt has ended without this worker
+
+
+class Ready(Row):
+    """An attempt that waits for a worker. Queues are (namespace, domain, name), by priority and number."""
+
+    number: int
+    namespace: str
+    domain: str
+    name: str
+    priority: int
+    workflow_id: str
+    task_sequence: int
+    task_id: str
+    queued_ms: int
+    poll_timeout_ms: int  # 0: none
+    response_timeout_ms: int
+
+
+class Timer(Row):
+    """Fires once, never early in log time."""
+
+    number: int
+    fire_ms: int
+    kind: TimerKind
+    namespace: str
+    workflow_id: str  # or the client session's id
+    task_sequence: int = 0
+
+
+class ClientSession(Row):
+    """Remembers the results of a client's requests until the client has seen them."""
+
+    id: str
+    namespace: str
+    opened_ms: int
+    used_ms: int
+    lowest_unacknowledged: int
+    results: tuple[tuple[int, bytes], ...]  # (sequence, encoded result), ascending
+    idle_timer: int
+
+
+class Request(Row):
+    """The remembered result of a plain client's request."""
+
+    id: str
+    time_ms: int
+    result: bytes

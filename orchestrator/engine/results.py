@@ -1,0 +1,85 @@
+"""What a command answers. Rejections are answers too: every replica rejects alike, and nothing has changed.
+
+Results are remembered for repeated requests, so they are encoded like rows: by position, the tag first.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+
+class Code(IntEnum):
+    """Canonical gRPC status codes, by their numbers."""
+
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+
+
+class Verdict(IntEnum):
+    """The verdict on a worker's result, by the numbers of the wire."""
+
+    ACCEPTED = 1
+    FENCED = 2
+    UNKNOWN = 3
+    INVALID = 4
+
+
+class Result(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of all results."""
+
+
+class Done(Result, tag=1):
+    """It is done, and there is nothing more to say."""
+
+
+class Rejected(Result, tag=2):
+    """It is refused, and nothing has changed.
+
+    `reason` is a stable name (WORKFLOW_NOT_FOUND, PIVOT_PASSED, ...); `metadata` may have "field", "limit", "path".
+    """
+
+    code: Code
+    reason: str
+    message: str
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+class Started(Result, tag=3):
+    workflow_id: str
+    existing: bool
+
+
+class SessionOpened(Result, tag=4):
+    session_id: str
+    existing: bool
+
+
+class ClientSessionOpened(Result, tag=5):
+    session_id: str
+    idle_timeout_ms: int
+
+
+class Judged(Result, tag=6):
+    verdict: Verdict
+    message: str = ""
+
+
+class Polled(Result, tag=7):
+    tokens: tuple[int, ...]
+
+
+class Checkpointed(Result, tag=8):
+    """The chain hash at the checkpoint; the content hash is the storage's to say."""
+
+    index: int
+    chain: bytes
+
+
+AnyResult = Done | Rejected | Started | SessionOpened | ClientSessionOpened | Judged | Polled | Checkpointed

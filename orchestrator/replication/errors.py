@@ -1,0 +1,71 @@
+"""Every error this package raises on purpose.
+
+ReplicationError
+├── NotLeader            the command was not taken: send it to `leader` (certain: it has no effect)
+├── LostLeadership       a read could not be confirmed; nothing was changed, ask again
+├── SnapshotInstalled    the applier is behind a snapshot: continue from (index, term)
+├── EntryTooLarge        the caller's entry is over the limit
+├── Stopped              this node is stopping
+├── JournalCorrupt       durable data is damaged or missing: the node must not start
+└── IdentityError        the data directory is not the one this node needs
+    ├── NotInitialised · DirectoryNotBlank · WrongNode · WrongCluster
+"""
+
+from __future__ import annotations
+
+
+class ReplicationError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class NotLeader(ReplicationError):
+    """The command was not taken, and never will be: another node leads (or nobody does)."""
+
+    def __init__(self, leader: str | None) -> None:
+        super().__init__(f"this node is not the leader; the leader is {leader or 'unknown'}")
+        self.leader = leader
+
+
+class LostLeadership(ReplicationError):
+    """Leadership was lost before a quorum confirmed the read; nothing was changed."""
+
+
+class SnapshotInstalled(ReplicationError):
+    """A snapshot replaced the database: apply continues after `index`."""
+
+    def __init__(self, index: int, term: int) -> None:
+        super().__init__(f"a snapshot was installed: the database now stands at index {index} of term {term}")
+        self.index = index
+        self.term = term
+
+
+class EntryTooLarge(ReplicationError):
+    """The entry is over `entry_bytes_max`."""
+
+
+class Stopped(ReplicationError):
+    """This node is stopping."""
+
+
+class JournalCorrupt(ReplicationError):
+    """Durable data is damaged or missing; starting anyway could lose acknowledged entries."""
+
+
+class IdentityError(ReplicationError):
+    """The data directory is not the one this node needs."""
+
+
+class NotInitialised(IdentityError):
+    """The data directory has no node.json."""
+
+
+class DirectoryNotBlank(IdentityError):
+    """`init` was asked to overwrite a data directory."""
+
+
+class WrongNode(IdentityError):
+    """The data directory belongs to another node."""
+
+
+class WrongCluster(IdentityError):
+    """The data directory belongs to another cluster."""

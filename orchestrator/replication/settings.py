@@ -1,0 +1,68 @@
+"""Every setting of the replicated log, with its unit in its name; relations between them are checked at construction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaftSettings:
+    heartbeat_interval_ms: int = 50
+    election_timeout_min_ms: int = 300
+    election_timeout_max_ms: int = 600
+    # After the leader's connection closed and redialling it was refused: its process is gone, no need to wait for silence.
+    fast_failover_min_ms: int = 10
+    fast_failover_max_ms: int = 50
+    # Followers learn a new commit index at most this late when no entry carries it.
+    commit_notice_ms: int = 5
+    gossip_interval_ms: int = 250
+    # Nothing heard from a peer for so long: its connections are dropped and dialled anew.
+    peer_silence_ms: int = 3_000
+
+    entry_bytes_max: int = 8 * MIB
+    batch_bytes_max: int = 4 * MIB
+    probe_bytes_max: int = 64 * KIB
+    in_flight_bytes_max: int = 16 * MIB
+    frame_bytes_max: int = 16 * MIB
+    outgoing_buffer_bytes_max: int = 64 * MIB
+
+    redial_min_ms: int = 20
+    redial_max_ms: int = 500
+    handshake_timeout_ms: int = 2_000
+
+    journal_segment_bytes: int = 64 * MIB
+    journal_cache_bytes: int = 32 * MIB
+    journal_tail_entries: int = 10_000
+    journal_tail_bytes: int = 256 * MIB
+
+    snapshot_chunk_bytes: int = 256 * KIB
+    snapshot_chunks_in_flight: int = 8
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0 and name != "journal_tail_entries":
+                raise ValueError(f"{name} must be positive, not {value}")
+        self._require(self.election_timeout_min_ms > 3 * self.heartbeat_interval_ms,
+                      "election_timeout_min_ms must be more than three heartbeat intervals")
+        self._require(self.election_timeout_max_ms > self.election_timeout_min_ms,
+                      "election_timeout_max_ms must be more than election_timeout_min_ms")
+        self._require(self.fast_failover_max_ms > self.fast_failover_min_ms,
+                      "fast_failover_max_ms must be more than fast_failover_min_ms")
+        self._require(self.redial_max_ms >= self.redial_min_ms, "redial_max_ms must not be less than redial_min_ms")
+        self._require(self.peer_silence_ms > self.election_timeout_max_ms + self.gossip_interval_ms,
+                      "peer_silence_ms must be more than an election timeout and a gossip interval")
+        self._require(self.batch_bytes_max <= self.in_flight_bytes_max,
+                      "in_flight_bytes_max must hold at least one batch")
+        # A batch may end with one entry that crosses its limit, and frames have a header.
+        self._require(self.batch_bytes_max + self.entry_bytes_max < self.frame_bytes_max,
+                      "frame_bytes_max must be more than batch_bytes_max + entry_bytes_max")
+        self._require(self.in_flight_bytes_max + self.frame_bytes_max < self.outgoing_buffer_bytes_max,
+                      "outgoing_buffer_bytes_max must be more than in_flight_bytes_max + frame_bytes_max")
+
+    @staticmethod
+    def _require(holds: bool, message: str) -> None:
+        if not holds:
+            raise ValueError(message)

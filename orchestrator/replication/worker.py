@@ -1,0 +1,122 @@
+"""Threads for calls that block, and the queue that keeps disk writes in order.
+
+`DiskQueue` promises: jobs run in the order they were added, one batch at a time, each batch closed by one sync;
+`done` callbacks run on the loop, in order, only after that sync. The first error is final: nothing runs after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+Done = Callable[[BaseException | None], None]
+
+
+class Worker(Protocol):
+    """Runs one blocking job after the other away from the loop; `done` is called on the loop."""
+
+    def submit(self, job: Callable[[], None], done: Done) -> None: ...
+    def close(self) -> None: ...
+
+
+class ThreadWorker:
+    """One thread. `close` lets the running job finish and drops the rest."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self._loop = loop
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], None], Done] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], None], done: Done) -> None:
+        self._jobs.put((job, done))
+
+    def close(self) -> None:
+        self._closed = True
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._jobs.get()) is not None and not self._closed:
+            job, done = item
+            error: BaseException | None = None
+            try:
+                job()
+            except BaseException as raised:  # noqa: BLE001 - handed to the loop, which decides
+                error = raised
+            if self._closed:
+                return
+            try:
+                self._loop.call_soon_threadsafe(done, error)
+            except RuntimeError:  # the loop was closed under us: nobody is left to tell
+                return
+
+
+async def call(worker: Worker, job: Callable[[], T]) -> T:
+    """Runs `job` on the worker and waits for its result."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    result: list[T] = []
+
+    def done(error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result[0])
+
+    worker.submit(lambda: result.append(job()), done)
+    return await future
+
+
+class DiskQueue:
+    def __init__(self, worker: Worker, on_error: Callable[[BaseException], None]) -> None:
+        self._worker = worker
+        self._on_error = on_error
+        self._pending: list[tuple[Callable[[], None], Callable[[], None] | None]] = []
+        self._running = False
+        self._failed = False
+        # Set by the journal: makes everything the batch wrote durable, with one call for all of it.
+        self.sync: Callable[[], None] = lambda: None
+
+    def add(self, job: Callable[[], None], done: Callable[[], None] | None = None) -> None:
+        """Queues a job; it runs after `kick`."""
+        self._pending.append((job, done))
+
+    def kick(self) -> None:
+        """Starts a batch of everything queued, unless one is running: then the next starts when it ends."""
+        if self._running or self._failed or not self._pending:
+            return
+        batch, self._pending = self._pending, []
+        self._running = True
+
+        def run() -> None:
+            for job, _ in batch:
+                job()
+            self.sync()
+
+        def finished(error: BaseException | None) -> None:
+            self._running = False
+            if error is not None:
+                # After a failed fsync the kernel may have dropped the pages: a retry that succeeds proves nothing.
+                self._failed = True
+                self._on_error(error)
+                return
+            for _, done in batch:
+                if done is not None:
+                    done()
+            self.kick()
+
+        self._worker.submit(run, finished)
+
+    async def drain(self) -> None:
+        """Waits until everything added so far is durable."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.add(lambda: None, lambda: None if future.done() else future.set_result(None))
+        self.kick()
+        await future
