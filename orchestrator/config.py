@@ -1,0 +1,238 @@
+"""Every setting of a node: its unit, its default and its limits.
+
+`load` merges a TOML file, the environment (`ORCHESTRATOR_<NAME>`) and flags, the later winning, and refuses unknown
+names, values of the wrong type and values outside their limits with a `ConfigError` that a person can act on.
+A `Config` that exists is valid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+ENVIRONMENT_PREFIX = "ORCHESTRATOR_"
+# Read by the command line itself, not settings of a node.
+_NOT_SETTINGS = {"ORCHESTRATOR_CONFIG", "ORCHESTRATOR_ENDPOINTS", "ORCHESTRATOR_NAMESPACE"}
+# What Kubernetes puts into every container when a service is called orchestrator or orchestrator-something.
+_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_EVERY_INTERFACE = {"", "0.0.0.0", "::", "*"}
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the message names the setting, where it came from and what is allowed."""
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """`host:port`, `[v6]:port` or `:port` (every interface); ValueError otherwise."""
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"{text!r} is not host:port (an IPv6 address is written [address]:port)")
+        if not colon or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:
+            raise ValueError(f"{text!r} is not host:port with a port from 1 to 65535")
+        return cls(host, int(port))
+
+    @property
+    def is_every_interface(self) -> bool:
+        return self.host in _EVERY_INTERFACE
+
+
+def _setting(about: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"about": about, **limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    node: str = _setting("the name of this node, as given to `orchestrator init`")
+    data_dir: Path = _setting(  # noqa: RUF009 - it calls dataclasses.field
+        "where this node keeps its data; in a file, relative to that file")
+
+    grpc_listen: str = _setting("host:port on which clients and workers are served", "127.0.0.1:7400", address=True)
+    grpc_advertise: str = _setting("host:port at which clients reach this node; empty: as grpc_listen", "", address=True)
+    peer_listen: str = _setting("host:port on which the other nodes are served", "127.0.0.1:7500", address=True)
+    peer_advertise: str = _setting("host:port at which the other nodes reach this one; empty: as peer_listen", "",
+                                   address=True)
+    metrics_listen: str = _setting("host:port on which Prometheus is served; empty: nowhere", "", address=True)
+
+    heartbeat_ms: int = _setting("how often the leader makes itself heard", 50, min=5, max=5_000)
+    election_timeout_min_ms: int = _setting("silence of the leader after which the first node may stand for election; "
+                                            "more than three heartbeats", 300, min=20, max=30_000)
+    election_timeout_max_ms: int = _setting("silence after which every node stands for election; above the minimum",
+                                            600, min=40, max=60_000)
+    max_clock_skew_ms: int = _setting("a leader whose clock is further from the members' median hands over",
+                                      1_000, min=10, max=60_000)
+
+    entry_close_bytes: int = _setting("a log entry takes no more commands at this size", 256 * KIB, min=4 * KIB, max=MIB)
+    entry_close_commands: int = _setting("a log entry takes no more commands at this number", 1_000, min=1, max=10_000)
+    entries_in_flight: int = _setting("log entries under replication at once; more than 1 helps when a commit takes "
+                                      "over 3 ms", 1, min=1, max=4)
+    journal_segment_bytes: int = _setting("size of one journal file", 64 * MIB, min=64 * KIB, max=GIB)
+    journal_tail_entries: int = _setting("applied entries kept for slow followers", 10_000, min=0, max=100_000_000)
+    journal_tail_bytes: int = _setting("... but not more than this", 256 * MIB, min=64 * KIB, max=64 * GIB)
+
+    flush_interval_ms: int = _setting("how often the applied state is written to the database", 200, min=1, max=60_000)
+    hot_executions_max: int = _setting("executions held in memory", 50_000, min=100, max=10_000_000)
+    hot_bytes_max: int = _setting("memory for executions, estimated", 512 * MIB, min=16 * MIB, max=1024 * GIB)
+
+    max_queue_bytes: int = _setting("commands that wait to be replicated", 64 * MIB, min=MIB, max=4 * GIB)
+    max_queue_age_ms: int = _setting("starts are refused while a command waits for longer than this",
+                                     2_000, min=10, max=60_000)
+    max_pending_starts: int = _setting("starts that wait to be replicated; more are refused", 10_000, min=1, max=1_000_000)
+    max_live_executions: int = _setting("starts are refused above this number", 1_000_000, min=1, max=1_000_000_000)
+    max_dirty_bytes: int = _setting("starts are refused while more than this awaits its flush",
+                                    256 * MIB, min=MIB, max=16 * GIB)
+    min_free_disk_bytes: int = _setting("starts are refused while the disk of data_dir has less room",
+                                        GIB, min=0, max=1024 * GIB)
+
+    session_timeout_min_ms: int = _setting("lowest silence of a worker that it may ask to be allowed",
+                                           2_000, min=100, max=60_000)
+    session_timeout_default_ms: int = _setting("... when it asks for nothing", 10_000, min=100, max=600_000)
+    session_timeout_max_ms: int = _setting("highest silence of a worker that it may ask to be allowed",
+                                           60_000, min=100, max=600_000)
+
+    log_format: str = _setting("human or json", "human", choices=("human", "json"))
+    log_level: str = _setting("debug, info, warning or error", "info", choices=("debug", "info", "warning", "error"))
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if not _NODE_NAME.fullmatch(self.node):
+            raise ConfigError(f"node must be 1 to 63 letters, digits, '-', '_' or '.', not {self.node!r}")
+        for listen, advertise in (("grpc_listen", "grpc_advertise"), ("peer_listen", "peer_advertise")):
+            self._check_addresses(listen, advertise)
+        _check_above("election_timeout_min_ms", self.election_timeout_min_ms, "3 * heartbeat_ms", 3 * self.heartbeat_ms)
+        _check_above("election_timeout_max_ms", self.election_timeout_max_ms,
+                     "election_timeout_min_ms", self.election_timeout_min_ms)
+        _check_above("session_timeout_default_ms", self.session_timeout_default_ms,
+                     "session_timeout_min_ms", self.session_timeout_min_ms - 1)
+        _check_above("session_timeout_max_ms", self.session_timeout_max_ms,
+                     "session_timeout_default_ms", self.session_timeout_default_ms - 1)
+        _check_above("max_queue_bytes", self.max_queue_bytes, "entry_close_bytes", self.entry_close_bytes)
+
+    def _check_addresses(self, listen: str, advertise: str) -> None:
+        if not getattr(self, listen):
+            raise ConfigError(f"{listen} must be host:port, not empty")
+        told = getattr(self, advertise) or getattr(self, listen)
+        if Address.parse(told).is_every_interface:
+            raise ConfigError(f"{advertise} must be set to an address that others can reach: {told!r} is every interface")
+
+    @property
+    def grpc_address(self) -> Address:
+        """Where clients reach this node."""
+        return Address.parse(self.grpc_advertise or self.grpc_listen)
+
+    @property
+    def peer_address(self) -> Address:
+        """Where the other nodes reach this one."""
+        return Address.parse(self.peer_advertise or self.peer_listen)
+
+
+SETTINGS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def load(path: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    """Merges the three sources; a flag that is None was not given."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        values |= _from_file(path)
+    values |= _from_environment(environment)
+    values |= {name: _parse(name, value, f"flag --{name.replace('_', '-')}")
+               for name, value in flags.items() if value is not None}
+    for name, field in SETTINGS.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise ConfigError(f"{name} is not set: {field.metadata['about']} (in the file, as "
+                              f"{ENVIRONMENT_PREFIX}{name.upper()} or as --{name.replace('_', '-')})")
+    return Config(**values)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    values = {}
+    for name, value in document.items():
+        if name not in SETTINGS:
+            raise ConfigError(f"{path}: unknown setting {name!r}{_nearest(name, SETTINGS)}")
+        values[name] = _parse(name, value, str(path))
+    if "data_dir" in values:
+        values["data_dir"] = path.resolve().parent / values["data_dir"]
+    return values
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values = {}
+    known = {ENVIRONMENT_PREFIX + name.upper(): name for name in SETTINGS}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _NOT_SETTINGS or _KUBERNETES.search(variable):
+            continue
+        if variable not in known:
+            raise ConfigError(f"unknown environment variable {variable}{_nearest(variable, known)}")
+        values[known[variable]] = _parse(known[variable], text, f"environment variable {variable}")
+    return values
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"; the nearest known one is {found[0]!r}" if found else ""
+
+
+def _parse(name: str, value: Any, source: str) -> Any:
+    """The value in the setting's own type; text is parsed, because the environment and flags have nothing else."""
+    kind = SETTINGS[name].type
+    if kind == "int":
+        if isinstance(value, str):
+            try:
+                return int(value)
+            except ValueError:
+                raise ConfigError(f"{source}: {name} must be a whole number, not {value!r}") from None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{source}: {name} must be a whole number, not {value!r}")
+        return value
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"{source}: {name} must be text, not {value!r}")
+    if kind == "Path":
+        if not str(value):
+            raise ConfigError(f"{source}: {name} must not be empty")
+        return Path(value)
+    return str(value)
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    limits = field.metadata
+    if field.type == "int" and not limits["min"] <= value <= limits["max"]:
+        raise ConfigError(f"{field.name} must be from {limits['min']} to {limits['max']}, not {value}")
+    if "choices" in limits and value not in limits["choices"]:
+        raise ConfigError(f"{field.name} must be one of {', '.join(limits['choices'])}, not {value!r}")
+    if "address" in limits and value:
+        try:
+            Address.parse(value)
+        except ValueError as error:
+            raise ConfigError(f"{field.name}: {error}") from None
+
+
+def _check_above(name: str, value: int, bound_name: str, bound: int) -> None:
+    if value <= bound:
+        raise ConfigError(f"{name} must be above {bound_name}, that is at least {bound + 1}, not {value}")

@@ -1,0 +1,108 @@
+"""What wins over what, and that everything wrong is refused with a message that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import SETTINGS, Address, Config, ConfigError, load
+
+REQUIRED = {"node": "a", "data_dir": "/tmp/a"}
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "a.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("file", "environment", "flag", "expected"), [
+    ("", None, None, 200),
+    ("flush_interval_ms = 10", None, None, 10),
+    ("flush_interval_ms = 10", "20", None, 20),
+    ("flush_interval_ms = 10", "20", 30, 30),
+    ("flush_interval_ms = 10", None, 30, 30),
+    ("", "20", "30", 30),
+])
+def test_flags_win_over_environment_over_file_over_default(
+        tmp_path: Path, file: str, environment: str | None, flag: Any, expected: int) -> None:
+    variables = {"ORCHESTRATOR_FLUSH_INTERVAL_MS": environment} if environment else {}
+    config = load(write(tmp_path, file), variables, {**REQUIRED, "flush_interval_ms": flag})
+    assert config.flush_interval_ms == expected
+
+
+def test_a_relative_data_dir_is_relative_to_the_file_that_names_it(tmp_path: Path) -> None:
+    config = load(write(tmp_path, 'node = "a"\ndata_dir = "data/a"'), {}, {})
+    assert config.data_dir == tmp_path / "data" / "a"
+
+
+def test_what_kubernetes_injects_and_what_the_command_line_reads_are_not_settings() -> None:
+    environment = {
+        "ORCHESTRATOR_PORT": "tcp://10.0.0.1:7400", "ORCHESTRATOR_PORT_7400_TCP_ADDR": "10.0.0.1",
+        "ORCHESTRATOR_SERVICE_HOST": "10.0.0.1", "ORCHESTRATOR_A_SERVICE_PORT_GRPC": "7400",
+        "ORCHESTRATOR_ENDPOINTS": "a:7400", "OTHER": "x",
+    }
+    assert load(None, environment, REQUIRED) == Config(node="a", data_dir=Path("/tmp/a"))
+
+
+@pytest.mark.parametrize(("file", "environment", "flags", "words"), [
+    ('flush_intervall_ms = 1', {}, {}, ["a.toml", "'flush_intervall_ms'", "'flush_interval_ms'"]),
+    ('[raft]\nheartbeat_ms = 1', {}, {}, ["unknown setting 'raft'"]),
+    ('node = ', {}, {}, ["a.toml is not TOML"]),
+    ('flush_interval_ms = "soon"', {}, {}, ["a.toml", "flush_interval_ms", "whole number", "'soon'"]),
+    ('flush_interval_ms = true', {}, {}, ["flush_interval_ms", "whole number", "True"]),
+    ('flush_interval_ms = 1.5', {}, {}, ["flush_interval_ms", "whole number", "1.5"]),
+    ('node = 1', {}, {}, ["node must be text"]),
+    ('', {"ORCHESTRATOR_HEARTBEATS_MS": "1"}, {}, ["ORCHESTRATOR_HEARTBEATS_MS", "'ORCHESTRATOR_HEARTBEAT_MS'"]),
+    ('', {"ORCHESTRATOR_HEARTBEAT_MS": "x"}, {}, ["environment variable ORCHESTRATOR_HEARTBEAT_MS", "'x'"]),
+    ('', {}, {"heartbeat_ms": "x"}, ["flag --heartbeat-ms", "whole number"]),
+    ('', {}, {"heartbeat_ms": 0}, ["heartbeat_ms must be from 5 to 5000, not 0"]),
+    ('', {}, {"heartbeat_ms": 100}, ["election_timeout_min_ms must be above 3 * heartbeat_ms", "at least 301", "not 300"]),
+    ('', {}, {"election_timeout_max_ms": 300}, ["election_timeout_max_ms", "election_timeout_min_ms", "at least 301"]),
+    ('', {}, {"session_timeout_max_ms": 5000}, ["session_timeout_max_ms", "at least 10000"]),
+    ('', {}, {"session_timeout_min_ms": 20_000}, ["session_timeout_default_ms", "at least 20000"]),
+    ('', {}, {"entries_in_flight": 5}, ["entries_in_flight must be from 1 to 4"]),
+    ('', {}, {"log_format": "xml"}, ["log_format must be one of human, json, not 'xml'"]),
+    ('', {}, {"grpc_listen": "7400"}, ["grpc_listen", "host:port"]),
+    ('', {}, {"grpc_listen": ""}, ["grpc_listen must be host:port, not empty"]),
+    ('', {}, {"peer_listen": "a:99999"}, ["peer_listen", "1 to 65535"]),
+    ('', {}, {"peer_listen": "::1:7500"}, ["peer_listen", "[address]:port"]),
+    ('', {}, {"grpc_listen": "0.0.0.0:7400"}, ["grpc_advertise must be set", "every interface"]),
+    ('', {}, {"node": "a b"}, ["node must be", "'a b'"]),
+    ('', {}, {"node": None}, ["node is not set", "ORCHESTRATOR_NODE", "--node"]),
+    ('', {}, {"data_dir": None}, ["data_dir is not set", "--data-dir"]),
+])
+def test_what_is_wrong_is_named(tmp_path: Path, file: str, environment: dict[str, str], flags: dict[str, Any],
+                                words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(write(tmp_path, file), environment, {**REQUIRED, **flags})
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml can't be read: No such file"):
+        load(tmp_path / "absent.toml", {}, REQUIRED)
+
+
+def test_every_number_has_limits_that_its_default_keeps_and_every_setting_is_explained() -> None:
+    for field in SETTINGS.values():
+        assert field.metadata["about"]
+        if field.type == "int":
+            assert field.name.endswith(("_ms", "_bytes", "_max", "_entries", "_commands", "_starts", "_executions", "_flight"))
+            assert field.metadata["min"] <= field.default <= field.metadata["max"]
+
+
+def test_a_config_made_in_code_is_checked_too() -> None:
+    with pytest.raises(ConfigError, match="flush_interval_ms"):
+        dataclasses.replace(Config(node="a", data_dir=Path("x")), flush_interval_ms=0)
+
+
+def test_addresses() -> None:
+    config = Config(node="a", data_dir=Path("x"), grpc_listen=":7400", grpc_advertise="a.example:7400")
+    assert config.grpc_address == Address("a.example", 7400)
+    assert config.peer_address == Address("127.0.0.1", 7500)
+    assert str(Address.parse("[::1]:7500")) == "[::1]:7500"
