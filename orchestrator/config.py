@@ -146,6 +146,11 @@ class Config:
         """Where the other nodes reach this one."""
         return Address.parse(self.peer_advertise or self.peer_listen)
 
+    @property
+    def metrics_address(self) -> Address | None:
+        """Where Prometheus is served, if it is."""
+        return Address.parse(self.metrics_listen) if self.metrics_listen else None
+
 
 SETTINGS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
 

@@ -105,4 +105,5 @@ def test_addresses() -> None:
     config = Config(node="a", data_dir=Path("x"), grpc_listen=":7400", grpc_advertise="a.example:7400")
     assert config.grpc_address == Address("a.example", 7400)
     assert config.peer_address == Address("127.0.0.1", 7500)
+    assert config.metrics_address is None
     assert str(Address.parse("[::1]:7500")) == "[::1]:7500"

@@ -1,0 +1,1 @@
+"""What a node tells its operator: logs and metrics. Imports nothing else of the server."""

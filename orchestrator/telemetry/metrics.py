@@ -1,0 +1,186 @@
+"""Every metric of a node, and the page that Prometheus reads. The only home of prometheus_client.
+
+Units are in the names. Every sample carries the node's name and the partition. Gauges may be set, or given a
+function with `set_function`; functions are called on the event loop, so they may read its state freely.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram
+from prometheus_client import metrics_core as core
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
+
+ROLES = ("follower", "candidate", "leader", "awaiting_admission")
+
+# From a fast disk's sync to an election's length.
+_LATENCY_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_COUNTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000)
+_REQUEST_BYTES_MAX = 16 * 1024
+_REQUEST_TIMEOUT_S = 5.0
+_LOOP_CHECK_S = 0.1
+
+
+class _LabelledRegistry(CollectorRegistry):
+    """Puts the same labels on every sample, so that no caller has to know them."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        super().__init__()
+        self._constant = labels
+
+    def collect(self) -> Iterable[core.Metric]:
+        for metric in super().collect():
+            metric.samples = [sample._replace(labels={**self._constant, **sample.labels}) for sample in metric.samples]
+            yield metric
+
+
+class Metrics:
+    """The attributes are the metrics; `page` is what Prometheus reads of them."""
+
+    def __init__(self, *, node: str, version: str, partition: int = 0) -> None:
+        self.registry = _LabelledRegistry({"node": node, "partition": str(partition)})
+        ProcessCollector(registry=self.registry)
+        self._gauge("build_info", "1; the label is the version of the software.", "version").labels(version).set(1)
+        self._consensus()
+        self._storage()
+        self._work()
+        self._health()
+
+    def _consensus(self) -> None:
+        self.role = Enum("orchestrator_role", "1 at the role this node has now.", states=list(ROLES),
+                         registry=self.registry)
+        self.term = self._gauge("term", "The term this node is in.")
+        self.leader_changes = self._counter("leader_changes", "How often this node saw another leader, or lost it.")
+        self.last_index = self._gauge("log_last_index", "The highest log index this node holds.")
+        self.durable_index = self._gauge("log_durable_index", "The highest log index on this node's disk.")
+        self.commit_index = self._gauge("commit_index", "The highest log index known to be on a majority of disks.")
+        self.applied_index = self._gauge("applied_index", "The highest log index in this node's state.")
+        self.follower_lag_entries = self._gauge(
+            "follower_lag_entries", "Committed entries that the peer has not acknowledged; on the leader only.", "peer")
+        self.commit_seconds = self._histogram(
+            "commit_seconds", "From the proposal of an entry until it is on a majority of disks; on the leader only.")
+        self.entry_commands = self._histogram("entry_commands", "Commands in one log entry.", _COUNTS)
+        self.barrier_seconds = self._histogram("barrier_seconds", "What a linearizable read waits for its heartbeats.")
+        self.queue_bytes = self._gauge("queue_bytes", "Commands that wait for their log entry.")
+        self.queue_commands = self._gauge("queue_commands", "How many commands wait for their log entry.")
+        self.transport_drops = self._counter(
+            "transport_dropped_messages", "Messages to or from peers that were dropped, which costs a resend.", "reason")
+        self.peers_connected = self._gauge("peers_connected", "Peers with a connection now.")
+
+    def _storage(self) -> None:
+        self.fsync_seconds = self._histogram("fsync_seconds", "One sync of the journal to disk.")
+        self.journal_bytes = self._gauge("journal_bytes", "The journal on disk.")
+        self.apply_seconds = self._histogram("apply_seconds", "Applying one log entry.")
+        self.commands_applied = self._counter("commands_applied", "Commands applied, by outcome.", "command", "outcome")
+        self.flushed_index = self._gauge("flushed_index", "The highest log index in this node's database.")
+        self.flush_lag_entries = self._gauge("flush_lag_entries", "Applied entries that are not in the database yet.")
+        self.flush_seconds = self._histogram("flush_seconds", "Writing changed rows to the database, with its sync.")
+        self.dirty_bytes = self._gauge("dirty_bytes", "Changed rows in memory that are not in the database yet.")
+        self.hot_executions = self._gauge("hot_executions", "Executions held in memory.")
+        self.snapshots_sent = self._counter("snapshots_sent", "Snapshots sent to followers that were too far behind.")
+        self.snapshots_installed = self._counter("snapshots_installed", "Snapshots that replaced this node's database.")
+        self.disk_free_bytes = self._gauge("disk_free_bytes", "Room on the disk that holds the data directory.")
+
+    def _work(self) -> None:
+        self.live_workflows = self._gauge("live_workflows", "Executions that have not ended.")
+        self.ready_tasks = self._gauge("ready_tasks", "Attempts that wait for a worker.")
+        self.leased_tasks = self._gauge("leased_tasks", "Attempts that a worker holds.")
+        self.worker_sessions = self._gauge("worker_sessions", "Worker sessions that are open.")
+        self.stuck_compensations = self._gauge(
+            "stuck_compensations", "Executions whose compensation used up its attempts and waits for an operator.")
+        self.workflows_started = self._counter("workflows_started", "Executions that were started.")
+        self.workflows_ended = self._counter("workflows_ended", "Executions that ended, by status.", "status")
+        self.task_retries = self._counter("task_retries", "Attempts that were made because one before failed.")
+        self.task_timeouts = self._counter(
+            "task_timeouts", "Attempts that ran out of time, or whose worker was lost.", "kind")
+        self.sessions_lost = self._counter("sessions_lost", "Worker sessions that ended for want of a sign of life.")
+
+    def _health(self) -> None:
+        self.refused_starts = self._counter("refused_starts", "Starts refused for lack of room, by what ran short.", "reason")
+        self.calls = self._counter("calls", "Calls answered, by gRPC method and status code.", "method", "code")
+        self.call_seconds = self._histogram("call_seconds", "Answering one call.", _LATENCY_SECONDS, "method")
+        self.event_loop_lag_seconds = self._histogram(
+            "event_loop_lag_seconds", "How much later than asked the event loop woke; heartbeats are as late as this.")
+
+    def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
+        return Gauge(f"orchestrator_{name}", about, labels, registry=self.registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"orchestrator_{name}", about, labels, registry=self.registry)
+
+    def _histogram(self, name: str, about: str, buckets: tuple[float, ...] = _LATENCY_SECONDS, *labels: str) -> Histogram:
+        return Histogram(f"orchestrator_{name}", about, labels, buckets=buckets, registry=self.registry)
+
+    def page(self, accept: str = "") -> tuple[bytes, str]:
+        """The text and its content type, in the newest format that the reader accepts."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    async def measure_event_loop(self) -> None:
+        """Runs until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LOOP_CHECK_S
+            await asyncio.sleep(_LOOP_CHECK_S)
+            self.event_loop_lag_seconds.observe(max(0.0, loop.time() - due))
+
+    async def serve(self, host: str, port: int) -> MetricsServer:
+        """Serves the page at http://host:port/metrics until `stop`; OSError when the address can't be had."""
+        server = MetricsServer(self)
+        await server.start(host or None, port)
+        return server
+
+
+class MetricsServer:
+    """An HTTP server of one page. It is on the event loop, where the numbers are: no thread reads them half-changed."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._server: asyncio.Server | None = None
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str | None, port: int) -> None:
+        self._server = await asyncio.start_server(self._accept, host, port, limit=_REQUEST_BYTES_MAX)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for task in list(self._answering):
+                task.cancel()
+            await asyncio.gather(*self._answering, return_exceptions=True)
+            await self._server.wait_closed()
+            self._server = None
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(reader, writer))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Whatever a stranger sends or fails to read is no concern of the node.
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                writer.write(self._response(request))
+                await writer.drain()
+        writer.close()
+
+    def _response(self, request: str) -> bytes:
+        first, _, headers = request.partition("\r\n")
+        method, path = [*first.split(" "), "", ""][:2]
+        if method not in ("GET", "HEAD"):
+            return _http("405 Method Not Allowed", "text/plain", b"only GET\n")
+        if path.partition("?")[0] != "/metrics":
+            return _http("404 Not Found", "text/plain", b"the page is /metrics\n")
+        accept = [line.partition(":")[2].strip() for line in headers.split("\r\n") if line.lower().startswith("accept:")]
+        body, content_type = self._metrics.page(accept[0] if accept else "")
+        return _http("200 OK", content_type, body, with_body=method == "GET")
+
+
+def _http(status: str, content_type: str, body: bytes, *, with_body: bool = True) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + (body if with_body else b"")

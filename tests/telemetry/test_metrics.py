@@ -1,0 +1,103 @@
+"""What Prometheus reads, and that nobody can hurt the node by asking."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from orchestrator.telemetry.metrics import Metrics
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(node="a", version="0.1.0")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def ask(port: int, request: bytes) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer.decode()
+
+
+def test_every_sample_names_the_node_and_the_partition(metrics: Metrics) -> None:
+    metrics.refused_starts.labels("queue").inc()
+    text = metrics.page()[0].decode()
+    assert 'orchestrator_refused_starts_total{node="a",partition="0",reason="queue"} 1.0' in text
+    assert 'orchestrator_build_info{node="a",partition="0",version="0.1.0"} 1.0' in text
+    assert all('node="a"' in line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def test_every_metric_is_explained_and_says_its_unit(metrics: Metrics) -> None:
+    for family in metrics.registry.collect():
+        assert family.documentation.endswith(".")
+        if family.type == "histogram":
+            assert family.name.endswith(("_seconds", "_commands", "_bytes"))
+
+
+def test_two_nodes_in_one_process_do_not_share_their_numbers(metrics: Metrics) -> None:
+    other = Metrics(node="b", version="0.1.0")
+    metrics.commit_index.set(7)
+    assert 'orchestrator_commit_index{node="b",partition="0"} 0.0' in other.page()[0].decode()
+
+
+def test_the_role_is_one_of_the_known(metrics: Metrics) -> None:
+    metrics.role.state("leader")
+    assert 'orchestrator_role{node="a",orchestrator_role="leader",partition="0"} 1.0' in metrics.page()[0].decode()
+
+
+async def test_the_page_is_served_until_it_is_stopped(metrics: Metrics) -> None:
+    port = free_port()
+    server = await metrics.serve("127.0.0.1", port)
+    metrics.commit_index.set_function(lambda: 42)
+    answer = await ask(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=")
+    assert 'orchestrator_commit_index{node="a",partition="0"} 42.0' in answer
+    await server.stop()
+    with pytest.raises(OSError):
+        await ask(port, b"")
+
+
+@pytest.mark.parametrize(("request_bytes", "answer"), [
+    (b"GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404"),
+    (b"POST /metrics HTTP/1.1\r\n\r\n", "HTTP/1.1 405"),
+    (b"\r\n\r\n", "HTTP/1.1 405"),
+    (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", ""),
+])
+async def test_strangers_get_an_answer_or_are_cut_off(metrics: Metrics, request_bytes: bytes, answer: str) -> None:
+    port = free_port()
+    server = await metrics.serve("127.0.0.1", port)
+    try:
+        got = await ask(port, request_bytes)
+    except ConnectionResetError:
+        got = ""
+    assert got.startswith(answer) and bool(got) == bool(answer)
+    await server.stop()
+
+
+async def test_open_metrics_is_spoken_to_who_asks_for_it(metrics: Metrics) -> None:
+    port = free_port()
+    server = await metrics.serve("127.0.0.1", port)
+    answer = await ask(port, b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n")
+    assert "Content-Type: application/openmetrics-text" in answer and answer.rstrip().endswith("# EOF")
+    await server.stop()
+
+
+async def test_a_blocked_event_loop_shows(metrics: Metrics) -> None:
+    watch = asyncio.create_task(metrics.measure_event_loop())
+    await asyncio.sleep(0)
+    time.sleep(0.2)
+    await asyncio.sleep(0.01)
+    watch.cancel()
+    samples = {sample.name: sample.value for family in metrics.registry.collect() for sample in family.samples}
+    assert samples["orchestrator_event_loop_lag_seconds_sum"] > 0.05
