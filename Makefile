@@ -1,0 +1,131 @@
+# `make` lists the targets. Each sets up what it needs: Python >= 3.11 with venv, make and git are enough.
+# Installed is exactly what requirements/*.lock say, checked by hash; again only after one of them changed.
+
+PYTHON  ?= python3
+WORKERS ?= 2# processes for the tests that may run side by side
+ARGS    ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+PROTO := .make/proto
+PIP   := -m pip --disable-pip-version-check install --quiet
+
+INSTALLED := $(VENV)/.installed
+GENERATOR := $(PROTO)/.installed
+
+PROTOS       := proto/orchestrator_api/v1/*.proto
+RELEASED_API := proto/released.binpb
+CLUSTER_TESTS = $(shell find tests/cluster -name 'test_*.py' 2>/dev/null)
+PYTEST       := $(BIN)/python -m pytest --timeout=300
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install proto proto-check proto-lint proto-release ruff types contracts lint test check bench demo lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+install: $(INSTALLED) ## Install everything into .venv
+
+define CHECK_PYTHON
+@command -v "$(PYTHON)" >/dev/null || { echo "make: there is no '$(PYTHON)'; say which: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "make: $$("$(PYTHON)" --version 2>&1) is too old, 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "make: '$(PYTHON)' can't make a venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+endef
+
+# Not in an isolated build: what builds is in a lock too, so that nothing unpinned is fetched.
+$(VENV)/.locked: requirements/build.lock requirements/dev.lock
+	$(CHECK_PYTHON)
+	@echo "installing into $(VENV)"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@$(BIN)/python $(PIP) --require-hashes -r requirements/build.lock
+	@$(BIN)/python $(PIP) --require-hashes --no-build-isolation -r requirements/dev.lock
+	@touch $@
+
+$(INSTALLED): $(VENV)/.locked pyproject.toml
+	@$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The generator is old (it sets the lowest protobuf that users may have), so it has a venv of its own.
+$(GENERATOR): requirements/proto.lock
+	$(CHECK_PYTHON)
+	@echo "installing into $(PROTO)"
+	@mkdir -p $(dir $(PROTO))
+	@"$(PYTHON)" -m venv --clear $(PROTO)
+	@$(PROTO)/bin/python $(PIP) --require-hashes --only-binary :all: -r requirements/proto.lock
+	@touch $@
+
+# --- the API --------------------------------------------------------------------------------------------------------
+
+# $(call GENERATE,folder): the plug-ins of protoc are found by PATH.
+GENERATE = PATH="$(CURDIR)/$(PROTO)/bin:$$PATH" $(PROTO)/bin/python -m grpc_tools.protoc -I proto \
+	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+
+proto: $(GENERATOR) ## Generate the stubs anew from the .proto files
+	@rm -f proto/orchestrator_api/v1/*_pb2*.py proto/orchestrator_api/v1/*_pb2*.pyi
+	@$(call GENERATE,proto)
+
+proto-check: $(GENERATOR) ## Are the committed stubs those of the .proto files?
+	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(call GENERATE,"$$fresh"); \
+	diff -r -x '*.proto' -x __init__.py -x py.typed -x __pycache__ "$$fresh/orchestrator_api" proto/orchestrator_api || { \
+		echo "the stubs are stale: run 'make proto' and commit what it writes" >&2; exit 1; }
+	@echo "stubs are fresh"
+
+# Compared is the API of the last release, as an image that is committed with it: no tag or earlier commit is needed (a
+# shallow clone and a source archive have none), and what was never released may still change.
+proto-lint: $(INSTALLED) ## buf: the API's style, and nothing broken since the last release
+	@$(BIN)/buf lint proto
+	@if [ -e $(RELEASED_API) ]; then $(BIN)/buf breaking proto --against $(RELEASED_API); \
+	else echo "no API released yet ($(RELEASED_API)): nothing that could break"; fi
+
+proto-release: $(INSTALLED) proto-lint ## Part of a release: from now on, this API must not break
+	@$(BIN)/buf build proto --exclude-source-info --output $(RELEASED_API)
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+ruff: $(INSTALLED) ## Lint (rules and reasons: pyproject.toml)
+	@$(BIN)/ruff check .
+
+types: $(INSTALLED) ## mypy --strict, server and SDK
+	@$(BIN)/mypy
+
+contracts: $(INSTALLED) ## Who may import whom
+	@$(BIN)/lint-imports
+
+lint: ruff types contracts proto-lint proto-check ## All checks that run nothing of ours
+
+# Tests of real processes run one by one, after the others: they need the machine for themselves.
+test: $(INSTALLED) ## All tests
+	$(PYTEST) -n $(WORKERS) --ignore=tests/cluster $(ARGS)
+	$(if $(CLUSTER_TESTS),$(PYTEST) tests/cluster $(ARGS))
+
+check: ## lint and test, in this order
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test
+
+# --- to see it work -------------------------------------------------------------------------------------------------
+
+bench: $(INSTALLED) ## Measure; ARGS=--help tells what
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+demo: $(INSTALLED) ## Orders on three nodes while leaders are killed; PLAIN=1 prints lines
+	@PLAIN="$(PLAIN)" $(BIN)/python client/examples/orders/demo.py $(ARGS)
+
+# --- upkeep ---------------------------------------------------------------------------------------------------------
+
+LOCK := .make/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	--no-emit-find-links --quiet $(if $(UPGRADE),--upgrade)
+
+lock: ## Write requirements/*.lock anew; UPGRADE=1 takes newer versions
+	$(CHECK_PYTHON)
+	@"$(PYTHON)" -m venv .make/lock && .make/lock/bin/python $(PIP) uv==0.13.9
+	@$(LOCK) pyproject.toml --group build --group dev --output-file requirements/dev.lock
+	@$(LOCK) --group build --constraints requirements/dev.lock --output-file requirements/build.lock
+	@$(LOCK) --group proto --output-file requirements/proto.lock
+
+clean: ## Remove everything that make and the tools have put here
+	rm -rf $(VENV) .make .demo .dev .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,120 @@
+"""What is shipped: the wheel's content, the pins that must not drift, and what a release promises about the API."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"orchestrator", "orchestrator_client", "orchestrator_api"}
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built by the installed build backend: nothing is fetched."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
+               "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, timeout=120, stdin=subprocess.DEVNULL)
+    [built] = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def files(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_our_three_packages_and_nothing_else(files: set[str]) -> None:
+    tops = {name.split("/")[0] for name in files if ".dist-info/" not in name}
+    assert tops == PACKAGES
+
+
+def test_the_wheel_holds_every_module(files: set[str]) -> None:
+    for folder in ("orchestrator", "client/orchestrator_client", "proto/orchestrator_api"):
+        top = ROOT / folder
+        committed = {path.relative_to(top.parent).as_posix() for path in top.rglob("*.py")}
+        assert committed
+        assert committed <= files
+
+
+def test_the_wheel_is_typed(files: set[str]) -> None:
+    assert {"orchestrator_client/py.typed", "orchestrator_api/py.typed"} <= files
+    stubs = {name for name in files if name.endswith(("_pb2.py", "_pb2_grpc.py"))}
+    assert stubs
+    assert {f"{name}i" for name in stubs} <= files
+
+
+def test_the_wheel_has_the_command_and_the_license(wheel: Path, files: set[str]) -> None:
+    [entry_points] = [name for name in files if name.endswith(".dist-info/entry_points.txt")]
+    with zipfile.ZipFile(wheel) as archive:
+        assert "orchestrator = orchestrator.__main__:main" in archive.read(entry_points).decode()
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
+
+
+def test_the_readme_is_the_page_of_the_distribution() -> None:
+    """Declared if there is one: a build fails without the file, and an index shows an empty page without the line."""
+    assert PYPROJECT["project"].get("readme") == ("README.md" if (ROOT / "README.md").exists() else None)
+
+
+def test_raft_is_the_release_that_was_hardened() -> None:
+    """Methods of it are overridden whole, so another release is another program: read what changed first."""
+    assert "pysyncobj==0.3.17" in PYPROJECT["project"]["dependencies"]
+    assert version("pysyncobj") == "0.3.17"
+
+
+def test_the_generator_is_not_newer_than_the_oldest_runtime() -> None:
+    """Stubs refuse to load on a protobuf or grpcio older than what generated them."""
+    [generator] = re.findall(r"grpcio-tools==([\d.]+)", " ".join(PYPROJECT["dependency-groups"]["proto"]))
+    assert f"grpcio>={generator}" in PYPROJECT["project"]["dependencies"]
+    stub = (ROOT / "proto/orchestrator_api/v1/common_pb2_grpc.py").read_text(encoding="utf-8")
+    assert f"GRPC_GENERATED_VERSION = '{generator}'" in stub
+    [protobuf] = re.findall(r"# Protobuf Python Version: (\d+\.\d+)", messages_stub())
+    assert f"protobuf>={protobuf}" in PYPROJECT["project"]["dependencies"]
+
+
+def messages_stub() -> str:
+    return (ROOT / "proto/orchestrator_api/v1/common_pb2.py").read_text(encoding="utf-8")
+
+
+def test_locks_hold_every_dependency_by_hash_and_no_address() -> None:
+    assert {lock.name for lock in LOCKS} == {"build.lock", "dev.lock", "proto.lock"}
+    for lock in LOCKS:
+        text = lock.read_text(encoding="utf-8")
+        pinned = re.findall(r"^[\w.-]+==.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+        assert pinned
+        assert all("--hash=sha256:" in entry for entry in pinned)
+        assert "://" not in text
+        assert "--index" not in text
+
+
+@pytest.mark.parametrize(
+    ("lock", "wanted"),
+    [
+        ("dev.lock", [PYPROJECT["project"]["dependencies"], PYPROJECT["dependency-groups"]["dev"]]),
+        ("build.lock", [PYPROJECT["dependency-groups"]["build"]]),
+        ("proto.lock", [PYPROJECT["dependency-groups"]["proto"]]),
+    ],
+)
+def test_locks_name_everything_that_is_asked_for(lock: str, wanted: list[list[str]]) -> None:
+    """A dependency that is added here but not to the lock (`make lock`) would be missed on a fresh machine only."""
+    locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements" / lock).read_text(encoding="utf-8"), re.MULTILINE))
+    asked = {re.split(r"[\[<>=;! ]", line)[0].lower().replace("_", "-") for group in wanted for line in group}
+    assert asked <= locked
+
+
+def test_a_released_version_has_an_image_of_its_api() -> None:
+    """Without the image, `make proto-lint` has nothing to compare with, and a break would pass."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)
+    assert bool(released) == (ROOT / "proto/released.binpb").exists(), f"releases: {released}; see `make proto-release`"
