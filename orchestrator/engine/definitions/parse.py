@@ -1,0 +1,147 @@
+"""Whole documents: read, checked against every rule, and kept as they were given.
+
+What passes here can be compiled and started; what is not built is refused at its path, and nothing is ignored.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchestrator.engine.definitions.elements import Element, ElementReader, subtree
+from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, DefinitionUnimplemented
+from orchestrator.engine.definitions.fields import Fields
+from orchestrator.engine.definitions.model import CompensationOrder, TimeoutPolicy
+from orchestrator.engine.definitions.tasks import TaskDefinition, read_task, refuse_schemas
+from orchestrator.engine.expressions import JsonInvalid, Template, check_json, compact, parse_template
+
+__all__ = [
+    "DOCUMENT_BYTES_MAX",
+    "DefinitionError",
+    "DefinitionInvalid",
+    "DefinitionUnimplemented",
+    "ParsedTask",
+    "ParsedWorkflow",
+    "validate_task",
+    "validate_workflow",
+]
+
+DOCUMENT_BYTES_MAX = 1024 * 1024
+
+_KNOWN = (
+    "name version tasks outputParameters schemaVersion timeoutPolicy timeoutSeconds variables inputTemplate"
+    " inputSchema outputSchema enforceSchema compensationOrder compensationGraceSeconds"
+    # For readers only.
+    " description inputParameters restartable ownerApp ownerEmail metadata createTime updateTime createdBy updatedBy"
+).split()
+_UNBUILT = (
+    "failureWorkflow failureWorkflowVersion workflowStatusListenerEnabled workflowStatusListenerSink rateLimitConfig"
+    " cacheConfig maskedFields"
+).split()
+
+
+class ParsedTask(msgspec.Struct, frozen=True):
+    """A task definition that keeps the rules."""
+
+    name: str
+    definition: TaskDefinition
+    document: bytes  # without white space, otherwise as it was given
+
+
+class ParsedWorkflow(msgspec.Struct, frozen=True):
+    """A workflow definition that keeps the rules."""
+
+    name: str
+    version: int
+    document: bytes  # without white space, otherwise as it was given
+    elements: tuple[Element, ...]
+    task_names: tuple[str, ...]  # sorted: the task definitions that it takes from the registry, if they are there
+    references: frozenset[str]  # of the tasks, compensations not included
+    inputs: dict[str, Template]  # by the reference names of tasks and compensations
+    output: Template | None
+    input_template: dict[str, msgspec.Raw]
+    variables: bytes
+    timeout_ms: int
+    timeout_policy: TimeoutPolicy
+    compensation_order: CompensationOrder
+    compensation_grace_ms: int
+
+
+def validate_task(document: bytes) -> ParsedTask:
+    """Raises DefinitionInvalid or DefinitionUnimplemented."""
+    text = _json(document)
+    definition = read_task(text, "")
+    return ParsedTask(definition.name, definition, text)
+
+
+def validate_workflow(document: bytes) -> ParsedWorkflow:
+    """Raises DefinitionInvalid or DefinitionUnimplemented."""
+    text = _json(document)
+    fields = Fields(text, "", _KNOWN, _UNBUILT)
+    name = fields.name("name")
+    if ":" in name:
+        raise fields.invalid("name", "a workflow's name can't have a ':'")
+    if fields.integer("schemaVersion", 2) != 2:
+        raise fields.invalid("schemaVersion", "it must be 2")
+    refuse_schemas(fields, enforced=True)
+    _check_for_readers(fields)
+    if fields.text("timeoutPolicy") == TimeoutPolicy.RETRY:
+        raise fields.invalid("timeoutPolicy", "a workflow's is ALERT_ONLY or TIME_OUT_WF")
+    items = fields.items("tasks")
+    if not items:
+        raise fields.invalid("tasks", "a workflow needs a task")
+    elements = ElementReader().sequence(items, "tasks")
+    everything = subtree(elements)
+    names = frozenset(element.reference for element in everything)
+    output = parse_template(fields.object("outputParameters"), "outputParameters", names)
+    return ParsedWorkflow(
+        name=name,
+        version=fields.integer("version", 1, least=1),
+        document=text,
+        elements=elements,
+        task_names=_task_names(everything),
+        references=names,
+        inputs=_inputs(everything, names),
+        output=output if fields.is_set("outputParameters") else None,
+        input_template=dict(fields.mapping("inputTemplate")),
+        variables=fields.object("variables"),
+        timeout_ms=fields.seconds("timeoutSeconds", 0),
+        timeout_policy=fields.choice("timeoutPolicy", TimeoutPolicy, TimeoutPolicy.ALERT_ONLY),
+        compensation_order=fields.choice("compensationOrder", CompensationOrder, CompensationOrder.REVERSE),
+        compensation_grace_ms=fields.seconds("compensationGraceSeconds", 30_000),
+    )
+
+
+def _json(document: bytes) -> bytes:
+    if len(document) > DOCUMENT_BYTES_MAX:
+        raise DefinitionInvalid("", f"a definition may have {DOCUMENT_BYTES_MAX} bytes")
+    try:
+        check_json(document)
+    except JsonInvalid as error:
+        raise DefinitionInvalid("", str(error)) from None
+    return compact(document)
+
+
+def _check_for_readers(fields: Fields) -> None:
+    for key in ("description", "ownerApp", "ownerEmail", "createdBy", "updatedBy"):
+        fields.text(key)
+    fields.items("inputParameters")
+    fields.flag("restartable")
+
+
+def _task_names(elements: list[Element]) -> tuple[str, ...]:
+    names = set()
+    for element in elements:
+        for named in (element, element.compensation):
+            if named is not None and named.definition is None:
+                names.add(named.name)
+    return tuple(sorted(names))
+
+
+def _inputs(elements: list[Element], names: frozenset[str]) -> dict[str, Template]:
+    inputs = {}
+    for element in elements:
+        inputs[element.reference] = parse_template(element.input, element.input_path, names)
+        undo = element.compensation
+        if undo is not None:
+            inputs[undo.reference] = parse_template(undo.input, undo.input_path, names, step=True)
+    return inputs

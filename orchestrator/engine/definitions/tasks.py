@@ -1,0 +1,88 @@
+"""Task definitions: how a task is retried, when it times out, and what its input starts from."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchestrator.engine.definitions.fields import Fields
+from orchestrator.engine.definitions.model import RetryLogic, RetryPolicy, TimeoutPolicy, Timeouts
+from orchestrator.engine.expressions import Template, parse_template
+
+_KNOWN = (
+    "name retryCount retryLogic retryDelaySeconds backoffScaleFactor maxRetryDelaySeconds backoffJitterMs"
+    " timeoutSeconds totalTimeoutSeconds responseTimeoutSeconds pollTimeoutSeconds timeoutPolicy inputTemplate"
+    " inputSchema outputSchema enforceSchema rateLimitFrequencyInSeconds"
+    # For readers only.
+    " description ownerEmail ownerApp inputKeys outputKeys createTime updateTime createdBy updatedBy"
+    " taskStatusListenerEnabled"
+).split()
+_UNBUILT = (
+    "concurrentExecLimit rateLimitPerFrequency executionNameSpace isolationGroupId baseType runtimeMetadata"
+).split()
+_RETRY_FIELDS = (
+    "retryCount retryLogic retryDelaySeconds backoffScaleFactor maxRetryDelaySeconds backoffJitterMs"
+).split()
+
+COMPENSATION_RETRY = RetryPolicy(count=19, logic=RetryLogic.EXPONENTIAL_BACKOFF, delay_ms=1000, max_delay_ms=60_000)
+OPERATOR_RETRY = RetryPolicy(count=0)
+OPERATOR_TIMEOUTS = Timeouts(response_ms=0)
+
+EMPTY = Template(b"{}")
+
+
+class TaskDefinition(msgspec.Struct, frozen=True):
+    """A task definition with its defaults filled in."""
+
+    name: str
+    retry: RetryPolicy = RetryPolicy()
+    states_retry: bool = False  # whether it says anything about retries
+    timeouts: Timeouts = Timeouts()
+    input: Template = EMPTY
+
+
+def read_task(raw: bytes, path: str, name: str = "") -> TaskDefinition:
+    """`name`: what it is called if the document, being part of another, does not say."""
+    fields = Fields(raw, path, _KNOWN, _UNBUILT)
+    refuse_schemas(fields, enforced=False)
+    return TaskDefinition(
+        name=fields.name("name", name),
+        retry=_read_retry(fields),
+        states_retry=any(fields.has(key) for key in _RETRY_FIELDS),
+        timeouts=_read_timeouts(fields),
+        input=parse_template(fields.object("inputTemplate"), fields.at("inputTemplate")),
+    )
+
+
+def refuse_schemas(fields: Fields, enforced: bool) -> None:
+    """Refuses a schema that ought to be enforced. `enforced`: whether it ought to be if the document does not say."""
+    enforced = fields.flag("enforceSchema", enforced)
+    for key in ("inputSchema", "outputSchema"):
+        if enforced and fields.is_set(key):
+            raise fields.unimplemented(key)
+
+
+def _read_retry(fields: Fields) -> RetryPolicy:
+    return RetryPolicy(
+        count=fields.integer("retryCount", 3),
+        logic=fields.choice("retryLogic", RetryLogic, RetryLogic.FIXED),
+        delay_ms=fields.seconds("retryDelaySeconds", 60_000),
+        scale_factor=float(fields.integer("backoffScaleFactor", 1, least=1)),
+        max_delay_ms=fields.seconds("maxRetryDelaySeconds", 0),
+        jitter_ms=fields.integer("backoffJitterMs", 0),
+    )
+
+
+def _read_timeouts(fields: Fields) -> Timeouts:
+    timeouts = Timeouts(
+        task_ms=fields.seconds("timeoutSeconds", 0),
+        total_ms=fields.seconds("totalTimeoutSeconds", 0),
+        response_ms=fields.seconds("responseTimeoutSeconds", 3_600_000),
+        poll_ms=fields.seconds("pollTimeoutSeconds", 0),
+        policy=fields.choice("timeoutPolicy", TimeoutPolicy, TimeoutPolicy.TIME_OUT_WF),
+    )
+    # The default may be longer than the timeout: then it never comes to it.
+    if fields.has("responseTimeoutSeconds") and 0 < timeouts.task_ms <= timeouts.response_ms:
+        raise fields.invalid("responseTimeoutSeconds", "it must be less than timeoutSeconds")
+    if timeouts.total_ms and timeouts.task_ms > timeouts.total_ms:
+        raise fields.invalid("timeoutSeconds", "it must not be more than totalTimeoutSeconds")
+    return timeouts

@@ -1,0 +1,146 @@
+"""Paths into JSON texts: `a.b[0]['c d']`, `[-1]`, `[*]`, `.*` and `..name`, as JsonPath means them.
+
+What a path finds is cut out of the text, never decoded and printed again. A path that finds nothing gives None; one
+with a wildcard gives an array of whatever it finds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import Enum
+
+from orchestrator.engine.expressions.texts import assemble_array, elements_of, fields_of
+
+PATH_CHARACTERS_MAX = 4096
+STEPS_MAX = 64
+
+
+class Wildcard(Enum):
+    """Steps that find more than one value."""
+
+    ALL = "*"
+    DESCEND = ".."
+
+
+Step = str | int | Wildcard
+
+_BRACKET = re.compile(r"""\[[ ]*(?:(-?[0-9]{1,9})|(\*)|'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")[ ]*\]""", re.DOTALL)
+_NAME = re.compile(r"[^.\[\]]+")
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_NOT_BUILT = re.compile(r"\[[^\]]*[?:,(@][^\]]*\]?")
+
+
+class PathInvalid(Exception):
+    """The text is no path; `unimplemented` if JsonPath would take it."""
+
+    def __init__(self, message: str, unimplemented: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.unimplemented = unimplemented
+
+
+def parse_path(text: str) -> tuple[Step, ...]:
+    """The steps of a path, the head included."""
+    if len(text) > PATH_CHARACTERS_MAX:
+        raise PathInvalid(f"a path may have {PATH_CHARACTERS_MAX} characters")
+    steps: list[Step] = []
+    position = 0
+    while position < len(text):
+        position = _parse_step(text, position, steps)
+    if not steps:
+        raise PathInvalid("the path is empty")
+    if len(steps) > STEPS_MAX:
+        raise PathInvalid(f"a path may have {STEPS_MAX} steps")
+    if steps.count(Wildcard.DESCEND) > 1:
+        raise PathInvalid("only one '..' per path is supported", unimplemented=True)
+    return tuple(steps)
+
+
+def _parse_step(text: str, position: int, steps: list[Step]) -> int:
+    if text.startswith("..", position):
+        steps.append(Wildcard.DESCEND)
+        position += 2
+    elif text.startswith(".", position):
+        position += 1
+        if text.startswith("[", position):
+            raise PathInvalid("'.' must be followed by a name")
+    elif steps and not text.startswith("[", position):
+        raise PathInvalid("'.' or '[' is missing after ']'")
+    if text.startswith("[", position):
+        return _parse_bracket(text, position, steps)
+    match = _NAME.match(text, position)
+    if match is None:
+        raise PathInvalid("'.' must be followed by a name")
+    name = match.group().strip(" \t\r\n")
+    if name.endswith(")"):
+        raise PathInvalid("functions in paths are not supported", unimplemented=True)
+    if not name:
+        raise PathInvalid("a name in the path is empty")
+    steps.append(Wildcard.ALL if name == "*" else name)
+    return match.end()
+
+
+def _parse_bracket(text: str, position: int, steps: list[Step]) -> int:
+    match = _BRACKET.match(text, position)
+    if match is None:
+        if _NOT_BUILT.match(text, position):
+            raise PathInvalid("filters, slices and unions in paths are not supported", unimplemented=True)
+        raise PathInvalid("'[' must be followed by a number, a quoted name or '*', and ']'")
+    index, star, single, double = match.groups()
+    if index is not None:
+        steps.append(int(index))
+    elif star is not None:
+        steps.append(Wildcard.ALL)
+    else:
+        steps.append(_ESCAPE.sub(r"\1", single if single is not None else double))
+    return match.end()
+
+
+def follow(value: bytes, steps: tuple[Step, ...]) -> bytes | None:
+    """What the steps find in the value."""
+    for position, step in enumerate(steps):
+        if isinstance(step, Wildcard):
+            return assemble_array(_follow_all(value, steps[position:]))
+        found = _child(value, step)
+        if found is None:
+            # A path with a wildcard further on finds an empty list, as in JsonPath.
+            return b"[]" if any(isinstance(later, Wildcard) for later in steps[position:]) else None
+        value = found
+    return value
+
+
+def _follow_all(value: bytes, steps: tuple[Step, ...]) -> list[bytes]:
+    found = [value]
+    for step in steps:
+        if step is Wildcard.DESCEND:
+            found = [inner for outer in found for inner in _containers(outer)]
+        elif isinstance(step, Wildcard):
+            found = [child for outer in found for child in _children(outer)]
+        else:
+            children = [_child(outer, step) for outer in found]
+            found = [child for child in children if child is not None]
+    return found
+
+
+def _child(value: bytes, step: str | int) -> bytes | None:
+    if isinstance(step, str):
+        field = fields_of(value).get(step)
+        return None if field is None else bytes(field)
+    elements = elements_of(value)
+    if not -len(elements) <= step < len(elements):
+        return None
+    return bytes(elements[step])
+
+
+def _children(value: bytes) -> list[bytes]:
+    children = fields_of(value).values() if value[:1] == b"{" else elements_of(value)
+    return [bytes(child) for child in children]
+
+
+def _containers(value: bytes) -> Iterator[bytes]:
+    """The value and everything below it that has children, outer ones first."""
+    if value[:1] in (b"{", b"["):
+        yield value
+        for child in _children(value):
+            yield from _containers(child)

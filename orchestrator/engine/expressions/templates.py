@@ -1,0 +1,413 @@
+"""Templates: JSON values with `${...}` in their strings, compiled to a flat list of texts and references.
+
+``parse_template`` refuses what can never be resolved. ``resolve`` never raises, whatever the scope holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from functools import lru_cache
+from typing import Protocol
+
+import msgspec
+
+from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented, quoted
+from orchestrator.engine.expressions.paths import PathInvalid, Step, Wildcard, follow, parse_path
+from orchestrator.engine.expressions.texts import (
+    NULL,
+    PAYLOAD_BYTES_MAX,
+    JsonInvalid,
+    assemble_object,
+    check_json,
+    compact,
+    dump_string,
+    elements_of,
+    fields_of,
+    is_null,
+    put_if_absent,
+    text_of,
+    value_of,
+)
+
+EXPRESSIONS_MAX = 1000  # in one template
+NESTING_MAX = 8  # of `${...${...}...}`
+
+WORKFLOW_FIELDS = frozenset(
+    "input output status workflowId parentWorkflowId parentWorkflowTaskId workflowType version correlationId"
+    " reasonForIncompletion schemaVersion variables".split()
+)
+TASK_FIELDS = frozenset(
+    "input output status taskType referenceTaskName retryCount correlationId pollCount taskDefName scheduledTime"
+    " startTime endTime workflowInstanceId taskId reasonForIncompletion callbackAfterSeconds workerId iteration".split()
+)
+STEP_FIELDS = frozenset({"input", "output"})
+
+_SPACE = " \t\r\n"
+_TASK_ID = "CPEWF_TASK_ID"
+# What of an expression must be literal when the rest is computed: `name.` of a task, `workflow.field` of the workflow.
+_LITERAL_HEAD = re.compile(r"[ \t\r\n]*(?!workflow[.\[]|step[.\[])[^.\[\]]+[.\[]", re.DOTALL)
+_LITERAL_ROOT = re.compile(r"[ \t\r\n]*(?:workflow|step)\.[^.\[\]]+[.\[]", re.DOTALL)
+
+
+class Scope(Protocol):
+    """What expressions can refer to. Values are JSON texts; None is a root that does not exist."""
+
+    def workflow(self, field: str) -> bytes | None:
+        """The JSON text of `workflow.<field>`: one of WORKFLOW_FIELDS."""
+
+    def task(self, reference: str, field: str) -> bytes | None:
+        """The JSON text of `<reference>.<field>` of the newest attempt: one of TASK_FIELDS.
+
+        In the input of a compensation, the reference `step` is the record of the step: input or output.
+        """
+
+    def task_id(self) -> bytes | None:
+        """The JSON text (a string) of the id of the task whose input is resolved."""
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """`root.field` and a path from there. The root is a task reference, `workflow`, or "" for the task's id."""
+
+    root: str
+    field: str
+    steps: tuple[Step, ...] = ()
+
+    def read(self, scope: Scope) -> bytes:
+        if self.root == "workflow":
+            value = scope.workflow(self.field)
+        elif self.root:
+            value = scope.task(self.root, self.field)
+        else:
+            value = scope.task_id()
+        if value is not None and self.steps:
+            value = follow(value, self.steps)
+        return NULL if value is None else value
+
+
+class Empty(msgspec.Struct, frozen=True):
+    """`${}`: the empty string."""
+
+    def read(self, scope: Scope) -> bytes:
+        return b'""'
+
+
+class Computed(msgspec.Struct, frozen=True):
+    """A reference some of whose path is itself computed. Its head is literal, so what it refers to is known."""
+
+    pieces: tuple[str | Reference | Computed | Empty, ...]
+
+    def read(self, scope: Scope) -> bytes:
+        body = "".join([piece if isinstance(piece, str) else text_of(piece.read(scope)) for piece in self.pieces])
+        reference = _parse_computed(body)
+        return NULL if reference is None else reference.read(scope)
+
+
+class Embedded(msgspec.Struct, frozen=True):
+    """A string with text around its references. Texts are escaped already, without their quotes."""
+
+    pieces: tuple[bytes | Reference | Computed | Empty, ...]
+
+    def read(self, scope: Scope) -> bytes:
+        written = [b'"']
+        room = PAYLOAD_BYTES_MAX
+        for piece in self.pieces:
+            if isinstance(piece, bytes):
+                written.append(piece)
+            elif room >= 0:
+                text = _escaped_text(piece.read(scope))
+                room -= len(text)
+                written.append(text)
+        written.append(b'"')
+        return b"".join(written)
+
+
+Part = bytes | Reference | Computed | Empty | Embedded
+
+
+class Template(msgspec.Struct, frozen=True):
+    """A JSON value with expressions in its strings."""
+
+    source: bytes
+    references: tuple[str, ...] = ()  # task reference names it mentions, each once; `step` is not one
+    uses_variables: bool = False
+    uses_step: bool = False
+    parts: tuple[Part, ...] = ()  # none: no expressions, the source is the value
+    defaults: tuple[tuple[str, bytes], ...] = ()  # take the place of fields that resolve to null
+
+
+def resolve(template: Template, scope: Scope) -> bytes:
+    """The template's value in the scope. Untouched values keep their text.
+
+    What expressions add is bounded: beyond PAYLOAD_BYTES_MAX further ones read as null. Such a result is itself
+    larger than a payload may be, so whoever checks results refuses it.
+    """
+    parts = template.parts
+    if not parts:
+        value = template.source
+    elif len(parts) == 1:
+        part = parts[0]
+        value = part if isinstance(part, bytes) else part.read(scope)
+    else:
+        value = _join(parts, scope)
+    return put_if_absent(dict(template.defaults), value) if template.defaults else value
+
+
+def resolve_value(template: Template, scope: Scope) -> object:
+    """The template's value as Python values; numbers that are not small integers stay a msgspec.Raw."""
+    return value_of(resolve(template, scope))
+
+
+def overlay_template(template: Template, defaults: Template) -> Template:
+    """Two templates of objects as one: fields that the first lacks, or has as null, come from the second.
+
+    So do fields of the first that turn out to be null, but then as they stand in the second, not resolved.
+    """
+    texts = fields_of(defaults.source)
+    if not texts:
+        return template
+    fields = fields_of(template.source)
+    for key, value in texts.items():
+        if key not in fields or is_null(bytes(fields[key])):
+            fields[key] = value
+    # Each of the two was checked by itself; together they may have twice the expressions.
+    merged = _parse(assemble_object(fields.items()), "", None, True, 2 * EXPRESSIONS_MAX)
+    raw = [(key, bytes(value)) for key, value in texts.items()]
+    return msgspec.structs.replace(merged, defaults=tuple(item for item in raw if not is_null(item[1])))
+
+
+def parse_template(raw: bytes, path: str, names: Container[str] | None = None, step: bool = False) -> Template:
+    """Compiles a JSON text. `names`: the task references that exist, if known; `step`: whether `step` does."""
+    try:
+        check_json(raw)
+    except JsonInvalid as error:
+        raise DefinitionInvalid(path, str(error)) from None
+    return _parse(compact(raw), path, names, step, EXPRESSIONS_MAX)
+
+
+def _parse(source: bytes, path: str, names: Container[str] | None, step: bool, limit: int) -> Template:
+    parser = _Parser(names, step, limit)
+    parser.value(source, path)
+    return Template(
+        source,
+        references=tuple(parser.references),
+        uses_variables=parser.uses_variables,
+        uses_step=parser.uses_step,
+        parts=parser.finish(),
+    )
+
+
+def _join(parts: tuple[Part, ...], scope: Scope) -> bytes:
+    written = []
+    room = PAYLOAD_BYTES_MAX
+    for part in parts:
+        if isinstance(part, bytes):
+            written.append(part)
+        elif room < 0:
+            written.append(NULL)
+        else:
+            piece = part.read(scope)
+            room -= len(piece)
+            written.append(piece)
+    return b"".join(written)
+
+
+def _escaped_text(value: bytes) -> bytes:
+    value = value.strip(b" \t\r\n")
+    first = value[:1]
+    if first == b'"':
+        return value[1:-1]
+    if first in (b"{", b"["):
+        return dump_string(compact(value).decode("utf-8"))[1:-1]
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _parse_computed(body: str) -> Reference | None:
+    try:
+        return _parse_reference(body.strip(_SPACE))
+    except PathInvalid:
+        return None
+
+
+def _parse_reference(body: str) -> Reference:
+    if body == _TASK_ID:
+        return Reference("", "taskId")
+    steps = parse_path(body)
+    root = steps[0]
+    if not isinstance(root, str):
+        raise PathInvalid("it must begin with 'workflow' or the reference name of a task")
+    if len(steps) == 1:
+        raise PathInvalid(
+            f"{quoted(root)} alone can't be referred to, nor can the server's environment; name a field, like"
+            f" {quoted(root + '.output')}",
+            unimplemented=True,
+        )
+    field = steps[1]
+    if not isinstance(field, str) or isinstance(field, Wildcard):
+        raise PathInvalid(f"{quoted(root)} must be followed by the name of a field", unimplemented=True)
+    if root == "workflow" and field in ("env", "secrets"):
+        raise PathInvalid(f"workflow.{field} is not supported", unimplemented=True)
+    known = {"workflow": WORKFLOW_FIELDS, "step": STEP_FIELDS}.get(root, TASK_FIELDS)
+    if field not in known:
+        raise PathInvalid(f"{quoted(root)} has no field {quoted(field)}; it has {', '.join(sorted(known))}")
+    return Reference(root, field, steps[2:])
+
+
+class _Parser:
+    """Writes the parts of one template, and notes what they refer to."""
+
+    def __init__(self, names: Container[str] | None, step: bool, limit: int) -> None:
+        self.references: dict[str, None] = {}
+        self.uses_variables = False
+        self.uses_step = False
+        self._names = names
+        self._step = step
+        self._parts: list[Part] = []
+        self._texts: list[bytes] = []
+        self._expressions = 0
+        self._limit = limit
+
+    def finish(self) -> tuple[Part, ...]:
+        if not self._expressions and not self._parts:
+            return ()
+        self._end_text()
+        return tuple(self._parts)
+
+    def value(self, raw: bytes, path: str) -> None:
+        first = raw[:1]
+        # A dollar may also be written as an escape.
+        if b"$" not in raw and b"\\u0" not in raw:
+            self._texts.append(raw)
+        elif first == b"{":
+            self._object(raw, path)
+        elif first == b"[":
+            for position, element in enumerate(elements_of(raw)):
+                self._texts.append(b"," if position else b"[")
+                self.value(bytes(element), f"{path}[{position}]")
+            self._texts.append(b"]")
+        elif first == b'"':
+            self._string(raw, path)
+        else:
+            self._texts.append(raw)
+
+    def _object(self, raw: bytes, path: str) -> None:
+        separator = b"{"
+        for key, value in fields_of(raw).items():
+            self._texts.append(b"%b%b:" % (separator, dump_string(key)))
+            self.value(bytes(value), f"{path}.{key}" if path else key)
+            separator = b","
+        self._texts.append(b"}" if separator == b"," else b"{}")
+
+    def _string(self, raw: bytes, path: str) -> None:
+        text = text_of(raw)
+        if "${" not in text:
+            self._texts.append(raw)
+            return
+        pieces = self._split(text, path, 1)
+        if all(isinstance(piece, str) for piece in pieces):
+            # Only escapes, such as $${x}: they make parts, since the source is not the value.
+            self._end_text()
+            self._parts.append(dump_string("".join([piece for piece in pieces if isinstance(piece, str)])))
+            return
+        self._end_text()
+        if len(pieces) == 1 and not isinstance(pieces[0], str):
+            self._parts.append(pieces[0])
+            return
+        escaped = [dump_string(piece)[1:-1] if isinstance(piece, str) else piece for piece in pieces]
+        self._parts.append(Embedded(tuple(escaped)))
+
+    def _end_text(self) -> None:
+        if self._texts:
+            self._parts.append(b"".join(self._texts))
+            self._texts = []
+
+    def _split(self, text: str, path: str, nesting: int) -> list[str | Reference | Computed | Empty]:
+        pieces: list[str | Reference | Computed | Empty] = []
+        literal: list[str] = []
+        position = 0
+        while (start := text.find("${", position)) >= 0:
+            end = _closing(text, start)
+            escaped = start > position and text[start - 1] == "$"
+            if end < 0 and not escaped:
+                raise DefinitionInvalid(path, "'${' is never closed; write '$${' for the characters themselves")
+            end = start + 1 if end < 0 else end
+            literal.append(text[position : start - 1 if escaped else start])
+            if escaped:
+                literal.append(text[start : end + 1])
+            else:
+                _add_literal(pieces, literal)
+                pieces.append(self._expression(text[start + 2 : end], path, nesting))
+            position = end + 1
+        literal.append(text[position:])
+        _add_literal(pieces, literal)
+        return pieces
+
+    def _expression(self, body: str, path: str, nesting: int) -> Reference | Computed | Empty:
+        self._expressions += 1
+        if self._expressions > self._limit:
+            raise DefinitionInvalid(path, f"one value may have {self._limit} expressions")
+        if nesting > NESTING_MAX:
+            raise DefinitionInvalid(path, f"expressions may be nested {NESTING_MAX} deep")
+        if not body.strip(_SPACE):
+            return Empty()
+        if "${" in body:
+            return self._computed(body, path, nesting)
+        reference = self._reference(body, path)
+        self._note(reference.root, reference.field, path)
+        return reference
+
+    def _computed(self, body: str, path: str, nesting: int) -> Computed:
+        pieces = self._split(body, path, nesting + 1)
+        head = pieces[0] if isinstance(pieces[0], str) else ""
+        literal = _LITERAL_ROOT.match(head) or _LITERAL_HEAD.match(head)
+        if literal is None:
+            raise DefinitionInvalid(path, "what an expression refers to can't be computed, only the path from there")
+        root = literal.group()[:-1].strip(_SPACE)
+        # The field of a task may be computed; the head is checked as if it were one that exists.
+        whole = root if "." in root else f"{root}.output"
+        reference = self._reference(whole, path)
+        self._note(reference.root, reference.field, path)
+        return Computed(tuple(pieces))
+
+    def _reference(self, body: str, path: str) -> Reference:
+        try:
+            return _parse_reference(body.strip(_SPACE))
+        except PathInvalid as error:
+            kind = DefinitionUnimplemented if error.unimplemented else DefinitionInvalid
+            raise kind(path, f"${{{body}}}: {error.message}") from None
+
+    def _note(self, root: str, field: str, path: str) -> None:
+        if root == "workflow":
+            self.uses_variables = self.uses_variables or field == "variables"
+        elif root == "step":
+            if not self._step:
+                raise DefinitionInvalid(path, "'step' can only be referred to in the input of a compensation")
+            self.uses_step = True
+        elif root:
+            if self._names is not None and root not in self._names:
+                raise DefinitionInvalid(path, f"there is no task with the reference name {quoted(root)}")
+            self.references[root] = None
+
+
+def _add_literal(pieces: list[str | Reference | Computed | Empty], literal: list[str]) -> None:
+    text = "".join(literal)
+    literal.clear()
+    if text:
+        pieces.append(text)
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 0
+    position = start
+    while position < len(text):
+        if text.startswith("${", position):
+            depth += 1
+            position += 2
+            continue
+        if text[position] == "}":
+            depth -= 1
+            if depth == 0:
+                return position
+        position += 1
+    return -1

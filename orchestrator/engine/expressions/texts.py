@@ -1,0 +1,167 @@
+"""JSON texts as such: checked once at the door, then taken apart and put together without reformatting any value.
+
+Whatever passed ``check_json`` can be given to every function here without an exception.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+PAYLOAD_BYTES_MAX = 256 * 1024
+DEPTH_MAX = 64
+NULL = b"null"
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
+_SMALL_INTEGER = re.compile(rb"-?[0-9]{1,18}")
+_SPACE = b" \t\r\n"
+
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_string = msgspec.json.Decoder(str).decode
+_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+class JsonInvalid(Exception):
+    """A text is not JSON, or crosses a limit."""
+
+
+class PayloadInvalid(JsonInvalid):
+    """A payload is not a JSON object, or crosses a limit. `limit` names the limit crossed, if one was."""
+
+    def __init__(self, message: str, limit: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+def _is_too_deep(text: bytes) -> bool:
+    # Few brackets in all, which is nearly every payload, cannot be deep ones.
+    if text.count(b"{") + text.count(b"[") <= DEPTH_MAX:
+        return False
+    depth = 0
+    for match in _BRACKET.finditer(_STRING.sub(b"", text)):
+        if match.group() in b"{[":
+            depth += 1
+            if depth > DEPTH_MAX:
+                return True
+        else:
+            depth -= 1
+    return False
+
+
+def check_json(text: bytes) -> None:
+    """Raises JsonInvalid unless the text is UTF-8, JSON, and at most DEPTH_MAX deep."""
+    # Depth first: a parser's own limit is Python's recursion limit, which is not the same everywhere.
+    if _is_too_deep(text):
+        raise PayloadInvalid(f"it is nested deeper than {DEPTH_MAX}", "depth")
+    try:
+        text.decode("utf-8")
+        _decode_any(text)
+    except UnicodeDecodeError:
+        raise PayloadInvalid("it is not UTF-8") from None
+    except msgspec.MsgspecError:
+        raise PayloadInvalid("it is not valid JSON") from None
+
+
+def check_payload(text: bytes) -> None:
+    """Raises PayloadInvalid unless the text can be an input or output: a JSON object within the limits."""
+    if len(text) > PAYLOAD_BYTES_MAX:
+        raise PayloadInvalid(f"it has {len(text)} bytes, the limit is {PAYLOAD_BYTES_MAX}", "payload_bytes")
+    check_json(text)
+    if not is_json_object(text):
+        raise PayloadInvalid("it is not a JSON object")
+
+
+def is_json_object(text: bytes) -> bool:
+    """Of a text that is JSON: whether it is an object."""
+    return text.lstrip(_SPACE)[:1] == b"{"
+
+
+def is_null(text: bytes) -> bool:
+    return text.strip(_SPACE) == NULL
+
+
+def compact(text: bytes) -> bytes:
+    """The same JSON without white space between its tokens; every token keeps its text."""
+    return msgspec.json.format(text, indent=-1)
+
+
+def fields_of(text: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """The fields of an object, in their order; none if it is something else."""
+    try:
+        return _decode_object(text)
+    except msgspec.MsgspecError:
+        return {}
+
+
+def elements_of(text: bytes | msgspec.Raw) -> list[msgspec.Raw]:
+    """The elements of an array; none if it is something else."""
+    try:
+        return _decode_array(text)
+    except msgspec.MsgspecError:
+        return []
+
+
+def value_of(text: bytes | msgspec.Raw) -> object:
+    """As Python values; numbers that are not small integers stay a Raw, with their own text."""
+    raw = bytes(text).strip(_SPACE)
+    first = raw[:1]
+    if first == b"{":
+        return {key: value_of(value) for key, value in fields_of(raw).items()}
+    if first == b"[":
+        return [value_of(value) for value in elements_of(raw)]
+    if first == b'"':
+        return _decode_string(raw)
+    if first in (b"t", b"f"):
+        return first == b"t"
+    if raw == NULL:
+        return None
+    return int(raw) if _SMALL_INTEGER.fullmatch(raw) else msgspec.Raw(raw)
+
+
+def text_of(value: bytes | msgspec.Raw) -> str:
+    """As text among other text: a string's characters, anything else as its compact JSON."""
+    raw = bytes(value).strip(_SPACE)
+    if raw[:1] == b'"':
+        return _decode_string(raw)
+    return compact(raw).decode("utf-8")
+
+
+def dump_string(text: str) -> bytes:
+    return msgspec.json.encode(text)
+
+
+def assemble_object(items: Iterable[tuple[str, bytes | msgspec.Raw]]) -> bytes:
+    """An object of values that are JSON texts already."""
+    return b"{" + b",".join([b"%b:%b" % (dump_string(key), bytes(value)) for key, value in items]) + b"}"
+
+
+def assemble_array(values: Iterable[bytes | msgspec.Raw]) -> bytes:
+    return b"[" + b",".join([bytes(value) for value in values]) + b"]"
+
+
+def merge_objects(base: bytes, over: bytes) -> bytes:
+    """The fields of both; those of `over` win. Not deep. What is not an object counts as an empty one."""
+    added = fields_of(over)
+    if not added and is_json_object(base):
+        return base
+    fields = fields_of(base)
+    if not fields and is_json_object(over):
+        return over
+    fields.update(added)
+    return assemble_object(fields.items())
+
+
+def put_if_absent(defaults: Mapping[str, msgspec.Raw | bytes], value: bytes) -> bytes:
+    """The object with the defaults of those fields that it lacks or that are null in it."""
+    fields = fields_of(value)
+    missing = [key for key in defaults if key not in fields or is_null(bytes(fields[key]))]
+    if not missing:
+        return value
+    for key in missing:
+        default = defaults[key]
+        fields[key] = default if isinstance(default, msgspec.Raw) else msgspec.Raw(default)
+    return assemble_object(fields.items())
