@@ -15,6 +15,7 @@ GENERATOR := $(PROTO)/.installed
 
 PROTOS       := proto/orchestrator_api/v1/*.proto
 RELEASED_API := proto/released.binpb
+BUF          := BUF_CACHE_DIR=.make/buf $(BIN)/buf# a home that can't be written to is no obstacle
 CLUSTER_TESTS = $(shell find tests/cluster -name 'test_*.py' 2>/dev/null)
 PYTEST       := $(BIN)/python -m pytest --timeout=300
 
@@ -70,19 +71,19 @@ proto: $(GENERATOR) ## Generate the stubs anew from the .proto files
 
 proto-check: $(GENERATOR) ## Are the committed stubs those of the .proto files?
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(call GENERATE,"$$fresh"); \
-	diff -r -x '*.proto' -x __init__.py -x py.typed -x __pycache__ "$$fresh/orchestrator_api" proto/orchestrator_api || { \
+	diff -rq -x '*.proto' -x __init__.py -x py.typed -x __pycache__ "$$fresh/orchestrator_api" proto/orchestrator_api || { \
 		echo "the stubs are stale: run 'make proto' and commit what it writes" >&2; exit 1; }
 	@echo "stubs are fresh"
 
 # Compared is the API of the last release, as an image that is committed with it: no tag or earlier commit is needed (a
 # shallow clone and a source archive have none), and what was never released may still change.
 proto-lint: $(INSTALLED) ## buf: the API's style, and nothing broken since the last release
-	@$(BIN)/buf lint proto
-	@if [ -e $(RELEASED_API) ]; then $(BIN)/buf breaking proto --against $(RELEASED_API); \
+	@$(BUF) lint proto
+	@if [ -e $(RELEASED_API) ]; then $(BUF) breaking proto --against $(RELEASED_API); \
 	else echo "no API released yet ($(RELEASED_API)): nothing that could break"; fi
 
 proto-release: $(INSTALLED) proto-lint ## Part of a release: from now on, this API must not break
-	@$(BIN)/buf build proto --exclude-source-info --output $(RELEASED_API)
+	@$(BUF) build proto --exclude-source-info --output $(RELEASED_API)
 
 # --- checks ---------------------------------------------------------------------------------------------------------
 
