@@ -68,7 +68,8 @@ class Config:
         "where this node keeps its data; in a file, relative to that file")
 
     grpc_listen: str = _setting("host:port on which clients and workers are served", "127.0.0.1:7400", address=True)
-    grpc_advertise: str = _setting("host:port at which clients reach this node; empty: as grpc_listen", "", address=True)
+    grpc_advertise: str = _setting("host:port at which clients reach this node; empty: as grpc_listen", "",
+                                   address=True)
     peer_listen: str = _setting("host:port on which the other nodes are served", "127.0.0.1:7500", address=True)
     peer_advertise: str = _setting("host:port at which the other nodes reach this one; empty: as peer_listen", "",
                                    address=True)
@@ -82,7 +83,8 @@ class Config:
     max_clock_skew_ms: int = _setting("a leader whose clock is further from the members' median hands over",
                                       1_000, min=10, max=60_000)
 
-    entry_close_bytes: int = _setting("a log entry takes no more commands at this size", 256 * KIB, min=4 * KIB, max=MIB)
+    entry_close_bytes: int = _setting("a log entry takes no more commands at this size", 256 * KIB,
+                                      min=4 * KIB, max=MIB)
     entry_close_commands: int = _setting("a log entry takes no more commands at this number", 1_000, min=1, max=10_000)
     entries_in_flight: int = _setting("log entries under replication at once; more than 1 helps when a commit takes "
                                       "over 3 ms", 1, min=1, max=4)
@@ -97,7 +99,8 @@ class Config:
     max_queue_bytes: int = _setting("commands that wait to be replicated", 64 * MIB, min=MIB, max=4 * GIB)
     max_queue_age_ms: int = _setting("starts are refused while a command waits for longer than this",
                                      2_000, min=10, max=60_000)
-    max_pending_starts: int = _setting("starts that wait to be replicated; more are refused", 10_000, min=1, max=1_000_000)
+    max_pending_starts: int = _setting("starts that wait to be replicated; more are refused", 10_000,
+                                       min=1, max=1_000_000)
     max_live_executions: int = _setting("starts are refused above this number", 1_000_000, min=1, max=1_000_000_000)
     max_dirty_bytes: int = _setting("starts are refused while more than this awaits its flush",
                                     256 * MIB, min=MIB, max=16 * GIB)
@@ -134,7 +137,8 @@ class Config:
             raise ConfigError(f"{listen} must be host:port, not empty")
         told = getattr(self, advertise) or getattr(self, listen)
         if Address.parse(told).is_every_interface:
-            raise ConfigError(f"{advertise} must be set to an address that others can reach: {told!r} is every interface")
+            raise ConfigError(f"{advertise} must be set to an address that others can reach: "
+                              f"{told!r} is every interface")
 
     @property
     def grpc_address(self) -> Address:

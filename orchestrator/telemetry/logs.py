@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 # What every record has; all else was given as a field.
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -19,7 +19,7 @@ _PREFIX = "orchestrator."
 _QUIET = ("asyncio", "grpc", "grpc._cython", "pysyncobj")
 
 
-def configure(*, node: str, log_format: Literal["human", "json"] | str, level: str, stream: TextIO | None = None) -> None:
+def configure(*, node: str, log_format: str, level: str, stream: TextIO | None = None) -> None:
     """Sends everything logged in this process to the stream, as of now; calling it again replaces what it set."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(node) if log_format == "json" else HumanFormatter(node))

@@ -63,12 +63,12 @@ class Metrics:
             "follower_lag_entries", "Committed entries that the peer has not acknowledged; on the leader only.", "peer")
         self.commit_seconds = self._histogram(
             "commit_seconds", "From the proposal of an entry until it is on a majority of disks; on the leader only.")
-        self.entry_commands = self._histogram("entry_commands", "Commands in one log entry.", _COUNTS)
+        self.entry_commands = self._histogram("entry_commands", "Commands in one log entry.", buckets=_COUNTS)
         self.barrier_seconds = self._histogram("barrier_seconds", "What a linearizable read waits for its heartbeats.")
         self.queue_bytes = self._gauge("queue_bytes", "Commands that wait for their log entry.")
         self.queue_commands = self._gauge("queue_commands", "How many commands wait for their log entry.")
         self.transport_drops = self._counter(
-            "transport_dropped_messages", "Messages to or from peers that were dropped, which costs a resend.", "reason")
+            "transport_dropped_messages", "Messages to or from peers that were dropped and must be resent.", "reason")
         self.peers_connected = self._gauge("peers_connected", "Peers with a connection now.")
 
     def _storage(self) -> None:
@@ -100,9 +100,10 @@ class Metrics:
         self.sessions_lost = self._counter("sessions_lost", "Worker sessions that ended for want of a sign of life.")
 
     def _health(self) -> None:
-        self.refused_starts = self._counter("refused_starts", "Starts refused for lack of room, by what ran short.", "reason")
+        self.refused_starts = self._counter(
+            "refused_starts", "Starts refused for lack of room, by what ran short.", "reason")
         self.calls = self._counter("calls", "Calls answered, by gRPC method and status code.", "method", "code")
-        self.call_seconds = self._histogram("call_seconds", "Answering one call.", _LATENCY_SECONDS, "method")
+        self.call_seconds = self._histogram("call_seconds", "Answering one call.", "method")
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How much later than asked the event loop woke; heartbeats are as late as this.")
 
@@ -112,7 +113,8 @@ class Metrics:
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(f"orchestrator_{name}", about, labels, registry=self.registry)
 
-    def _histogram(self, name: str, about: str, buckets: tuple[float, ...] = _LATENCY_SECONDS, *labels: str) -> Histogram:
+    def _histogram(self, name: str, about: str, *labels: str,
+                   buckets: tuple[float, ...] = _LATENCY_SECONDS) -> Histogram:
         return Histogram(f"orchestrator_{name}", about, labels, buckets=buckets, registry=self.registry)
 
     def page(self, accept: str = "") -> tuple[bytes, str]:
@@ -176,11 +178,11 @@ class MetricsServer:
             return _http("405 Method Not Allowed", "text/plain", b"only GET\n")
         if path.partition("?")[0] != "/metrics":
             return _http("404 Not Found", "text/plain", b"the page is /metrics\n")
-        accept = [line.partition(":")[2].strip() for line in headers.split("\r\n") if line.lower().startswith("accept:")]
-        body, content_type = self._metrics.page(accept[0] if accept else "")
+        given = dict(line.lower().partition(":")[::2] for line in headers.split("\r\n"))
+        body, content_type = self._metrics.page(given.get("accept", "").strip())
         return _http("200 OK", content_type, body, with_body=method == "GET")
 
 
 def _http(status: str, content_type: str, body: bytes, *, with_body: bool = True) -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    return head.encode() + (body if with_body else b"")
+    head = (f"HTTP/1.1 {status}", f"Content-Type: {content_type}", f"Content-Length: {len(body)}", "Connection: close")
+    return "\r\n".join((*head, "", "")).encode() + (body if with_body else b"")

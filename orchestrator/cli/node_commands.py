@@ -1,0 +1,177 @@
+"""`orchestrator init` and `orchestrator serve`: one node, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli import exits
+from orchestrator.cli.die_with_parent import die_with_parent
+from orchestrator.cli.output import Output, facts, stacked
+from orchestrator.config import SETTINGS, Address, Config, ConfigError, load
+from orchestrator.replication import identity
+from orchestrator.replication.errors import IdentityError, JournalCorrupt
+from orchestrator.replication.files import RealFiles
+from orchestrator.telemetry import logs
+
+_CONFIG_FILE = click.option("--config", "config_file", type=click.Path(path_type=Path, dir_okay=False),
+                            envvar="ORCHESTRATOR_CONFIG", help="TOML file with settings.")
+_COULD_NOT_BIND = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
+
+
+def _member(value: str) -> tuple[str, str]:
+    name, equals, address = value.partition("=")
+    try:
+        if name and equals and not Address.parse(address).is_every_interface:
+            return name, address
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from None
+    raise click.BadParameter(f"{value!r} is not NAME=HOST:PORT")
+
+
+@click.command()
+@_CONFIG_FILE
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the node will keep its data; must be blank.")
+@click.option("--node", help="The name of this node, one of the members.")
+@click.option("--member", "members", multiple=True, required=True, type=_member, metavar="NAME=HOST:PORT",
+              help="A first member and where its peers reach it; give all of them, the same on every node.")
+@click.option("--cluster-id", help="The same on every node; needed if there is more than one.")
+@click.option("--json", "as_json", is_flag=True)
+def init(config_file: Path | None, data_dir: Path | None, node: str | None, members: tuple[tuple[str, str], ...],
+         cluster_id: str | None, as_json: bool) -> None:
+    """Make the data directory of one node, once.
+
+    --config gives node and data_dir from the file that `serve` will use. All members have to be initialised with the
+    same members and cluster id before the cluster forms.
+    """
+    config = _config(config_file, {"node": node, "data_dir": data_dir})
+    named = dict(members)
+    if len(named) != len(members):
+        raise exits.Failure("--member names a node twice", exits.USAGE)
+    if len(set(named.values())) != len(named):
+        raise exits.Failure("--member gives two nodes the same address", exits.USAGE)
+    if config_file is not None and named.get(config.node) not in (None, str(config.peer_address)):
+        raise exits.Failure(f"--member says that {config.node} is at {named[config.node]}, but {config_file} "
+                            f"advertises {config.peer_address}", exits.USAGE)
+    try:
+        config.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        made = identity.initialise(RealFiles(), config.data_dir, cluster_id or _cluster_id(named), config.node, named)
+    except IdentityError as error:
+        raise exits.Failure(str(error), exits.DATA_DIRECTORY_REFUSED) from error
+    except OSError as error:
+        raise exits.Failure(f"{config.data_dir}: {error.strerror}", exits.FAILED) from error
+    output = Output(as_json=as_json)
+    output.show({"node": made.node, "cluster_id": made.cluster_id, "incarnation": made.incarnation,
+                 "data_dir": str(config.data_dir), "members": made.members},
+                stacked(f"initialised node {made.node} in {config.data_dir}",
+                        facts((("cluster id", made.cluster_id), ("members", ", ".join(sorted(named)))))))
+
+
+def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A flag for each setting, so that the table of settings is the only list of them."""
+    for name, field in reversed(SETTINGS.items()):
+        about = field.metadata["about"]
+        limits = f"; {field.metadata['min']} to {field.metadata['max']}" if "min" in field.metadata else ""
+        # A field without a default has a marker there, which is neither.
+        has_default = isinstance(field.default, int | str) and field.default != ""
+        default = f"  [default: {field.default}]" if has_default else ""
+        command = click.option(f"--{name.replace('_', '-')}", name, help=f"{about}{limits}{default}",
+                               metavar="NUMBER" if field.type == "int" else "TEXT")(command)
+    return command
+
+
+@click.command()
+@_CONFIG_FILE
+@_setting_options
+@click.option("--check", is_flag=True, help="Only say whether the configuration is right.")
+@click.option("--die-with-parent", "parent", type=int, hidden=True)
+def serve(config_file: Path | None, check: bool, parent: int | None, **flags: Any) -> None:
+    """Run one node until SIGTERM or Ctrl-C.
+
+    Settings come from --config, then ORCHESTRATOR_<NAME> in the environment, then flags; the later wins.
+    """
+    if parent is not None:
+        die_with_parent(parent)
+    config = _config(config_file, flags)
+    if check:
+        click.echo("the configuration is right")
+        return
+    logs.configure(node=config.node, log_format=config.log_format, level=config.log_level)
+    from orchestrator.node import run_node  # noqa: PLC0415 - the rest of the command line starts without a server
+
+    raise click.exceptions.Exit(run_until_signal(lambda: run_node(config)))
+
+
+def _config(file: Path | None, flags: dict[str, Any]) -> Config:
+    try:
+        return load(file, os.environ, flags)
+    except ConfigError as error:
+        raise exits.Failure(str(error), exits.USAGE) from error
+
+
+def _cluster_id(members: dict[str, str]) -> str | None:
+    # One node needs no agreement. Several must be told: two clusters made of the same addresses, one after the
+    # other, must never take each other's nodes for their own.
+    if len(members) == 1:
+        return None
+    raise exits.Failure("--cluster-id is needed with more than one --member, the same on every node: "
+                        f"for example {identity.generate_cluster_id()}", exits.USAGE)
+
+
+def run_until_signal(run: Callable[[], Awaitable[None]]) -> int:
+    """Runs a node; the first SIGTERM or Ctrl-C cancels it, which is how it is told to stop. Answers the exit code."""
+    log = logging.getLogger("orchestrator.cli")
+    asked: list[str] = []
+
+    async def supervised() -> None:
+        task = asyncio.ensure_future(run())
+        loop = asyncio.get_running_loop()
+
+        def stop(name: str) -> None:
+            if not asked:
+                log.info("stopping", extra={"signal": name})
+                task.cancel()
+            asked.append(name)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number.name)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not asked:
+                raise
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(supervised())
+    except (IdentityError, JournalCorrupt) as error:
+        log.error("the data directory was refused: %s", error)
+        return exits.DATA_DIRECTORY_REFUSED
+    except OSError as error:
+        if error.errno not in _COULD_NOT_BIND:
+            log.critical("stopped by an error", exc_info=error)
+            return exits.NODE_STOPPED_ITSELF
+        log.error("could not start: %s", error)
+        return exits.FAILED
+    except BaseException as error:
+        # Whatever it is, it ends the process, with its reason in the log.
+        log.critical("stopped by an error", exc_info=error)
+        return exits.NODE_STOPPED_ITSELF
+    return exits.DONE
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415 - not on every platform
+
+    return uvloop.new_event_loop

@@ -1,0 +1,124 @@
+"""What every command that calls the cluster shares: its options, its client and its errors.
+
+The options are taken before and after the subcommand alike; the later place wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli import exits
+from orchestrator.cli.output import Output
+from orchestrator_client import Client, OrchestratorError
+
+# Three nodes on this machine, as `orchestrator dev` and deploy/three-nodes have them.
+DEFAULT_ENDPOINTS = "127.0.0.1:7400,127.0.0.1:7401,127.0.0.1:7402"
+DEFAULT_TIMEOUT_S = 10.0
+
+Command = Callable[..., Any]
+
+
+@dataclass
+class Session:
+    """One invocation of the command."""
+
+    endpoints: str = DEFAULT_ENDPOINTS
+    namespace: str = "default"
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    as_json: bool = False
+    # Tests put a fake here.
+    connect: Callable[..., Any] = Client
+
+    @property
+    def addresses(self) -> list[str]:
+        return [address.strip() for address in self.endpoints.split(",") if address.strip()]
+
+    @property
+    def output(self) -> Output:
+        return Output(as_json=self.as_json)
+
+    def client(self) -> Client:
+        if not self.addresses:
+            raise exits.Failure("--endpoint names no address", exits.USAGE)
+        client: Client = self.connect(self.addresses, namespace=self.namespace, deadline_s=self.timeout_s)
+        return client
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    # Only what was really given: a default after the subcommand must not undo an option before it.
+    source = context.get_parameter_source(parameter.name or "")
+    if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT"):
+        session = context.find_root().ensure_object(Session)
+        if source.name == "COMMANDLINE" or context.parent is None:
+            setattr(session, parameter.name or "", value)
+
+
+def common_options(command: Command) -> Command:
+    """--endpoint, --namespace, --timeout and --json, which all go into the session."""
+    options = (
+        click.option("--endpoint", "-e", "endpoints", envvar="ORCHESTRATOR_ENDPOINTS", metavar="HOST:PORT,...",
+                     callback=_remember, expose_value=False,
+                     help="gRPC addresses of some nodes; the leader is found.  [default: ports 7400 to 7402 here]"),
+        click.option("--namespace", "-n", envvar="ORCHESTRATOR_NAMESPACE", callback=_remember, expose_value=False,
+                     help="Where workflows and definitions are.  [default: default]"),
+        click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                     callback=_remember, expose_value=False,
+                     help="How long to go on through changes of the leader.  [default: 10]"),
+        click.option("--json", "as_json", is_flag=True, callback=_remember, expose_value=False,
+                     help="JSON on stdout, for scripts."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def current_session() -> Session:
+    return click.get_current_context().find_root().ensure_object(Session)
+
+
+def calls_cluster(command: Callable[..., Awaitable[int | None]]) -> Command:
+    """Runs `command(session, client, **arguments)`; what it answers is the exit code, None for 0."""
+
+    @common_options
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        session = current_session()
+        try:
+            code = asyncio.run(_with_client(session, command, arguments))
+        except OrchestratorError as error:
+            raise exits.of(error) from error
+        click.get_current_context().exit(code or exits.DONE)
+
+    return run
+
+
+async def _with_client(session: Session, command: Callable[..., Awaitable[int | None]], arguments: Any) -> int | None:
+    async with session.client() as client:
+        return await command(session, client, **arguments)
+
+
+def json_object(value: str) -> dict[str, Any]:
+    """The object in JSON text, in @FILE, or in @- (stdin)."""
+    text = value
+    try:
+        if value == "@-":
+            text = sys.stdin.read()
+        elif value.startswith("@"):
+            text = Path(value[1:]).read_text(encoding="utf-8")
+        document = json.loads(text)
+    except OSError as error:
+        raise click.BadParameter(f"{value[1:]} can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise click.BadParameter("must be a JSON object, {...}")
+    return document
