@@ -1,0 +1,1 @@
+"""Commands, rows and results to bytes and back, with a format version in front of whatever is kept."""

@@ -1,0 +1,1 @@
+"""The node's database: the applied state of this node, which is searchable and is also the snapshot."""

@@ -1,0 +1,50 @@
+"""Every error this package raises on purpose.
+
+StorageError
+├── DatabaseCorrupt             what is stored is not what was written: the node must stop
+├── SnapshotCorrupt             a copy is not what was sent: the live database is untouched, fetch another
+├── WrongCluster                the database belongs to another cluster, or to one before its recovery
+├── SchemaVersionUnsupported    the database was written by a newer version: upgrade this node
+├── InconsistentChanges         rows were staged that cannot be stored: a bug above
+├── StorageClosed               the database is closed, or closed itself after a fatal error
+├── SearchTimeout               a search took too long: narrow it
+└── InvalidPageToken            a page token is damaged or belongs to another search
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class DatabaseCorrupt(StorageError):
+    """What is stored is not what was written."""
+
+
+class SnapshotCorrupt(StorageError):
+    """A copy is not what was sent; the live database is untouched."""
+
+
+class WrongCluster(StorageError):
+    """The database belongs to another cluster, or to the same one before its recovery."""
+
+
+class SchemaVersionUnsupported(StorageError):
+    """The database was written by a newer version of orchestrator: upgrade this node."""
+
+
+class InconsistentChanges(StorageError):
+    """Rows were staged that cannot be stored."""
+
+
+class StorageClosed(StorageError):
+    """The database is closed, or closed itself after a fatal error."""
+
+
+class SearchTimeout(StorageError):
+    """The search took too long: narrow it."""
+
+
+class InvalidPageToken(StorageError):
+    """The page token is damaged or belongs to another search."""
