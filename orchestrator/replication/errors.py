@@ -2,6 +2,8 @@
 
 ReplicationError
 ├── NotLeader            the command was not taken: send it to `leader` (certain: it has no effect)
+├── OutcomeUnknown       the command may or may not take effect: repeat it only under the same request identity
+├── Overloaded           the command was not taken for want of room: certain, try later
 ├── LostLeadership       a read could not be confirmed; nothing was changed, ask again
 ├── SnapshotInstalled    the applier is behind a snapshot: continue from (index, term)
 ├── EntryTooLarge        the caller's entry is over the limit
@@ -24,6 +26,17 @@ class NotLeader(ReplicationError):
     def __init__(self, leader: str | None) -> None:
         super().__init__(f"this node is not the leader; the leader is {leader or 'unknown'}")
         self.leader = leader
+
+
+class OutcomeUnknown(ReplicationError):
+    """Leadership was lost while the command was being replicated: it may still take effect."""
+
+    def __init__(self) -> None:
+        super().__init__("leadership was lost while the command was being replicated: it may still take effect")
+
+
+class Overloaded(ReplicationError):
+    """The command was not taken, for want of room."""
 
 
 class LostLeadership(ReplicationError):

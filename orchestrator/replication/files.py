@@ -60,7 +60,7 @@ class RealFile:
     def write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view):]
+            view = view[os.write(self._fd, view) :]
 
     def fdatasync(self) -> None:
         os.fdatasync(self._fd)

@@ -45,9 +45,10 @@ class HardStateFile:
                 raise ValueError("checksum mismatch")
             state = msgspec.msgpack.decode(raw[4:], type=HardState)
         except ValueError as error:
-            raise JournalCorrupt(f"{self._path} is damaged ({error}): this node no longer knows whom it voted for, so it "
-                                 "must not start. Move the data directory away and admit the node with `cluster replace`."
-                                 ) from error
+            raise JournalCorrupt(
+                f"{self._path} is damaged ({error}): this node no longer knows whom it voted for, so it "
+                "must not start. Move the data directory away and admit the node with `cluster replace`."
+            ) from error
         # A killed process may have renamed it without syncing the directory; what we act on must stay.
         self._files.sync_directory(self._path.parent)
         self.current = self.durable = state

@@ -37,7 +37,6 @@ class SegmentWriter:
         self._file: WritableFile | None = None
         self._buffer: list[bytes] = []
         self._dirty = False
-        self._directory_dirty = False
 
     def open(self, path: Path) -> None:
         self._file = self._files.open_append(path)
@@ -50,9 +49,6 @@ class SegmentWriter:
         if self._dirty and self._file is not None:
             self._file.fdatasync()
             self._dirty = False
-        if self._directory_dirty:
-            self._files.sync_directory(self._directory)
-            self._directory_dirty = False
 
     def roll(self, path: Path, header: bytes) -> None:
         """The old segment is whole on disk before the new one exists: only the last can be torn."""
@@ -64,12 +60,10 @@ class SegmentWriter:
         self._files.sync_directory(self._directory)
 
     def cut(self, path: Path, size: int, later: list[Path]) -> None:
-        """Newest first, so that a crash between leaves a log without a gap."""
         self.sync()
         if later:
             self.close()
             self.remove(list(reversed(later)))
-            self.sync()
             self.open(path)
         assert self._file is not None
         self._file.truncate(size)
@@ -77,9 +71,10 @@ class SegmentWriter:
         self._file.fdatasync()
 
     def remove(self, paths: list[Path]) -> None:
+        """One by one: a power loss between leaves a log that lacks its beginning, or its end, but has no gap."""
         for path in paths:
             self._files.remove(path)
-        self._directory_dirty = True
+            self._files.sync_directory(self._directory)
 
     def close(self) -> None:
         if self._file is not None:
@@ -98,8 +93,17 @@ class SegmentWriter:
 class Journal:
     """Construct, then `open` (blocking) before first use; everything else is called on the loop."""
 
-    def __init__(self, files: Files, directory: Path, disk: DiskQueue, reader: Worker, *,
-                 segment_bytes: int, cache_bytes: int, on_durable: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        files: Files,
+        directory: Path,
+        disk: DiskQueue,
+        reader: Worker,
+        *,
+        segment_bytes: int,
+        cache_bytes: int,
+        on_durable: Callable[[], None],
+    ) -> None:
         self._files = files
         self._directory = directory
         self._disk = disk
@@ -126,18 +130,12 @@ class Journal:
         self._files.sync_directory(self._directory.parent)
         names = [name for name in self._files.listdir(self._directory) if name.endswith(SUFFIX)]
         paths = [self._directory / name for name in sorted(names)]
-        mark = 0
         for position, path in enumerate(paths):
-            scan = scan_segment(self._files, path, is_last=position == len(paths) - 1)
-            mark = max(mark, scan.durable_mark)
-            self._join(scan.segment, path, torn=scan.torn)
+            segment, torn = scan_segment(self._files, path, is_last=position == len(paths) - 1)
+            self._join(segment, path, torn=torn)
         if not self._segments:
             self._begin(1, 0, 0)
-        last = self._segments[-1]
-        if mark > last.last_index:
-            raise JournalCorrupt(f"the journal in {self._directory} ends at index {last.last_index}, but index {mark} "
-                                 "was durable: a segment is missing. Restore it, or replace this node.")
-        self._writer.open(last.path)
+        self._writer.open(self._segments[-1].path)
         self._disk.sync = self._writer.sync
         self.durable_index = self.last_index
         self._cache_low = self.last_index + 1
@@ -155,10 +153,12 @@ class Journal:
         if self._segments:
             before = self._segments[-1]
             if (segment.base_index, segment.base_term) != (before.last_index, before.last_term):
-                raise JournalCorrupt(f"journal segment {path} begins after index {segment.base_index}, but the one before "
-                                     f"ends at {before.last_index}: a segment is missing. Restore it, or replace this node.")
+                raise JournalCorrupt(
+                    f"journal segment {path} begins after index {segment.base_index}, but the one before "
+                    f"ends at {before.last_index}: a segment is missing. Restore it, or replace this node."
+                )
         self._segments.append(segment)
-        # Also when nothing was cut: what a killed process wrote may be in the page cache only, and it counts from now on.
+        # Also when nothing was cut: what a killed process wrote may be in the page cache only, and now it counts.
         file = self._files.open_append(path)
         if torn:
             file.truncate(segment.size)
@@ -287,14 +287,15 @@ class Journal:
         while gone < len(self._segments) - 1 and self._segments[gone].last_index <= index:
             gone += 1
         if gone:
-            # One job each, oldest first: a crash between leaves a log without a gap.
             paths = [segment.path for segment in self._segments[:gone]]
             del self._segments[:gone]
             self._disk.add(partial(self._writer.remove, paths))
 
     def bytes_between(self, after: int, last: int) -> int:
         """About how many bytes of segments hold entries in (after, last]; whole segments only."""
-        return sum(segment.size for segment in self._segments if segment.base_index >= after and segment.base_index < last)
+        return sum(
+            segment.size for segment in self._segments if segment.base_index >= after and segment.base_index < last
+        )
 
     def removable_below(self, index: int, tail_entries: int, tail_bytes: int) -> int:
         """The highest index up to which segments may go, when `index` may and a tail is kept for slow followers."""
@@ -373,8 +374,10 @@ class Journal:
         while position < len(data):
             decoded = decode_record(data, position)
             if decoded is None or decoded[0].index != start + len(records):
-                raise JournalCorrupt(f"journal segment {path} changed on disk: index {start + len(records)} at byte "
-                                     f"{offset + position} no longer reads back. Replace this node.")
+                raise JournalCorrupt(
+                    f"journal segment {path} changed on disk: index {start + len(records)} at byte "
+                    f"{offset + position} no longer reads back. Replace this node."
+                )
             records.append(decoded[0])
             position = decoded[2]
         return records

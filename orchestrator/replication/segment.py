@@ -7,6 +7,7 @@ acknowledged unless a later record says that i was durable.
 
 from __future__ import annotations
 
+import enum
 import struct
 import zlib
 from array import array
@@ -25,6 +26,14 @@ HEADER = struct.Struct("<4sIQQQB")
 RECORD = struct.Struct("<4sIIQQQB")
 CHECKED_FROM = 8  # magic and crc themselves are not covered
 FLAG_RESET = 1  # this segment begins the journal anew: earlier ones are leftovers
+
+
+class EntryKind(enum.IntEnum):
+    """What an entry holds; the numbers are PySyncObj's command types."""
+
+    COMMANDS = 0
+    # Begins a leader's term; empty.
+    NO_OP = 1
 
 
 @dataclass(slots=True)
@@ -96,47 +105,37 @@ def decode_record(data: bytes, offset: int) -> tuple[Record, int, int] | None:
     end = offset + RECORD.size + length
     if magic != RECORD_MAGIC or end > len(data):
         return None
-    if zlib.crc32(memoryview(data)[offset + CHECKED_FROM:end]) != crc:
+    if zlib.crc32(memoryview(data)[offset + CHECKED_FROM : end]) != crc:
         return None
-    return Record(index, term, kind, data[offset + RECORD.size:end]), durable, end
+    return Record(index, term, kind, data[offset + RECORD.size : end]), durable, end
 
 
-@dataclass(slots=True)
-class Scan:
-    """What is sound in a segment's file, and whether bytes after it were cut off."""
-
-    segment: Segment | None
-    torn: bool
-    durable_mark: int
-
-
-def scan_segment(files: Files, path: Path, *, is_last: bool) -> Scan:
+def scan_segment(files: Files, path: Path, *, is_last: bool) -> tuple[Segment | None, bool]:
+    """(what is sound in the file, whether a torn tail follows it); None when it was torn at its creation."""
     data = files.read(path)
     segment = _read_header(data, path)
     if segment is None:
         if not is_last or _later_durable_mark(data, 0) > 0:
             raise JournalCorrupt(_advice(path, 0, "its header is damaged"))
-        return Scan(None, True, 0)
+        return None, True
     offset = HEADER.size
-    mark = 0
     while (decoded := decode_record(data, offset)) is not None:
-        record, durable, end = decoded
+        record, _, end = decoded
         if record.index != segment.last_index + 1 or record.term < segment.last_term:
             break
-        mark = max(mark, durable)
         segment.add(record.term, end - offset)
         offset = end
     torn = offset < len(data)
     if torn and (not is_last or _later_durable_mark(data, offset) > segment.last_index):
         raise JournalCorrupt(_advice(path, offset, f"the record of index {segment.last_index + 1} is damaged"))
-    return Scan(segment, torn, mark)
+    return segment, torn
 
 
 def _read_header(data: bytes, path: Path) -> Segment | None:
     if len(data) < HEADER.size:
         return None
     magic, crc, sequence, base_index, base_term, flags = HEADER.unpack_from(data, 0)
-    if magic != HEADER_MAGIC or crc != zlib.crc32(data[CHECKED_FROM:HEADER.size]):
+    if magic != HEADER_MAGIC or crc != zlib.crc32(data[CHECKED_FROM : HEADER.size]):
         return None
     return Segment(sequence, path, base_index, base_term, reset=bool(flags & FLAG_RESET))
 
@@ -152,7 +151,9 @@ def _later_durable_mark(data: bytes, offset: int) -> int:
 
 
 def _advice(path: Path, offset: int, what: str) -> str:
-    return (f"journal segment {path} is damaged at byte {offset}: {what}, and it had been acknowledged. "
-            "Do not delete it by hand: this node may hold the only copy of a committed entry. If a majority of the "
-            "other nodes is healthy, move this data directory away, run `orchestrator init` and admit the node with "
-            "`cluster replace`; otherwise restore a backup.")
+    return (
+        f"journal segment {path} is damaged at byte {offset}: {what}, and it had been acknowledged. "
+        "Do not delete it by hand: this node may hold the only copy of a committed entry. If a majority of the "
+        "other nodes is healthy, move this data directory away, run `orchestrator init` and admit the node with "
+        "`cluster replace`; otherwise restore a backup."
+    )

@@ -1,4 +1,4 @@
-"""Every setting of the replicated log, with its unit in its name; relations between them are checked at construction."""
+"""Every setting of the replicated log, unit in the name; relations between them are checked at construction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RaftSettings:
     heartbeat_interval_ms: int = 50
     election_timeout_min_ms: int = 300
     election_timeout_max_ms: int = 600
-    # After the leader's connection closed and redialling it was refused: its process is gone, no need to wait for silence.
+    # After the leader's connection closed and redialling was refused: its process is gone, no need to wait for silence.
     fast_failover_min_ms: int = 10
     fast_failover_max_ms: int = 50
     # Followers learn a new commit index at most this late when no entry carries it.
@@ -45,22 +45,35 @@ class RaftSettings:
         for name, value in vars(self).items():
             if value <= 0 and name != "journal_tail_entries":
                 raise ValueError(f"{name} must be positive, not {value}")
-        self._require(self.election_timeout_min_ms > 3 * self.heartbeat_interval_ms,
-                      "election_timeout_min_ms must be more than three heartbeat intervals")
-        self._require(self.election_timeout_max_ms > self.election_timeout_min_ms,
-                      "election_timeout_max_ms must be more than election_timeout_min_ms")
-        self._require(self.fast_failover_max_ms > self.fast_failover_min_ms,
-                      "fast_failover_max_ms must be more than fast_failover_min_ms")
+        self._require(
+            self.election_timeout_min_ms > 3 * self.heartbeat_interval_ms,
+            "election_timeout_min_ms must be more than three heartbeat intervals",
+        )
+        self._require(
+            self.election_timeout_max_ms > self.election_timeout_min_ms,
+            "election_timeout_max_ms must be more than election_timeout_min_ms",
+        )
+        self._require(
+            self.fast_failover_max_ms > self.fast_failover_min_ms,
+            "fast_failover_max_ms must be more than fast_failover_min_ms",
+        )
         self._require(self.redial_max_ms >= self.redial_min_ms, "redial_max_ms must not be less than redial_min_ms")
-        self._require(self.peer_silence_ms > self.election_timeout_max_ms + self.gossip_interval_ms,
-                      "peer_silence_ms must be more than an election timeout and a gossip interval")
-        self._require(self.batch_bytes_max <= self.in_flight_bytes_max,
-                      "in_flight_bytes_max must hold at least one batch")
+        self._require(
+            self.peer_silence_ms > self.election_timeout_max_ms + self.gossip_interval_ms,
+            "peer_silence_ms must be more than an election timeout and a gossip interval",
+        )
+        self._require(
+            self.batch_bytes_max <= self.in_flight_bytes_max, "in_flight_bytes_max must hold at least one batch"
+        )
         # A batch may end with one entry that crosses its limit, and frames have a header.
-        self._require(self.batch_bytes_max + self.entry_bytes_max < self.frame_bytes_max,
-                      "frame_bytes_max must be more than batch_bytes_max + entry_bytes_max")
-        self._require(self.in_flight_bytes_max + self.frame_bytes_max < self.outgoing_buffer_bytes_max,
-                      "outgoing_buffer_bytes_max must be more than in_flight_bytes_max + frame_bytes_max")
+        self._require(
+            self.batch_bytes_max + self.entry_bytes_max < self.frame_bytes_max,
+            "frame_bytes_max must be more than batch_bytes_max + entry_bytes_max",
+        )
+        self._require(
+            self.in_flight_bytes_max + self.frame_bytes_max < self.outgoing_buffer_bytes_max,
+            "outgoing_buffer_bytes_max must be more than in_flight_bytes_max + frame_bytes_max",
+        )
 
     @staticmethod
     def _require(holds: bool, message: str) -> None:

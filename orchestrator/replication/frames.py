@@ -1,0 +1,221 @@
+"""What nodes say to each other, and its bytes: a length, then one msgpack message of a known, checked shape.
+
+Decoding never runs code and never allocates more than the frame's limit; anything else is `BadFrame`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from orchestrator.replication.segment import EntryKind, Record
+
+PROTOCOL_VERSION = 1
+LENGTH = struct.Struct(">I")
+HELLO_BYTES_MAX = 64 * 1024
+
+GossipValue = bytes | int | str
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """Base of all messages; the tag is the class name."""
+
+
+class Hello(Message, frozen=True):
+    """First on every connection, in both directions; sent again when the sender's standing changes."""
+
+    version: int
+    cluster_id: str
+    node: str
+    incarnation: str
+    advertised: str
+    members: list[str]
+    # Name -> incarnation, from the moment the sender began to record it.
+    configuration: dict[str, str] | None
+
+
+class Gossip(Message, frozen=True):
+    wall_ms: int
+    # None: as before. Values are GossipValue; msgspec cannot say so, `gossip_values` checks it.
+    data: dict[str, object] | None
+
+
+class PreVoteRequest(Message, frozen=True):
+    term: int  # the term it would campaign in
+    last_index: int
+    last_term: int
+    round: int
+
+
+class PreVoteReply(Message, frozen=True):
+    term: int
+    round: int
+    granted: bool
+
+
+class VoteRequest(Message, frozen=True):
+    term: int
+    last_index: int
+    last_term: int
+    transfer: bool
+
+
+class VoteReply(Message, frozen=True):
+    term: int
+    granted: bool
+
+
+class TimeoutNow(Message, frozen=True):
+    term: int
+
+
+class WireEntry(msgspec.Struct, array_like=True, frozen=True):
+    term: int
+    kind: EntryKind
+    data: bytes
+
+
+class Append(Message, frozen=True):
+    term: int
+    prev_index: int
+    prev_term: int
+    commit_index: int
+    entries: list[WireEntry]
+
+
+class EncodedAppend(msgspec.Struct, array_like=True, frozen=True, tag="Append"):
+    """`Append` on its way out: entries were encoded once, for all followers."""
+
+    term: int
+    prev_index: int
+    prev_term: int
+    commit_index: int
+    entries: list[msgspec.Raw]
+
+
+class Heartbeat(Message, frozen=True):
+    term: int
+    commit_index: int
+    round: int
+
+
+class Ack(Message, frozen=True):
+    term: int
+    # Everything up to here is the leader's of this term, and durable.
+    match_index: int
+    # The last heartbeat round heard in this term.
+    round: int
+
+
+class Reject(Message, frozen=True):
+    """The entry before the appended ones is missing, or another: the log may agree from `hint_index` down."""
+
+    term: int
+    prev_index: int
+    hint_index: int
+    hint_term: int
+
+
+class SnapshotBegin(Message, frozen=True):
+    term: int
+    index: int
+    snapshot_term: int
+    size: int
+    checksum: str
+    configuration: bytes
+
+
+class SnapshotChunk(Message, frozen=True):
+    term: int
+    checksum: str
+    offset: int
+    data: bytes
+
+
+class SnapshotAck(Message, frozen=True):
+    """`offset` bytes arrived. `installed`: the follower stands at the snapshot's index or beyond, durably."""
+
+    term: int
+    checksum: str
+    offset: int
+    installed: bool
+    # The bytes did not have the checksum: begin again with a new copy.
+    failed: bool
+
+
+AnyMessage = (
+    Hello
+    | Gossip
+    | PreVoteRequest
+    | PreVoteReply
+    | VoteRequest
+    | VoteReply
+    | TimeoutNow
+    | Append
+    | Heartbeat
+    | Ack
+    | Reject
+    | SnapshotBegin
+    | SnapshotChunk
+    | SnapshotAck
+)
+Outgoing = AnyMessage | EncodedAppend
+
+
+class BadFrame(Exception):
+    """Bytes that no correct peer sends; `reason` names the counter."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode_frame(message: Outgoing) -> bytes:
+    buffer = bytearray(LENGTH.size)
+    _encoder.encode_into(message, buffer, LENGTH.size)
+    LENGTH.pack_into(buffer, 0, len(buffer) - LENGTH.size)
+    return bytes(buffer)
+
+
+def gossip_values(data: dict[str, object]) -> dict[str, GossipValue]:
+    """What of it is of an allowed type."""
+    return {key: value for key, value in data.items() if isinstance(value, (bytes, int, str))}
+
+
+def wire_entry(record: Record) -> msgspec.Raw:
+    if record.wire is None:
+        record.wire = _encoder.encode(WireEntry(record.term, EntryKind(record.kind), record.data))
+    return msgspec.Raw(record.wire)
+
+
+class FrameReader:
+    """Turns a stream of bytes into messages, with bounded memory."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[AnyMessage]:
+        buffer = self._buffer
+        buffer += data
+        messages: list[AnyMessage] = []
+        start = 0
+        while len(buffer) - start >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(buffer, start)
+            if length > self.limit_bytes:
+                raise BadFrame("oversized")
+            end = start + LENGTH.size + length
+            if end > len(buffer):
+                break
+            try:
+                messages.append(_decoder.decode(bytes(memoryview(buffer)[start + LENGTH.size : end])))
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise BadFrame("malformed") from error
+            start = end
+        del buffer[:start]
+        return messages

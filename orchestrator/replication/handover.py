@@ -1,0 +1,37 @@
+"""Leadership handed over on purpose, without waiting for an election timeout."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from orchestrator.replication.core import SyncObj
+from orchestrator.replication.frames import TimeoutNow
+from orchestrator.replication.state import Role
+
+# The target's progress is looked at this often; nothing else signals it.
+LOOK_EVERY_S = 0.005
+
+
+async def hand_over(raft: SyncObj, wait: Callable[[float], Awaitable[None]]) -> bool:
+    """Lets the most caught-up follower catch up whole, then tells it to campaign; nothing may be appended meanwhile."""
+    candidates = [(raft.match_index(name), name) for name in raft.peers if raft.connected(name)]
+    if not candidates:
+        return False
+    target = max(candidates)[1]
+    term = raft.term
+
+    def leads() -> bool:
+        return raft.role is Role.LEADER and raft.term == term
+
+    try:
+        async with asyncio.timeout(2 * raft.settings.election_timeout_max_ms / 1000):
+            while leads() and raft.match_index(target) < raft.last_index:
+                await wait(LOOK_EVERY_S)
+            if leads():
+                raft.send(target, TimeoutNow(term))
+            while leads():
+                await wait(LOOK_EVERY_S)
+    except TimeoutError:
+        pass
+    return not leads()

@@ -1,0 +1,107 @@
+"""Who this node is: cluster id, node name and the incarnation made together with its data directory.
+
+A wiped disk gets a new incarnation, so it can never pass for the node whose votes and acknowledgements it lost.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.replication.errors import DirectoryNotBlank, IdentityError, NotInitialised, WrongCluster, WrongNode
+from orchestrator.replication.files import Files, replace_file
+
+FILE_NAME = "node.json"
+FORMAT_VERSION = 1
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    cluster_id: str
+    node: str
+    incarnation: str
+    # Node name -> "host:port" that peers dial.
+    members: dict[str, str]
+    format_version: int = FORMAT_VERSION
+    # Raised by restore and forced recovery.
+    recovery_epoch: int = 0
+    # Set once the cluster was formed: from then on a missing journal is a loss, not a beginning.
+    formed: bool = False
+
+    def address_of(self, name: str) -> tuple[str, int]:
+        host, _, port = self.members[name].rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def _random_128_bits() -> str:
+    return f"{random.SystemRandom().getrandbits(128):032x}"
+
+
+def generate_cluster_id() -> str:
+    return _random_128_bits()
+
+
+def initialise(files: Files, data_dir: Path, cluster_id: str | None, node: str, members: dict[str, str]) -> Identity:
+    """Makes a data directory; durable when it returns. Blocking."""
+    if node not in members:
+        raise IdentityError(
+            f"node {node!r} is not among the initial members {sorted(members)}: add it, or correct its name"
+        )
+    for name, address in members.items():
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise IdentityError(f"the peer address of {name!r} must be host:port, not {address!r}")
+    if files.exists(data_dir):
+        present = [name for name in files.listdir(data_dir) if name != FILE_NAME + ".new"]
+        if present:
+            raise DirectoryNotBlank(
+                f"{data_dir} is not blank (it holds {', '.join(present[:5])}): choose another directory, "
+                "or move this one away if its data are really not needed any more"
+            )
+    files.make_directory(data_dir)
+    files.sync_directory(data_dir.parent)
+    identity = Identity(
+        cluster_id=cluster_id or generate_cluster_id(),
+        node=node,
+        incarnation=_random_128_bits(),
+        members=dict(members),
+    )
+    save(files, data_dir, identity)
+    return identity
+
+
+def save(files: Files, data_dir: Path, identity: Identity) -> None:
+    replace_file(files, data_dir / FILE_NAME, msgspec.json.format(msgspec.json.encode(identity)))
+
+
+def load(files: Files, data_dir: Path, *, node: str | None = None, cluster_id: str | None = None) -> Identity:
+    """Reads node.json and checks it against what the configuration expects, where that is given. Blocking."""
+    path = data_dir / FILE_NAME
+    if not files.exists(path):
+        raise NotInitialised(
+            f"{data_dir} holds no {FILE_NAME}: run `orchestrator init` there once, or correct the path. If this "
+            "node had data before, its disk was lost or is not mounted: do not init, look there first"
+        )
+    try:
+        identity = msgspec.json.decode(files.read(path), type=Identity)
+    except msgspec.DecodeError as error:
+        raise IdentityError(
+            f"{path} cannot be read ({error}): restore it from a backup, or replace this node"
+        ) from error
+    if identity.format_version != FORMAT_VERSION:
+        raise IdentityError(
+            f"{path} has format version {identity.format_version}, this program knows {FORMAT_VERSION}: "
+            "use the version that wrote it, or upgrade through a release that reads both"
+        )
+    if node is not None and identity.node != node:
+        raise WrongNode(
+            f"{data_dir} belongs to node {identity.node!r}, but this process is configured as {node!r}: "
+            "correct the node name or the data directory"
+        )
+    if cluster_id is not None and identity.cluster_id != cluster_id:
+        raise WrongCluster(
+            f"{data_dir} belongs to cluster {identity.cluster_id}, but this process is configured for "
+            f"{cluster_id}: correct the cluster id or the data directory"
+        )
+    return identity

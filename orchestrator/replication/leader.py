@@ -1,0 +1,263 @@
+"""The leader's side of replication: who gets which entries when, what their acknowledgements mean, what is committed.
+
+Promises: an entry is sent to a follower once per connection; bytes in flight are bounded; `next_index` never goes
+back because of a late acknowledgement; an index is committed only with an entry of the current term that a majority
+holds durably, this node's own copy included only as far as it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orchestrator.replication.barrier import ReadBarrier
+from orchestrator.replication.frames import Ack, EncodedAppend, Heartbeat, Reject, wire_entry
+from orchestrator.replication.segment import Record
+from orchestrator.replication.state import Role, SyncObj
+
+
+class Mode(enum.Enum):
+    PROBE = "probe"  # where the logs agree is not known: one small message at a time
+    REPLICATE = "replicate"  # entries stream, many in flight
+    SNAPSHOT = "snapshot"  # the journal no longer holds what it needs
+
+
+@dataclass(slots=True)
+class Progress:
+    mode: Mode = Mode.PROBE
+    probed_at: float | None = None
+    # (last index, bytes) of each message on its way, and their sum.
+    in_flight: deque[tuple[int, int]] = field(default_factory=deque)
+    in_flight_bytes: int = 0
+    reading: bool = False
+    # Read back from disk, to be sent next.
+    read_ahead: list[Record] = field(default_factory=list)
+    commit_sent: int = 0
+
+    def forget_flight(self) -> None:
+        self.in_flight.clear()
+        self.in_flight_bytes = 0
+        self.probed_at = None
+
+    def landed(self, index: int) -> None:
+        while self.in_flight and self.in_flight[0][0] <= index:
+            self.in_flight_bytes -= self.in_flight.popleft()[1]
+
+
+class Replicator:
+    def __init__(
+        self,
+        raft: SyncObj,
+        barrier: ReadBarrier,
+        start_snapshot: Callable[[str], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self._raft = raft
+        self._barrier = barrier
+        self._start_snapshot = start_snapshot
+        self._on_error = on_error
+        self.progress: dict[str, Progress] = {name: Progress() for name in raft.peers}
+        self._heartbeat_at = 0.0
+        # When followers are to be told of the commit index, if nothing else tells them first.
+        self._notice_at: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- role and connections ------------------------------------------------------------------------------------
+
+    def term_began(self) -> None:
+        """Called before the first entry of this node's own term is sent."""
+        self.progress = {name: Progress() for name in self._raft.peers}
+        self._heartbeat_at = 0.0
+        self._notice_at = None
+
+    def peer_connected(self, name: str) -> None:
+        """What was in flight on the old connection may be lost: begin again after what is known to match."""
+        transferring = self.progress[name].mode is Mode.SNAPSHOT
+        self.progress[name] = Progress(mode=Mode.SNAPSHOT if transferring else Mode.PROBE)
+        raft = self._raft
+        if raft.role is Role.LEADER:
+            raft.set_next_index(name, (raft.match_index(name) or raft.last_index) + 1)
+            self._heartbeat_at = 0.0
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def send(self, now: float) -> None:
+        """At most one message of entries to each follower; heartbeats when due or when readers wait."""
+        raft = self._raft
+        heartbeat = self._barrier.begin()
+        if now >= self._heartbeat_at:
+            heartbeat = True
+            self._heartbeat_at = now + raft.settings.heartbeat_interval_ms / 1000
+        for name in raft.peers:
+            if not raft.connected(name):
+                continue
+            if heartbeat:
+                self._send_heartbeat(name)
+            self._send_entries(name, now)
+        self._send_notices(now)
+
+    def next_deadline(self) -> float:
+        return self._heartbeat_at if self._notice_at is None else min(self._heartbeat_at, self._notice_at)
+
+    def _send_heartbeat(self, name: str) -> None:
+        raft = self._raft
+        self.progress[name].commit_sent = raft.commit_index
+        raft.send(name, Heartbeat(raft.term, raft.commit_index, self._barrier.round))
+
+    def _send_notices(self, now: float) -> None:
+        raft = self._raft
+        behind = [
+            name
+            for name, progress in self.progress.items()
+            if raft.connected(name) and progress.commit_sent < raft.commit_index
+        ]
+        if not behind:
+            self._notice_at = None
+        elif self._notice_at is None:
+            self._notice_at = now + raft.settings.commit_notice_ms / 1000
+        elif now >= self._notice_at:
+            self._notice_at = None
+            for name in behind:
+                self._send_heartbeat(name)
+
+    def _send_entries(self, name: str, now: float) -> None:
+        raft, progress = self._raft, self.progress[name]
+        settings = raft.settings
+        next_index = raft.next_index(name)
+        if progress.mode is Mode.SNAPSHOT or progress.reading:
+            return
+        if next_index > raft.last_index and (
+            progress.mode is Mode.REPLICATE or raft.match_index(name) == raft.last_index
+        ):
+            return
+        if progress.mode is Mode.PROBE:
+            # Asked again only after a long silence: the follower may have been busy with something else.
+            if progress.probed_at is not None and now < progress.probed_at + settings.election_timeout_max_ms / 1000:
+                return
+        elif progress.in_flight_bytes >= settings.in_flight_bytes_max:
+            return
+        prev_term = raft.journal.term_at(next_index - 1)
+        if prev_term is None:
+            progress.mode = Mode.SNAPSHOT
+            progress.forget_flight()
+            self._start_snapshot(name)
+            return
+        records = self._records(name, progress, next_index) if next_index <= raft.last_index else []
+        if not records and next_index <= raft.last_index:
+            return
+        message = EncodedAppend(
+            raft.term, next_index - 1, prev_term, raft.commit_index, [wire_entry(record) for record in records]
+        )
+        if not raft.send(name, message):
+            return
+        progress.commit_sent = raft.commit_index
+        if progress.mode is Mode.PROBE:
+            progress.probed_at = now
+            return
+        size = sum(len(record.data) for record in records)
+        progress.in_flight.append((records[-1].index, size))
+        progress.in_flight_bytes += size
+        raft.set_next_index(name, records[-1].index + 1)
+        if records[-1].index < raft.last_index:
+            raft.wake()
+
+    def _records(self, name: str, progress: Progress, start: int) -> list[Record]:
+        settings = self._raft.settings
+        limit = settings.probe_bytes_max if progress.mode is Mode.PROBE else settings.batch_bytes_max
+        read_ahead, progress.read_ahead = progress.read_ahead, []
+        if (
+            read_ahead
+            and read_ahead[0].index == start
+            and self._raft.journal.term_at(read_ahead[-1].index) == read_ahead[-1].term
+        ):
+            return read_ahead
+        cached = self._raft.journal.cached(start, limit)
+        if cached is None:
+            progress.reading = True
+            task = asyncio.get_running_loop().create_task(self._read(name, progress, start, limit))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return []
+        return cached
+
+    async def _read(self, name: str, progress: Progress, start: int, limit: int) -> None:
+        """Old entries come from disk, off the loop; only this follower waits for them."""
+        try:
+            progress.read_ahead = await self._raft.journal.read(start, limit)
+        except Exception as error:  # noqa: BLE001 - an unreadable journal stops the node
+            self._on_error(error)
+        finally:
+            progress.reading = False
+            self._raft.wake()
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def on_ack(self, name: str, message: Ack) -> None:
+        """Only acknowledgements of the current term get here."""
+        raft, progress = self._raft, self.progress[name]
+        raft.contacted(name)
+        self._barrier.echoed(name, message.round)
+        if message.match_index > raft.last_index:
+            raise AssertionError(
+                f"{name} acknowledges index {message.match_index}, but this leader's log ends at {raft.last_index}"
+            )
+        raft.raise_match_index(name, message.match_index)
+        progress.landed(message.match_index)
+        if progress.mode is Mode.SNAPSHOT:
+            return
+        if message.match_index + 1 >= raft.next_index(name):
+            raft.set_next_index(name, message.match_index + 1)
+            if progress.mode is Mode.PROBE:
+                progress.mode = Mode.REPLICATE
+                progress.forget_flight()
+
+    def on_reject(self, name: str, message: Reject) -> None:
+        raft, progress = self._raft, self.progress[name]
+        raft.contacted(name)
+        if progress.mode is Mode.SNAPSHOT or message.prev_index <= raft.match_index(name):
+            return
+        if progress.mode is Mode.PROBE and message.prev_index != raft.next_index(name) - 1:
+            return
+        # The follower agrees at most up to the hint; of ours, skip everything of later terms in one step.
+        agreed = raft.journal.last_index_with_term_at_most(
+            min(message.hint_index, message.prev_index), message.hint_term
+        )
+        if message.hint_index < raft.journal.base_index:
+            agreed = message.hint_index
+        progress.mode = Mode.PROBE
+        progress.forget_flight()
+        progress.read_ahead = []
+        raft.set_next_index(name, max(min(agreed + 1, message.prev_index), raft.match_index(name) + 1))
+
+    def snapshot_done(self, name: str, index: int | None) -> None:
+        """The follower stands at `index` of the snapshot that was sent; None when the transfer failed."""
+        progress = self.progress[name]
+        if self._raft.role is not Role.LEADER or progress.mode is not Mode.SNAPSHOT:
+            return
+        progress.mode = Mode.PROBE
+        progress.forget_flight()
+        if index is not None:
+            self._raft.raise_match_index(name, index)
+            self._raft.set_next_index(name, self._raft.match_index(name) + 1)
+        self._raft.wake()
+
+    # -- commit and quorum ---------------------------------------------------------------------------------------
+
+    def advance_commit(self) -> None:
+        raft = self._raft
+        matches = sorted([raft.journal.durable_index, *(raft.match_index(name) for name in raft.peers)], reverse=True)
+        index = matches[raft.majority - 1]
+        if index > raft.commit_index and raft.journal.term_at(index) == raft.term:
+            raft.commit_index = index
+
+    def has_quorum_contact(self, now: float) -> bool:
+        raft = self._raft
+        limit = now - raft.settings.election_timeout_max_ms / 1000
+        return 1 + sum(1 for name in raft.peers if raft.last_contact(name) > limit) >= raft.majority

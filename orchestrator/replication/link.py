@@ -1,0 +1,256 @@
+"""One connection: the one this node dialled and speaks on (`Link`), or one it accepted and listens to (`Inbound`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import Counter
+from typing import Protocol
+
+from orchestrator.replication.frames import HELLO_BYTES_MAX, AnyMessage, BadFrame, FrameReader, Hello, encode_frame
+from orchestrator.replication.identity import Identity
+from orchestrator.replication.ports import Clock, Network
+from orchestrator.replication.settings import RaftSettings
+
+
+class Owner(Protocol):
+    """What a connection tells, and asks, the transport."""
+
+    identity: Identity
+    settings: RaftSettings
+    network: Network
+    clock: Clock
+    counters: Counter[str]
+    client_tls: ssl.SSLContext | None
+
+    def hello(self) -> Hello: ...
+    def jitter(self) -> float: ...
+    def admit(self, hello: Hello, expected: str | None) -> str | None: ...
+    def inbound_opened(self, inbound: Inbound) -> None: ...
+    def inbound_named(self, inbound: Inbound, hello: Hello) -> None: ...
+    def inbound_closed(self, inbound: Inbound) -> None: ...
+    def received(self, inbound: Inbound, message: AnyMessage) -> None: ...
+    def link_opened(self, link: Link, hello: Hello) -> None: ...
+    def link_closed(self, name: str) -> None: ...
+    def link_refused(self, name: str) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """Reads frames, the first of which must be a Hello within the handshake's time."""
+
+    def __init__(self, owner: Owner, expected: str | None) -> None:
+        self.owner = owner
+        self.hello: Hello | None = None
+        self.transport: asyncio.Transport | None = None
+        self._expected = expected
+        self._reader = FrameReader(HELLO_BYTES_MAX)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self.transport = transport  # type: ignore[assignment]  # uvloop's transports are asyncio's only by shape
+        timeout = self.owner.settings.handshake_timeout_ms / 1000
+        self._deadline = asyncio.get_running_loop().call_later(timeout, self._handshake_expired)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            messages = self._reader.feed(data)
+        except BadFrame as error:
+            self.fail(error.reason)
+            return
+        for message in messages:
+            if self.transport is None or self.transport.is_closing():
+                return
+            if self.hello is None:
+                if not isinstance(message, Hello):
+                    self.fail("malformed")
+                    return
+                if (reason := self.owner.admit(message, self._expected)) is not None:
+                    self.fail(reason)
+                    return
+                self.hello = message
+                self._reader.limit_bytes = self.owner.settings.frame_bytes_max
+                self._cancel_deadline()
+                self.shook_hands(message)
+            else:
+                self.message_received(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_deadline()
+        self.transport = None
+        self.closed()
+
+    def fail(self, reason: str) -> None:
+        self.owner.counters[reason] += 1
+        self.abort()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def write(self, frame: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(frame)
+
+    def _handshake_expired(self) -> None:
+        if self.hello is None:
+            self.fail("handshake_timeout")
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def shook_hands(self, hello: Hello) -> None:
+        raise NotImplementedError
+
+    def message_received(self, message: AnyMessage) -> None:
+        raise NotImplementedError
+
+    def closed(self) -> None:
+        raise NotImplementedError
+
+
+class Inbound(Connection):
+    def __init__(self, owner: Owner) -> None:
+        super().__init__(owner, None)
+
+    @property
+    def name(self) -> str | None:
+        return self.hello.node if self.hello is not None else None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.owner.inbound_opened(self)
+
+    def shook_hands(self, hello: Hello) -> None:
+        # Heard first: then the answer tells of a configuration taken over from this very hello.
+        self.owner.inbound_named(self, hello)
+        self.write(encode_frame(self.owner.hello()))
+
+    def message_received(self, message: AnyMessage) -> None:
+        self.owner.received(self, message)
+
+    def closed(self) -> None:
+        self.owner.inbound_closed(self)
+
+
+class Outbound(Connection):
+    """The dialled side of a `Link`; after the handshake the peer has nothing to say here."""
+
+    def __init__(self, owner: Owner, link: Link) -> None:
+        super().__init__(owner, link.name)
+        self._link = link
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.write(encode_frame(self.owner.hello()))
+
+    def shook_hands(self, hello: Hello) -> None:
+        self._link.opened(self, hello)
+
+    def message_received(self, message: AnyMessage) -> None:
+        self.fail("malformed")
+
+    def closed(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class Link:
+    """Keeps one connection to a peer up, redialling with a short, jittered back-off."""
+
+    def __init__(self, owner: Owner, name: str) -> None:
+        self.name = name
+        self._owner = owner
+        self._connection: Outbound | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+
+    @property
+    def up(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def hello(self) -> Hello | None:
+        return self._connection.hello if self._connection is not None else None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"link to {self.name}")
+
+    def abort(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self.drop()
+
+    async def join(self) -> None:
+        if self._task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def drop(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
+
+    def hurry(self) -> None:
+        """The peer has just dialled us, so it is there: do not wait for the back-off."""
+        self._hurry.set()
+
+    def write(self, frame: bytes) -> bool:
+        connection = self._connection
+        if connection is None or connection.transport is None or connection.transport.is_closing():
+            return False
+        if connection.transport.get_write_buffer_size() + len(frame) > self._owner.settings.outgoing_buffer_bytes_max:
+            # Raft sends again what is lost with the connection; a buffer that only grows would be worse.
+            connection.fail("overflow")
+            return False
+        connection.write(frame)
+        return True
+
+    def opened(self, connection: Outbound, hello: Hello) -> None:
+        self._connection = connection
+        self._owner.link_opened(self, hello)
+
+    async def _run(self) -> None:
+        settings = self._owner.settings
+        delay_ms: float = settings.redial_min_ms
+        while True:
+            if await self._dial():
+                # At once: whether that is refused tells a dead process from a lost connection.
+                delay_ms = settings.redial_min_ms
+                await self._dial()
+            self._hurry.clear()
+            pause = delay_ms * (0.5 + self._owner.jitter()) / 1000
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), pause)
+            delay_ms = min(delay_ms * 2, settings.redial_max_ms)
+
+    async def _dial(self) -> bool:
+        """One connection from dialling to its end; whether it ever was up."""
+        host, port = self._owner.identity.address_of(self.name)
+        connections: list[Outbound] = []
+
+        def make() -> Outbound:
+            connections.append(Outbound(self._owner, self))
+            return connections[-1]
+
+        try:
+            async with asyncio.timeout(self._owner.settings.handshake_timeout_ms / 1000):
+                await self._owner.network.dial(host, port, make, self._owner.client_tls)
+        except ConnectionRefusedError:
+            self._owner.link_refused(self.name)
+            return False
+        except (OSError, TimeoutError, ssl.SSLError):
+            return False
+        connection = connections[-1]
+        try:
+            await connection.done
+        finally:
+            connection.abort()
+            was_up = self._connection is connection
+            self._connection = None
+            if was_up:
+                self._owner.link_closed(self.name)
+        return was_up

@@ -1,0 +1,457 @@
+"""The replicated log as the rest of the server sees it: append on the leader, read what is committed on every node.
+
+Promises: an entry that `committed` returns is fsynced on a majority and in this node's own journal, and every node
+gets the same entries at the same indexes, each index once and in order, internal ones included. `append` promises
+nothing by itself: the caller knows its entry took effect when `committed` returns (index, term) with its own term.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.replication.core import SyncObj
+from orchestrator.replication.durable import DurableState
+from orchestrator.replication.errors import EntryTooLarge, NotLeader, SnapshotInstalled, Stopped
+from orchestrator.replication.files import Files
+from orchestrator.replication.frames import GossipValue
+from orchestrator.replication.gossip import Gossiper
+from orchestrator.replication.handover import hand_over
+from orchestrator.replication.identity import Identity
+from orchestrator.replication.membership import Membership, Standing
+from orchestrator.replication.ports import Clock, Network, SnapshotSink, SnapshotSource, TcpNetwork
+from orchestrator.replication.raft_log import RaftLog
+from orchestrator.replication.segment import EntryKind
+from orchestrator.replication.settings import RaftSettings
+from orchestrator.replication.snapshot_receiver import SnapshotReceiver
+from orchestrator.replication.snapshots import SnapshotSender
+from orchestrator.replication.state import Role
+from orchestrator.replication.status import PeerStatus, Status, describe
+from orchestrator.replication.transport import PeerTransport
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Entry", "EntryKind", "PeerStatus", "ReplicatedLog", "Role", "Status"]
+
+# Between deadlines the node looks after its connections about this often.
+IDLE_TICK_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    index: int
+    term: int
+    # COMMANDS, or an internal one with empty data that only moves the index.
+    kind: EntryKind
+    data: bytes
+
+
+class ReplicatedLog:
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        listen: tuple[str, int],
+        settings: RaftSettings,
+        files: Files,
+        data_dir: Path,
+        applied_index: int,
+        applied_term: int,
+        snapshot_source: SnapshotSource,
+        snapshot_sink: SnapshotSink,
+        on_role_change: Callable[[Role, int], None],
+        on_fatal: Callable[[BaseException], None],
+        clock: Clock,
+        random: random.Random,
+        network: Network | None = None,
+        server_tls: ssl.SSLContext | None = None,
+        client_tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._identity = identity
+        self._listen = listen
+        self._settings = settings
+        self._files = files
+        self._data_dir = data_dir
+        self._applied = (applied_index, applied_term)
+        self._source = snapshot_source
+        self._sink = snapshot_sink
+        self._on_role_change = on_role_change
+        self._on_fatal = on_fatal
+        self._clock = clock
+        self._random = random
+        self._network = network or TcpNetwork()
+        self._tls = (server_tls, client_tls)
+        self._raft: SyncObj | None = None
+        self._tick_soon = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self._transferring = False
+        self._flushed_index = applied_index
+        # A snapshot replaced the database at this (index, term).
+        self._installed: tuple[int, int] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self._role: tuple[Role, int] | None = None
+        self._gossip: dict[str, GossipValue] = {}
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Opens the journal and joins the cluster. Raises JournalCorrupt, OSError (address in use, disk)."""
+        self._loop = asyncio.get_running_loop()
+        self._durable = DurableState(
+            self._files,
+            self._data_dir,
+            self._identity,
+            self._settings,
+            on_durable=self._durable_moved,
+            on_error=self._fail,
+        )
+        try:
+            await self._durable.open(*self._applied)
+            self._assemble()
+            await self._transport.start()
+        except BaseException:
+            self._stopped = True
+            self._durable.abort()
+            raise
+        self._membership.decide()
+        self._review_role()
+        self._wake()
+
+    def _assemble(self) -> None:
+        durable = self._durable
+        self._membership = Membership(self._identity, durable.hard_state, self._formed, self._announce)
+        self._transport = PeerTransport(
+            identity=self._identity,
+            membership=self._membership,
+            settings=self._settings,
+            network=self._network,
+            clock=self._clock,
+            rng=self._random,
+            listen=self._listen,
+            server_tls=self._tls[0],
+            client_tls=self._tls[1],
+            on_refused=self._refused,
+        )
+        self._gossiper = Gossiper(self._transport, self._clock, self._settings)
+        self._gossiper.set(self._gossip)
+        raft_log = RaftLog(durable.journal, durable.hard_state, self._applied[0])
+        raft = self._raft = SyncObj(
+            transport=self._transport,
+            settings=self._settings,
+            clock=self._clock,
+            rng=self._random,
+            log=raft_log,
+            gossiper=self._gossiper,
+            wake=self._wake,
+            on_fatal=self._fail,
+            on_advance=self._notify,
+        )
+        raft.sender = SnapshotSender(raft, self._source, self._files, durable.reader, raft.replicator.snapshot_done)
+        raft.receiver = SnapshotReceiver(
+            raft,
+            self._sink,
+            self._files,
+            self._data_dir,
+            durable.reader,
+            installing=self._installing,
+            installed=self._snapshot_installed,
+            on_error=self._fail,
+        )
+        raft.receiver.remove_leftovers()
+        raft.on_transition = self._transition
+        raft.participating = self._membership.standing is Standing.FORMED
+
+    async def stop(self) -> None:
+        """Closes connections, makes durable what is queued, and ends the threads."""
+        if self._stopped:
+            return
+        self._end()
+        await self._transport.stop()
+        await self._durable.close()
+
+    def abort(self) -> None:
+        """Ends as a killed process would: connections drop, what is not yet written is lost."""
+        if self._stopped:
+            return
+        self._end()
+        self._transport.abort()
+        self._durable.abort()
+
+    def _end(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        raft = self._core
+        raft.barrier.fail()
+        raft.replicator.stop()
+        if raft.sender is not None:
+            raft.sender.cancel()
+        if raft.receiver is not None:
+            raft.receiver.cancel()
+        self._notify()
+
+    def _fail(self, error: BaseException) -> None:
+        """A disk error or a broken invariant: this node must not go on. Told once."""
+        if self._stopped:
+            return
+        logger.critical("node %s stops: %s", self._identity.node, error, exc_info=error)
+        self._end()
+        self._transport.abort()
+        # The threads end with the loop's next turn: this may run on one of their callbacks.
+        self._loop.call_soon(self._durable.abort)
+        self._on_fatal(error)
+
+    # -- driving ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _core(self) -> SyncObj:
+        if self._raft is None:
+            raise Stopped("the replicated log was not started")
+        return self._raft
+
+    def _wake(self) -> None:
+        if not self._tick_soon and not self._stopped:
+            self._tick_soon = True
+            self._loop.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._tick_soon = False
+        if self._stopped or self._raft is None:
+            return
+        raft = self._raft
+        try:
+            raft.doTick()
+            now = self._clock.monotonic()
+            self._gossiper.tick(now)
+            self._transport.drop_silent()
+        except Exception as error:  # noqa: BLE001 - an invariant does not hold: stop rather than guess
+            self._fail(error)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = min(max(raft.next_deadline() - now, 0.001), IDLE_TICK_S)
+        self._timer = self._loop.call_later(delay, self._wake)
+
+    def _durable_moved(self) -> None:
+        if self._raft is not None and not self._stopped:
+            self._membership.decide()
+            self._wake()
+
+    def _formed(self) -> None:
+        self._durable.mark_formed()
+        self._core.participating = True
+        self._core.defer_election()
+        self._transport.announce()
+        self._review_role()
+        self._wake()
+
+    def _announce(self) -> None:
+        self._transport.announce()
+
+    def _refused(self, name: str) -> None:
+        if self._core.participating:
+            self._core.elections.leader_refused(name)
+
+    def _transition(self) -> None:
+        raft = self._core
+        if raft.role is not Role.LEADER:
+            raft.barrier.fail()
+            if raft.sender is not None:
+                raft.sender.cancel()
+        self._review_role()
+        self._notify()
+
+    def _review_role(self) -> None:
+        current = (self.role, self.term)
+        if current != self._role:
+            self._role = current
+            self._on_role_change(*current)
+
+    def _notify(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _wait(self, timeout_s: float | None = None) -> None:
+        """Until the log, the role or the database moved, or this node stops."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        await asyncio.wait([waiter], timeout=timeout_s)
+        waiter.cancel()
+
+    # -- the log -----------------------------------------------------------------------------------------------------
+
+    def append(self, data: bytes) -> tuple[int, int]:
+        """Leader only. Returns the entry's (index, term); it is committed when `committed` returns that pair.
+
+        If another term appears at the index, the entry never took effect. Raises NotLeader, EntryTooLarge, Stopped.
+        """
+        raft = self._core
+        if self._stopped:
+            raise Stopped("the replicated log has stopped")
+        if raft.role is not Role.LEADER or self._transferring:
+            raise NotLeader(self.leader if raft.role is not Role.LEADER else None)
+        if len(data) > self._settings.entry_bytes_max:
+            raise EntryTooLarge(f"an entry of {len(data)} bytes is over the limit of {self._settings.entry_bytes_max}")
+        record = raft.journal.append(raft.last_index + 1, raft.term, EntryKind.COMMANDS, data)
+        self._wake()
+        return record.index, record.term
+
+    async def committed(self, after: int, limit_bytes: int = 1 << 20) -> list[Entry]:
+        """Waits for entries after `after`, then returns the next ones in order: at least one, about `limit_bytes`.
+
+        Raises SnapshotInstalled(index, term) when a snapshot replaced the database beyond `after`: go on from there.
+        While one is being installed nothing is returned. Raises Stopped.
+        """
+        raft = self._core
+        while True:
+            if self._stopped:
+                raise Stopped("the replicated log has stopped")
+            if not raft.follower.installing:
+                if self._installed is not None and after < self._installed[0]:
+                    raise SnapshotInstalled(*self._installed)
+                if after < raft.handed_out_index:
+                    generation = self._installed
+                    records = await raft.journal.read(after + 1, limit_bytes)
+                    last = raft.handed_out_index
+                    entries = [
+                        Entry(record.index, record.term, EntryKind(record.kind), record.data)
+                        for record in records
+                        if record.index <= last
+                    ]
+                    if entries and generation == self._installed and not raft.follower.installing:
+                        return entries
+                    await asyncio.sleep(0)
+                    continue
+            await self._wait()
+
+    async def barrier(self) -> int:
+        """A read index: what is applied up to there, with everything acknowledged before this call, is linearizable.
+
+        Raises NotLeader, or LostLeadership when no quorum confirmed.
+        """
+        if self._stopped:
+            raise Stopped("the replicated log has stopped")
+        return await self._core.barrier.wait()
+
+    def flushed(self, index: int) -> None:
+        """The database is durable up to `index`: the journal below it may go, but for a tail for slow followers."""
+        self._flushed_index = max(self._flushed_index, index)
+        raft = self._core
+        if self._stopped:
+            return
+        limit = self._flushed_index
+        pinned = raft.sender.pinned_index() if raft.sender is not None else None
+        if pinned is not None:
+            limit = min(limit, pinned)
+        journal = raft.journal
+        journal.remove_below(
+            journal.removable_below(limit, self._settings.journal_tail_entries, self._settings.journal_tail_bytes)
+        )
+        self._durable.disk.kick()
+
+    # -- snapshots arriving ----------------------------------------------------------------------------------------
+
+    def _installing(self, busy: bool) -> None:
+        self._core.follower.installing = busy
+        if not busy:
+            self._notify()
+
+    async def _snapshot_installed(self, index: int, term: int) -> None:
+        raft = self._core
+        self._installed = (index, term)
+        if raft.journal.term_at(index) != term:
+            raft.journal.reset(index, term)
+        await self._durable.disk.drain()
+        self._flushed_index = max(self._flushed_index, index)
+        if index > raft.commit_index:
+            raft.commit_index = index
+        raft.follower.stands_at(index)
+        self._wake()
+
+    # -- leadership ------------------------------------------------------------------------------------------------
+
+    async def transfer_leadership(self) -> bool:
+        """Hands over to the most caught-up follower; True when this node no longer leads.
+
+        `append` raises NotLeader meanwhile. False when nobody took over within two election timeouts: it still leads.
+        """
+        raft = self._core
+        if raft.role is not Role.LEADER or self._transferring:
+            return False
+        self._transferring = True
+        try:
+            return await hand_over(raft, self._wait)
+        finally:
+            self._transferring = False
+
+    # -- gossip ------------------------------------------------------------------------------------------------------
+
+    def set_gossip(self, facts: dict[str, GossipValue]) -> None:
+        """What this node tells all others about itself; replaces what it said before."""
+        self._gossip = dict(facts)
+        if self._raft is not None:
+            self._gossiper.set(facts)
+
+    def peer_gossip(self) -> dict[str, dict[str, GossipValue]]:
+        """Peer name -> the last dict heard of it."""
+        self._core  # noqa: B018 - raises before start
+        return self._gossiper.peers()
+
+    def peer_clock_offsets(self) -> dict[str, int]:
+        """Peer name -> its wall clock minus ours, ms."""
+        self._core  # noqa: B018 - raises before start
+        return self._gossiper.clock_offsets()
+
+    # -- what it knows -----------------------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        standing = self._membership.standing
+        if standing is Standing.FORMING:
+            return Role.FORMING
+        if standing is Standing.AWAITING_ADMISSION:
+            return Role.AWAITING_ADMISSION
+        return self._core.role
+
+    @property
+    def leader(self) -> str | None:
+        return self._core.leader
+
+    @property
+    def term(self) -> int:
+        return self._core.term
+
+    @property
+    def ready_to_lead(self) -> bool:
+        """Leads, and its own term's no-op is committed: it knows everything its predecessors acknowledged."""
+        return self._core.barrier.ready()
+
+    @property
+    def last_index(self) -> int:
+        return self._core.last_index
+
+    @property
+    def durable_index(self) -> int:
+        return self._core.journal.durable_index
+
+    @property
+    def commit_index(self) -> int:
+        return self._core.commit_index
+
+    def status(self) -> Status:
+        return describe(
+            self._core,
+            role=self.role,
+            awaiting_reason=self._membership.awaiting_reason,
+            configuration=self._membership.configuration,
+            flushed_index=self._flushed_index,
+            counters=dict(self._transport.counters),
+        )

@@ -1,0 +1,64 @@
+"""What the replicated log needs from the rest of the server, as small protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def monotonic(self) -> float:
+        """Seconds, never going back."""
+
+    def wall_ms(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class SnapshotCopy:
+    """A copy of the database at `index`; its file stays until `release` is called."""
+
+    path: Path
+    index: int
+    term: int
+    size: int
+    checksum: str  # sha256, hexadecimal
+    configuration: bytes
+    release: Callable[[], None]
+
+
+class SnapshotSource(Protocol):
+    async def copy(self) -> SnapshotCopy:
+        """Makes a copy off the loop. Its index must be committed, and not below the last `flushed` index."""
+
+
+class SnapshotSink(Protocol):
+    async def install(self, path: Path, index: int, term: int) -> None:
+        """Swaps the database for the file, atomically; returns once that is durable. The file is removed afterwards."""
+
+
+class Network(Protocol):
+    """Connections as asyncio protocols; tests put one in place that cuts and refuses."""
+
+    async def listen(
+        self, host: str, port: int, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+    ) -> asyncio.AbstractServer: ...
+
+    async def dial(
+        self, host: str, port: int, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+    ) -> None: ...
+
+
+class TcpNetwork:
+    async def listen(
+        self, host: str, port: int, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+    ) -> asyncio.AbstractServer:
+        return await asyncio.get_running_loop().create_server(factory, host, port, ssl=tls)
+
+    async def dial(
+        self, host: str, port: int, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+    ) -> None:
+        await asyncio.get_running_loop().create_connection(factory, host, port, ssl=tls)

@@ -1,0 +1,108 @@
+"""What `ReplicatedLog.status` tells: a snapshot of numbers, safe to keep and to serialise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.replication.core import SyncObj
+from orchestrator.replication.state import Role
+
+
+@dataclass(frozen=True)
+class PeerStatus:
+    name: str
+    connected: bool
+    # The leader's view; None on other nodes.
+    match_index: int | None
+    next_index: int | None
+    lag_entries: int | None
+    in_flight_bytes: int | None
+    mode: str | None
+    last_contact_ms: int | None
+
+
+@dataclass(frozen=True)
+class TransferStatus:
+    peer: str
+    incoming: bool
+    index: int
+    size_bytes: int
+    done_bytes: int
+
+
+@dataclass(frozen=True)
+class Status:
+    node: str
+    role: Role
+    # Why this node neither votes nor acknowledges, in a sentence; None when it does.
+    awaiting_reason: str | None
+    term: int
+    leader: str | None
+    ready_to_lead: bool
+    first_index: int
+    last_index: int
+    durable_index: int
+    commit_index: int
+    flushed_index: int
+    journal_bytes: int
+    configuration: dict[str, str] | None
+    peers: tuple[PeerStatus, ...]
+    transfers: tuple[TransferStatus, ...]
+    counters: dict[str, int]
+
+
+def describe(
+    raft: SyncObj,
+    *,
+    role: Role,
+    awaiting_reason: str | None,
+    configuration: dict[str, str] | None,
+    flushed_index: int,
+    counters: dict[str, int],
+) -> Status:
+    return Status(
+        node=raft.name,
+        role=role,
+        awaiting_reason=awaiting_reason,
+        term=raft.term,
+        leader=raft.leader,
+        ready_to_lead=raft.barrier.ready(),
+        first_index=raft.journal.first_index,
+        last_index=raft.last_index,
+        durable_index=raft.journal.durable_index,
+        commit_index=raft.commit_index,
+        flushed_index=flushed_index,
+        journal_bytes=raft.journal.size_bytes,
+        configuration=configuration,
+        peers=tuple(_peer(raft, name) for name in raft.peers),
+        transfers=tuple(_transfers(raft)),
+        counters=counters,
+    )
+
+
+def _peer(raft: SyncObj, name: str) -> PeerStatus:
+    if raft.role is not Role.LEADER:
+        return PeerStatus(name, raft.connected(name), None, None, None, None, None, None)
+    progress = raft.replicator.progress[name]
+    match = raft.match_index(name)
+    return PeerStatus(
+        name=name,
+        connected=raft.connected(name),
+        match_index=match,
+        next_index=raft.next_index(name),
+        lag_entries=raft.last_index - match,
+        in_flight_bytes=progress.in_flight_bytes,
+        mode=progress.mode.value,
+        last_contact_ms=int((raft.clock.monotonic() - raft.last_contact(name)) * 1000),
+    )
+
+
+def _transfers(raft: SyncObj) -> Iterator[TransferStatus]:
+    if raft.sender is not None:
+        for name, transfer in raft.sender.transfers.items():
+            if transfer.copy is not None:
+                yield TransferStatus(name, False, transfer.copy.index, transfer.copy.size, transfer.acked or 0)
+    if raft.receiver is not None and (incoming := raft.receiver.incoming) is not None:
+        begin = incoming.begin
+        yield TransferStatus(raft.leader or "", True, begin.index, begin.size, incoming.written)

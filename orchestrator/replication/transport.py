@@ -1,0 +1,225 @@
+"""TCP between nodes: each node dials every other and speaks on its own connection; what it accepts, it only hears.
+
+Promises: frames of one connection arrive in order; nothing is buffered without a bound; a peer that is malformed,
+oversized, of another cluster or protocol version is dropped and counted; messages of a peer whose incarnation is
+not in the configuration never reach raft.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections import Counter
+from collections.abc import Callable
+
+from pysyncobj.node import Node  # type: ignore[import-untyped]  # the package has no types
+from pysyncobj.transport import Transport  # type: ignore[import-untyped]  # the package has no types
+
+from orchestrator.replication.frames import PROTOCOL_VERSION, AnyMessage, Hello, Outgoing, encode_frame
+from orchestrator.replication.identity import Identity
+from orchestrator.replication.link import Inbound, Link
+from orchestrator.replication.membership import Membership
+from orchestrator.replication.ports import Clock, Network
+from orchestrator.replication.settings import RaftSettings
+
+
+class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no types
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        membership: Membership,
+        settings: RaftSettings,
+        network: Network,
+        clock: Clock,
+        rng: random.Random,
+        listen: tuple[str, int],
+        server_tls: ssl.SSLContext | None,
+        client_tls: ssl.SSLContext | None,
+        on_refused: Callable[[str], None],
+    ) -> None:
+        self.nodes: dict[str, Node] = {name: Node(name) for name in identity.members}
+        own = self.nodes[identity.node]
+        super().__init__(None, own, [node for node in self.nodes.values() if node != own])
+        self.identity = identity
+        self.settings = settings
+        self.network = network
+        self.clock = clock
+        self.rng = rng
+        self.client_tls = client_tls
+        self.counters: Counter[str] = Counter()
+        self._membership = membership
+        self._listen = listen
+        self._server_tls = server_tls
+        self._on_refused = on_refused
+        self._server: asyncio.AbstractServer | None = None
+        self._inbound: dict[str, Inbound] = {}
+        self._unnamed: set[Inbound] = set()
+        self._links: dict[str, Link] = {name: Link(self, name) for name in membership.peers()}
+        self._connected: set[str] = set()
+        self._heard_at: dict[str, float] = {}
+
+    # -- what PySyncObj asks of a transport ------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    def send(self, node: Node, message: Outgoing) -> bool:
+        return self.send_frame(node.id, encode_frame(message))
+
+    def addNode(self, node: Node) -> None:
+        raise NotImplementedError("membership is fixed at formation")
+
+    def dropNode(self, node: Node) -> None:
+        raise NotImplementedError("membership is fixed at formation")
+
+    def destroy(self) -> None:
+        self.abort()
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        host, port = self._listen
+        self._server = await self.network.listen(host, port, lambda: Inbound(self), self._server_tls)
+        for link in self._links.values():
+            link.start()
+
+    def abort(self) -> None:
+        """Closes everything at once, as a killed process would."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for link in self._links.values():
+            link.abort()
+        for inbound in [*self._inbound.values(), *self._unnamed]:
+            inbound.abort()
+
+    async def stop(self) -> None:
+        server = self._server
+        self.abort()
+        for link in self._links.values():
+            await link.join()
+        if server is not None:
+            await server.wait_closed()
+
+    # -- sending -----------------------------------------------------------------------------------------------
+
+    def send_frame(self, name: str, frame: bytes) -> bool:
+        link = self._links.get(name)
+        if link is None or not link.write(frame):
+            self.counters["unsent"] += 1
+            return False
+        self.counters["frames_sent"] += 1
+        self.counters["bytes_sent"] += len(frame)
+        return True
+
+    def broadcast(self, message: Outgoing) -> None:
+        frame = encode_frame(message)
+        for name, link in self._links.items():
+            if link.up:
+                self.send_frame(name, frame)
+
+    def announce(self) -> None:
+        """Tells all peers that this node's standing changed, and looks anew at who counts."""
+        self.broadcast(self._membership.hello())
+        self.review()
+
+    def drop_silent(self) -> None:
+        """Connections to a peer that says nothing, not even gossip, are made anew: TCP alone would take minutes."""
+        limit = self.clock.monotonic() - self.settings.peer_silence_ms / 1000
+        for name, heard_at in list(self._heard_at.items()):
+            if heard_at < limit and self._links[name].up:
+                self.counters["silent"] += 1
+                del self._heard_at[name]
+                self._links[name].drop()
+                if (inbound := self._inbound.pop(name, None)) is not None:
+                    inbound.abort()
+
+    # -- told by connections -------------------------------------------------------------------------------------
+
+    def jitter(self) -> float:
+        return self.rng.random()
+
+    def hello(self) -> Hello:
+        return self._membership.hello()
+
+    def admit(self, hello: Hello, expected: str | None) -> str | None:
+        """None when the peer may stay, else the counter's name."""
+        if hello.version != PROTOCOL_VERSION:
+            return "version"
+        if hello.cluster_id != self.identity.cluster_id:
+            return "foreign"
+        if hello.node == self.identity.node or hello.node not in self.nodes or expected not in (None, hello.node):
+            return "unknown"
+        return None
+
+    def inbound_opened(self, inbound: Inbound) -> None:
+        self._unnamed.add(inbound)
+
+    def inbound_named(self, inbound: Inbound, hello: Hello) -> None:
+        self._unnamed.discard(inbound)
+        previous = self._inbound.get(hello.node)
+        self._inbound[hello.node] = inbound
+        if previous is not None and previous is not inbound:
+            # A newer connection means that the older one's process or path is gone: it must not be heard any more.
+            previous.abort()
+        self._heard_at[hello.node] = self.clock.monotonic()
+        self._membership.heard(hello)
+        self._links[hello.node].hurry()
+        self.review()
+
+    def inbound_closed(self, inbound: Inbound) -> None:
+        self._unnamed.discard(inbound)
+        name = inbound.name
+        if name is not None and self._inbound.get(name) is inbound:
+            del self._inbound[name]
+            if not self._links[name].up:
+                self._membership.lost(name)
+
+    def received(self, inbound: Inbound, message: AnyMessage) -> None:
+        name, hello = inbound.name, inbound.hello
+        if name is None or hello is None or self._inbound.get(name) is not inbound:
+            return
+        self.counters["frames_received"] += 1
+        self._heard_at[name] = self.clock.monotonic()
+        if isinstance(message, Hello):
+            if message.node != name or message.incarnation != hello.incarnation:
+                self.counters["malformed"] += 1
+                inbound.abort()
+                return
+            inbound.hello = message
+            self._membership.heard(message)
+            self.review()
+        elif not self._membership.counts(name, hello.incarnation):
+            self.counters["unlisted"] += 1
+        else:
+            self._onMessageReceived(self.nodes[name], message)
+
+    def link_opened(self, link: Link, hello: Hello) -> None:
+        self._heard_at.setdefault(hello.node, self.clock.monotonic())
+        self._membership.heard(hello)
+        self.review()
+
+    def link_closed(self, name: str) -> None:
+        if name not in self._inbound:
+            self._membership.lost(name)
+        self.review()
+
+    def link_refused(self, name: str) -> None:
+        self._on_refused(name)
+
+    def is_up(self, name: str) -> bool:
+        return name in self._connected
+
+    def review(self) -> None:
+        """Tells raft which peers can be sent to and count; changes only."""
+        for name, link in self._links.items():
+            counts = link.up and link.hello is not None and self._membership.counts(name, link.hello.incarnation)
+            if counts and name not in self._connected:
+                self._connected.add(name)
+                self._onNodeConnected(self.nodes[name])
+            elif not counts and name in self._connected:
+                self._connected.discard(name)
+                self._onNodeDisconnected(self.nodes[name])

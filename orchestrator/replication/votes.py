@@ -1,0 +1,198 @@
+"""Elections: pre-vote, durable votes counted per voter, voters loyal to a living leader, a quick start when it died.
+
+Promises: one vote per term, also across a power loss; a node that cannot win does not raise the term of others; no
+vote is sent, and the candidate's own not counted, before it is durable.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from orchestrator.replication.frames import PreVoteReply, PreVoteRequest, TimeoutNow, VoteReply, VoteRequest
+from orchestrator.replication.state import Role, SyncObj
+
+logger = logging.getLogger(__name__)
+
+
+class Elections:
+    def __init__(self, raft: SyncObj) -> None:
+        self._raft = raft
+        self._round = 0
+        self._pre_votes: set[str] | None = None
+        self._votes: set[str] = set()
+        self._requested = False
+        self._transfer = False
+        # A vote given but not yet durable: (candidate, term).
+        self._owed: tuple[str, int] | None = None
+        self._leader_heard_at = float("-inf")
+        # Its connection closed and redialling was refused: its process is gone.
+        self._leader_refused = False
+        self._quick_at: float | None = None
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        self._send_owed()
+        raft = self._raft
+        if raft.role is Role.LEADER:
+            return
+        if raft.role is Role.CANDIDATE and not self._requested and self._own_vote_durable():
+            self._request_votes()
+        if self._quick_at is not None and now >= self._quick_at:
+            self._quick_at = self._quick_time() if self._leader_refused else None
+            self._start_pre_vote()
+        elif now >= raft.election_deadline:
+            raft.follow(raft.term, None)
+            self._start_pre_vote()
+
+    def next_deadline(self) -> float:
+        if self._raft.role is Role.LEADER:
+            return float("inf")
+        deadline = self._raft.election_deadline
+        return deadline if self._quick_at is None else min(deadline, self._quick_at)
+
+    # -- what is heard of the leader -------------------------------------------------------------------------------
+
+    def leader_heard(self) -> None:
+        self._leader_heard_at = self._raft.clock.monotonic()
+        self._leader_refused = False
+        self._quick_at = None
+        self._pre_votes = None
+        self._raft.defer_election()
+
+    def leader_refused(self, name: str) -> None:
+        """Dialling `name` was refused. Only a leader that was also connected before can have just died."""
+        raft = self._raft
+        if raft.leader == name and raft.role is Role.FOLLOWER and not self._leader_refused:
+            self._leader_refused = True
+            self._quick_at = self._quick_time()
+            raft.wake()
+
+    def _quick_time(self) -> float:
+        settings = self._raft.settings
+        return (
+            self._raft.clock.monotonic()
+            + self._raft.rng.uniform(settings.fast_failover_min_ms, settings.fast_failover_max_ms) / 1000
+        )
+
+    def _leader_lives(self) -> bool:
+        raft = self._raft
+        if raft.role is Role.LEADER:
+            return True
+        recently = self._leader_heard_at + raft.settings.election_timeout_min_ms / 1000 > raft.clock.monotonic()
+        return raft.leader is not None and recently and not self._leader_refused
+
+    # -- pre-vote ------------------------------------------------------------------------------------------------
+
+    def _start_pre_vote(self) -> None:
+        raft = self._raft
+        raft.defer_election()
+        self._round += 1
+        self._pre_votes = {raft.name}
+        request = PreVoteRequest(raft.term + 1, raft.last_index, raft.last_term, self._round)
+        for name in raft.peers:
+            if raft.connected(name):
+                raft.send(name, request)
+        self._count_pre_votes()
+
+    def on_pre_vote_request(self, name: str, message: PreVoteRequest) -> None:
+        raft = self._raft
+        # What it proposes must be news to us, else it has to learn our term first.
+        granted = (
+            message.term > raft.term
+            and not self._leader_lives()
+            and self._up_to_date(message.last_index, message.last_term)
+        )
+        raft.send(name, PreVoteReply(raft.term, message.round, granted))
+
+    def on_pre_vote_reply(self, name: str, message: PreVoteReply) -> None:
+        raft = self._raft
+        if message.term > raft.term:
+            self._pre_votes = None
+            raft.follow(message.term, None)
+            # Our term was behind, that was all: ask again soon. A living leader's next heartbeat cancels it.
+            self._quick_at = self._quick_time()
+        elif message.granted and message.round == self._round and self._pre_votes is not None:
+            self._pre_votes.add(name)
+            self._count_pre_votes()
+
+    def _count_pre_votes(self) -> None:
+        if self._pre_votes is not None and len(self._pre_votes) >= self._raft.majority:
+            self._campaign(transfer=False)
+
+    # -- vote ----------------------------------------------------------------------------------------------------
+
+    def on_timeout_now(self, name: str, message: TimeoutNow) -> None:
+        """The leader hands over to us; it has checked that we hold its whole log."""
+        raft = self._raft
+        if message.term == raft.term and raft.leader == name and raft.role is Role.FOLLOWER:
+            self._campaign(transfer=True)
+
+    def _campaign(self, *, transfer: bool) -> None:
+        raft = self._raft
+        self._pre_votes = None
+        self._quick_at = None
+        self._votes = set()
+        self._requested = False
+        self._transfer = transfer
+        self._owed = None
+        raft.defer_election()
+        raft.campaign()
+        logger.info("node %s campaigns in term %d", raft.name, raft.term)
+
+    def _own_vote_durable(self) -> bool:
+        durable = self._raft.hard_state.durable
+        return durable.term == self._raft.term and durable.voted_for == self._raft.name
+
+    def _request_votes(self) -> None:
+        raft = self._raft
+        self._requested = True
+        request = VoteRequest(raft.term, raft.last_index, raft.last_term, self._transfer)
+        for name in raft.peers:
+            raft.send(name, request)
+        self._count(raft.name)
+
+    def on_vote_request(self, name: str, message: VoteRequest) -> None:
+        raft = self._raft
+        if self._leader_lives() and not message.transfer and message.term > raft.term:
+            return
+        if message.term > raft.term:
+            raft.follow(message.term, None)
+        if (
+            message.term < raft.term
+            or raft.role is Role.LEADER
+            or raft.voted_for not in (None, name)
+            or not self._up_to_date(message.last_index, message.last_term)
+        ):
+            raft.send(name, VoteReply(raft.term, False))
+            return
+        raft.vote_for(name)
+        raft.defer_election()
+        self._owed = (name, raft.term)
+        self._send_owed()
+
+    def _send_owed(self) -> None:
+        if self._owed is None:
+            return
+        name, term = self._owed
+        raft = self._raft
+        if raft.term != term or raft.voted_for != name:
+            self._owed = None
+        elif (raft.hard_state.durable.term, raft.hard_state.durable.voted_for) == (term, name):
+            self._owed = None
+            raft.send(name, VoteReply(term, True))
+
+    def on_vote_reply(self, name: str, message: VoteReply) -> None:
+        raft = self._raft
+        if message.term > raft.term:
+            raft.follow(message.term, None)
+        elif message.granted and message.term == raft.term and raft.role is Role.CANDIDATE and self._requested:
+            self._count(name)
+
+    def _count(self, name: str) -> None:
+        self._votes.add(name)
+        if len(self._votes) >= self._raft.majority:
+            self._raft.lead()
+
+    def _up_to_date(self, last_index: int, last_term: int) -> bool:
+        return (last_term, last_index) >= (self._raft.last_term, self._raft.last_index)
