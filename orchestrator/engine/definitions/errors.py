@@ -5,11 +5,15 @@ Messages are part of replicated results: they never hold the words of a library,
 
 from __future__ import annotations
 
+PATH_CHARACTERS_MAX = 1000
+
 
 class DefinitionError(Exception):
     """Base. `path` is like `tasks[1].decisionCases.big[0].inputParameters.amount`, "" for the whole document."""
 
     def __init__(self, path: str, message: str) -> None:
+        # Keys are the user's, and may be as long as a document.
+        path = path if len(path) <= PATH_CHARACTERS_MAX else f"{path[:PATH_CHARACTERS_MAX]}..."
         super().__init__(f"{path}: {message}" if path else message)
         self.path = path
         self.message = message

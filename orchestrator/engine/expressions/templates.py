@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented, quoted
-from orchestrator.engine.expressions.paths import PathInvalid, Step, Wildcard, follow, parse_path
+from orchestrator.engine.expressions.paths import PATH_CHARACTERS_MAX, PathInvalid, Step, follow, parse_path
 from orchestrator.engine.expressions.texts import (
     NULL,
     PAYLOAD_BYTES_MAX,
@@ -45,9 +45,10 @@ STEP_FIELDS = frozenset({"input", "output"})
 
 _SPACE = " \t\r\n"
 _TASK_ID = "CPEWF_TASK_ID"
-# What of an expression must be literal when the rest is computed: `name.` of a task, `workflow.field` of the workflow.
-_LITERAL_HEAD = re.compile(r"[ \t\r\n]*(?!workflow[.\[]|step[.\[])[^.\[\]]+[.\[]", re.DOTALL)
-_LITERAL_ROOT = re.compile(r"[ \t\r\n]*(?:workflow|step)\.[^.\[\]]+[.\[]", re.DOTALL)
+_ROOTS = frozenset({"workflow", "step"})
+# What of an expression must be literal when the rest is computed: `name` of a task, `workflow.field` of the workflow.
+_LITERAL_TASK = re.compile(r"([^.\[\]]+)[.\[]")
+_LITERAL_ROOT = re.compile(r"((?:workflow|step)\.[^.\[\]]+)[.\[]")
 
 
 class Scope(Protocol):
@@ -99,7 +100,7 @@ class Computed(msgspec.Struct, frozen=True):
 
     def read(self, scope: Scope) -> bytes:
         body = "".join([piece if isinstance(piece, str) else text_of(piece.read(scope)) for piece in self.pieces])
-        reference = _parse_computed(body)
+        reference = _parse_computed(body) if len(body) <= PATH_CHARACTERS_MAX else None
         return NULL if reference is None else reference.read(scope)
 
 
@@ -133,7 +134,7 @@ class Template(msgspec.Struct, frozen=True):
     uses_variables: bool = False
     uses_step: bool = False
     parts: tuple[Part, ...] = ()  # none: no expressions, the source is the value
-    defaults: tuple[tuple[str, bytes], ...] = ()  # take the place of fields that resolve to null
+    defaults: tuple[tuple[str, Template], ...] = ()  # take the place of fields that are absent or resolve to null
 
 
 def resolve(template: Template, scope: Scope) -> bytes:
@@ -150,7 +151,7 @@ def resolve(template: Template, scope: Scope) -> bytes:
         value = part if isinstance(part, bytes) else part.read(scope)
     else:
         value = _join(parts, scope)
-    return put_if_absent(dict(template.defaults), value) if template.defaults else value
+    return _fill(template.defaults, value, scope) if template.defaults else value
 
 
 def resolve_value(template: Template, scope: Scope) -> object:
@@ -159,21 +160,19 @@ def resolve_value(template: Template, scope: Scope) -> object:
 
 
 def overlay_template(template: Template, defaults: Template) -> Template:
-    """Two templates of objects as one: fields that the first lacks, or has as null, come from the second.
-
-    So do fields of the first that turn out to be null, but then as they stand in the second, not resolved.
-    """
-    texts = fields_of(defaults.source)
-    if not texts:
+    """Two templates of objects as one: fields that the first lacks, or that are null in it, come from the second."""
+    raw = {key: bytes(value) for key, value in fields_of(defaults.source).items()}
+    if not raw:
         return template
-    fields = fields_of(template.source)
-    for key, value in texts.items():
-        if key not in fields or is_null(bytes(fields[key])):
-            fields[key] = value
-    # Each of the two was checked by itself; together they may have twice the expressions.
-    merged = _parse(assemble_object(fields.items()), "", None, True, 2 * EXPRESSIONS_MAX)
-    raw = [(key, bytes(value)) for key, value in texts.items()]
-    return msgspec.structs.replace(merged, defaults=tuple(item for item in raw if not is_null(item[1])))
+    if not template.parts and not defaults.parts:
+        return Template(put_if_absent(raw, template.source))
+    return msgspec.structs.replace(
+        template,
+        references=tuple(dict.fromkeys(template.references + defaults.references)),
+        uses_variables=template.uses_variables or defaults.uses_variables,
+        uses_step=template.uses_step or defaults.uses_step,
+        defaults=tuple((key, parse_template(value, key)) for key, value in raw.items()),
+    )
 
 
 def parse_template(raw: bytes, path: str, names: Container[str] | None = None, step: bool = False) -> Template:
@@ -182,11 +181,8 @@ def parse_template(raw: bytes, path: str, names: Container[str] | None = None, s
         check_json(raw)
     except JsonInvalid as error:
         raise DefinitionInvalid(path, str(error)) from None
-    return _parse(compact(raw), path, names, step, EXPRESSIONS_MAX)
-
-
-def _parse(source: bytes, path: str, names: Container[str] | None, step: bool, limit: int) -> Template:
-    parser = _Parser(names, step, limit)
+    source = compact(raw)
+    parser = _Parser(names, step)
     parser.value(source, path)
     return Template(
         source,
@@ -210,6 +206,16 @@ def _join(parts: tuple[Part, ...], scope: Scope) -> bytes:
             room -= len(piece)
             written.append(piece)
     return b"".join(written)
+
+
+def _fill(defaults: tuple[tuple[str, Template], ...], value: bytes, scope: Scope) -> bytes:
+    fields = fields_of(value)
+    room = PAYLOAD_BYTES_MAX - len(value)
+    for key, default in defaults:
+        if room >= 0 and (key not in fields or is_null(bytes(fields[key]))):
+            fields[key] = msgspec.Raw(resolve(default, scope))
+            room -= len(fields[key])
+    return assemble_object(fields.items())
 
 
 def _escaped_text(value: bytes) -> bytes:
@@ -244,7 +250,7 @@ def _parse_reference(body: str) -> Reference:
             unimplemented=True,
         )
     field = steps[1]
-    if not isinstance(field, str) or isinstance(field, Wildcard):
+    if not isinstance(field, str):
         raise PathInvalid(f"{quoted(root)} must be followed by the name of a field", unimplemented=True)
     if root == "workflow" and field in ("env", "secrets"):
         raise PathInvalid(f"workflow.{field} is not supported", unimplemented=True)
@@ -257,7 +263,7 @@ def _parse_reference(body: str) -> Reference:
 class _Parser:
     """Writes the parts of one template, and notes what they refer to."""
 
-    def __init__(self, names: Container[str] | None, step: bool, limit: int) -> None:
+    def __init__(self, names: Container[str] | None, step: bool) -> None:
         self.references: dict[str, None] = {}
         self.uses_variables = False
         self.uses_step = False
@@ -266,7 +272,6 @@ class _Parser:
         self._parts: list[Part] = []
         self._texts: list[bytes] = []
         self._expressions = 0
-        self._limit = limit
 
     def finish(self) -> tuple[Part, ...]:
         if not self._expressions and not self._parts:
@@ -345,8 +350,8 @@ class _Parser:
 
     def _expression(self, body: str, path: str, nesting: int) -> Reference | Computed | Empty:
         self._expressions += 1
-        if self._expressions > self._limit:
-            raise DefinitionInvalid(path, f"one value may have {self._limit} expressions")
+        if self._expressions > EXPRESSIONS_MAX:
+            raise DefinitionInvalid(path, f"one value may have {EXPRESSIONS_MAX} expressions")
         if nesting > NESTING_MAX:
             raise DefinitionInvalid(path, f"expressions may be nested {NESTING_MAX} deep")
         if not body.strip(_SPACE):
@@ -359,11 +364,11 @@ class _Parser:
 
     def _computed(self, body: str, path: str, nesting: int) -> Computed:
         pieces = self._split(body, path, nesting + 1)
-        head = pieces[0] if isinstance(pieces[0], str) else ""
-        literal = _LITERAL_ROOT.match(head) or _LITERAL_HEAD.match(head)
-        if literal is None:
+        head = pieces[0].lstrip(_SPACE) if isinstance(pieces[0], str) else ""
+        literal = _LITERAL_ROOT.match(head) or _LITERAL_TASK.match(head)
+        root = literal.group(1).strip(_SPACE) if literal else ""
+        if not root or root in _ROOTS:
             raise DefinitionInvalid(path, "what an expression refers to can't be computed, only the path from there")
-        root = literal.group()[:-1].strip(_SPACE)
         # The field of a task may be computed; the head is checked as if it were one that exists.
         whole = root if "." in root else f"{root}.output"
         reference = self._reference(whole, path)
@@ -375,7 +380,7 @@ class _Parser:
             return _parse_reference(body.strip(_SPACE))
         except PathInvalid as error:
             kind = DefinitionUnimplemented if error.unimplemented else DefinitionInvalid
-            raise kind(path, f"${{{body}}}: {error.message}") from None
+            raise kind(path, f"{quoted('${' + body + '}')}: {error.message}") from None
 
     def _note(self, root: str, field: str, path: str) -> None:
         if root == "workflow":
