@@ -107,12 +107,6 @@ class Config:
     min_free_disk_bytes: int = _setting("starts are refused while the disk of data_dir has less room",
                                         GIB, min=0, max=1024 * GIB)
 
-    session_timeout_min_ms: int = _setting("lowest silence of a worker that it may ask to be allowed",
-                                           2_000, min=100, max=60_000)
-    session_timeout_default_ms: int = _setting("... when it asks for nothing", 10_000, min=100, max=600_000)
-    session_timeout_max_ms: int = _setting("highest silence of a worker that it may ask to be allowed",
-                                           60_000, min=100, max=600_000)
-
     log_format: str = _setting("human or json", "human", choices=("human", "json"))
     log_level: str = _setting("debug, info, warning or error", "info", choices=("debug", "info", "warning", "error"))
 
@@ -126,10 +120,6 @@ class Config:
         _check_above("election_timeout_min_ms", self.election_timeout_min_ms, "3 * heartbeat_ms", 3 * self.heartbeat_ms)
         _check_above("election_timeout_max_ms", self.election_timeout_max_ms,
                      "election_timeout_min_ms", self.election_timeout_min_ms)
-        _check_above("session_timeout_default_ms", self.session_timeout_default_ms,
-                     "session_timeout_min_ms", self.session_timeout_min_ms - 1)
-        _check_above("session_timeout_max_ms", self.session_timeout_max_ms,
-                     "session_timeout_default_ms", self.session_timeout_default_ms - 1)
         _check_above("max_queue_bytes", self.max_queue_bytes, "entry_close_bytes", self.entry_close_bytes)
 
     def _check_addresses(self, listen: str, advertise: str) -> None:

@@ -213,8 +213,9 @@ class LocalCluster:
                 if node.exit_code is not None:
                     ended = f"node {node.name} ended with exit code {node.exit_code}"
                     raise LocalClusterError(f"{ended}\n{node.log_tail()}")
-            answers = await self._ask_all()
+            # Before they are asked: one that dies meanwhile must not pass for one that nobody waits for.
             expected = {node.name for node in self.nodes.values() if node.running and not node.paused}
+            answers = await self._ask_all()
             leaders = {answer.leader for answer in answers.values()}
             if expected and answers.keys() == expected and len(leaders) == 1 and leaders <= expected:
                 return leaders.pop()

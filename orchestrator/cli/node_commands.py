@@ -21,10 +21,12 @@ from orchestrator.config import SETTINGS, Address, Config, ConfigError, load
 from orchestrator.replication import identity
 from orchestrator.replication.errors import IdentityError, JournalCorrupt
 from orchestrator.replication.files import RealFiles
+from orchestrator.storage.errors import DatabaseCorrupt, SchemaVersionUnsupported, WrongCluster
 from orchestrator.telemetry import logs
 
 _CONFIG_FILE = click.option("--config", "config_file", type=click.Path(path_type=Path, dir_okay=False),
                             envvar="ORCHESTRATOR_CONFIG", help="TOML file with settings.")
+_REFUSED = (IdentityError, JournalCorrupt, DatabaseCorrupt, SchemaVersionUnsupported, WrongCluster)
 _COULD_NOT_BIND = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 
 
@@ -106,9 +108,9 @@ def serve(config_file: Path | None, check: bool, parent: int | None, **flags: An
         click.echo("the configuration is right")
         return
     logs.configure(node=config.node, log_format=config.log_format, level=config.log_level)
-    from orchestrator.node import run_node  # noqa: PLC0415 - the rest of the command line starts without a server
+    from orchestrator.node import NodeFailed, run_node  # noqa: PLC0415 - all other commands start without a server
 
-    raise click.exceptions.Exit(run_until_signal(lambda: run_node(config)))
+    raise click.exceptions.Exit(run_until_signal(lambda: run_node(config), logged_already=NodeFailed))
 
 
 def _config(file: Path | None, flags: dict[str, Any]) -> Config:
@@ -127,8 +129,12 @@ def _cluster_id(members: dict[str, str]) -> str | None:
                         f"for example {identity.generate_cluster_id()}", exits.USAGE)
 
 
-def run_until_signal(run: Callable[[], Awaitable[None]]) -> int:
-    """Runs a node; the first SIGTERM or Ctrl-C cancels it, which is how it is told to stop. Answers the exit code."""
+def run_until_signal(run: Callable[[], Awaitable[None]], *,
+                     logged_already: type[Exception] | tuple[type[Exception], ...] = ()) -> int:
+    """Runs a node and answers the exit code.
+
+    SIGTERM and Ctrl-C cancel it, until it takes them over to end in order.
+    """
     log = logging.getLogger("orchestrator.cli")
     asked: list[str] = []
 
@@ -153,9 +159,11 @@ def run_until_signal(run: Callable[[], Awaitable[None]]) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(supervised())
-    except (IdentityError, JournalCorrupt) as error:
+    except _REFUSED as error:
         log.error("the data directory was refused: %s", error)
         return exits.DATA_DIRECTORY_REFUSED
+    except logged_already:
+        return exits.NODE_STOPPED_ITSELF
     except OSError as error:
         if error.errno not in _COULD_NOT_BIND:
             log.critical("stopped by an error", exc_info=error)

@@ -1,0 +1,112 @@
+"""A cluster in a dictionary, with the SDK's client's methods."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from orchestrator_client import (
+    AlreadyExists,
+    CompensatedStep,
+    CompensationReport,
+    CompensationState,
+    Execution,
+    NotFound,
+    TaskAttempt,
+    TaskStatus,
+    WorkflowStatus,
+)
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def attempt(reference: str, status: TaskStatus, **changes: Any) -> TaskAttempt:
+    made = TaskAttempt(
+        task_id=f"t-{reference}", reference=reference, name=reference, type="SIMPLE", status=status, sequence=1,
+        attempt=1, iteration=0, input={}, output={}, reason="", worker_id="w1", idempotency_key="k", fencing_token=1,
+        scheduled_time=NOON, start_time=NOON, end_time=NOON, compensates="", heartbeat_details=None)
+    return replace(made, **changes)
+
+
+def execution(workflow_id: str, status: WorkflowStatus = WorkflowStatus.RUNNING, **changes: Any) -> Execution:
+    made = Execution(
+        workflow_id=workflow_id, namespace="default", name="order", version=1, status=status, reason="", failed_task="",
+        input={"id": 1}, output={}, variables={}, correlation_id="", priority=0, created_by="", start_time=NOON,
+        update_time=NOON, end_time=NOON if status.ended else None, run=1, compensation=CompensationReport(), tasks=[])
+    return replace(made, **changes)
+
+
+FAILED = execution(
+    "order-2", WorkflowStatus.FAILED, reason="NO_TRUCKS", failed_task="ship",
+    compensation=CompensationReport(CompensationState.COMPLETE, [CompensatedStep("charge")], []),
+    tasks=[attempt("charge", TaskStatus.COMPLETED), attempt("ship", TaskStatus.FAILED, reason="NO_TRUCKS", attempt=2)])
+
+
+class FakeRun:
+    def __init__(self, workflow_id: str, existing: bool) -> None:
+        self.workflow_id, self.existing = workflow_id, existing
+
+
+class FakeClient:
+    """Made once per test; `calls` is what the command line asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.executions = {"order-1": execution("order-1", WorkflowStatus.COMPLETED, output={"tracking": "T1"}),
+                           "order-2": FAILED}
+        self.fails: Exception | None = None
+
+    def __call__(self, endpoints: list[str], *, namespace: str, deadline_s: float) -> Self:
+        self.calls.append(("connect", endpoints, namespace, deadline_s))
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        return None
+
+    def _called(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.fails is not None:
+            raise self.fails
+
+    async def register(self, *files: str, overwrite: bool) -> None:
+        self._called("register", files, overwrite)
+
+    async def start(self, name: str, input: dict[str, Any], **options: Any) -> FakeRun:
+        self._called("start", name, input, {key: value for key, value in options.items() if value})
+        workflow_id = options["id"] or f"made-{len(self.executions)}"
+        existing = workflow_id in self.executions
+        if existing and options["if_exists"] == "fail":
+            raise AlreadyExists(f"{workflow_id} is taken", reason="WORKFLOW_EXISTS")
+        self.executions.setdefault(workflow_id, execution(workflow_id, WorkflowStatus.COMPLETED))
+        return FakeRun(workflow_id, existing)
+
+    async def get(self, workflow_id: str, *, tasks: bool) -> Execution:
+        self._called("get", workflow_id, tasks)
+        if workflow_id not in self.executions:
+            raise NotFound(f"there is no workflow {workflow_id!r}", reason="WORKFLOW_NOT_FOUND")
+        return self.executions[workflow_id]
+
+    async def wait(self, workflow_id: str, timeout_s: float | None, *, tasks: bool) -> Execution:
+        self._called("wait", workflow_id, timeout_s)
+        return await self.get(workflow_id, tasks=tasks)
+
+    async def watch(self, workflow_id: str, *, tasks: bool) -> AsyncIterator[Execution]:
+        last = await self.get(workflow_id, tasks=tasks)
+        yield replace(last, status=WorkflowStatus.RUNNING, reason="", tasks=[])
+        yield last
+
+    async def search(self, **filters: Any) -> AsyncIterator[Execution]:
+        self._called("search", {key: value for key, value in filters.items() if value})
+        for found in self.executions.values():
+            yield found
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*arguments: Any, **options: Any) -> None:
+            self._called(name, *arguments, *options.values())
+
+        return call

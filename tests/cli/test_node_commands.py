@@ -1,0 +1,104 @@
+"""Making a node, and how its process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from orchestrator.cli.app import cli
+from orchestrator.cli.node_commands import run_until_signal
+from orchestrator.replication.errors import JournalCorrupt, WrongNode
+
+MEMBERS = ["--member", "a=h1:7500", "--member", "b=h2:7500", "--member", "c=h3:7500"]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+def test_init_makes_a_directory_once(tmp_path: Path) -> None:
+    arguments = ["init", "--data-dir", str(tmp_path / "new" / "a"), "--node", "a", *MEMBERS, "--cluster-id", "C"]
+    result = run(*arguments, "--json")
+    made = json.loads(result.stdout)
+    assert result.exit_code == 0 and made["cluster_id"] == "C" and made["members"]["c"] == "h3:7500"
+    assert json.loads((tmp_path / "new" / "a" / "node.json").read_text())["incarnation"] == made["incarnation"]
+    again = run(*arguments)
+    assert again.exit_code == 3 and "is not blank" in again.stderr
+
+
+def test_init_takes_name_and_directory_from_the_file_that_serve_will_use(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('node = "a"\ndata_dir = "data"\npeer_listen = "0.0.0.0:7500"\npeer_advertise = "h1:7500"')
+    result = run("init", "--config", str(file), *MEMBERS, "--cluster-id", "C")
+    assert result.exit_code == 0 and (tmp_path / "data" / "node.json").exists()
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), [
+    (["--node", "a", *MEMBERS], 2, "--cluster-id is needed"),
+    (["--node", "x", *MEMBERS, "--cluster-id", "C"], 3, "'x' is not among the initial members"),
+    (["--node", "a", *MEMBERS, "--member", "a=h4:7500", "--cluster-id", "C"], 2, "names a node twice"),
+    (["--node", "a", *MEMBERS, "--member", "d=h1:7500", "--cluster-id", "C"], 2, "two nodes the same address"),
+    (["--node", "a", "--member", "a"], 2, "NAME=HOST:PORT"),
+    (["--node", "a", "--member", "a=:7500"], 2, "NAME=HOST:PORT"),
+    (["--node", "a", "--member", "a=h:port"], 2, "port"),
+    (["--node", "a"], 2, "--member"),
+    (MEMBERS, 2, "node is not set"),
+])
+def test_init_refuses(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    result = run("init", "--data-dir", str(tmp_path / "a"), *arguments)
+    assert result.exit_code == code and words in result.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_init_notices_that_others_were_told_another_address(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('node = "a"\ndata_dir = "data"\npeer_listen = "h9:7500"')
+    result = run("init", "--config", str(file), *MEMBERS, "--cluster-id", "C")
+    assert result.exit_code == 2 and "advertises h9:7500" in result.stderr
+
+
+def test_one_node_alone_needs_no_cluster_id(tmp_path: Path) -> None:
+    assert run("init", "--data-dir", str(tmp_path / "a"), "--node", "a", "--member", "a=h1:7500").exit_code == 0
+
+
+def test_serve_checks_its_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('node = "a"\ndata_dir = "data"')
+    assert run("serve", "--config", str(file), "--check").exit_code == 0
+    wrong = run("serve", "--config", str(file), "--check", "--heartbeat-ms", "1")
+    assert wrong.exit_code == 2 and wrong.stderr == "error: heartbeat_ms must be from 5 to 5000, not 1\n"
+    assert run("serve", "--config", str(tmp_path / "absent"), "--check").exit_code == 2
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (None, 0), (WrongNode("b"), 3), (JournalCorrupt("hole"), 3), (OSError(errno.EADDRINUSE, "in use"), 1),
+    (OSError(errno.EIO, "disk"), 4), (MemoryError(), 4), (ValueError("bug"), 4), (asyncio.CancelledError(), 4),
+])
+def test_how_a_node_ends_is_its_exit_code(error: BaseException | None, code: int) -> None:
+    async def node() -> None:
+        if error is not None:
+            raise error
+
+    assert run_until_signal(node) == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_node_in_order(number: signal.Signals) -> None:
+    steps: list[str] = []
+
+    async def node() -> None:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            steps.append("closed")
+
+    assert run_until_signal(node) == 0 and steps == ["closed"]
