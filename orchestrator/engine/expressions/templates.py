@@ -46,9 +46,9 @@ STEP_FIELDS = frozenset({"input", "output"})
 _SPACE = " \t\r\n"
 _TASK_ID = "CPEWF_TASK_ID"
 _ROOTS = frozenset({"workflow", "step"})
-# What of an expression must be literal when the rest is computed: `name` of a task, `workflow.field` of the workflow.
-_LITERAL_TASK = re.compile(r"([^.\[\]]+)[.\[]")
-_LITERAL_ROOT = re.compile(r"((?:workflow|step)\.[^.\[\]]+)[.\[]")
+# What of an expression is literal when the rest is computed: `root.` or `root[`, or better `root.field.`
+_LITERAL_ROOT = re.compile(r"([^.\[\]]+)[.\[]")
+_LITERAL_FIELD = re.compile(r"([^.\[\]]+)\.([^.\[\]]+)[.\[]")
 
 
 class Scope(Protocol):
@@ -127,12 +127,15 @@ Part = bytes | Reference | Computed | Empty | Embedded
 
 
 class Template(msgspec.Struct, frozen=True):
-    """A JSON value with expressions in its strings."""
+    """A JSON value with expressions in its strings. What it mentions is said by its fields, defaults included; the
+    source alone doesn't tell (a dollar may be an escape, a field be given in brackets)."""
 
-    source: bytes
+    source: bytes  # without white space
     references: tuple[str, ...] = ()  # task reference names it mentions, each once; `step` is not one
     uses_variables: bool = False
     uses_step: bool = False
+    workflow_fields: tuple[str, ...] = ()  # `workflow.<field>` that it mentions, each once
+    reads_task_input: bool = False  # whether it may read the input of a task
     parts: tuple[Part, ...] = ()  # none: no expressions, the source is the value
     defaults: tuple[tuple[str, Template], ...] = ()  # take the place of fields that are absent or resolve to null
 
@@ -171,6 +174,8 @@ def overlay_template(template: Template, defaults: Template) -> Template:
         references=tuple(dict.fromkeys(template.references + defaults.references)),
         uses_variables=template.uses_variables or defaults.uses_variables,
         uses_step=template.uses_step or defaults.uses_step,
+        workflow_fields=tuple(dict.fromkeys(template.workflow_fields + defaults.workflow_fields)),
+        reads_task_input=template.reads_task_input or defaults.reads_task_input,
         defaults=tuple((key, parse_template(value, key)) for key, value in raw.items()),
     )
 
@@ -187,8 +192,10 @@ def parse_template(raw: bytes, path: str, names: Container[str] | None = None, s
     return Template(
         source,
         references=tuple(parser.references),
-        uses_variables=parser.uses_variables,
+        uses_variables="variables" in parser.workflow_fields,
         uses_step=parser.uses_step,
+        workflow_fields=tuple(parser.workflow_fields),
+        reads_task_input=parser.reads_task_input,
         parts=parser.finish(),
     )
 
@@ -265,7 +272,8 @@ class _Parser:
 
     def __init__(self, names: Container[str] | None, step: bool) -> None:
         self.references: dict[str, None] = {}
-        self.uses_variables = False
+        self.workflow_fields: dict[str, None] = {}
+        self.reads_task_input = False
         self.uses_step = False
         self._names = names
         self._step = step
@@ -358,33 +366,34 @@ class _Parser:
             return Empty()
         if "${" in body:
             return self._computed(body, path, nesting)
-        reference = self._reference(body, path)
-        self._note(reference.root, reference.field, path)
-        return reference
+        return self._reference(body, path)
 
     def _computed(self, body: str, path: str, nesting: int) -> Computed:
         pieces = self._split(body, path, nesting + 1)
         head = pieces[0].lstrip(_SPACE) if isinstance(pieces[0], str) else ""
-        literal = _LITERAL_ROOT.match(head) or _LITERAL_TASK.match(head)
-        root = literal.group(1).strip(_SPACE) if literal else ""
-        if not root or root in _ROOTS:
+        field, root = _LITERAL_FIELD.match(head), _LITERAL_ROOT.match(head)
+        name = root.group(1).strip(_SPACE) if root else ""
+        if not name or (field is None and name in _ROOTS):
             raise DefinitionInvalid(path, "what an expression refers to can't be computed, only the path from there")
-        # The field of a task may be computed; the head is checked as if it were one that exists.
-        whole = root if "." in root else f"{root}.output"
-        reference = self._reference(whole, path)
-        self._note(reference.root, reference.field, path)
+        if field is not None:
+            self._reference(field.group()[:-1], path)
+        else:
+            # Any field of the task, its input included.
+            self._note(name, "input", path)
         return Computed(tuple(pieces))
 
     def _reference(self, body: str, path: str) -> Reference:
         try:
-            return _parse_reference(body.strip(_SPACE))
+            reference = _parse_reference(body.strip(_SPACE))
         except PathInvalid as error:
             kind = DefinitionUnimplemented if error.unimplemented else DefinitionInvalid
             raise kind(path, f"{quoted('${' + body + '}')}: {error.message}") from None
+        self._note(reference.root, reference.field, path)
+        return reference
 
     def _note(self, root: str, field: str, path: str) -> None:
         if root == "workflow":
-            self.uses_variables = self.uses_variables or field == "variables"
+            self.workflow_fields[field] = None
         elif root == "step":
             if not self._step:
                 raise DefinitionInvalid(path, "'step' can only be referred to in the input of a compensation")
@@ -393,6 +402,7 @@ class _Parser:
             if self._names is not None and root not in self._names:
                 raise DefinitionInvalid(path, f"there is no task with the reference name {quoted(root)}")
             self.references[root] = None
+            self.reads_task_input = self.reads_task_input or field == "input"
 
 
 def _add_literal(pieces: list[str | Reference | Computed | Empty], literal: list[str]) -> None:

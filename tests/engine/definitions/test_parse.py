@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.engine.definitions.bundle import compile_bundle, make_bundle
 from orchestrator.engine.definitions.operators import UNBUILT_TYPES
 from orchestrator.engine.definitions.parse import (
     DOCUMENT_BYTES_MAX,
@@ -275,8 +276,11 @@ ACCEPTED: list[Json] = [
 
 
 @pytest.mark.parametrize("document", ACCEPTED)
-def test_what_keeps_the_rules_is_accepted(document: Json) -> None:
-    assert validate_workflow(json.dumps(document).encode()).name == "w"
+def test_what_keeps_the_rules_is_accepted_and_compiles(document: Json) -> None:
+    text = json.dumps(document).encode()
+    assert validate_workflow(text).name == "w"
+    compiled = compile_bundle(make_bundle(text, {"do_a": b'{"name":"do_a","inputTemplate":{"x":"${q.output}"}}'})[1])
+    assert set(compiled.nodes) == validate_workflow(text).references
 
 
 def test_limits() -> None:
