@@ -18,11 +18,12 @@ from rich.text import Text
 from orchestrator.cli import exits
 from orchestrator.cli.cluster_commands import bearable, role_name
 from orchestrator.cli.local_cluster import LocalCluster, LocalClusterError, LocalNode
-from orchestrator.cli.output import facts, stacked, status, table
+from orchestrator.cli.output import facts, stacked, status, table, visible
+from orchestrator.config import ConfigError
+from orchestrator.replication.errors import IdentityError
 from orchestrator_api.v1 import cluster_pb2
 
 _REFRESH_S = 0.25
-_RESTART_AFTER_S = 2.0
 _RATE_OVER_S = 2.0
 _EVENTS_SHOWN = 5
 
@@ -40,21 +41,27 @@ def dev(data_dir: Path, nodes: int, base_port: int, no_restart: bool, plain: boo
 
     Kill a node with `kill -9 PID` and see what happens.
     """
+    console = Console(highlight=False)
     try:
         cluster = LocalCluster(data_dir, nodes, base_port=base_port)
-    except LocalClusterError as error:
+        view = Development(cluster, restart=not no_restart, plain=plain or not console.is_terminal, console=console)
+        asyncio.run(view.run())
+    except ConfigError as error:
+        raise exits.Failure(str(error), exits.USAGE) from error
+    except IdentityError as error:
+        raise exits.Failure(str(error), exits.DATA_DIRECTORY_REFUSED) from error
+    except (LocalClusterError, OSError) as error:
         raise exits.Failure(str(error), exits.FAILED) from error
-    console = Console(highlight=False)
-    view = Development(cluster, restart=not no_restart, plain=plain or not console.is_terminal, console=console)
-    asyncio.run(view.run())
 
 
 class Development:
     """Watches the nodes of a cluster, restarts them, and draws what they say."""
 
-    def __init__(self, cluster: LocalCluster, *, restart: bool, plain: bool, console: Console) -> None:
+    def __init__(self, cluster: LocalCluster, *, restart: bool, plain: bool, console: Console,
+                 restart_after_s: float = 2.0) -> None:
         self._cluster = cluster
         self._restart = restart
+        self._restart_after_s = restart_after_s
         self._plain = plain
         self._console = console
         self._answers: dict[str, cluster_pb2.GetStatusResponse | None] = {}
@@ -68,7 +75,7 @@ class Development:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self.stop)
         try:
             await self._cluster.start()
             self._say(f"{len(self._cluster.nodes)} nodes started in {self._cluster.directory}; "
@@ -85,6 +92,10 @@ class Development:
             await self._cluster.stop()
         self._console.print(f"stopped; what they did is kept in {self._cluster.directory}")
 
+    def stop(self) -> None:
+        """Ends `run`, as Ctrl-C does."""
+        self._stopping.set()
+
     @contextlib.contextmanager
     def _screen(self) -> Iterator[Live | None]:
         if self._plain:
@@ -96,7 +107,7 @@ class Development:
     def _say(self, event: str) -> None:
         self._events.append(f"{time.strftime('%H:%M:%S')}  {event}")
         if self._plain:
-            print(self._events[-1], flush=True)
+            self._console.print(visible(self._events[-1]), soft_wrap=True)
 
     # ---- what happens
 
@@ -123,7 +134,7 @@ class Development:
                 self._died[node.name] = time.monotonic()
                 last = (node.log_tail(1) or "no log").strip()
                 self._say(f"{node.name} died: {_reason(node.exit_code)}; its last words: {last[:200]}")
-            elif self._restart and time.monotonic() - self._died[node.name] >= _RESTART_AFTER_S:
+            elif self._restart and time.monotonic() - self._died[node.name] >= self._restart_after_s:
                 del self._died[node.name]
                 self._cluster.start_node(node.name)
                 self._say(f"{node.name} started again")

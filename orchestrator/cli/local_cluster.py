@@ -105,7 +105,7 @@ class LocalCluster:
         self.directory = directory.resolve()
         self._settings = dict(node_settings or {})
         self._environment = dict(environment or {})
-        # The processes are tied to the thread that starts them, so this one lives as long as the cluster.
+        # The processes are tied to the thread that starts them: this one lives as long as the cluster is referred to.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-cluster")
         self.nodes: dict[str, LocalNode] = {}
         ports = _free_ports()
@@ -190,7 +190,7 @@ class LocalCluster:
         self.nodes[name].paused = False
 
     async def stop(self, timeout_s: float = 10) -> None:
-        """Stops every node, those that do not end in time by SIGKILL; never raises because of a node."""
+        """Stops every node, by SIGKILL if it does not end in time; raises no error because of one. `start` may follow."""
         deadline = time.monotonic() + timeout_s
         running = [node for node in self.nodes.values() if node.running]
         for node in running:
@@ -201,7 +201,6 @@ class LocalCluster:
             if not await self._gone(node, deadline):
                 with contextlib.suppress(LocalClusterError, ProcessLookupError):
                     await self.kill_node(node.name)
-        self._starter.shutdown()
 
     # ---- what the nodes say
 

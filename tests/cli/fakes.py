@@ -1,12 +1,18 @@
-"""A cluster in a dictionary, with the SDK's client's methods."""
+"""Stand-ins for a cluster: one in a dictionary, with the methods of the SDK's client; one of processes that only say
+who leads.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
+from orchestrator.cli.local_cluster import LocalCluster, LocalNode
 from orchestrator_client import (
     AlreadyExists,
     CompensatedStep,
@@ -42,6 +48,18 @@ FAILED = execution(
     "order-2", WorkflowStatus.FAILED, reason="NO_TRUCKS", failed_task="ship",
     compensation=CompensationReport(CompensationState.COMPLETE, [CompensatedStep("charge")], []),
     tasks=[attempt("charge", TaskStatus.COMPLETED), attempt("ship", TaskStatus.FAILED, reason="NO_TRUCKS", attempt=2)])
+
+
+class FakeCluster(LocalCluster):
+    """Its nodes are tests/cli/fake_node.py."""
+
+    def _command(self, node: LocalNode) -> list[str]:
+        program = Path(__file__).with_name("fake_node.py")
+        return [sys.executable, str(program), str(node.config_file), str(os.getpid())]
+
+    def lead(self, name: str) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "leader").write_text(name)
 
 
 class FakeRun:

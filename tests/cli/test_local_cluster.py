@@ -14,19 +14,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import local_cluster
-from orchestrator.cli.local_cluster import LocalCluster, LocalClusterError, LocalNode
+from orchestrator.cli.local_cluster import LocalCluster, LocalClusterError
 from orchestrator.config import load
-
-FAKE_NODE = Path(__file__).with_name("fake_node.py")
-
-
-class FakeCluster(LocalCluster):
-    def _command(self, node: LocalNode) -> list[str]:
-        return [sys.executable, str(FAKE_NODE), str(node.config_file), str(os.getpid())]
-
-    def lead(self, name: str) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "leader").write_text(name)
+from tests.cli.fakes import FakeCluster
 
 
 def alive(pid: int) -> bool:
@@ -56,6 +46,15 @@ async def test_a_cluster_starts_leads_and_stops(tmp_path: Path) -> None:
         assert len(set(cluster.endpoints)) == 3 and len(pids) == 3
     assert not any(node.running for node in cluster.nodes.values())
     wait_gone(pids)
+
+
+async def test_a_cluster_that_was_stopped_starts_again(tmp_path: Path) -> None:
+    cluster = FakeCluster(tmp_path)
+    cluster.lead("b")
+    for _ in range(2):
+        await cluster.start()
+        assert await cluster.wait_ready() == "b"
+        await cluster.stop()
 
 
 async def test_nodes_die_pause_and_come_back_one_by_one(tmp_path: Path) -> None:
@@ -132,8 +131,7 @@ def test_free_ports_are_different_and_below_those_of_outgoing_connections() -> N
 def test_no_process_is_left_when_the_owner_is_killed_not_even_a_paused_one(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import asyncio, pathlib, sys
-        sys.path.insert(0, sys.argv[2])
-        from test_local_cluster import FakeCluster
+        from tests.cli.fakes import FakeCluster
         async def main():
             cluster = FakeCluster(pathlib.Path(sys.argv[1]))
             cluster.lead("a")
@@ -145,7 +143,7 @@ def test_no_process_is_left_when_the_owner_is_killed_not_even_a_paused_one(tmp_p
         asyncio.run(main())
     """)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    owner = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(FAKE_NODE.parent)],
+    owner = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)],
                              stdout=subprocess.PIPE, env=environment, text=True)
     assert owner.stdout is not None
     pids = [int(word) for word in owner.stdout.readline().split()]

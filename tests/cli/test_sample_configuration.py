@@ -1,0 +1,57 @@
+"""The three files that people copy are right, agree with the page that explains them, and with each other."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.cli.app import cli
+from orchestrator.cli.session import DEFAULT_ENDPOINTS
+from orchestrator.config import Config, load
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def sample(node: str) -> Config:
+    return load(DEPLOY / "three-nodes" / f"{node}.toml", {}, {})
+
+
+@pytest.mark.parametrize("node", ["a", "b", "c"])
+def test_each_file_is_that_nodes(node: str) -> None:
+    config = sample(node)
+    assert config.node == node and config.data_dir.name == node
+
+
+def test_all_three_run_on_one_machine_where_the_command_line_looks_for_them() -> None:
+    configs = [sample(node) for node in "abc"]
+    listens = [address for c in configs for address in (c.grpc_listen, c.peer_listen, c.metrics_listen)]
+    assert len(set(listens)) == 9
+    assert ",".join(str(c.grpc_address) for c in configs) == DEFAULT_ENDPOINTS
+
+
+def test_the_commands_of_the_page_make_three_nodes(tmp_path: Path) -> None:
+    page = (DEPLOY / "README.md").read_text()
+    members = re.search(r'MEMBERS="(.*)"', page)
+    assert members is not None
+    made = []
+    for node in "abc":
+        text = (DEPLOY / "three-nodes" / f"{node}.toml").read_text()
+        (tmp_path / f"{node}.toml").write_text(text)
+        arguments = ["init", "--config", str(tmp_path / f"{node}.toml"), "--cluster-id", "C", *shlex.split(members[1])]
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, result.output
+        made.append((tmp_path / "data" / node / "node.json").read_text())
+    assert len(set(made)) == 3
+
+
+def test_the_hints_for_three_machines_are_right_too(tmp_path: Path) -> None:
+    text = (DEPLOY / "three-nodes" / "a.toml").read_text()
+    changed = re.sub(r"127\.0\.0\.1:(74|75)", r"0.0.0.0:\1", text).replace("# grpc_adv", "grpc_adv").replace(
+        "# peer_adv", "peer_adv")
+    (tmp_path / "a.toml").write_text(changed)
+    config = load(tmp_path / "a.toml", {}, {})
+    assert str(config.grpc_address) == "a.example:7400" and str(config.peer_address) == "a.example:7500"
