@@ -86,13 +86,19 @@ def test_the_kill_is_marked_under_its_second_with_the_pause_it_made(board: Score
     assert sparks[first_second + 4] == " "
 
 
-def test_a_long_run_shows_its_last_minute(board: Scoreboard) -> None:
-    board.acknowledged(0.0, "client-1")
-    board.killed(1.0, "a")
-    board.acknowledged(99.0, "client-1")
-    text = screen_text(board, 100.0)
-    assert line_with(text, "acks/s").count("█") == 1
-    assert "▲" not in text
+def test_a_long_run_is_squeezed_and_not_cut(board: Scoreboard) -> None:
+    for second in (0, 60, 61, 600):
+        board.acknowledged(float(second), "client-1")
+    board.killed(61.0, "a")
+    text = screen_text(board, 601.0)
+    sparks, marks = line_with(text, "acks/s"), line_with(text, "kill, pause")
+    begin, kill, end = (column for column, mark in enumerate(sparks) if mark in "▁▂▃▄▅▆▇█")
+    assert marks.index("▲") == kill
+    assert 0.09 < (kill - begin) / (end - begin) < 0.11
+
+
+def test_a_run_that_has_not_begun_has_a_screen_too(board: Scoreboard) -> None:
+    assert "0 max" in screen_text(board, 0.0)
 
 
 def test_the_screen_fits_its_width_and_never_changes_its_height(board: Scoreboard) -> None:

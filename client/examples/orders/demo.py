@@ -56,12 +56,12 @@ def main() -> int:
     good = False
     try:
         good = asyncio.run(run(options, folder))
-    except* Exception as group:  # noqa: BLE001 - whatever it was, the user is told, and where to look
-        for error in leaves(group):
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    if options.keep or not good:
-        print(f"books, logs and the cluster's data are in {folder}")
-    else:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it was, the user is told where to look
+        for leaf in leaves(error):
+            print(f"{type(leaf).__name__}: {leaf}", file=sys.stderr)
+    if not good:
+        print(f"books, logs and the cluster's data are in {folder}", file=sys.stderr)
+    elif not options.keep:
         shutil.rmtree(folder)
     return 0 if good else 1
 
@@ -88,21 +88,8 @@ async def run(options: argparse.Namespace, folder: Path) -> bool:
     plain = options.plain or not console.is_terminal
     view: View = LinesView(board, sys.stdout) if plain else LiveView(board, console)
     try:
-        async with LocalCluster(folder / "cluster") as cluster:
-            async with Supervisor(folder, cluster.endpoints, board, stopwatch) as supervisor:
-                await wait_for_services(cluster.endpoints)
-                stopwatch.start()
-                shop = Shop(orders, cluster.endpoints, board, stopwatch)
-                killer = Killer(cluster, options.kills, board, stopwatch)
-                async with meanwhile(
-                    supervisor.watch(),
-                    every(NODES_INTERVAL_S, lambda: see_nodes(cluster, board)),
-                    every(SCREEN_INTERVAL_S, lambda: draw(view, stopwatch)),
-                ):
-                    await until_the_end(shop, killer)
-                await see_nodes(cluster, board)
-                stopwatch.stop()
-            write_executions(folder, await ask_about(orders, cluster.endpoints))
+        async with meanwhile(every(SCREEN_INTERVAL_S, lambda: draw(view, stopwatch))):
+            await play(orders, options.kills, folder, board, stopwatch)
         report = audit(read_evidence(folder))
         board.verdict = verdict(report, board, options.kills)
     finally:
@@ -110,6 +97,25 @@ async def run(options: argparse.Namespace, folder: Path) -> bool:
     if options.svg:
         save_svg(board, stopwatch.s, options.svg)
     return report.ok and len(board.kills) == options.kills
+
+
+async def play(orders: list[OrderLine], kills: int, folder: Path, board: Scoreboard, stopwatch: Stopwatch) -> None:
+    """The whole run; what it came to is in the folder and on the board."""
+    board.happened(stopwatch.s, "three nodes are starting")
+    async with LocalCluster(folder / "cluster") as cluster:
+        board.happened(stopwatch.s, f"they have elected a leader; the services {', '.join(SERVICES)} are starting")
+        async with (
+            Supervisor(folder, cluster.endpoints, board, stopwatch) as supervisor,
+            meanwhile(supervisor.watch(), every(NODES_INTERVAL_S, lambda: see_nodes(cluster, board))),
+        ):
+            await wait_for_services(cluster.endpoints)
+            stopwatch.start()
+            board.happened(stopwatch.s, "the shop opens")
+            shop = Shop(orders, cluster.endpoints, board, stopwatch)
+            await until_the_end(shop, Killer(cluster, kills, board, stopwatch))
+            await see_nodes(cluster, board)
+            stopwatch.stop()
+        write_executions(folder, await ask_about(orders, cluster.endpoints))
 
 
 async def wait_for_services(endpoints: list[str]) -> None:

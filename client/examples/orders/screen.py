@@ -14,7 +14,8 @@ from rich.text import Text
 from scoreboard import NodeView, Scoreboard
 
 WIDTH = 100
-BAR_WIDTH = 60
+LABEL_WIDTH = 13
+BAR_WIDTH = 68
 SPARKS = "▁▂▃▄▅▆▇█"
 ROLE_STYLES = {"leader": ("●", "bold green"), "follower": ("○", "cyan"), "candidate": ("◌", "yellow")}
 DOWN_STYLES = {"down": ("✗", "bold red")}
@@ -111,26 +112,26 @@ def _outcomes(board: Scoreboard) -> list[Text]:
 
 def _bar(name: str, count: int, total: int, style: str) -> Text:
     filled = min(BAR_WIDTH, -(-count * BAR_WIDTH // max(1, total)))
-    return Text.assemble(f"{name:<12} ", ("█" * filled, style), ("·" * (BAR_WIDTH - filled), "dim"), f" {count:>5}")
+    rest = BAR_WIDTH - filled
+    return Text.assemble(f"{name:<{LABEL_WIDTH}}", ("█" * filled, style), ("·" * rest, "dim"), f" {count:>5}")
 
 
 def _pulse(board: Scoreboard, at_s: float) -> list[Text]:
     """The sparkline, and under it a mark for each kill with the pause that the clients saw."""
     counts = board.per_second(at_s)
-    shift = max(0, len(counts) - BAR_WIDTH)
-    shown = counts[shift:]
-    highest = max(counts, default=0) or 1
-    line = "".join(SPARKS[count * (len(SPARKS) - 1) // highest] if count else " " for count in shown)
+    seconds = -(-len(counts) // BAR_WIDTH)  # of one column, so that a long run is squeezed and not cut
+    rates = [sum(counts[start : start + seconds]) / seconds for start in range(0, len(counts), seconds)]
+    highest = max(rates)
+    line = "".join(SPARKS[int(rate * (len(SPARKS) - 1) / highest)] if rate else " " for rate in rates)
     marks = Text("kill, pause  " if board.kills else "", "red")
     for kill in board.kills:
-        column = int(kill.at_s) - shift
-        if column < 0:
-            continue
-        marks.append(" " * (13 + column - len(marks.plain)))
+        column = LABEL_WIDTH + int(kill.at_s) // seconds
+        marks.append(" " * (column - len(marks.plain)))
         pause = board.pause_s(kill)
         marks.append("▲ ", "bold red")
         marks.append(f"{pause:.1f} s " if pause is not None else "… ", "red")
-    return [Text.assemble("acks/s       ", (f"{line:<{BAR_WIDTH}}", "cyan"), f" {highest:>5} max"), marks]
+    spark = (f"{line:<{BAR_WIDTH}}", "cyan")
+    return [Text.assemble(f"{'acks/s':<{LABEL_WIDTH}}", spark, f" {highest:>4.0f} max"), marks]
 
 
 def _events(board: Scoreboard) -> list[Text]:
