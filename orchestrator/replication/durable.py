@@ -53,6 +53,8 @@ class DurableState:
         )
 
     async def open(self, applied_index: int, applied_term: int) -> None:
+        if applied_index == 0 and applied_term != 0:
+            raise ValueError("a database at index 0 has applied nothing: its term must be 0")
         await call(self.reader, lambda: self._load(applied_index))
         await self._reconcile(applied_index, applied_term)
         if self.hard_state.durable.configuration is not None:

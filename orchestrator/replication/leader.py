@@ -74,12 +74,12 @@ class Replicator:
         self._notice_at = None
 
     def peer_connected(self, name: str) -> None:
-        """What was in flight on the old connection may be lost: begin again after what is known to match."""
+        """What was in flight on the old connection may be lost: ask the follower where it stands."""
         transferring = self.progress[name].mode is Mode.SNAPSHOT
         self.progress[name] = Progress(mode=Mode.SNAPSHOT if transferring else Mode.PROBE)
         raft = self._raft
         if raft.role is Role.LEADER:
-            raft.set_next_index(name, (raft.match_index(name) or raft.last_index) + 1)
+            raft.set_next_index(name, raft.last_index + 1)
             self._heartbeat_at = 0.0
 
     def stop(self) -> None:

@@ -34,6 +34,7 @@ class Owner(Protocol):
     def link_opened(self, link: Link, hello: Hello) -> None: ...
     def link_closed(self, name: str) -> None: ...
     def link_refused(self, name: str) -> None: ...
+    def link_failed(self, error: BaseException) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -179,6 +180,7 @@ class Link:
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"link to {self.name}")
+        self._task.add_done_callback(self._ended)
 
     def abort(self) -> None:
         if self._task is not None:
@@ -187,8 +189,12 @@ class Link:
 
     async def join(self) -> None:
         if self._task is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A link that silently stays down would look like a dead peer for ever.
+            self._owner.link_failed(error)
 
     def drop(self) -> None:
         if self._connection is not None:
@@ -242,7 +248,7 @@ class Link:
         except ConnectionRefusedError:
             self._owner.link_refused(self.name)
             return False
-        except (OSError, TimeoutError, ssl.SSLError):
+        except (OSError, TimeoutError, ssl.SSLError, UnicodeError):  # the last from a name that cannot be looked up
             return False
         connection = connections[-1]
         try:

@@ -137,6 +137,7 @@ class ReplicatedLog:
             server_tls=self._tls[0],
             client_tls=self._tls[1],
             on_refused=self._refused,
+            on_error=self._fail,
         )
         self._gossiper = Gossiper(self._transport, self._clock, self._settings)
         self._gossiper.set(self._gossip)

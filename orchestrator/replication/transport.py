@@ -38,6 +38,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         server_tls: ssl.SSLContext | None,
         client_tls: ssl.SSLContext | None,
         on_refused: Callable[[str], None],
+        on_error: Callable[[BaseException], None],
     ) -> None:
         self.nodes: dict[str, Node] = {name: Node(name) for name in identity.members}
         own = self.nodes[identity.node]
@@ -53,6 +54,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self._listen = listen
         self._server_tls = server_tls
         self._on_refused = on_refused
+        self._on_error = on_error
         self._server: asyncio.AbstractServer | None = None
         self._inbound: dict[str, Inbound] = {}
         self._unnamed: set[Inbound] = set()
@@ -210,8 +212,8 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
     def link_refused(self, name: str) -> None:
         self._on_refused(name)
 
-    def is_up(self, name: str) -> bool:
-        return name in self._connected
+    def link_failed(self, error: BaseException) -> None:
+        self._on_error(error)
 
     def review(self) -> None:
         """Tells raft which peers can be sent to and count; changes only."""

@@ -97,8 +97,8 @@ class NodeNetwork(TcpNetwork):
     async def dial(
         self, host: str, port: int, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
     ) -> None:
-        pair = frozenset((self._name, self._shared.ports[port]))
-        if pair in self._shared.cut_pairs:
+        pair = frozenset((self._name, self._shared.ports.get(port, "")))
+        if pair in self._shared.cut_pairs or "" in pair:
             raise OSError("unreachable")
         transport, _ = await asyncio.get_running_loop().create_connection(factory, host, port, ssl=tls)
         self._shared.opened(pair, transport)
@@ -131,10 +131,13 @@ class Node:
     def database(self) -> Path:
         return self.directory.parent / f"{self.name}.database"
 
+    def identity(self) -> identities.Identity:
+        return identities.load(self.files, self.directory, node=self.name)
+
     async def start(self) -> None:
         if self.database.exists():
             self._read_database()
-        identity = identities.load(self.files, self.directory, node=self.name)
+        identity = self.identity()
         self.fatal = []
         self.log = ReplicatedLog(
             identity=identity,

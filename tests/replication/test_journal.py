@@ -172,7 +172,7 @@ async def test_torn_tail_is_cut(tmp_path: Path, cut: int) -> None:
 
 
 async def test_a_torn_batch_whose_end_reached_the_disk_is_cut_too(tmp_path: Path) -> None:
-    """Pages of one unsynced write reach the disk in any order: a good record after a bad one proves nothing by itself."""
+    """Pages of one unsynced write reach the disk in any order: a good record after a bad one proves nothing."""
     disk = Disk(RealFiles(), tmp_path / "raft")
     disk.fill(1, 5)
     await disk.journal.sync()

@@ -1,0 +1,117 @@
+"""Connections: what a stranger sends is dropped and counted; what is lost is dialled again."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from pathlib import Path
+
+import pytest
+
+from orchestrator.replication.frames import PROTOCOL_VERSION, Heartbeat, Hello, encode_frame
+from orchestrator.replication.settings import RaftSettings
+from tests.replication.cluster import Cluster, wait_until
+
+
+async def throw(cluster: Cluster, data: bytes) -> bytes:
+    """Sends bytes to n1's peer port and reads until it closes."""
+    reader, writer = await asyncio.open_connection(*cluster["n1"].identity().address_of("n1"))
+    writer.write(data)
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+def hello(cluster: Cluster, **changed: object) -> bytes:
+    fields: dict[str, object] = {
+        "version": PROTOCOL_VERSION,
+        "cluster_id": cluster.cluster_id,
+        "node": "n2",
+        "incarnation": "f" * 32,
+        "advertised": "x:1",
+        "members": ["n1"],
+        "configuration": None,
+    }
+    return encode_frame(Hello(**{**fields, **changed}))  # type: ignore[arg-type]  # fields by name
+
+
+async def test_what_strangers_send_is_dropped_and_counted(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, 1) as cluster:
+        await cluster.put(b"x")
+        await throw(cluster, b"GET / HTTP/1.1\r\n\r\n")
+        await throw(cluster, struct.pack(">I", 3) + b"\xc1\xc1\xc1")
+        await throw(cluster, encode_frame(Heartbeat(10**6, 10**6, 1)))
+        await throw(cluster, hello(cluster, cluster_id="other"))
+        await throw(cluster, hello(cluster, version=PROTOCOL_VERSION + 1))
+        await throw(cluster, hello(cluster, node="n9"))
+        counters = cluster["n1"].log.status().counters
+        assert counters["oversized"] == 1
+        assert counters["malformed"] == 2
+        assert (counters["foreign"], counters["version"], counters["unknown"]) == (1, 1, 1)
+        assert cluster["n1"].log.term == 1
+        await cluster.put(b"y")
+
+
+async def test_a_handshake_that_never_ends_is_dropped(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, 1, RaftSettings(handshake_timeout_ms=50)) as cluster:
+        await throw(cluster, hello(cluster)[:10])
+        assert cluster["n1"].log.status().counters["handshake_timeout"] == 1
+
+
+async def test_a_peer_with_another_incarnation_is_heard_by_nobody(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.put(b"x")
+        await cluster.converged()
+        term = cluster["n1"].log.term
+        reader, writer = await asyncio.open_connection(*cluster["n1"].identity().address_of("n1"))
+        writer.write(hello(cluster) + encode_frame(Heartbeat(10**6, 10**6, 1)))
+        await wait_until("the message to be counted", lambda: cluster["n1"].log.status().counters.get("unlisted"))
+        assert cluster["n1"].log.term == term
+        writer.close()
+        await cluster.put(b"y")
+        await cluster.converged()
+        del reader
+
+
+async def test_a_lost_connection_is_dialled_again(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        await cluster.put(b"x")
+        term = leader.log.term
+        for _ in range(5):
+            for link in leader.log._transport._links.values():
+                link.drop()
+            await wait_until(
+                "both links", lambda: all(leader.log._core.connected(name) for name in leader.log._core.peers)
+            )
+            await cluster.put(b"y")
+        await cluster.converged()
+        assert leader.log.term == term
+
+
+async def test_a_full_buffer_closes_the_connection_instead_of_growing(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        await cluster.put(b"x")
+        name = leader.log._core.peers[0]
+        frame = b"\0" * (leader.log._settings.outgoing_buffer_bytes_max + 1)
+        assert not leader.log._transport.send_frame(name, frame)
+        assert leader.log.status().counters["overflow"] == 1
+        await cluster.put(b"y")
+        await cluster.converged()
+
+
+async def test_an_address_in_use_is_said_at_start(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, 1)
+    node = cluster["n1"]
+    host, port = node.identity().address_of("n1")
+    squatter = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
+    with pytest.raises(OSError, match="address already in use"):
+        await node.start()
+    squatter.close()
+    await node.start()
+    await cluster.put(b"x")
+    await node.stop()
