@@ -1,0 +1,34 @@
+"""The smallest workflow: one task, its worker and its caller in one program.
+
+    python client/examples/hello.py localhost:7400
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from orchestrator_client import Client, Worker, Workflow, task
+
+
+@task
+async def greet(name: str) -> str:
+    return f"Hello, {name}!"
+
+
+hello = Workflow("hello", version=1)
+hello.returns(greeting=hello.step(greet, hello.input.name))
+
+
+async def main(endpoints: str) -> None:
+    async with Client(endpoints) as client:
+        worker = Worker(client, tasks=[greet])
+        working = asyncio.create_task(worker.run())
+        run = await client.start(hello, {"name": "world"})
+        print((await run.result(timeout_s=30)).greeting)
+        await worker.stop()
+        await working
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "localhost:7400"))

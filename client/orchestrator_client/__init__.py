@@ -1,0 +1,106 @@
+"""The client of an orchestrator cluster: define workflows and tasks, start executions, and run workers.
+
+async with Client(["a:7400", "b:7400", "c:7400"]) as client:
+    run = await client.start(order_saga, order, id="order-1")
+    print((await run.result(timeout_s=30)).tracking)
+"""
+
+from __future__ import annotations
+
+from orchestrator_client.client import Client
+from orchestrator_client.codec import decode, encode
+from orchestrator_client.context import CompensatedStepContext, CompensationContext, TaskContext
+from orchestrator_client.errors import (
+    AlreadyExists,
+    ClusterError,
+    CodecError,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    NoLeader,
+    NotFound,
+    OrchestratorError,
+    OutcomeUnknown,
+    Overloaded,
+    ReplyError,
+    RequestError,
+    RequestExpired,
+    TerminalError,
+    Unimplemented,
+    WorkflowFailed,
+    WorkflowTerminated,
+    WorkflowTimedOut,
+    WrongState,
+)
+from orchestrator_client.execution import (
+    ClusterStatus,
+    CompensatedStep,
+    CompensationReport,
+    CompensationState,
+    Execution,
+    Leader,
+    NodeStatus,
+    TaskAttempt,
+    TaskStatus,
+    WorkflowStatus,
+)
+from orchestrator_client.options import Retry, TaskOptions
+from orchestrator_client.output import Output
+from orchestrator_client.refs import Ref
+from orchestrator_client.runs import Run
+from orchestrator_client.sync import SyncClient, SyncRun, SyncWorker
+from orchestrator_client.tasks import Compensator, Task, task
+from orchestrator_client.worker import Worker
+from orchestrator_client.workflow import Workflow
+
+__all__ = [
+    "AlreadyExists",
+    "Client",
+    "ClusterError",
+    "ClusterStatus",
+    "CodecError",
+    "CompensatedStep",
+    "CompensatedStepContext",
+    "CompensationContext",
+    "CompensationReport",
+    "CompensationState",
+    "Compensator",
+    "DeadlineExceeded",
+    "Execution",
+    "InternalError",
+    "InvalidRequest",
+    "Leader",
+    "NoLeader",
+    "NodeStatus",
+    "NotFound",
+    "OrchestratorError",
+    "OutcomeUnknown",
+    "Output",
+    "Overloaded",
+    "Ref",
+    "ReplyError",
+    "RequestError",
+    "RequestExpired",
+    "Retry",
+    "Run",
+    "SyncClient",
+    "SyncRun",
+    "SyncWorker",
+    "Task",
+    "TaskAttempt",
+    "TaskContext",
+    "TaskOptions",
+    "TaskStatus",
+    "TerminalError",
+    "Unimplemented",
+    "Worker",
+    "Workflow",
+    "WorkflowFailed",
+    "WorkflowStatus",
+    "WorkflowTerminated",
+    "WorkflowTimedOut",
+    "WrongState",
+    "decode",
+    "encode",
+    "task",
+]

@@ -1,0 +1,329 @@
+"""The client: registers definitions, starts and finds executions. A change of the leader is a pause, not an error."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from orchestrator_api.v1 import cluster_pb2, definitions_pb2
+from orchestrator_api.v1 import workflows_pb2 as pb
+from orchestrator_api.v1.common_pb2 import PageRequest, ReadOptions
+from orchestrator_client import definitions as forms
+from orchestrator_client.codec import decode, dumps, encode
+from orchestrator_client.connection import ChannelFactory, Connection, channel_factory
+from orchestrator_client.errors import AlreadyExists, InvalidRequest
+from orchestrator_client.execution import (
+    ClusterStatus,
+    CompensationState,
+    Execution,
+    Leader,
+    WorkflowStatus,
+    read_cluster,
+    read_execution,
+)
+from orchestrator_client.runs import Run, object_payload
+from orchestrator_client.workflow import Workflow
+
+_IF_EXISTS = {"fail": pb.IF_EXISTS_FAIL, "return": pb.IF_EXISTS_RETURN}
+
+
+class Client:
+    """Talks to the cluster whose nodes have these gRPC addresses; some of them are enough.
+
+    `deadline_s` is how long a call goes on through changes of the leader and overload before it raises.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Iterable[str],
+        *,
+        namespace: str = "default",
+        deadline_s: float = 60.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        open_channel: ChannelFactory | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        addresses = endpoints.split(",") if isinstance(endpoints, str) else endpoints
+        self.connection = Connection(
+            [address.strip() for address in addresses if address.strip()],
+            namespace=namespace,
+            open_channel=open_channel or channel_factory(credentials),
+            deadline_s=deadline_s,
+            rng=rng or random.Random(),
+        )
+        # The digest of each workflow that this client knows to be registered.
+        self._registered: dict[tuple[str, int], str] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the channels; calls under way are cancelled."""
+        await self.connection.close()
+
+    # Definitions
+
+    async def register(self, *definitions: forms.Definition, overwrite: bool = False) -> None:
+        """Registers workflows (with their tasks) and tasks: objects, documents, or JSON or YAML files.
+
+        A workflow that is registered already with the same content is fine; with other content it is refused unless
+        `overwrite`. Tasks are always replaced.
+        """
+        found = forms.sort(definitions)
+        if found.tasks:
+            await self._register_tasks(found.tasks.values())
+        if found.workflows:
+            await self._register_workflows(found.workflows, overwrite)
+
+    async def validate(self, *definitions: forms.Definition) -> None:
+        """Checks workflows as registration does, and stores nothing."""
+        request = definitions_pb2.ValidateWorkflowsRequest(
+            namespace=self.connection.namespace,
+            definition_json=[dumps(document) for document in forms.sort(definitions).workflows],
+        )
+        await self.connection.call(lambda node: node.definitions.ValidateWorkflows, request)
+
+    async def workflow_definition(self, name: str, version: int = 0) -> dict[str, Any]:
+        """A registered definition; version 0 is the highest."""
+        request = definitions_pb2.GetWorkflowDefinitionRequest(
+            namespace=self.connection.namespace, name=name, version=version
+        )
+        reply = await self.connection.call(lambda node: node.definitions.GetWorkflowDefinition, request)
+        document: dict[str, Any] = json.loads(reply.definition_json)
+        return document
+
+    async def task_definition(self, name: str) -> dict[str, Any]:
+        """A registered definition."""
+        request = definitions_pb2.GetTaskDefinitionRequest(namespace=self.connection.namespace, name=name)
+        reply = await self.connection.call(lambda node: node.definitions.GetTaskDefinition, request)
+        document: dict[str, Any] = json.loads(reply.definition_json)
+        return document
+
+    async def _register_tasks(self, documents: Iterable[dict[str, Any]]) -> None:
+        request = definitions_pb2.RegisterTasksRequest(
+            namespace=self.connection.namespace, definition_json=[dumps(document) for document in documents]
+        )
+        await self.connection.call(lambda node: node.definitions.RegisterTasks, request, mutating=True)
+
+    async def _register_workflows(self, documents: list[dict[str, Any]], overwrite: bool) -> None:
+        request = definitions_pb2.RegisterWorkflowsRequest(
+            namespace=self.connection.namespace,
+            definition_json=[dumps(document) for document in documents],
+            overwrite=overwrite,
+        )
+        try:
+            await self.connection.call(lambda node: node.definitions.RegisterWorkflows, request, mutating=True)
+        except AlreadyExists as error:
+            names = ", ".join(f"{document['name']} version {document.get('version', 1)}" for document in documents)
+            raise AlreadyExists(
+                f"{names}: registered already with other content; give the changed workflow a higher version "
+                f"(or register it with overwrite=True): {error.message}",
+                reason=error.reason,
+                metadata=error.metadata,
+            ) from None
+
+    async def _ensure_registered(self, workflow: Workflow) -> None:
+        digest = workflow.digest()
+        if self._registered.get((workflow.name, workflow.version)) != digest:
+            await self.register(workflow)
+            self._registered[workflow.name, workflow.version] = digest
+
+    # Executions
+
+    async def start(
+        self,
+        workflow: Workflow | Mapping[str, Any] | str,
+        input: Any = None,
+        *,
+        id: str = "",
+        if_exists: Literal["fail", "return"] = "fail",
+        version: int = 0,
+        correlation_id: str = "",
+        priority: int = 0,
+        created_by: str = "",
+        task_to_domain: Mapping[str, str] | None = None,
+        register: bool = True,
+        timeout_s: float | None = None,
+    ) -> Run:
+        """Starts an execution; when this returns, it is on a majority of disks.
+
+        A `Workflow` is registered first, once for each client; with ``register=False`` it travels along instead, as
+        a definition given as a dict always does. A name means what is registered under it. If the `id` is taken,
+        AlreadyExists is raised, or the execution that has it is returned.
+        """
+        if if_exists not in _IF_EXISTS:
+            raise InvalidRequest(f"if_exists is 'fail' or 'return', not {if_exists!r}")
+        request = pb.StartWorkflowRequest(
+            namespace=self.connection.namespace,
+            version=version,
+            workflow_id=id,
+            if_exists=_IF_EXISTS[if_exists],
+            correlation_id=correlation_id,
+            priority=priority,
+            created_by=created_by,
+            task_to_domain=task_to_domain or {},
+        )
+        output_type = None
+        if isinstance(workflow, Workflow):
+            output_type = workflow.output_type
+            if version not in (0, workflow.version):
+                raise InvalidRequest(f"{workflow!r} was given, and version {version} asked for")
+            if register:
+                await self._ensure_registered(workflow)
+            else:
+                request.definition_json = dumps(workflow.to_dict(inline_tasks=True))
+            request.name, request.version = workflow.name, workflow.version
+            _check_input(workflow, input)
+        elif isinstance(workflow, Mapping):
+            request.definition_json = dumps(workflow)
+            request.name = str(workflow.get("name", ""))
+        else:
+            request.name = workflow
+        request.input.CopyFrom(object_payload(input, "input"))
+        reply = await self.connection.call(
+            lambda node: node.workflows.StartWorkflow, request, mutating=True, timeout_s=timeout_s
+        )
+        return Run(self.connection, reply.workflow_id, output_type=output_type, existing=reply.existing)
+
+    async def start_and_wait(
+        self,
+        workflow: Workflow | Mapping[str, Any] | str,
+        input: Any = None,
+        /,
+        *,
+        timeout_s: float = 60.0,
+        **options: Any,
+    ) -> Any:
+        """Starts an execution (options as for `start`) and answers its result (as `Run.result` does)."""
+        deadline = self.connection.now() + timeout_s
+        run = await self.start(workflow, input, timeout_s=timeout_s, **options)
+        return await run.result(max(deadline - self.connection.now(), 0.001))
+
+    def run(self, workflow_id: str, *, output: type | None = None) -> Run:
+        """A handle of an execution that was started elsewhere; `output` is the type of its result."""
+        return Run(self.connection, workflow_id, output_type=output)
+
+    async def get(self, workflow_id: str, *, tasks: bool = False, stale_ok: bool = False) -> Execution:
+        """The execution as it is now."""
+        return await self.run(workflow_id).get(tasks=tasks, stale_ok=stale_ok)
+
+    async def wait(self, workflow_id: str, timeout_s: float | None = None, *, tasks: bool = False) -> Execution:
+        """The execution once it has ended, well or not."""
+        return await self.run(workflow_id).wait(timeout_s, tasks=tasks)
+
+    def watch(self, workflow_id: str, *, tasks: bool = False) -> AsyncIterator[Execution]:
+        """The execution now and after each change, up to its end."""
+        return self.run(workflow_id).watch(tasks=tasks)
+
+    async def search(
+        self,
+        *,
+        name: str = "",
+        statuses: Iterable[WorkflowStatus | str] = (),
+        correlation_id: str = "",
+        compensation_states: Iterable[CompensationState | str] = (),
+        started_from: datetime | None = None,
+        started_before: datetime | None = None,
+        ended_from: datetime | None = None,
+        ended_before: datetime | None = None,
+        page_size: int = 100,
+        stale_ok: bool = False,
+    ) -> AsyncIterator[Execution]:
+        """Executions that match all given filters, newest start first, without tasks, input and output."""
+        request = pb.SearchWorkflowsRequest(
+            namespace=self.connection.namespace,
+            name=name,
+            statuses=[pb.WorkflowStatus.Value(f"WORKFLOW_STATUS_{status}") for status in statuses],
+            correlation_id=correlation_id,
+            compensation_states=[
+                pb.CompensationState.Value(f"COMPENSATION_STATE_{state}") for state in compensation_states
+            ],
+            started_from=_stamp(started_from),
+            started_before=_stamp(started_before),
+            ended_from=_stamp(ended_from),
+            ended_before=_stamp(ended_before),
+            page=PageRequest(size=page_size),
+            read=ReadOptions(stale_ok=stale_ok),
+        )
+        while True:
+            reply = await self.connection.call(lambda node: node.workflows.SearchWorkflows, request)
+            for workflow in reply.workflows:
+                yield read_execution(workflow)
+            if not reply.next_token:
+                return
+            request.page.token = reply.next_token
+
+    async def signal(self, workflow_id: str, name: str, payload: Any = None) -> None:
+        """Gives a signal, which is kept until a wait for that name takes it."""
+        await self.run(workflow_id).signal(name, payload)
+
+    async def pause(self, workflow_id: str) -> None:
+        """Nothing new is scheduled until `resume`; running tasks may finish."""
+        await self.run(workflow_id).pause()
+
+    async def resume(self, workflow_id: str) -> None:
+        """Goes on after `pause`."""
+        await self.run(workflow_id).resume()
+
+    async def terminate(
+        self, workflow_id: str, reason: str = "", *, compensation: Literal["run", "skip"] | None = None
+    ) -> None:
+        """Ends the execution. Without a word on compensation it is refused if any completed step could be undone."""
+        await self.run(workflow_id).terminate(reason, compensation=compensation)
+
+    async def retry(self, workflow_id: str) -> None:
+        """Tries the failed tasks of the ended execution again."""
+        await self.run(workflow_id).retry()
+
+    async def retry_compensation(self, workflow_id: str) -> None:
+        """Gives the compensation that is stuck a fresh set of attempts."""
+        await self.run(workflow_id).retry_compensation()
+
+    async def skip_compensation(self, workflow_id: str) -> None:
+        """Records the compensation that is stuck as left, and goes on with the next."""
+        await self.run(workflow_id).skip_compensation()
+
+    async def abandon_compensation(self, workflow_id: str, reason: str = "") -> None:
+        """Ends the execution with steps left that were not undone."""
+        await self.run(workflow_id).abandon_compensation(reason)
+
+    # The cluster
+
+    async def status(self) -> ClusterStatus:
+        """The cluster, as the first node that answers sees it."""
+        reply = await self.connection.ask_any(lambda node: node.cluster.GetStatus, cluster_pb2.GetStatusRequest())
+        return read_cluster(reply)
+
+    async def leader(self) -> Leader:
+        """Who leads, as the first node that answers knows it."""
+        reply = await self.connection.ask_any(lambda node: node.cluster.GetLeader, cluster_pb2.GetLeaderRequest())
+        return Leader(reply.leader, reply.grpc_address, reply.term)
+
+
+def _check_input(workflow: Workflow, input: Any) -> None:
+    """Refuses here what the first task would not be able to read."""
+    wanted = workflow.input_type
+    if wanted is not None and type(input) is not wanted:
+        decode(wanted, encode({} if input is None else input, "input"), "input")
+
+
+def _stamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise InvalidRequest(f"{moment!r} has no time zone")
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

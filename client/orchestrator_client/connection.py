@@ -1,0 +1,310 @@
+"""Calls to whichever node leads: one channel for each node, and a pause instead of an error while the leader changes.
+
+A call that has waited for a while is not left to a dead peer: its node is asked for a sign of life, and when that
+fails the other nodes are asked who leads. Opinions are in `leader`, decisions in `retry`; here is only the I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import grpc
+import grpc.aio
+
+from orchestrator_api.v1 import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    definitions_pb2_grpc,
+    workers_pb2_grpc,
+    workflows_pb2,
+    workflows_pb2_grpc,
+)
+from orchestrator_client import errors
+from orchestrator_client.leader import LeaderFinder
+from orchestrator_client.requests import RequestLedger, Ticket
+from orchestrator_client.retry import CallRetry, TryAgain
+from orchestrator_client.status import Failure, Kind, final_error, read_failure
+
+if TYPE_CHECKING:
+    from orchestrator_api.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
+    from orchestrator_api.v1.definitions_pb2_grpc import DefinitionServiceAsyncStub
+    from orchestrator_api.v1.workers_pb2_grpc import WorkerServiceAsyncStub
+    from orchestrator_api.v1.workflows_pb2_grpc import WorkflowServiceAsyncStub
+
+# How long a call may be silent before its node is asked for a sign of life.
+PATIENCE_S = 0.4
+# How long a node has for that sign, or to say who leads.
+PROBE_S = 0.3
+# How long one attempt may take before it is sent again.
+ATTEMPT_S = 5.0
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A peer whose machine is gone sends nothing: pings find out. The server has to allow them this often.
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # This one is also the time that connecting itself may take: less would cut off a slow TLS handshake.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    # Two clients in one process must not share a connection's backoff.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", 64 << 20),
+)
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+ChannelFactory = Callable[[str], grpc.aio.Channel]
+
+
+class Node:
+    """The services of one node."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        # The stubs are the same classes for both kinds of channel; only their types differ.
+        self.workflows = cast("WorkflowServiceAsyncStub", workflows_pb2_grpc.WorkflowServiceStub(channel))
+        self.definitions = cast("DefinitionServiceAsyncStub", definitions_pb2_grpc.DefinitionServiceStub(channel))
+        self.workers = cast("WorkerServiceAsyncStub", workers_pb2_grpc.WorkerServiceStub(channel))
+        self.cluster = cast("ClusterServiceAsyncStub", cluster_pb2_grpc.ClusterServiceStub(channel))
+
+
+def channel_factory(credentials: grpc.ChannelCredentials | None) -> ChannelFactory:
+    def open_channel(address: str) -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+    return open_channel
+
+
+class Connection:
+    """The channels of one client, its opinion of the leader, and its client session."""
+
+    def __init__(
+        self,
+        endpoints: Iterable[str],
+        *,
+        namespace: str,
+        open_channel: ChannelFactory,
+        deadline_s: float,
+        rng: random.Random,
+    ) -> None:
+        self.finder = LeaderFinder(endpoints)
+        self.namespace = namespace
+        self.deadline_s = deadline_s
+        self.rng = rng
+        self._open_channel = open_channel
+        self._nodes: dict[str, Node] = {}
+        self._ledger: RequestLedger | None = None
+        self._ledger_lock = asyncio.Lock()
+        # Questions under way, which all callers share: by address, and "" for who leads.
+        self._questions: dict[str, asyncio.Task[bool]] = {}
+        self._confirmed = ""
+
+    @staticmethod
+    def now() -> float:
+        return asyncio.get_running_loop().time()
+
+    def node(self, address: str) -> Node:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = Node(self._open_channel(address))
+        return node
+
+    async def close(self) -> None:
+        questions = list(self._questions.values())
+        for question in questions:
+            question.cancel()
+        await asyncio.gather(*questions, return_exceptions=True)
+        nodes, self._nodes = list(self._nodes.values()), {}
+        for node in nodes:
+            await node.channel.close()
+
+    async def call(
+        self,
+        method: Callable[[Node], grpc.aio.UnaryUnaryMultiCallable[Request, Reply]],
+        request: Request,
+        *,
+        mutating: bool = False,
+        timeout_s: float | None = None,
+        attempt_s: float = ATTEMPT_S,
+    ) -> Reply:
+        """The leader's answer. A mutating request is given its identity here, the same for each attempt."""
+        deadline = self.now() + (self.deadline_s if timeout_s is None else timeout_s)
+        retry = CallRetry(deadline=deadline, identified=True, mutating=mutating, rng=self.rng)
+        ticket: Ticket | None = None
+        try:
+            while True:
+                if mutating:
+                    ticket = ticket or await self._begin(deadline)
+                    cast(Any, request).request.CopyFrom(ticket.identity())
+                address = self.finder.current
+                answer = await self._attempt(address, method, request, min(attempt_s, deadline - self.now()))
+                if not isinstance(answer, Failure):
+                    self._confirm(address)
+                    return answer
+                decision = await self.recover(address, answer, retry)
+                if decision.new_session and ticket is not None:
+                    self._forget(ticket.ledger)
+                    ticket.close()
+                    ticket = None
+        finally:
+            if ticket is not None:
+                ticket.close()
+
+    async def ask_any(
+        self, method: Callable[[Node], grpc.aio.UnaryUnaryMultiCallable[Request, Reply]], request: Request
+    ) -> Reply:
+        """The first answer that any node gives."""
+        failure: Failure | None = None
+        for address in sorted(self.finder.addresses, key=lambda address: address != self.finder.current):
+            answer = await self._attempt(address, method, request, 1.0)
+            if not isinstance(answer, Failure):
+                return answer
+            if answer.kind is Kind.FINAL:
+                raise final_error(answer)
+            failure = answer
+        assert failure is not None
+        raise errors.NoLeader(f"no node answered: {failure.message}")
+
+    def report(self, address: str, failure: Failure) -> None:
+        """Lets all calls learn from the failure of one."""
+        if failure.kind is Kind.NOT_LEADER:
+            self.finder.refused(address, failure.leader_address, self.now())
+        elif failure.kind is Kind.UNREACHABLE and failure.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            self.finder.failed(address, self.now())
+        if self._confirmed == address and failure.kind in (Kind.NOT_LEADER, Kind.UNREACHABLE):
+            self._confirmed = ""
+
+    async def recover(self, address: str, failure: Failure, retry: CallRetry) -> TryAgain:
+        """Learns from a failed attempt and returns when the next may be made; raises if there is none."""
+        self.report(address, failure)
+        decision = retry.next(failure, self.now())
+        moved = decision.locate and await self.locate() and self.finder.current != address
+        if not moved and decision.after_s > 0:
+            await asyncio.sleep(decision.after_s)
+        return decision
+
+    async def locate(self) -> bool:
+        """Asks all nodes who leads; True once someone credible says it."""
+        return await self._shared("", self._locate)
+
+    async def check(self, address: str) -> bool:
+        """Asks the node for a sign of life, and all the others who leads if there is none.
+
+        True if calls to it are still well placed.
+        """
+        return await self._shared(address, lambda: self._check(address))
+
+    async def watchful(self, address: str, read: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+        """The next message of a stream from the node, or a Failure; does not wait for a node that is gone."""
+        return await self._watched(address, _answered(read()), patience_s)
+
+    async def _attempt(
+        self,
+        address: str,
+        method: Callable[[Node], grpc.aio.UnaryUnaryMultiCallable[Request, Reply]],
+        request: Request,
+        timeout_s: float,
+    ) -> Reply | Failure:
+        call = method(self.node(address))(request, timeout=max(timeout_s, 0.001))
+        return cast("Reply | Failure", await self._watched(address, _answered(call)))
+
+    async def _watched(self, address: str, answering: Any, patience_s: float = PATIENCE_S) -> Any:
+        answer = asyncio.ensure_future(answering)
+        try:
+            done, _ = await asyncio.wait({answer}, timeout=patience_s)
+            while not done:
+                check = asyncio.ensure_future(self.check(address))
+                try:
+                    await asyncio.wait({answer, check}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    check.cancel()
+                if not answer.done() and not check.result():
+                    return Failure(Kind.UNREACHABLE, grpc.StatusCode.UNAVAILABLE, f"{address} is silent")
+                done, _ = await asyncio.wait({answer}, timeout=patience_s)
+            return answer.result()
+        finally:
+            if not answer.done():
+                answer.cancel()
+
+    def _confirm(self, address: str) -> None:
+        self._confirmed = address
+        self.finder.confirmed(address)
+
+    async def _begin(self, deadline: float) -> Ticket:
+        async with self._ledger_lock:
+            if self._ledger is None or self._ledger.is_stale(self.now()):
+                request = workflows_pb2.OpenClientSessionRequest(namespace=self.namespace)
+                remaining_s = max(deadline - self.now(), 0.001)
+                # A session that was opened without our learning of it is forgotten by itself: no identity needed.
+                reply = await self.call(lambda n: n.workflows.OpenClientSession, request, timeout_s=remaining_s)
+                self._ledger = RequestLedger(reply.session_id, reply.idle_timeout_ms / 1000 or 60.0, self.now())
+            return Ticket(self._ledger, self.now())
+
+    def _forget(self, ledger: RequestLedger) -> None:
+        if self._ledger is ledger:
+            self._ledger = None
+
+    async def _shared(self, key: str, question: Callable[[], Any]) -> bool:
+        task = self._questions.get(key)
+        if task is None:
+            task = self._questions[key] = asyncio.ensure_future(question())
+            task.add_done_callback(lambda _: self._questions.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _check(self, address: str) -> bool:
+        reply = await self._who_leads(address)
+        if reply is None:
+            self.finder.failed(address, self.now())
+            await self.locate()
+        elif self._confirmed == address and self.finder.current == address and self.finder.term in (0, reply.term):
+            # It leads, as a call has just shown, so the leader's advertised address is its own.
+            self.finder.same_node(reply.grpc_address, address)
+        else:
+            self.finder.named(reply.grpc_address, reply.term, address, self.now())
+        return self.finder.current == address
+
+    async def _locate(self) -> bool:
+        asked = {address: asyncio.ensure_future(self._who_leads(address)) for address in self.finder.addresses}
+        by_task = {task: address for address, task in asked.items()}
+        waiting = set(by_task)
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    reply = task.result()
+                    if reply is not None and reply.grpc_address:
+                        by = by_task[task]
+                        if self.finder.named(reply.grpc_address, reply.term, by, self.now()):
+                            return True
+            return False
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def _who_leads(self, address: str) -> cluster_pb2.GetLeaderResponse | None:
+        call = self.node(address).cluster.GetLeader(cluster_pb2.GetLeaderRequest(), timeout=PROBE_S)
+        answer = await _answered(call)
+        return None if isinstance(answer, Failure) else answer
+
+
+async def _answered(call: Any) -> Any:
+    """The reply, or the failure as a value."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        return failure_of(error)
+    except (grpc.aio.UsageError, grpc.aio.InternalError) as error:
+        return Failure(Kind.UNREACHABLE, grpc.StatusCode.UNAVAILABLE, str(error))
+
+
+def failure_of(error: grpc.aio.AioRpcError) -> Failure:
+    metadata = cast("Iterable[tuple[str, str | bytes]] | None", error.trailing_metadata())
+    return read_failure(error.code(), error.details() or "", metadata)

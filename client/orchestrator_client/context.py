@@ -1,0 +1,76 @@
+"""What a task can know about its attempt, and tell the cluster while it runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+_logger = logging.getLogger("orchestrator_client.task")
+
+
+class TaskLog(logging.LoggerAdapter[logging.Logger]):
+    """Says with each line which attempt wrote it."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        extra = dict(self.extra or {})
+        kwargs["extra"] = {**extra, **kwargs.get("extra", {})}
+        return f"[{extra['workflow_id']} {extra['reference']} #{extra['attempt']}] {msg}", kwargs
+
+
+@dataclass
+class TaskContext:
+    """One attempt of a task. A bare ``TaskContext()`` serves in a unit test of the function."""
+
+    # The same for every attempt of this step in this run: what a service deduplicates by.
+    idempotency_key: str = ""
+    # Grows with each lease: a service may refuse a lower one.
+    fencing_token: int = 0
+    namespace: str = "default"
+    workflow_id: str = ""
+    workflow_name: str = ""
+    correlation_id: str = ""
+    task_id: str = ""
+    task_name: str = ""
+    # The reference name of the step in its workflow.
+    reference: str = ""
+    # 1 for the first attempt.
+    attempt: int = 1
+    # The iteration of the loop that the step is in; 0 outside loops.
+    iteration: int = 0
+    # The details of the newest heartbeat of the attempt before; None if there was none.
+    previous_details: Any = None
+    # Set when the attempt has ended without this worker (a plain function looks here; an async one is cancelled).
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    _beat: Callable[[Any], None] = field(default=lambda details: None, repr=False)
+
+    def heartbeat(self, details: Any = None) -> None:
+        """A sign of life; the next attempt can read the details (at most 64 KiB). Never waits; any thread."""
+        self._beat(details)
+
+    @property
+    def log(self) -> TaskLog:
+        about = {"workflow_id": self.workflow_id, "reference": self.reference, "attempt": self.attempt}
+        return TaskLog(_logger, about)
+
+
+@dataclass(frozen=True)
+class CompensatedStepContext:
+    """The step that is being undone."""
+
+    # The key that the step's own attempts carried: what a service knows the effect by.
+    idempotency_key: str = ""
+    reference: str = ""
+    iteration: int = 0
+    name: str = ""
+
+
+@dataclass
+class CompensationContext(TaskContext):
+    """One attempt to undo a step. Its own `idempotency_key` differs from `step.idempotency_key`."""
+
+    step: CompensatedStepContext = CompensatedStepContext()
+    # UNKNOWN: nobody knows whether the step took effect; it may never have happened.
+    outcome: Literal["COMPLETED", "UNKNOWN"] = "COMPLETED"

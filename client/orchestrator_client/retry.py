@@ -1,0 +1,102 @@
+"""Whether a failed call is tried again, when, and what its caller is told in the end. No I/O."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from orchestrator_client import errors
+from orchestrator_client.status import Failure, Kind, final_error
+
+FIRST_DELAY_S = 0.02
+DELAY_MAX_S = 0.5
+
+
+class Backoff:
+    """Delays that double from 20 ms to 500 ms, each drawn from the upper half of its range."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._next_s = FIRST_DELAY_S
+
+    def next_s(self) -> float:
+        delay_s = self._next_s * (0.5 + self._rng.random() / 2)
+        self._next_s = min(self._next_s * 2, DELAY_MAX_S)
+        return delay_s
+
+    def reset(self) -> None:
+        self._next_s = FIRST_DELAY_S
+
+
+@dataclass(frozen=True)
+class TryAgain:
+    """Send the same request again after a delay."""
+
+    after_s: float
+    # Under a new client session: the old one is gone, and the request certainly had no effect under it.
+    new_session: bool = False
+    # Ask the nodes who leads before sending.
+    locate: bool = False
+
+
+class CallRetry:
+    """The attempts of one call, until its deadline.
+
+    `identified` says whether the cluster can recognise a repetition: a reading call, or one with a request identity.
+    Without it a call whose outcome is unknown is not sent again.
+    """
+
+    def __init__(self, *, deadline: float, identified: bool, mutating: bool, rng: random.Random) -> None:
+        self._deadline = deadline
+        self._identified = identified
+        self._mutating = mutating
+        self._backoff = Backoff(rng)
+        # Some attempt may have taken effect.
+        self._outcome_unknown = False
+        # How many nodes in a row have refused without a delay in between.
+        self._hops = 0
+
+    def next(self, failure: Failure, now: float) -> TryAgain:
+        """What to do after a failed attempt; raises what the caller is to see if there is no further one."""
+        if failure.kind is Kind.FINAL:
+            raise final_error(failure)
+        if failure.kind is Kind.SESSION_EXPIRED:
+            return self._session_expired(failure)
+        if failure.kind in (Kind.UNREACHABLE, Kind.OUTCOME_UNKNOWN):
+            self._outcome_unknown = self._mutating
+            if not self._identified:
+                raise self._unknown(failure)
+        decision = self._decide(failure)
+        if now + decision.after_s >= self._deadline:
+            raise self._given_up(failure)
+        return decision
+
+    def _decide(self, failure: Failure) -> TryAgain:
+        if failure.kind is Kind.NOT_LEADER:
+            self._hops += 1
+            # A hint is followed at once, but two nodes that name each other must not be asked in a tight loop.
+            if failure.leader_address and self._hops <= 2:
+                return TryAgain(0.0)
+            return TryAgain(self._backoff.next_s(), locate=True)
+        self._hops = 0
+        if failure.kind is Kind.OVERLOADED:
+            return TryAgain(max(failure.retry_after_s or 0.0, self._backoff.next_s()))
+        return TryAgain(self._backoff.next_s(), locate=True)
+
+    def _session_expired(self, failure: Failure) -> TryAgain:
+        if self._outcome_unknown:
+            raise self._unknown(failure)
+        return TryAgain(0.0, new_session=True)
+
+    def _unknown(self, failure: Failure) -> errors.ReplyError:
+        message = f"the request was sent, and what became of it is not known: {failure.message}"
+        return errors.OutcomeUnknown(message, reason=failure.reason, metadata=failure.metadata)
+
+    def _given_up(self, failure: Failure) -> errors.ReplyError:
+        if self._outcome_unknown:
+            return self._unknown(failure)
+        if failure.kind is Kind.OVERLOADED:
+            message = f"the cluster had no room until the deadline: {failure.message}"
+            return errors.Overloaded(message, reason=failure.reason, metadata=failure.metadata)
+        message = f"no leader answered before the deadline: {failure.message}"
+        return errors.NoLeader(message, reason=failure.reason, metadata=failure.metadata)

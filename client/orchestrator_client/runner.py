@@ -1,0 +1,132 @@
+"""Executes one attempt: input to arguments, the function, and its result or failure to what the leader is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+from orchestrator_api.v1 import workers_pb2 as pb
+from orchestrator_api.v1.common_pb2 import Payload
+from orchestrator_api.v1.workflows_pb2 import (
+    TASK_STATUS_COMPLETED,
+    TASK_STATUS_FAILED,
+    TASK_STATUS_FAILED_WITH_TERMINAL_ERROR,
+    TaskStatus,
+)
+from orchestrator_client.codec import dumps, loads
+from orchestrator_client.context import CompensatedStepContext, CompensationContext, TaskContext
+from orchestrator_client.errors import CodecError, TerminalError
+from orchestrator_client.tasks import Compensator, Task
+
+OUTPUT_BYTES_MAX = 256 * 1024
+DETAILS_BYTES_MAX = 64 * 1024
+REASON_CHARACTERS_MAX = 10_000
+CODE_CHARACTERS_MAX = 200
+
+
+def make_context(assignment: pb.Assignment, beat: Callable[[Payload | None], None]) -> TaskContext:
+    """What the function is told about its attempt; `beat` takes its heartbeats, from any thread."""
+
+    def encode_and_beat(details: Any) -> None:
+        if details is None:
+            beat(None)
+            return
+        data = dumps(details)
+        if len(data) > DETAILS_BYTES_MAX:
+            raise ValueError(f"heartbeat details have {len(data)} bytes of JSON; at most {DETAILS_BYTES_MAX} fit")
+        beat(Payload(inline=data))
+
+    has_details = assignment.HasField("heartbeat_details")
+    about: dict[str, Any] = {
+        "idempotency_key": assignment.idempotency_key,
+        "fencing_token": assignment.fencing_token,
+        "namespace": assignment.namespace or "default",
+        "workflow_id": assignment.workflow_id,
+        "workflow_name": assignment.workflow_name,
+        "correlation_id": assignment.correlation_id,
+        "task_id": assignment.task_id,
+        "task_name": assignment.name,
+        "reference": assignment.reference,
+        "attempt": assignment.retry_count + 1,
+        "iteration": assignment.iteration,
+        "previous_details": loads(assignment.heartbeat_details.inline) if has_details else None,
+        "_beat": encode_and_beat,
+    }
+    if not assignment.HasField("compensation"):
+        return TaskContext(**about)
+    undone = assignment.compensation
+    step = CompensatedStepContext(undone.step_idempotency_key, undone.reference, undone.iteration, undone.step_name)
+    return CompensationContext(**about, step=step, outcome="UNKNOWN" if undone.outcome_unknown else "COMPLETED")
+
+
+async def run_attempt(
+    task: Task[..., Any], assignment: pb.Assignment, context: TaskContext, threads: Executor
+) -> pb.TaskResult:
+    """The result of the attempt; only CancelledError gets out."""
+    try:
+        arguments = _arguments(task, assignment, context)
+    except CodecError as error:
+        return failed(assignment, f"the input does not fit {task.name}: {error}", "INPUT_INVALID", terminal=True)
+    except TypeError as error:  # the annotations themselves are wrong
+        return failed(assignment, str(error), "TASK_INVALID", terminal=True)
+    try:
+        value = await _call(task, arguments, threads)
+    except TerminalError as error:
+        return failed(assignment, str(error), error.code, terminal=True)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is its result
+        message = str(error)
+        name = type(error).__name__
+        return failed(assignment, f"{name}: {message}" if message else name, name)
+    try:
+        data = dumps(task.encode_result(value))
+    except (CodecError, ValueError) as error:
+        return failed(assignment, f"the result of {task.name}: {error}", "OUTPUT_INVALID", terminal=True)
+    if len(data) > OUTPUT_BYTES_MAX:
+        problem = f"the result of {task.name} has {len(data)} bytes of JSON; at most {OUTPUT_BYTES_MAX} fit"
+        return failed(assignment, problem, "OUTPUT_TOO_LARGE", terminal=True)
+    result = _result(assignment, TASK_STATUS_COMPLETED)
+    result.output.inline = data
+    return result
+
+
+def failed(assignment: pb.Assignment, reason: str, code: str, *, terminal: bool = False) -> pb.TaskResult:
+    result = _result(assignment, TASK_STATUS_FAILED_WITH_TERMINAL_ERROR if terminal else TASK_STATUS_FAILED)
+    result.reason = reason[:REASON_CHARACTERS_MAX]
+    result.error_code = code[:CODE_CHARACTERS_MAX]
+    return result
+
+
+def _result(assignment: pb.Assignment, status: TaskStatus.ValueType) -> pb.TaskResult:
+    return pb.TaskResult(
+        namespace=assignment.namespace,
+        workflow_id=assignment.workflow_id,
+        task_id=assignment.task_id,
+        fencing_token=assignment.fencing_token,
+        status=status,
+    )
+
+
+def _arguments(task: Task[..., Any], assignment: pb.Assignment, context: TaskContext) -> dict[str, Any]:
+    if isinstance(task, Compensator):
+        if not assignment.HasField("compensation"):
+            raise CodecError("compensation", "the assignment does not say which step is to be undone")
+        undone = assignment.compensation
+        known = undone.HasField("step_output") and not undone.outcome_unknown
+        arguments = task.bind(loads(undone.step_input.inline), loads(undone.step_output.inline) if known else None)
+    else:
+        arguments = task.decode_arguments(loads(assignment.input.inline))
+    if task.signature.context is not None:
+        arguments[task.signature.context] = context
+    return arguments
+
+
+async def _call(task: Task[..., Any], arguments: dict[str, Any], threads: Executor) -> Any:
+    if task.is_async:
+        return await task.function(**arguments)
+    surroundings = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(
+        threads, lambda: surroundings.run(lambda: task.function(**arguments))
+    )

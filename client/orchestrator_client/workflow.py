@@ -1,0 +1,297 @@
+"""Workflows as plain data, built by naming steps; `to_json` gives Conductor's shape and nothing is executed here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from orchestrator_client.blocks import ForkBlock, SwitchBlock, wait_input
+from orchestrator_client.codec import encode, field_types, is_object_type
+from orchestrator_client.options import seconds
+from orchestrator_client.refs import Ref, check_fits, ref_type, without_none
+from orchestrator_client.tasks import RESULT, Compensator, Task
+
+_RESERVED = ("workflow", "step")
+
+
+class Workflow:
+    """A workflow definition under construction. Its order of calls is the order of its steps.
+
+    `input` is the type of its input (a dataclass; None for any object) and `output` that of its output, by which
+    `Run.result()` answers; without one the output's members are attributes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: int = 1,
+        input: type | None = None,
+        output: type | None = None,
+        description: str = "",
+        timeout_ms: int | None = None,
+        compensation_order: Literal["REVERSE", "PARALLEL"] | None = None,
+        compensation_grace_ms: int | None = None,
+        failure_workflow: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not name or ":" in name:
+            raise ValueError(f"a workflow's name is not empty and has no colon: {name!r}")
+        if version < 1:
+            raise ValueError(f"versions count from 1; this one is {version}")
+        for kind in (input, output):
+            if kind is not None and not is_object_type(kind):
+                raise TypeError(f"input and output of a workflow are JSON objects, which {kind!r} is not")
+        self.name = name
+        self.version = version
+        self.input_type = input
+        self.output_type = output
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self._settings: dict[str, Any] = {}
+        if description:
+            self._settings["description"] = description
+        if timeout_ms:
+            self._settings |= {"timeoutPolicy": "TIME_OUT_WF", "timeoutSeconds": seconds(timeout_ms)}
+        if compensation_order:
+            self._settings["compensationOrder"] = compensation_order
+        if compensation_grace_ms is not None:
+            self._settings["compensationGraceSeconds"] = seconds(compensation_grace_ms)
+        if failure_workflow:
+            self._settings["failureWorkflow"] = failure_workflow
+        if variables:
+            self._settings["variables"] = encode(variables, "variables")
+        self._outputs: dict[str, Any] | None = None
+        self._references: set[str] = set()
+        self._steps: list[dict[str, Any]] = []
+        self._blocks: list[list[dict[str, Any]]] = [self._steps]
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.name} version {self.version}>"
+
+    @property
+    def input(self) -> Ref:
+        """What the workflow is started with."""
+        return Ref("workflow.input", Any if self.input_type is None else self.input_type)
+
+    @property
+    def variables(self) -> Ref:
+        """What `set_variables` has set."""
+        return Ref("workflow.variables")
+
+    @property
+    def workflow_id(self) -> Ref:
+        return Ref("workflow.workflowId", str)
+
+    def step(
+        self,
+        task: Task[..., Any],
+        /,
+        *args: Any,
+        ref: str | None = None,
+        pivot: bool = False,
+        optional: bool = False,
+        start_delay_ms: int = 0,
+        **kwargs: Any,
+    ) -> Ref:
+        """Executes a task with these arguments and answers a reference to its result.
+
+        Once a `pivot` step has completed nothing is undone any more. An `optional` step may fail without failing the
+        workflow. `ref` is the reference name (default: the task's name, numbered from the second use).
+        """
+        if not isinstance(task, Task):
+            raise TypeError(f"a step executes a @task, and {task!r} is none")
+        if isinstance(task, Compensator):
+            raise TypeError(f"{task.name} undoes {task.step.name}; it runs by itself when needed")
+        if self.tasks.setdefault(task.name, task) is not task:
+            raise ValueError(f"two different tasks are named {task.name!r}; give one another name")
+        reference = self._reference(ref or task.name, numbered=ref is None)
+        step = self._element(task.name, reference, "SIMPLE", self._arguments(task, reference, args, kwargs))
+        if optional:
+            step["optional"] = True
+        if pivot:
+            step["pivot"] = True
+        if start_delay_ms:
+            step["startDelay"] = seconds(start_delay_ms)
+        if task.compensator is not None:
+            step["compensateWith"] = {
+                "name": task.compensator.name,
+                "type": "SIMPLE",
+                "inputParameters": {"step": {"input": "${step.input}", "output": "${step.output}"}},
+            }
+        path = f"{reference}.output"
+        return Ref(f"{path}.{RESULT}" if task.wraps_result else path, task.signature.result)
+
+    @contextmanager
+    def switch(self, value: Ref | str, *, ref: str | None = None) -> Iterator[SwitchBlock]:
+        """Branches on a value at run time::
+
+        with workflow.switch(order.kind) as kind:
+            with kind.case("express"):
+                workflow.step(...)
+            with kind.default():
+                workflow.step(...)
+        """
+        reference = self._reference(ref or "switch", numbered=ref is None)
+        element = self._element("switch", reference, "SWITCH", {"value": encode(value)})
+        element |= {"evaluatorType": "value-param", "expression": "value", "decisionCases": {}, "defaultCase": []}
+        block = SwitchBlock(self._blocks, element)
+        yield block
+        block.check()
+
+    @contextmanager
+    def fork(self, *, ref: str | None = None) -> Iterator[ForkBlock]:
+        """Runs branches side by side and goes on when all of them have ended::
+
+        with workflow.fork() as fork:
+            with fork.branch():
+                left = workflow.step(...)
+            with fork.branch():
+                right = workflow.step(...)
+        """
+        reference = self._reference(ref or "fork", numbered=ref is None)
+        join = self._reference(f"{reference}_join", numbered=False)
+        element = self._element("fork", reference, "FORK_JOIN", {})
+        block = ForkBlock(self._blocks, element)
+        yield block
+        self._element("join", join, "JOIN", {})["joinOn"] = block.joined()
+
+    def wait(
+        self,
+        *,
+        duration_ms: int | None = None,
+        until: Any = None,
+        signal: str | None = None,
+        ref: str | None = None,
+        type: Any = Any,
+    ) -> Ref:
+        """Waits for a time to pass, for a time to come (an aware datetime), or for a signal.
+
+        The result is the signal's payload, which is of `type`.
+        """
+        reference = self._reference(ref or "wait", numbered=ref is None)
+        self._element("wait", reference, "WAIT", wait_input(duration_ms, until, signal))
+        return Ref(f"{reference}.output", type)
+
+    def set_variables(self, *, ref: str | None = None, **variables: Any) -> None:
+        """Sets variables, which later steps read as `workflow.variables.name`."""
+        reference = self._reference(ref or "set_variables", numbered=ref is None)
+        self._element("set_variables", reference, "SET_VARIABLE", encode(variables, "variables"))
+
+    def terminate(
+        self,
+        status: Literal["COMPLETED", "FAILED", "TERMINATED"],
+        reason: str | Ref = "",
+        *,
+        output: Any = None,
+        compensate: bool = False,
+        ref: str | None = None,
+    ) -> None:
+        """Ends the workflow. FAILED undoes what was done, TERMINATED only with `compensate`, COMPLETED never."""
+        inputs: dict[str, Any] = {"terminationStatus": status}
+        if isinstance(reason, Ref) or reason:
+            inputs["terminationReason"] = str(reason)
+        if output is not None:
+            inputs["workflowOutput"] = encode(output, "output")
+        if compensate:
+            inputs["compensate"] = True
+        reference = self._reference(ref or "terminate", numbered=ref is None)
+        self._element("terminate", reference, "TERMINATE", inputs)
+
+    def returns(self, whole: Ref | None = None, /, **members: Any) -> None:
+        """Says what the workflow's output is made of: named members, or one reference to a dataclass."""
+        if self._outputs is not None:
+            raise ValueError(f"{self.name} says twice what it returns")
+        if whole is not None:
+            kind = without_none(ref_type(whole))
+            if members or not dataclasses.is_dataclass(kind):
+                raise TypeError("returns() takes named members, or alone one reference whose type is a dataclass")
+            members = {name: whole[name] for name in field_types(kind)}  # type: ignore[arg-type]  # a class here
+            self.output_type = self.output_type or kind  # type: ignore[assignment]  # a class, not an instance
+        if self.output_type is not None and dataclasses.is_dataclass(self.output_type):
+            known = field_types(self.output_type)
+            for name, value in members.items():
+                if name not in known:
+                    raise TypeError(f"{self.output_type.__name__} has no {name!r}; it has {', '.join(known)}")
+                check_fits(value, known[name], f"the output's {name}")
+        self._outputs = encode(members, "output")
+
+    def to_dict(self, *, inline_tasks: bool = False) -> dict[str, Any]:
+        """The definition in Conductor's shape; `inline_tasks` puts the task definitions into it."""
+        if not self._steps:
+            raise ValueError(f"the workflow {self.name} has no steps")
+        document: dict[str, Any] = {"name": self.name, "version": self.version, "schemaVersion": 2}
+        if self.input_type is not None and dataclasses.is_dataclass(self.input_type):
+            document["inputParameters"] = list(field_types(self.input_type))
+        document |= self._settings
+        document["tasks"] = json.loads(json.dumps(self._steps))
+        if inline_tasks:
+            self._inline(document["tasks"])
+        if self._outputs is not None:
+            document["outputParameters"] = dict(self._outputs)
+        return document
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    def task_definitions(self) -> list[dict[str, Any]]:
+        """The definitions of the tasks that it executes, compensations included."""
+        return [definition for task in self.tasks.values() for definition in task.definitions()]
+
+    def digest(self) -> str:
+        """Differs when the definition or one of its tasks' differs."""
+        content = json.dumps([self.to_dict(), self.task_definitions()], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _inline(self, elements: Iterable[Any]) -> None:
+        known = {definition["name"]: definition for definition in self.task_definitions()}
+        for element in elements:
+            for task in (element, element.get("compensateWith")):
+                if task and task["type"] == "SIMPLE" and task["name"] in known:
+                    task["taskDefinition"] = known[task["name"]]
+            branches = [*element.get("forkTasks", ()), *element.get("decisionCases", {}).values()]
+            for branch in [*branches, element.get("defaultCase", ())]:
+                self._inline(branch)
+
+    def _element(self, name: str, reference: str, kind: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        element = {"name": name, "taskReferenceName": reference, "type": kind}
+        if inputs:
+            element["inputParameters"] = inputs  # type: ignore[assignment]  # the values are JSON of any kind
+        self._blocks[-1].append(element)
+        return element
+
+    def _reference(self, wanted: str, *, numbered: bool) -> str:
+        if wanted in _RESERVED:
+            raise ValueError(f"{wanted!r} is a reserved reference name; give another with ref=...")
+        reference, number = wanted, 1
+        while reference in self._references:
+            if not numbered:
+                raise ValueError(f"the reference name {wanted!r} is used twice in {self.name}")
+            number += 1
+            reference = f"{wanted}_{number}"
+        self._references.add(reference)
+        return reference
+
+    def _arguments(
+        self, task: Task[..., Any], reference: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        parameters = task.signature.parameters
+        if len(args) > len(parameters):
+            raise TypeError(f"{task.name} takes {len(parameters)} arguments, and the step gives {len(args)}")
+        given = dict(zip((parameter.name for parameter in parameters), args, strict=False))
+        for name in kwargs:
+            if name in given:
+                raise TypeError(f"{task.name} is given {name} twice")
+        given |= kwargs
+        known = {parameter.name: parameter for parameter in parameters}
+        for name, value in given.items():
+            if name not in known:
+                raise TypeError(f"{task.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+            check_fits(value, known[name].type, f"{reference}: the parameter {name}")
+        missing = [parameter.name for parameter in parameters if not parameter.optional and parameter.name not in given]
+        if missing:
+            raise TypeError(f"the step {reference} needs {', '.join(missing)}")
+        return {name: encode(value, f"{reference}.{name}") for name, value in given.items()}
