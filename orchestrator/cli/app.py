@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import sys
+from typing import Any
 
 import click
 
+from orchestrator import __version__
 from orchestrator.cli import exits
 from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
@@ -16,7 +17,34 @@ from orchestrator.cli.session import Session, common_options, current_session
 from orchestrator.cli.workflow_commands import task, workflow
 
 
-@click.group(epilog=exits.HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class OneLineErrors(click.Group):
+    """Ends the process with its exit code; an error is one line on stderr, never a trace or a page of usage."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            code = super().main(*arguments, **{**options, "standalone_mode": False})
+        except click.UsageError as error:
+            _show_usage(error)
+            code = error.exit_code
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            code = exits.INTERRUPTED
+        sys.exit(code if isinstance(code, int) else exits.DONE)
+
+
+def _show_usage(error: click.UsageError) -> None:
+    message = error.format_message()
+    if "\n" in message:  # no subcommand was given, and the message is the help
+        click.echo(message, err=True)
+        return
+    where = error.ctx.command_path if error.ctx is not None else "orchestrator"
+    exits.Failure(f"{message.rstrip('.')} (see `{where} --help`)", error.exit_code).show()
+
+
+@click.group(cls=OneLineErrors, epilog=exits.HELP,
+             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @common_options
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -33,15 +61,8 @@ def cli(context: click.Context) -> None:
 @common_options
 def version() -> None:
     """Print the version."""
-    values = {"version": software_version(), "python": platform.python_version()}
+    values = {"version": __version__, "python": platform.python_version()}
     current_session().output.show(values, f"orchestrator {values['version']} (Python {values['python']})")
-
-
-def software_version() -> str:
-    try:
-        return importlib.metadata.version("orchestrator-cluster")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown (not installed)"
 
 
 for command in (init, serve, dev, cluster, workflow, task):
@@ -49,12 +70,4 @@ for command in (init, serve, dev, cluster, workflow, task):
 
 
 def main() -> None:
-    """Runs the command and ends the process with its exit code; never shows a trace."""
-    try:
-        code = cli.main(prog_name="orchestrator", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        code = exits.INTERRUPTED
-    sys.exit(code if isinstance(code, int) else exits.DONE)
+    cli.main(prog_name="orchestrator")

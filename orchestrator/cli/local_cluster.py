@@ -190,7 +190,7 @@ class LocalCluster:
         self.nodes[name].paused = False
 
     async def stop(self, timeout_s: float = 10) -> None:
-        """Stops every node, by SIGKILL if it does not end in time; raises no error because of one. `start` may follow."""
+        """Stops every node, by SIGKILL if it does not end in time; never raises for that. `start` may follow."""
         deadline = time.monotonic() + timeout_s
         running = [node for node in self.nodes.values() if node.running]
         for node in running:

@@ -107,6 +107,7 @@ def serve(config_file: Path | None, check: bool, parent: int | None, **flags: An
     if check:
         click.echo("the configuration is right")
         return
+    _check_peer_address(config)
     logs.configure(node=config.node, log_format=config.log_format, level=config.log_level)
     from orchestrator.node import NodeFailed, run_node  # noqa: PLC0415 - all other commands start without a server
 
@@ -127,6 +128,17 @@ def _cluster_id(members: dict[str, str]) -> str | None:
         return None
     raise exits.Failure("--cluster-id is needed with more than one --member, the same on every node: "
                         f"for example {identity.generate_cluster_id()}", exits.USAGE)
+
+
+def _check_peer_address(config: Config) -> None:
+    """The others dial what `init` was told; a setting that says otherwise would have no effect."""
+    try:
+        told = identity.load(RealFiles(), config.data_dir, node=config.node).members.get(config.node)
+    except IdentityError as error:
+        raise exits.Failure(str(error), exits.DATA_DIRECTORY_REFUSED) from error
+    if told is not None and told != str(config.peer_address):
+        raise exits.Failure(f"the other nodes reach {config.node} at {told}, as `init` was told, but its configuration "
+                            f"advertises {config.peer_address}: correct peer_listen or peer_advertise", exits.USAGE)
 
 
 def run_until_signal(run: Callable[[], Awaitable[None]], *,

@@ -77,6 +77,17 @@ def test_serve_checks_its_configuration(tmp_path: Path) -> None:
     assert run("serve", "--config", str(tmp_path / "absent"), "--check").exit_code == 2
 
 
+def test_serve_refuses_a_directory_that_is_not_its_own_and_an_address_that_nobody_dials(tmp_path: Path) -> None:
+    data_dir = str(tmp_path / "a")
+    blank = run("serve", "--node", "a", "--data-dir", data_dir)
+    assert blank.exit_code == 3 and "orchestrator init" in blank.stderr
+    run("init", "--data-dir", data_dir, "--node", "a", *MEMBERS, "--cluster-id", "C")
+    other = run("serve", "--node", "b", "--data-dir", data_dir)
+    assert other.exit_code == 3 and "belongs to node 'a'" in other.stderr
+    address = run("serve", "--node", "a", "--data-dir", data_dir, "--peer-listen", "h7:7500")
+    assert address.exit_code == 2 and "reach a at h1:7500" in address.stderr
+
+
 @pytest.mark.parametrize(("error", "code"), [
     (None, 0), (WrongNode("b"), 3), (JournalCorrupt("hole"), 3), (OSError(errno.EADDRINUSE, "in use"), 1),
     (OSError(errno.EIO, "disk"), 4), (MemoryError(), 4), (ValueError("bug"), 4), (asyncio.CancelledError(), 4),

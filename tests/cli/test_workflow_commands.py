@@ -97,7 +97,8 @@ def test_what_is_not_there_is_not_found(fake: FakeClient) -> None:
 ])
 def test_wrong_usage(fake: FakeClient, arguments: list[str]) -> None:
     result = run(fake, *arguments)
-    assert result.exit_code == 2 and result.stdout == "" and "rror" in result.stderr
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
 def test_options_are_taken_before_and_after_the_command_and_the_later_wins(fake: FakeClient) -> None:

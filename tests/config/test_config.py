@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator import config
 from orchestrator.config import SETTINGS, Address, Config, ConfigError, load
 
 REQUIRED = {"node": "a", "data_dir": "/tmp/a"}
@@ -94,6 +96,13 @@ def test_every_number_has_limits_that_its_default_keeps_and_every_setting_is_exp
             assert field.name.endswith(
                 ("_ms", "_bytes", "_max", "_entries", "_commands", "_starts", "_executions", "_flight"))
             assert field.metadata["min"] <= field.default <= field.metadata["max"]
+
+
+def test_every_setting_is_used() -> None:
+    derived = {"grpc_advertise": "grpc_address", "peer_advertise": "peer_address", "metrics_listen": "metrics_address"}
+    sources = "".join(path.read_text() for path in Path(config.__file__).parent.rglob("*.py"))
+    for name in SETTINGS:
+        assert re.search(rf"\bconfig\.{derived.get(name, name)}\b", sources), f"{name} is accepted and ignored"
 
 
 def test_a_config_made_in_code_is_checked_too() -> None:
