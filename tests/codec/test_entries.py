@@ -52,15 +52,15 @@ def test_every_command_can_be_in_an_entry(kind: type[Command]) -> None:
 
 def test_a_newer_format_is_refused_with_the_way_out() -> None:
     data = encode_entry(HEADER, COMMANDS)
-    with pytest.raises(EntryVersionUnsupported, match="format 2.*upgrade this node"):
+    with pytest.raises(EntryVersionUnsupported, match=r"format 2.*upgrade this node"):
         decode_entry(b"\x02" + data[1:])
 
 
 def test_an_unknown_command_is_refused_with_the_way_out() -> None:
-    class Sing(Command, tag=250):
+    class Sing(Command, frozen=True, tag=250):
         song: str
 
-    with pytest.raises(EntryVersionUnsupported, match="n1.*upgrade this node"):
+    with pytest.raises(EntryVersionUnsupported, match=r"n1.*upgrade this node"):
         decode_entry(encode_entry(HEADER, [*COMMANDS, (None, Sing("la"))]))
 
 

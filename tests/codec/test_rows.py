@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from orchestrator.codec import rows
+from orchestrator.codec.canonical import canonical_encoder
 from orchestrator.codec.errors import RowCorrupt, RowVersionUnsupported
 from orchestrator.codec.rows import decode_key, decode_row, encode_key, encode_row, row_hash
 from orchestrator.engine import messages, model
@@ -51,14 +52,14 @@ def test_equal_rows_give_equal_bytes_whatever_they_were_made_from() -> None:
 
 
 def test_a_field_added_at_the_end_changes_no_bytes_until_it_is_used() -> None:
-    class Signal(model.Row):
+    class Signal(model.Row, frozen=True):
         number: int
         name: str
         payload: bytes
         received_ms: int
         sender: str = ""
 
-    encode = rows.canonical_encoder(Signal)
+    encode = canonical_encoder(Signal)
     old = model.Signal(1, "paid", b"", 4)
     assert b"\x01" + encode(Signal(1, "paid", b"", 4)) == encode_row(old)
     assert decode_row(Table.SIGNAL, b"\x01" + encode(Signal(1, "paid", b"", 4))) == old
