@@ -50,13 +50,13 @@ class Command(msgspec.Struct, frozen=True, array_like=True, gc=False):
 # --- definitions -----------------------------------------------------------------------------------------------
 
 
-class RegisterWorkflows(Command, tag=1):
+class RegisterWorkflows(Command, frozen=True, tag=1):
     namespace: str
     documents: tuple[bytes, ...]
     overwrite: bool
 
 
-class RegisterTasks(Command, tag=2):
+class RegisterTasks(Command, frozen=True, tag=2):
     namespace: str
     documents: tuple[bytes, ...]
 
@@ -64,7 +64,7 @@ class RegisterTasks(Command, tag=2):
 # --- executions ------------------------------------------------------------------------------------------------
 
 
-class StartWorkflow(Command, tag=10):
+class StartWorkflow(Command, frozen=True, tag=10):
     namespace: str
     name: str
     version: int  # 0: the highest
@@ -78,46 +78,46 @@ class StartWorkflow(Command, tag=10):
     document: bytes = b""  # a definition to run without registering it
 
 
-class SignalWorkflow(Command, tag=11):
+class SignalWorkflow(Command, frozen=True, tag=11):
     namespace: str
     workflow_id: str
     name: str
     payload: bytes
 
 
-class PauseWorkflow(Command, tag=12):
+class PauseWorkflow(Command, frozen=True, tag=12):
     namespace: str
     workflow_id: str
 
 
-class ResumeWorkflow(Command, tag=13):
+class ResumeWorkflow(Command, frozen=True, tag=13):
     namespace: str
     workflow_id: str
 
 
-class TerminateWorkflow(Command, tag=14):
+class TerminateWorkflow(Command, frozen=True, tag=14):
     namespace: str
     workflow_id: str
     reason: str
     compensation: TerminateCompensation
 
 
-class RetryWorkflow(Command, tag=15):
+class RetryWorkflow(Command, frozen=True, tag=15):
     namespace: str
     workflow_id: str
 
 
-class RetryCompensation(Command, tag=16):
+class RetryCompensation(Command, frozen=True, tag=16):
     namespace: str
     workflow_id: str
 
 
-class SkipCompensation(Command, tag=17):
+class SkipCompensation(Command, frozen=True, tag=17):
     namespace: str
     workflow_id: str
 
 
-class AbandonCompensation(Command, tag=18):
+class AbandonCompensation(Command, frozen=True, tag=18):
     namespace: str
     workflow_id: str
     reason: str
@@ -126,14 +126,14 @@ class AbandonCompensation(Command, tag=18):
 # --- clients ---------------------------------------------------------------------------------------------------
 
 
-class OpenClientSession(Command, tag=30):
+class OpenClientSession(Command, frozen=True, tag=30):
     namespace: str
 
 
 # --- workers ---------------------------------------------------------------------------------------------------
 
 
-class OpenSession(Command, tag=40):
+class OpenSession(Command, frozen=True, tag=40):
     """Opens a worker session under the id that the worker chose; answers the one that exists, if it does."""
 
     session_id: str
@@ -146,25 +146,25 @@ class OpenSession(Command, tag=40):
     timeout_ms: int
 
 
-class UpdateSession(Command, tag=41):
+class UpdateSession(Command, frozen=True, tag=41):
     session_id: str
     task_names: tuple[str, ...]
     slots: int
 
 
-class CloseSession(Command, tag=42):
+class CloseSession(Command, frozen=True, tag=42):
     """The worker said goodbye: attempts that it still holds go back to the queue at once, as worker lost."""
 
     session_id: str
 
 
-class ExpireSession(Command, tag=43):
+class ExpireSession(Command, frozen=True, tag=43):
     """The leader has heard nothing of the session for its timeout."""
 
     session_id: str
 
 
-class PollTasks(Command, tag=44):
+class PollTasks(Command, frozen=True, tag=44):
     """Leases up to `max_tasks` attempts that are ready now to a session of kind POLL."""
 
     session_id: str
@@ -175,7 +175,7 @@ class PollTasks(Command, tag=44):
     max_tasks: int
 
 
-class CompleteTask(Command, tag=45):
+class CompleteTask(Command, frozen=True, tag=45):
     namespace: str
     workflow_id: str
     task_id: str
@@ -186,7 +186,7 @@ class CompleteTask(Command, tag=45):
     error_code: str
 
 
-class RecordHeartbeat(Command, tag=46):
+class RecordHeartbeat(Command, frozen=True, tag=46):
     """Details of a heartbeat, for the next attempt to read."""
 
     namespace: str
@@ -196,14 +196,14 @@ class RecordHeartbeat(Command, tag=46):
     details: bytes
 
 
-class ReleaseTask(Command, tag=47):
+class ReleaseTask(Command, frozen=True, tag=47):
     """The worker has stopped a cancelled attempt: its slot is free."""
 
     session_id: str
     fencing_token: int
 
 
-class ExpireDeadline(Command, tag=48):
+class ExpireDeadline(Command, frozen=True, tag=48):
     kind: DeadlineKind
     number: int
 
@@ -211,19 +211,19 @@ class ExpireDeadline(Command, tag=48):
 # --- the system's own --------------------------------------------------------------------------------------------
 
 
-class FireTimers(Command, tag=60):
+class FireTimers(Command, frozen=True, tag=60):
     """Time has passed: timers that are due at the entry's log time fire, in bounded batches."""
 
 
-class Continue(Command, tag=61):
+class Continue(Command, frozen=True, tag=61):
     """Nothing but the occasion to take up messages."""
 
 
-class Checkpoint(Command, tag=62):
+class Checkpoint(Command, frozen=True, tag=62):
     """Every replica says the hash of its content at this index."""
 
 
-class RaiseBehaviour(Command, tag=63):
+class RaiseBehaviour(Command, frozen=True, tag=63):
     level: int
 
 

@@ -12,7 +12,7 @@ class Effect(msgspec.Struct, frozen=True, gc=False):
     """Base of all effects."""
 
 
-class Deliver(Effect):
+class Deliver(Effect, frozen=True):
     """Hand the leased attempt to its session's worker."""
 
     session_id: str
@@ -22,7 +22,7 @@ class Deliver(Effect):
     task_sequence: int
 
 
-class Cancel(Effect):
+class Cancel(Effect, frozen=True):
     """Tell the session's worker to stop the attempt.
 
     `fenced` is False while the workflow waits for the attempt to settle: a result given now still counts.
@@ -37,19 +37,19 @@ class Cancel(Effect):
     fenced: bool
 
 
-class LeaseEnded(Effect):
+class LeaseEnded(Effect, frozen=True):
     """The lease is gone: nothing is to be watched or delivered any more."""
 
     session_id: str
     token: int
 
 
-class SessionEnded(Effect):
+class SessionEnded(Effect, frozen=True):
     session_id: str
     reason: str
 
 
-class TaskQueued(Effect):
+class TaskQueued(Effect, frozen=True):
     """An attempt waits for a worker, and no session had a free slot: pollers may be woken."""
 
     number: int
@@ -59,7 +59,7 @@ class TaskQueued(Effect):
     poll_timeout_ms: int
 
 
-class ExecutionChanged(Effect):
+class ExecutionChanged(Effect, frozen=True):
     """Watchers and waiters of the execution have something to see."""
 
     namespace: str

@@ -6,39 +6,37 @@ in order. Fields are encoded by position, the tag first.
 
 from __future__ import annotations
 
-import msgspec
-
-from orchestrator.engine.model import TimerKind
+from orchestrator.engine.model import Row, TimerKind
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Message(Row, frozen=True):
     """Base of all messages. Each names the execution whose step takes it up."""
 
     namespace: str
     workflow_id: str
 
 
-class TaskLeased(Message, tag=1):
+class TaskLeased(Message, frozen=True, tag=1):
     """Matching has leased the attempt: it is in progress now."""
 
     task_sequence: int
     token: int
 
 
-class TimerFired(Message, tag=2):
+class TimerFired(Message, frozen=True, tag=2):
     kind: TimerKind
     task_sequence: int
     timer: int
 
 
-class WorkerLost(Message, tag=3):
+class WorkerLost(Message, frozen=True, tag=3):
     """The session of the attempt's worker has ended."""
 
     task_sequence: int
     token: int
 
 
-class DeadlinePassed(Message, tag=4):
+class DeadlinePassed(Message, frozen=True, tag=4):
     """The response or poll deadline of the attempt has passed (kind: see commands.DeadlineKind)."""
 
     kind: int
@@ -46,7 +44,7 @@ class DeadlinePassed(Message, tag=4):
     number: int
 
 
-class ContinueExecution(Message, tag=5):
+class ContinueExecution(Message, frozen=True, tag=5):
     """The step before had more to do than one step may."""
 
 

@@ -45,7 +45,7 @@ class Table(IntEnum):
 
 EXECUTION_TABLES = (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD)
 
-RowKey = tuple[str | int, ...]
+RowKey = tuple[str | int | bytes, ...]
 
 
 class WorkflowStatus(IntEnum):
@@ -110,11 +110,24 @@ class TimerKind(IntEnum):
     CLIENT_SESSION_IDLE = 7
 
 
+class AgendaKind(IntEnum):
+    """What an execution still has to do to itself."""
+
+    FOLLOW = 1  # draw the consequences of an attempt that ended
+    SCHEDULE = 2  # create the first attempt of a reference
+    RETRY = 3  # create another attempt, because an operator asked for it
+    READY = 4  # queue an attempt whose delay has passed
+
+
+AgendaItem = tuple[AgendaKind, int, str]
+"""(kind, sequence of the attempt or 0, reference)"""
+
+
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of all rows."""
 
 
-class Meta(Row):
+class Meta(Row, frozen=True):
     """The one row of counters and of the log's own facts."""
 
     log_time_ms: int = 0
@@ -131,7 +144,7 @@ class Meta(Row):
 # --- one execution ---------------------------------------------------------------------------------------------
 
 
-class Execution(Row):
+class Execution(Row, frozen=True):
     """The header of an execution."""
 
     namespace: str
@@ -173,9 +186,15 @@ class Execution(Row):
     left: tuple[int, ...] = ()
     replaced: bytes = b""  # reserved
     signals: int = 0  # buffered SIGNAL rows
+    signal_bytes: int = 0  # their payloads
+    agenda: tuple[AgendaItem, ...] = ()  # held while paused, or left over by a step that reached its bound
+    undo_agenda: tuple[int, ...] = ()  # ended attempts of compensations whose consequences are still to be drawn
+    # Fixed: the status once every open attempt is cancelled, which may take several steps.
+    ending: WorkflowStatus | None = None
+    settled: bool = False  # COMPENSATING: nothing is in flight any more and `owed` is complete
 
 
-class TaskAttempt(Row):
+class TaskAttempt(Row, frozen=True):
     """One attempt of a task. The attempts of one reference and iteration follow each other."""
 
     sequence: int
@@ -213,9 +232,10 @@ class TaskAttempt(Row):
     outcome_unknown: bool = False  # ended without anybody knowing whether it took effect
     signal: str = ""  # WAIT: the name of the signal it waits for
     extra: bytes = b""  # an operator's own state, JSON
+    passed: bool = False  # final, and the walk has gone on from it; a SWITCH passes at the end of its branch
 
 
-class SagaRecord(Row):
+class SagaRecord(Row, frozen=True):
     """A step that is owed a compensation. Immutable but for what became of the compensation."""
 
     number: int
@@ -233,7 +253,7 @@ class SagaRecord(Row):
     reason: str = ""  # why it is left
 
 
-class Signal(Row):
+class Signal(Row, frozen=True):
     """A signal that no WAIT has taken yet."""
 
     number: int
@@ -242,7 +262,7 @@ class Signal(Row):
     received_ms: int
 
 
-class PayloadRow(Row):
+class PayloadRow(Row, frozen=True):
     """A payload that is too large for the row that refers to it."""
 
     data: bytes
@@ -251,7 +271,7 @@ class PayloadRow(Row):
 # --- resident --------------------------------------------------------------------------------------------------
 
 
-class WorkflowDefinitionRow(Row):
+class WorkflowDefinitionRow(Row, frozen=True):
     """A registered workflow definition, as the JSON text that was given."""
 
     namespace: str
@@ -261,7 +281,7 @@ class WorkflowDefinitionRow(Row):
     registered_ms: int
 
 
-class TaskDefinitionRow(Row):
+class TaskDefinitionRow(Row, frozen=True):
     """A registered task definition, as the JSON text that was given."""
 
     namespace: str
@@ -270,7 +290,7 @@ class TaskDefinitionRow(Row):
     registered_ms: int
 
 
-class Bundle(Row):
+class Bundle(Row, frozen=True):
     """What an execution was started with: definition and effective task definitions as one JSON text."""
 
     digest: bytes
@@ -278,7 +298,7 @@ class Bundle(Row):
     executions: int  # that refer to it
 
 
-class Session(Row):
+class Session(Row, frozen=True):
     """A worker's session: leases go to it while it has free slots."""
 
     id: str
@@ -294,7 +314,7 @@ class Session(Row):
     last_token: int = 0  # the newest lease: sessions with equally many free slots take turns by it
 
 
-class Lease(Row):
+class Lease(Row, frozen=True):
     """An attempt handed to a session. It holds the session's slot until it is completed, released or lost."""
 
     token: int
@@ -307,9 +327,10 @@ class Lease(Row):
     leased_ms: int
     response_timeout_ms: int  # 0: none
     fenced: bool = False  # the attempt has ended without this worker
+    started: bool = False  # its execution has taken it up: it may be delivered
 
 
-class Ready(Row):
+class Ready(Row, frozen=True):
     """An attempt that waits for a worker. Queues are (namespace, domain, name), by priority and number."""
 
     number: int
@@ -325,7 +346,7 @@ class Ready(Row):
     response_timeout_ms: int
 
 
-class Timer(Row):
+class Timer(Row, frozen=True):
     """Fires once, never early in log time."""
 
     number: int
@@ -336,7 +357,7 @@ class Timer(Row):
     task_sequence: int = 0
 
 
-class ClientSession(Row):
+class ClientSession(Row, frozen=True):
     """Remembers the results of a client's requests until the client has seen them."""
 
     id: str
@@ -348,7 +369,7 @@ class ClientSession(Row):
     idle_timer: int
 
 
-class Request(Row):
+class Request(Row, frozen=True):
     """The remembered result of a plain client's request."""
 
     id: str

@@ -35,11 +35,11 @@ class Result(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of all results."""
 
 
-class Done(Result, tag=1):
+class Done(Result, frozen=True, tag=1):
     """It is done, and there is nothing more to say."""
 
 
-class Rejected(Result, tag=2):
+class Rejected(Result, frozen=True, tag=2):
     """It is refused, and nothing has changed.
 
     `reason` is a stable name (WORKFLOW_NOT_FOUND, PIVOT_PASSED, ...); `metadata` may have "field", "limit", "path".
@@ -51,31 +51,31 @@ class Rejected(Result, tag=2):
     metadata: tuple[tuple[str, str], ...] = ()
 
 
-class Started(Result, tag=3):
+class Started(Result, frozen=True, tag=3):
     workflow_id: str
     existing: bool
 
 
-class SessionOpened(Result, tag=4):
+class SessionOpened(Result, frozen=True, tag=4):
     session_id: str
     existing: bool
 
 
-class ClientSessionOpened(Result, tag=5):
+class ClientSessionOpened(Result, frozen=True, tag=5):
     session_id: str
     idle_timeout_ms: int
 
 
-class Judged(Result, tag=6):
+class Judged(Result, frozen=True, tag=6):
     verdict: Verdict
     message: str = ""
 
 
-class Polled(Result, tag=7):
+class Polled(Result, frozen=True, tag=7):
     tokens: tuple[int, ...]
 
 
-class Checkpointed(Result, tag=8):
+class Checkpointed(Result, frozen=True, tag=8):
     """The chain hash at the checkpoint; the content hash is the storage's to say."""
 
     index: int

@@ -1,0 +1,303 @@
+"""Attempts of tasks: how they come to be, how they end, and whether another one follows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from orchestrator.engine import leases, limits
+from orchestrator.engine.definitions.model import RetryLogic, RetryPolicy, TaskNode, TaskType, TimeoutPolicy
+from orchestrator.engine.errors import LimitExceeded
+from orchestrator.engine.model import (
+    AgendaKind,
+    Payload,
+    SagaRecord,
+    StepOutcome,
+    Table,
+    TaskAttempt,
+    TaskStatus,
+    TimerKind,
+    WorkflowStatus,
+)
+from orchestrator.engine.payloads import Input, make_input
+from orchestrator.engine.step import Step
+from orchestrator.engine.transitions import TASK_RETRIABLE, check_task
+
+# Why an attempt is TIMED_OUT, as its error code says it.
+WORKER_LOST = "WORKER_LOST"
+TASK_TIMEOUT = "TASK_TIMEOUT"
+TOTAL_TIMEOUT = "TOTAL_TIMEOUT"
+POLL_TIMEOUT = "POLL_TIMEOUT"
+RESPONSE_TIMEOUT = "RESPONSE_TIMEOUT"
+INVALID_RESULT = "INVALID_RESULT"
+LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
+
+BY_POLICY = frozenset((TASK_TIMEOUT, TOTAL_TIMEOUT, POLL_TIMEOUT))
+
+
+class TooManyTasks(Exception):
+    """The execution has as many attempts as it may have."""
+
+
+def node_of(step: Step, attempt: TaskAttempt) -> TaskNode:
+    """What the attempt is an attempt of."""
+    if attempt.compensates:
+        return step.plan.undoes[step.hot.records[attempt.compensates].reference]
+    return step.plan.node(attempt.reference)
+
+
+# --- how they come to be
+
+
+def create(
+    step: Step,
+    node: TaskNode,
+    *,
+    previous: TaskAttempt | None = None,
+    record: SagaRecord | None = None,
+    retry_count: int = 0,
+    losses: int = 0,
+    afresh: bool = False,
+) -> tuple[TaskAttempt, bytes] | None:
+    """Makes an attempt, SCHEDULED, and answers it with its input; None if it failed at once for want of room.
+
+    `afresh`: an operator asked for it, and limits over all attempts begin anew.
+    """
+    if record is None and step.x.next_sequence > limits.TASKS:
+        # Compensations are not counted: a limit must not keep what was done from being undone.
+        raise TooManyTasks(f"the execution exceeds the limit of {limits.TASKS} tasks")
+    task_id = step.ids.make()
+    try:
+        given = make_input(step, node, task_id, record)
+        failure = ""
+    except LimitExceeded as error:
+        given = Input(b"{}", b"{}", (), b"")
+        failure = str(error)
+    first_scheduled_ms = step.now if previous is None or afresh else previous.first_scheduled_ms
+    attempt = TaskAttempt(
+        sequence=step.x.next_sequence,
+        task_id=task_id,
+        reference=node.reference,
+        name=node.name,
+        type=str(node.type),
+        status=TaskStatus.SCHEDULED,
+        scheduled_ms=step.now,
+        first_scheduled_ms=first_scheduled_ms,
+        updated_ms=step.now,
+        retry_count=retry_count,
+        input=given.kept,
+        bindings=given.bindings,
+        bound_variables=given.variables,
+        idempotency_key=_key(step, node, record) if previous is None else previous.idempotency_key,
+        compensates=0 if record is None else record.number,
+        losses=losses,
+    )
+    if previous is not None:
+        step.put_task(replace(previous, retried=True))
+    step.change(next_sequence=attempt.sequence + 1, open_tasks=step.x.open_tasks + 1)
+    step.budget -= 1
+    if failure:
+        finish(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, reason=failure, error_code=LIMIT_EXCEEDED)
+        return None
+    timeouts = node.timeouts
+    if timeouts.total_ms and timeouts.policy != TimeoutPolicy.ALERT_ONLY:
+        left_ms = max(0, first_scheduled_ms + timeouts.total_ms - step.now)
+        attempt = replace(attempt, timers=(step.arm(TimerKind.TASK_TOTAL_TIMEOUT, left_ms, attempt.sequence),))
+    return step.put_task(attempt), given.text
+
+
+def _key(step: Step, node: TaskNode, record: SagaRecord | None) -> str:
+    """The same for all attempts of a step in one run, and for nothing else: not even when a workflow id comes again."""
+    x = step.x
+    what = ("step", node.reference) if record is None else ("compensation", record.reference)
+    iteration = 0 if record is None else record.iteration
+    return step.ids.key(*what, x.namespace, x.workflow_id, x.created_ms, x.run, iteration)
+
+
+def queue_for_worker(step: Step, attempt: TaskAttempt, delay_ms: int) -> None:
+    """The attempt waits for a worker, from now on or after a delay."""
+    if delay_ms > 0:
+        number = step.arm(TimerKind.TASK_READY, delay_ms, attempt.sequence)
+        step.put_task(replace(attempt, timers=(*attempt.timers, number)))
+        return
+    timeouts = node_of(step, attempt).timeouts
+    poll_ms = 0 if timeouts.policy == TimeoutPolicy.ALERT_ONLY else timeouts.poll_ms
+    leases.enqueue(step, attempt, _domain(step, attempt.name), poll_ms, timeouts.response_ms)
+
+
+def _domain(step: Step, name: str) -> str:
+    chosen: dict[str, str] = dict(step.x.task_to_domain)
+    domains = [domain.strip() for domain in chosen.get(name, chosen.get("*", "")).split(",")]
+    domains = ["" if domain == "NO_DOMAIN" else domain for domain in domains]
+    for domain in domains:
+        if step.state.queues.serves((step.x.namespace, domain, name)):
+            return domain
+    return domains[-1]
+
+
+def make_ready(step: Step, attempt: TaskAttempt) -> None:
+    """Queues the attempt when the execution gets to it, which is not while it is paused."""
+    if attempt.compensates:
+        step.undo_agenda.append(attempt.sequence)
+    else:
+        step.note(AgendaKind.READY, attempt.sequence)
+
+
+# --- how they end
+
+
+def finish(
+    step: Step,
+    attempt: TaskAttempt,
+    status: TaskStatus,
+    *,
+    output: Payload = b"",
+    reason: str = "",
+    error_code: str = "",
+    accepted: bool = False,
+    unknown: bool = False,
+    follow: bool = True,
+) -> TaskAttempt:
+    """Ends an attempt. `unknown`: nobody can say whether it took effect. `follow`: something has to come of it."""
+    check_task(attempt.status, status)
+    for number in attempt.timers:
+        step.disarm(number)
+    if attempt.ready and (attempt.ready,) in step.state.ready:
+        step.write(Table.READY, (attempt.ready,), None)
+    in_flight = attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0
+    if in_flight:
+        _leave_worker(step, attempt, accepted, reason or status.name)
+    attempt = step.put_task(
+        replace(
+            attempt,
+            status=status,
+            ended_ms=step.now,
+            updated_ms=step.now,
+            output=output,
+            reason=reason[: limits.REASON_CHARS],
+            error_code=error_code,
+            ready=0,
+            timers=(),
+            accepted=accepted,
+            outcome_unknown=unknown or (in_flight and not accepted),
+        )
+    )
+    step.change(open_tasks=step.x.open_tasks - 1)
+    step.budget -= 1
+    if attempt.compensates:
+        if follow:
+            step.undo_agenda.append(attempt.sequence)
+        return attempt
+    if in_flight and step.phase is WorkflowStatus.COMPENSATING and step.x.settling:
+        step.change(settling=step.x.settling - 1)
+    if status is TaskStatus.COMPLETED:
+        _record(step, attempt)
+    if follow:
+        step.note(AgendaKind.FOLLOW, attempt.sequence)
+    return attempt
+
+
+def _leave_worker(step: Step, attempt: TaskAttempt, accepted: bool, reason: str) -> None:
+    lease = step.state.leases.get((attempt.fencing_token,))
+    if lease is None:
+        return
+    if accepted:
+        leases.end_lease(step, lease)
+    elif not lease.fenced:
+        leases.fence(step, lease, reason)
+
+
+def _record(step: Step, attempt: TaskAttempt) -> None:
+    """A completed step is owed its compensation from now on; a completed pivot ends all such debts."""
+    node = step.plan.node(attempt.reference)
+    if node.pivot:
+        step.change(pivot_passed=True)
+    if node.compensate_with is not None:
+        add_record(step, attempt, StepOutcome.COMPLETED)
+
+
+def add_record(step: Step, attempt: TaskAttempt, outcome: StepOutcome) -> int:
+    """The immutable record that the step's compensation will be given."""
+    number = step.x.next_number
+    record = SagaRecord(
+        number=number,
+        reference=attempt.reference,
+        name=attempt.name,
+        iteration=attempt.iteration,
+        outcome=outcome,
+        step_sequence=attempt.sequence,
+        step_key=attempt.idempotency_key,
+        input=attempt.input,
+        output=attempt.output if outcome is StepOutcome.COMPLETED else b"",
+        completed_ms=attempt.ended_ms,
+        bindings=attempt.bindings,
+        bound_variables=attempt.bound_variables,
+    )
+    step.write(Table.RECORD, (step.x.namespace, step.x.workflow_id, number), record)
+    step.change(next_number=number + 1)
+    return number
+
+
+def complete_operator(step: Step, attempt: TaskAttempt, output: Payload, **changes: Any) -> TaskAttempt:
+    """An operator has done its work."""
+    return finish(step, replace(attempt, **changes) if changes else attempt, TaskStatus.COMPLETED, output=output)
+
+
+# --- whether another one follows
+
+
+class Another(NamedTuple):
+    """The attempt that follows one that did not end well."""
+
+    retry_count: int
+    losses: int
+    delay_ms: int
+
+
+def another(step: Step, node: TaskNode, attempt: TaskAttempt) -> Another | None:
+    """The attempt that follows by itself; None if there is none."""
+    if node.type != TaskType.SIMPLE or attempt.status not in TASK_RETRIABLE:
+        return None
+    policy = node.retry
+    losses = 0
+    if is_lost(attempt):
+        losses = attempt.losses + 1
+        if policy.count > 0 and losses <= limits.WORKER_LOSSES_FREE:
+            return Another(attempt.retry_count, losses, 0)
+    if attempt.retry_count >= policy.count:
+        return None
+    return Another(attempt.retry_count + 1, losses, _delay_ms(step, policy, attempt))
+
+
+def is_lost(attempt: TaskAttempt) -> bool:
+    return attempt.status is TaskStatus.TIMED_OUT and attempt.error_code == WORKER_LOST
+
+
+def ends_workflow(node: TaskNode, attempt: TaskAttempt) -> bool:
+    """Whether the timeout of the task is that of the workflow, by the task's policy."""
+    return (
+        attempt.status is TaskStatus.TIMED_OUT
+        and attempt.error_code in BY_POLICY
+        and node.timeouts.policy == TimeoutPolicy.TIME_OUT_WF
+    )
+
+
+def is_total_used_up(step: Step, node: TaskNode, attempt: TaskAttempt) -> bool:
+    total_ms = node.timeouts.total_ms
+    return 0 < total_ms <= step.now - attempt.first_scheduled_ms
+
+
+def _delay_ms(step: Step, policy: RetryPolicy, attempt: TaskAttempt) -> int:
+    made = attempt.retry_count
+    delay_ms = policy.delay_ms
+    if policy.logic == RetryLogic.LINEAR_BACKOFF:
+        delay_ms = delay_ms * int(policy.scale_factor * 1000) * (made + 1) // 1000
+    elif policy.logic == RetryLogic.EXPONENTIAL_BACKOFF:
+        delay_ms = delay_ms << min(made, 64)
+    delay_ms = min(delay_ms, limits.RETRY_DELAY_MS)
+    if policy.max_delay_ms > 0:
+        delay_ms = min(delay_ms, policy.max_delay_ms)
+    if policy.jitter_ms > 0:
+        delay_ms += step.ids.number(policy.jitter_ms + 1, "jitter", attempt.task_id)
+    return delay_ms

@@ -1,0 +1,79 @@
+"""How an execution comes to its terminal status: everything open is cancelled, in bounded steps, then it has ended."""
+
+from __future__ import annotations
+
+from orchestrator.engine import attempts
+from orchestrator.engine.errors import LimitExceeded
+from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
+from orchestrator.engine.model import Payload, TaskStatus, WorkflowStatus
+from orchestrator.engine.payloads import store
+from orchestrator.engine.scopes import ExecutionScope
+from orchestrator.engine.step import Step
+from orchestrator.engine.transitions import check_workflow
+
+
+def begin(step: Step, status: WorkflowStatus, reason: str, failed_task: str, output: Payload = b"") -> None:
+    """The outcome is fixed; the status follows as soon as nothing is open any more."""
+    disarm(step)
+    step.change(ending=status, reason=reason, failed_task=failed_task, output=output)
+    proceed(step)
+
+
+def disarm(step: Step) -> None:
+    """Drops the timers of the workflow itself."""
+    step.disarm(step.x.workflow_timer)
+    step.disarm(step.x.grace_timer)
+    step.change(workflow_timer=0, grace_timer=0)
+
+
+def proceed(step: Step) -> None:
+    """Cancels what is open, as far as one step may, and ends the execution when nothing is left."""
+    ending = step.x.ending
+    assert ending is not None
+    cancel_open(step, f"workflow {ending.name}")
+    if step.x.open_tasks == 0:
+        conclude(step, ending)
+
+
+def cancel_open(step: Step, reason: str, *, keep_leased: bool = False) -> None:
+    """Cancels open attempts, the oldest first. `keep_leased`: those that a worker has are left to it."""
+    if not step.hot.open:
+        return
+    for sequence in sorted(step.hot.open):
+        if step.budget <= 0:
+            return
+        attempt = step.hot.tasks[sequence]
+        if keep_leased and attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token:
+            continue
+        attempts.finish(step, attempt, TaskStatus.CANCELED, reason=reason, follow=False)
+
+
+def conclude(step: Step, status: WorkflowStatus) -> None:
+    """The terminal status. Nothing is open."""
+    if step.x.status is WorkflowStatus.PAUSED:
+        step.change(paused_from=None)
+    check_workflow(step.x.status, status)
+    step.change(output=step.x.output or make_output(step))
+    step.change(status=status, ending=None, ended_ms=step.now)
+    step.count(live_executions=-1)
+
+
+def make_output(step: Step) -> Payload:
+    """`outputParameters`, or else the output of the last task; what is not there is null."""
+    template = step.plan.definition.output
+    if template is None:
+        for sequence in reversed(step.hot.tasks):
+            attempt = step.hot.tasks[sequence]
+            if not attempt.compensates:
+                return attempt.output or b"{}"
+        return b"{}"
+    text = resolve(template, ExecutionScope(step.plan, step.hot, step.x))
+    try:
+        if len(text) > PAYLOAD_BYTES_MAX:
+            raise LimitExceeded(f"the workflow's output exceeds the limit of {PAYLOAD_BYTES_MAX} bytes")
+        return store(step, text)
+    except LimitExceeded as error:
+        # Too late to fail a task: the outcome stands, and says what is missing.
+        if not step.x.reason:
+            step.change(reason=str(error))
+        return b"{}"

@@ -1,0 +1,150 @@
+"""What operators and clients may do to an execution: pause, resume, terminate, retry, signal."""
+
+from __future__ import annotations
+
+from orchestrator.engine import limits, outcomes, saga, signals
+from orchestrator.engine.commands import (
+    PauseWorkflow,
+    ResumeWorkflow,
+    RetryWorkflow,
+    SignalWorkflow,
+    TerminateCompensation,
+    TerminateWorkflow,
+)
+from orchestrator.engine.errors import LimitExceeded, refuse
+from orchestrator.engine.expressions import PayloadInvalid, check_payload
+from orchestrator.engine.handlers.starting import arm_timeout
+from orchestrator.engine.model import (
+    AgendaItem,
+    AgendaKind,
+    CompensationState,
+    Signal,
+    TaskStatus,
+    WorkflowStatus,
+)
+from orchestrator.engine.payloads import store
+from orchestrator.engine.results import AnyResult, Code, Done
+from orchestrator.engine.step import Step
+from orchestrator.engine.transitions import TASK_SUCCESSFUL, TASK_TERMINAL, WORKFLOW_TERMINAL, check_workflow
+
+_RETRIED = frozenset(
+    (TaskStatus.FAILED, TaskStatus.TIMED_OUT, TaskStatus.FAILED_WITH_TERMINAL_ERROR, TaskStatus.CANCELED)
+)
+
+
+def pause_workflow(step: Step, command: PauseWorkflow) -> AnyResult:
+    step.require(command.namespace, command.workflow_id)
+    _refuse_ended(step)
+    if step.x.status is not WorkflowStatus.PAUSED:
+        check_workflow(step.x.status, WorkflowStatus.PAUSED)
+        step.change(paused_from=step.x.status, status=WorkflowStatus.PAUSED)
+    return Done()
+
+
+def resume_workflow(step: Step, command: ResumeWorkflow) -> AnyResult:
+    step.require(command.namespace, command.workflow_id)
+    _refuse_ended(step)
+    back = step.x.paused_from
+    if back is None:
+        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_NOT_PAUSED", "the workflow is not paused")
+    check_workflow(step.x.status, back)
+    step.change(status=back, paused_from=None)
+    return Done()
+
+
+def terminate_workflow(step: Step, command: TerminateWorkflow) -> AnyResult:
+    step.require(command.namespace, command.workflow_id)
+    if WorkflowStatus.TERMINATED in (step.x.status, step.x.ending):
+        return Done()
+    _refuse_ended(step)
+    if step.phase is WorkflowStatus.COMPENSATING:
+        message = "the workflow is compensating: its outcome is fixed; a compensation that is stuck can be abandoned"
+        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING", message)
+    if command.compensation is TerminateCompensation.RUN and step.x.pivot_passed:
+        refuse(Code.FAILED_PRECONDITION, "PIVOT_PASSED", "a pivot has completed: nothing is compensated any more")
+    if command.compensation is TerminateCompensation.UNSET and saga.is_owed(step):
+        message = "steps are owed a compensation: say whether to RUN or to SKIP it"
+        refuse(Code.FAILED_PRECONDITION, "COMPENSATION_UNDECIDED", message)
+    compensate = command.compensation is TerminateCompensation.RUN
+    outcomes.end_badly(step, WorkflowStatus.TERMINATED, command.reason, compensate=compensate)
+    return Done()
+
+
+def _refuse_ended(step: Step) -> None:
+    if step.is_over:
+        status = step.x.ending or step.x.status
+        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_ENDED", f"the workflow has ended: {status.name}")
+
+
+def signal_workflow(step: Step, command: SignalWorkflow) -> AnyResult:
+    step.require(command.namespace, command.workflow_id)
+    if not 1 <= len(command.name) <= limits.NAME_CHARS:
+        message = f"a signal's name has 1 to {limits.NAME_CHARS} characters"
+        refuse(Code.INVALID_ARGUMENT, "SIGNAL_NAME_INVALID", message, field="name")
+    payload = command.payload or b"{}"
+    try:
+        check_payload(payload)
+    except PayloadInvalid as error:
+        refuse(Code.INVALID_ARGUMENT, "PAYLOAD_INVALID", f"payload: {error}", field="payload", limit=error.limit)
+    _refuse_ended(step)
+    if step.phase is WorkflowStatus.COMPENSATING:
+        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING", "the workflow is compensating: it takes no signals")
+    try:
+        signal = Signal(step.x.next_number, command.name, b"", step.now)
+        step.change(next_number=step.x.next_number + 1)
+        signal = Signal(signal.number, signal.name, store(step, payload), step.now)
+    except LimitExceeded as error:
+        refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(error), limit="execution_bytes")
+    signals.give(step, signal, len(payload))
+    if step.x.signals > limits.SIGNALS or step.x.signal_bytes > limits.SIGNAL_BYTES:
+        message = f"an execution keeps at most {limits.SIGNALS} signals and {limits.SIGNAL_BYTES} bytes of them"
+        refuse(Code.RESOURCE_EXHAUSTED, "SIGNALS_FULL", message, limit="signals")
+    return Done()
+
+
+def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
+    """Failed and cancelled tasks get another attempt, with a fresh set of retries; what succeeded stays."""
+    step.require(command.namespace, command.workflow_id)
+    if saga.has_started(step):
+        message = "a compensation has started: what was undone can't be gone on from"
+        refuse(Code.FAILED_PRECONDITION, "COMPENSATION_STARTED", message)
+    if step.x.status not in WORKFLOW_TERMINAL:
+        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_RUNNING", "the workflow is still running")
+    again = _to_retry(step)
+    timed_out = step.x.status is WorkflowStatus.TIMED_OUT and not step.x.failed_task
+    if step.x.status is WorkflowStatus.COMPLETED or not (again or timed_out):
+        refuse(Code.FAILED_PRECONDITION, "NOTHING_TO_RETRY", "there is no task to try again")
+    kept = [item for item in step.agenda if _is_still_due(step, item)]
+    step.agenda.clear()
+    step.agenda.extend(kept)
+    # JOINs last: they count what they wait for when they are reopened.
+    for sequence in sorted(again, key=lambda number: (step.hot.tasks[number].type == "JOIN", number)):
+        step.note(AgendaKind.RETRY, sequence)
+    check_workflow(step.x.status, WorkflowStatus.RUNNING)
+    step.change(
+        status=WorkflowStatus.RUNNING,
+        ended_ms=0,
+        output=b"",
+        reason="",
+        failed_task="",
+        compensation=CompensationState.NONE,
+        outcome=None,
+        settled=False,
+        timeout_base_ms=step.now,
+    )
+    arm_timeout(step)
+    step.count(live_executions=1)
+    return Done()
+
+
+def _to_retry(step: Step) -> list[int]:
+    newest = [step.hot.tasks[sequences[-1]] for _, sequences in sorted(step.hot.attempts_of.items())]
+    return [attempt.sequence for attempt in newest if attempt.status in _RETRIED]
+
+
+def _is_still_due(step: Step, item: AgendaItem) -> bool:
+    kind, sequence, _ = item
+    if kind == AgendaKind.SCHEDULE:
+        return True
+    attempt = step.hot.tasks[sequence]
+    return kind == AgendaKind.FOLLOW and attempt.status in TASK_TERMINAL and attempt.status in TASK_SUCCESSFUL

@@ -1,0 +1,58 @@
+"""Registering definitions: all documents of a command, or none."""
+
+from __future__ import annotations
+
+from typing import NoReturn, cast
+
+from orchestrator.engine.commands import RegisterTasks, RegisterWorkflows
+from orchestrator.engine.definitions.errors import DefinitionError, DefinitionUnimplemented
+from orchestrator.engine.definitions.parse import validate_task, validate_workflow
+from orchestrator.engine.errors import refuse
+from orchestrator.engine.model import Table, TaskDefinitionRow, WorkflowDefinitionRow
+from orchestrator.engine.results import AnyResult, Code, Done
+from orchestrator.engine.step import Step
+
+
+def refuse_definition(error: DefinitionError) -> NoReturn:
+    if isinstance(error, DefinitionUnimplemented):
+        refuse(Code.UNIMPLEMENTED, "NOT_SUPPORTED", str(error), path=error.path)
+    refuse(Code.INVALID_ARGUMENT, "DEFINITION_INVALID", str(error), path=error.path)
+
+
+def register_workflows(step: Step, command: RegisterWorkflows) -> AnyResult:
+    if not command.documents:
+        refuse(Code.INVALID_ARGUMENT, "DOCUMENTS_MISSING", "there is nothing to register", field="documents")
+    for document in command.documents:
+        try:
+            parsed = validate_workflow(document)
+        except DefinitionError as error:
+            refuse_definition(error)
+        key = (command.namespace, parsed.name, parsed.version)
+        old = cast(WorkflowDefinitionRow | None, step.state.resident[Table.WORKFLOW_DEFINITION].get(key))
+        if old is not None and old.document == parsed.document:
+            continue
+        if old is not None and not command.overwrite:
+            message = f"workflow {parsed.name} version {parsed.version} exists with another content"
+            refuse(Code.ALREADY_EXISTS, "DEFINITION_ALREADY_EXISTS", message)
+        step.write(
+            Table.WORKFLOW_DEFINITION,
+            key,
+            WorkflowDefinitionRow(command.namespace, parsed.name, parsed.version, parsed.document, step.now),
+        )
+    return Done()
+
+
+def register_tasks(step: Step, command: RegisterTasks) -> AnyResult:
+    if not command.documents:
+        refuse(Code.INVALID_ARGUMENT, "DOCUMENTS_MISSING", "there is nothing to register", field="documents")
+    for document in command.documents:
+        try:
+            parsed = validate_task(document)
+        except DefinitionError as error:
+            refuse_definition(error)
+        key = (command.namespace, parsed.name)
+        old = cast(TaskDefinitionRow | None, step.state.resident[Table.TASK_DEFINITION].get(key))
+        if old is None or old.document != parsed.document:
+            row = TaskDefinitionRow(command.namespace, parsed.name, parsed.document, step.now)
+            step.write(Table.TASK_DEFINITION, key, row)
+    return Done()

@@ -1,0 +1,49 @@
+"""Messages about leases: an attempt was leased, or its worker was lost."""
+
+from __future__ import annotations
+
+from orchestrator.engine import attempts, leases
+from orchestrator.engine.messages import ContinueExecution, TaskLeased, WorkerLost
+from orchestrator.engine.model import TaskStatus
+from orchestrator.engine.results import AnyResult, Done
+from orchestrator.engine.step import Step
+
+
+def task_leased(step: Step, message: TaskLeased) -> AnyResult:
+    lease = step.state.leases.get((message.token,))
+    if lease is None:
+        # The session has ended in between: its own message follows.
+        return Done()
+    attempt = step.task(message.task_sequence) if step.open(message.namespace, message.workflow_id) else None
+    if attempt is None or attempt.status is not TaskStatus.SCHEDULED:
+        leases.end_lease(step, lease)
+        return Done()
+    session = step.state.sessions.get((lease.session_id,))
+    leases.take_up(step, attempt, lease, "" if session is None else session.worker_id)
+    return Done()
+
+
+def worker_lost(step: Step, message: WorkerLost) -> AnyResult:
+    if not step.open(message.namespace, message.workflow_id):
+        return Done()
+    attempt = step.task(message.task_sequence)
+    if attempt is None:
+        return Done()
+    if attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token == message.token:
+        attempts.finish(
+            step,
+            attempt,
+            TaskStatus.TIMED_OUT,
+            reason=attempts.WORKER_LOST,
+            error_code=attempts.WORKER_LOST,
+            unknown=True,
+        )
+    elif attempt.status is TaskStatus.SCHEDULED and attempt.ready and (attempt.ready,) not in step.state.ready:
+        # It was leased and never taken up, so no worker has seen it.
+        attempts.make_ready(step, attempt)
+    return Done()
+
+
+def continue_execution(step: Step, message: ContinueExecution) -> AnyResult:
+    step.open(message.namespace, message.workflow_id)
+    return Done()

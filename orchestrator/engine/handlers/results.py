@@ -1,0 +1,116 @@
+"""What workers say of attempts: results, signs of life, releases."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from orchestrator.engine import attempts, leases, limits
+from orchestrator.engine.commands import CompleteTask, RecordHeartbeat, ReleaseTask
+from orchestrator.engine.errors import LimitExceeded, refuse
+from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
+from orchestrator.engine.messages import WorkerLost
+from orchestrator.engine.model import Payload, TaskAttempt, TaskStatus
+from orchestrator.engine.payloads import drop, store
+from orchestrator.engine.results import AnyResult, Code, Done, Judged, Verdict
+from orchestrator.engine.step import Step
+
+_REPORTED = frozenset((TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR))
+
+
+def complete_task(step: Step, command: CompleteTask) -> AnyResult:
+    if command.status not in _REPORTED:
+        message = "a result is COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR"
+        refuse(Code.INVALID_ARGUMENT, "STATUS_INVALID", message, field="status")
+    attempt = _attempt(step, command.namespace, command.workflow_id, command.task_id)
+    if attempt is None or not _holds(step, attempt, command.fencing_token):
+        return _late(step, command, attempt)
+    try:
+        output = _checked(step, command)
+    except (PayloadInvalid, LimitExceeded) as error:
+        # Whoever reported COMPLETED has done something, though it can't be said what.
+        attempts.finish(
+            step,
+            attempt,
+            TaskStatus.FAILED_WITH_TERMINAL_ERROR,
+            reason=f"invalid output: {error}",
+            error_code=attempts.INVALID_RESULT,
+            accepted=True,
+            unknown=command.status is TaskStatus.COMPLETED,
+        )
+        return Judged(Verdict.INVALID, str(error))
+    attempts.finish(
+        step,
+        attempt,
+        command.status,
+        output=output,
+        reason=command.reason,
+        error_code=command.error_code[: limits.NAME_CHARS],
+        accepted=True,
+    )
+    return Judged(Verdict.ACCEPTED)
+
+
+def _attempt(step: Step, namespace: str, workflow_id: str, task_id: str) -> TaskAttempt | None:
+    if not step.open(namespace, workflow_id):
+        return None
+    sequence = step.hot.by_task_id.get(task_id)
+    return None if sequence is None else step.hot.tasks[sequence]
+
+
+def _holds(step: Step, attempt: TaskAttempt, token: int) -> bool:
+    """Whether the token is that of the attempt's lease, and the attempt goes on."""
+    if attempt.status is not TaskStatus.IN_PROGRESS or attempt.fencing_token != token or token == 0:
+        return False
+    lease = step.state.leases.get((token,))
+    return lease is not None and not lease.fenced
+
+
+def _late(step: Step, command: CompleteTask, attempt: TaskAttempt | None) -> AnyResult:
+    lease = step.state.leases.get((command.fencing_token,))
+    if lease is not None and lease.task_id == command.task_id and (lease.fenced or attempt is None):
+        leases.end_lease(step, lease)
+    if attempt is None:
+        return Judged(Verdict.UNKNOWN, "there is no such attempt")
+    if attempt.fencing_token == command.fencing_token and attempt.accepted:
+        # Said before: the same answer as then.
+        if attempt.error_code == attempts.INVALID_RESULT:
+            return Judged(Verdict.INVALID, attempt.reason)
+        return Judged(Verdict.ACCEPTED)
+    return Judged(Verdict.FENCED, f"the attempt is {attempt.status.name}")
+
+
+def _checked(step: Step, command: CompleteTask) -> Payload:
+    if not command.output:
+        return b""
+    check_payload(command.output)
+    return store(step, command.output)
+
+
+def record_heartbeat(step: Step, command: RecordHeartbeat) -> AnyResult:
+    attempt = _attempt(step, command.namespace, command.workflow_id, command.task_id)
+    if attempt is None:
+        return Judged(Verdict.UNKNOWN, "there is no such attempt")
+    if not _holds(step, attempt, command.fencing_token):
+        return Judged(Verdict.FENCED, f"the attempt is {attempt.status.name}")
+    if len(command.details) > limits.DETAILS_BYTES:
+        return Judged(Verdict.INVALID, f"the details of a heartbeat may have {limits.DETAILS_BYTES} bytes")
+    try:
+        check_json(command.details)
+        details = store(step, command.details)
+    except (JsonInvalid, LimitExceeded) as error:
+        return Judged(Verdict.INVALID, str(error))
+    # The old details are nobody else's: the next attempt reads those of this one.
+    drop(step, attempt.details)
+    step.put_task(replace(attempt, details=details, updated_ms=step.now))
+    return Judged(Verdict.ACCEPTED)
+
+
+def release_task(step: Step, command: ReleaseTask) -> AnyResult:
+    lease = step.state.leases.get((command.fencing_token,))
+    if lease is None or lease.session_id != command.session_id:
+        return Done()
+    leases.end_lease(step, lease)
+    if not lease.fenced:
+        # It gave up an attempt that still counted, as while settling: nobody knows how far it came.
+        step.send(WorkerLost(lease.namespace, lease.workflow_id, lease.task_sequence, lease.token))
+    return Done()

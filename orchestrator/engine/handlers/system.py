@@ -1,0 +1,48 @@
+"""The system's own commands."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from orchestrator.engine import dedup
+from orchestrator.engine.commands import Checkpoint, Continue, RaiseBehaviour
+from orchestrator.engine.errors import refuse
+from orchestrator.engine.model import Table
+from orchestrator.engine.results import AnyResult, Code, Done
+from orchestrator.engine.step import Step
+
+
+def go_on(step: Step, command: Continue) -> AnyResult:
+    return Done()
+
+
+def raise_behaviour(step: Step, command: RaiseBehaviour) -> AnyResult:
+    meta = step.state.meta
+    if command.level < meta.behaviour_level:
+        message = f"the behaviour level is {meta.behaviour_level} and never goes back"
+        refuse(Code.FAILED_PRECONDITION, "BEHAVIOUR_LEVEL_LOWER", message)
+    step.state.meta = replace(meta, behaviour_level=command.level)
+    return Done()
+
+
+def checkpoint(step: Step, command: Checkpoint) -> AnyResult:
+    """The machine adds what it knows and the step does not: index and hash."""
+    return Done()
+
+
+def advance_time(step: Step, time_ms: int) -> AnyResult:
+    """Log time never goes back."""
+    meta = step.state.meta
+    if time_ms > meta.log_time_ms:
+        step.state.meta = replace(meta, log_time_ms=time_ms)
+    return Done()
+
+
+def take_message(step: Step, number: int) -> AnyResult:
+    step.write(Table.MESSAGE, (number,), None)
+    return Done()
+
+
+def drop_expired_requests(step: Step) -> AnyResult:
+    dedup.drop_expired(step)
+    return Done()

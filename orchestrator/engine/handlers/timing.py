@@ -1,0 +1,141 @@
+"""What time does: timers that fire, deadlines that the leader has seen pass."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from orchestrator.engine import attempts, limits, outcomes
+from orchestrator.engine.commands import DeadlineKind, ExpireDeadline, FireTimers
+from orchestrator.engine.dedup import end_idle_session
+from orchestrator.engine.definitions.model import TimeoutPolicy
+from orchestrator.engine.messages import DeadlinePassed, TimerFired
+from orchestrator.engine.model import Table, TaskAttempt, TaskStatus, TimerKind, WorkflowStatus
+from orchestrator.engine.results import AnyResult, Done
+from orchestrator.engine.step import Step
+
+
+def fire_timers(step: Step, command: FireTimers) -> AnyResult:
+    """Turns due timers into messages, in the order in which they are due."""
+    for _ in range(limits.TIMERS_PER_COMMAND):
+        timer = step.state.next_timer()
+        if timer is None or timer.fire_ms > step.now:
+            break
+        step.write(Table.TIMER, (timer.number,), None)
+        if timer.kind is TimerKind.CLIENT_SESSION_IDLE:
+            end_idle_session(step, timer)
+        else:
+            step.send(
+                TimerFired(timer.namespace, timer.workflow_id, timer.kind, timer.task_sequence, timer.number)
+            )
+    return Done()
+
+
+def timer_fired(step: Step, message: TimerFired) -> AnyResult:
+    if not step.open(message.namespace, message.workflow_id) or step.is_over:
+        return Done()
+    if message.kind is TimerKind.WORKFLOW_TIMEOUT:
+        _time_out_workflow(step, message.timer)
+    elif message.kind is TimerKind.COMPENSATION_GRACE:
+        if step.x.grace_timer == message.timer:
+            # Who has not answered by now is cancelled as the compensation proceeds.
+            step.change(grace_timer=0)
+    else:
+        attempt = step.task(message.task_sequence)
+        if attempt is not None and message.timer in attempt.timers:
+            _fire_for_task(step, attempt, message)
+    return Done()
+
+
+def _time_out_workflow(step: Step, timer: int) -> None:
+    if step.x.workflow_timer != timer:
+        return
+    step.change(workflow_timer=0)
+    definition = step.plan.definition
+    reason = (
+        f"Workflow timed out after {(step.now - step.x.timeout_base_ms) // 1000} seconds."
+        f" Timeout configured as {definition.timeout_ms // 1000} seconds."
+        f" Timeout policy configured to {definition.timeout_policy.value}"
+    )
+    outcomes.end_badly(step, WorkflowStatus.TIMED_OUT, reason)
+
+
+def _fire_for_task(step: Step, attempt: TaskAttempt, message: TimerFired) -> None:
+    attempt = step.put_task(_without_timer(attempt, message.timer))
+    if message.kind is TimerKind.TASK_READY:
+        attempts.make_ready(step, attempt)
+    elif message.kind is TimerKind.WAIT:
+        attempts.complete_operator(step, attempt, b"{}")
+    elif message.kind is TimerKind.TASK_TIMEOUT:
+        node = attempts.node_of(step, attempt)
+        elapsed_ms = step.now - attempt.started_ms - node.start_delay_ms
+        reason = _timed_out("Task", elapsed_ms, "Timeout", node.timeouts.task_ms, node.timeouts.policy)
+        attempts.finish(step, attempt, TaskStatus.TIMED_OUT, reason=reason, error_code=attempts.TASK_TIMEOUT)
+    elif message.kind is TimerKind.TASK_TOTAL_TIMEOUT:
+        node = attempts.node_of(step, attempt)
+        elapsed_ms = step.now - attempt.first_scheduled_ms
+        reason = _timed_out("Task", elapsed_ms, "Total timeout", node.timeouts.total_ms, node.timeouts.policy)
+        attempts.finish(step, attempt, TaskStatus.TIMED_OUT, reason=reason, error_code=attempts.TOTAL_TIMEOUT)
+
+
+def _timed_out(what: str, elapsed_ms: int, which: str, configured_ms: int, policy: TimeoutPolicy) -> str:
+    return (
+        f"{what} timed out after {elapsed_ms // 1000} seconds. {which} configured as {configured_ms // 1000} seconds."
+        f" Timeout policy configured to {policy.value}"
+    )
+
+
+def _without_timer(attempt: TaskAttempt, timer: int) -> TaskAttempt:
+    return replace(attempt, timers=tuple(number for number in attempt.timers if number != timer))
+
+
+def expire_deadline(step: Step, command: ExpireDeadline) -> AnyResult:
+    """The leader's word on a deadline that it keeps in memory; late ones mean nothing any more."""
+    if command.kind is DeadlineKind.RESPONSE:
+        lease = step.state.leases.get((command.number,))
+        if lease is not None and lease.started and not lease.fenced:
+            step.send(
+                DeadlinePassed(
+                    lease.namespace, lease.workflow_id, int(command.kind), lease.task_sequence, command.number
+                )
+            )
+        return Done()
+    ready = step.state.ready.get((command.number,))
+    if ready is not None and ready.poll_timeout_ms:
+        step.send(
+            DeadlinePassed(ready.namespace, ready.workflow_id, int(command.kind), ready.task_sequence, command.number)
+        )
+    return Done()
+
+
+def deadline_passed(step: Step, message: DeadlinePassed) -> AnyResult:
+    if not step.open(message.namespace, message.workflow_id):
+        return Done()
+    attempt = step.task(message.task_sequence)
+    if attempt is None:
+        return Done()
+    if message.kind == DeadlineKind.RESPONSE:
+        if attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token == message.number:
+            _miss_response(step, attempt)
+    elif attempt.status is TaskStatus.SCHEDULED and attempt.ready == message.number and _is_queued(step, attempt):
+        _miss_poll(step, attempt)
+    return Done()
+
+
+def _is_queued(step: Step, attempt: TaskAttempt) -> bool:
+    return (attempt.ready,) in step.state.ready
+
+
+def _miss_response(step: Step, attempt: TaskAttempt) -> None:
+    node = attempts.node_of(step, attempt)
+    reason = (
+        f"responseTimeout: {node.timeouts.response_ms // 1000} exceeded for the taskId: {attempt.task_id}"
+        f" with Task Definition: {attempt.name}"
+    )
+    attempts.finish(step, attempt, TaskStatus.TIMED_OUT, reason=reason, error_code=attempts.RESPONSE_TIMEOUT)
+
+
+def _miss_poll(step: Step, attempt: TaskAttempt) -> None:
+    node = attempts.node_of(step, attempt)
+    elapsed_ms = step.now - attempt.scheduled_ms
+    reason = _timed_out("Task poll", elapsed_ms, "Poll timeout", node.timeouts.poll_ms, node.timeouts.policy)
+    attempts.finish(step, attempt, TaskStatus.TIMED_OUT, reason=reason, error_code=attempts.POLL_TIMEOUT)

@@ -1,0 +1,195 @@
+"""What is always true between steps: named checks over rows alone, run by tests after every step.
+
+Each yields a sentence for each breach. The indexes of the state are checked against what they index, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from orchestrator.engine.messages import ContinueExecution, TaskLeased, WorkerLost
+from orchestrator.engine.model import (
+    CompensationState,
+    ExecutionKey,
+    SessionKind,
+    Table,
+    TaskAttempt,
+    TaskStatus,
+    WorkflowStatus,
+)
+from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
+
+Check = Callable[[State], Iterator[str]]
+
+
+def slots_used_are_leases(state: State) -> Iterator[str]:
+    for _, session in sorted(state.sessions.items()):
+        held = sum(1 for lease in state.leases.values() if lease.session_id == session.id)
+        if session.used != held:
+            yield f"session {session.id} uses {session.used} slots and has {held} leases"
+        if session.kind is SessionKind.POLL and session.used == 0:
+            yield f"poll session {session.id} is empty and still there"
+    for _, lease in sorted(state.leases.items()):
+        if (lease.session_id,) not in state.sessions:
+            yield f"lease {lease.token} is of a session that is gone"
+
+
+def nothing_ready_meets_a_free_slot(state: State) -> Iterator[str]:
+    for queue in state.queues.waiting():
+        for _, session in sorted(state.sessions.items()):
+            serves = session.kind is SessionKind.STREAM and queue[2] in session.task_names
+            if serves and queue[:2] == (session.namespace, session.domain) and session.slots > session.used:
+                yield f"{queue} waits while session {session.id} has a free slot"
+
+
+def ready_rows_are_scheduled_attempts(state: State) -> Iterator[str]:
+    for _, ready in sorted(state.ready.items()):
+        hot = state.execution((ready.namespace, ready.workflow_id))
+        attempt = None if hot is None else hot.tasks.get(ready.task_sequence)
+        if hot is not None and (
+            attempt is None or attempt.status is not TaskStatus.SCHEDULED or attempt.ready != ready.number
+        ):
+            yield f"ready row {ready.number} is of {attempt}"
+
+
+def attempts_in_progress_are_leased(state: State) -> Iterator[str]:
+    unfenced: dict[tuple[str, str, int], list[int]] = {}
+    for _, lease in sorted(state.leases.items()):
+        if not lease.fenced and lease.started:
+            unfenced.setdefault((lease.namespace, lease.workflow_id, lease.task_sequence), []).append(lease.token)
+    for key, hot in _hot(state):
+        for sequence in sorted(hot.tasks):
+            attempt = hot.tasks[sequence]
+            tokens = unfenced.get((*key, sequence), [])
+            if attempt.type == "SIMPLE" and attempt.status is TaskStatus.IN_PROGRESS:
+                if tokens != [attempt.fencing_token] and not _is_lost(state, key, attempt):
+                    yield f"{key} #{sequence} is in progress under {attempt.fencing_token}, its leases are {tokens}"
+            elif tokens:
+                yield f"{key} #{sequence} is {attempt.status.name} and has the leases {tokens}"
+
+
+def counters_are_counts(state: State) -> Iterator[str]:
+    for key, hot in _hot(state):
+        header = hot.execution
+        is_open = [attempt for attempt in hot.tasks.values() if attempt.status not in TASK_TERMINAL]
+        if header.open_tasks != len(is_open) or sorted(hot.open) != sorted(one.sequence for one in is_open):
+            yield f"{key} counts {header.open_tasks} open tasks and has {len(is_open)}"
+        if header.signals != len(hot.signals):
+            yield f"{key} counts {header.signals} signals and has {len(hot.signals)}"
+        phase = header.paused_from or header.status
+        awaited = [one for one in is_open if one.fencing_token and not one.compensates]
+        if phase is WorkflowStatus.COMPENSATING and not header.settled and header.settling != len(awaited):
+            yield f"{key} awaits {header.settling} attempts and has {len(awaited)}"
+        for numbers in hot.attempts_of.values():
+            if numbers != sorted(numbers):
+                yield f"{key} has attempts out of order: {numbers}"
+
+
+def ended_executions_are_quiet(state: State) -> Iterator[str]:
+    for key, hot in _hot(state):
+        header = hot.execution
+        if header.status not in WORKFLOW_TERMINAL:
+            continue
+        if header.open_tasks:
+            yield f"{key} has ended with {header.open_tasks} open tasks"
+        for table in (Table.READY, Table.TIMER):
+            for number, row in sorted(state.resident[table].items()):
+                if (row.namespace, row.workflow_id) == key:
+                    yield f"{key} has ended with {table.name} {number}"
+        for attempt in hot.tasks.values():
+            if attempt.timers:
+                yield f"{key} #{attempt.sequence} has ended with timers"
+
+
+def timers_are_known(state: State) -> Iterator[str]:
+    known: dict[int, str] = {}
+    for key, hot in _hot(state):
+        for attempt in hot.tasks.values():
+            known.update(dict.fromkeys(attempt.timers, f"{key} #{attempt.sequence}"))
+        known.update(dict.fromkeys((hot.execution.workflow_timer, hot.execution.grace_timer), f"{key}"))
+    for _, timer in sorted(state.timers.items()):
+        is_hot = state.is_hot((timer.namespace, timer.workflow_id))
+        if is_hot and timer.number not in known:
+            yield f"timer {timer.number} ({timer.kind.name}) of {timer.workflow_id} is nobody's"
+
+
+def live_executions_are_counted(state: State) -> Iterator[str]:
+    # Only where all are hot, as in tests.
+    live = sum(1 for _, hot in _hot(state) if hot.execution.status not in WORKFLOW_TERMINAL)
+    if state.meta.live_executions != live:
+        yield f"{state.meta.live_executions} executions are counted as live, there are {live}"
+    stuck = sum(1 for _, hot in _hot(state) if hot.execution.compensation is CompensationState.STUCK)
+    if state.meta.stuck_compensations != stuck:
+        yield f"{state.meta.stuck_compensations} compensations are counted as stuck, there are {stuck}"
+
+
+def whatever_is_owed_will_move(state: State) -> Iterator[str]:
+    """Guarantee of progress: a workflow that has not ended always waits for something that exists."""
+    moved: set[tuple[object, ...]] = set()
+    for rows in (state.leases, state.ready, state.timers, state.messages):
+        moved.update((row.namespace, row.workflow_id) for row in rows.values())
+    for key, hot in _hot(state):
+        header = hot.execution
+        if header.status in WORKFLOW_TERMINAL or header.status is WorkflowStatus.PAUSED or key in moved:
+            continue
+        if header.compensation is CompensationState.STUCK:
+            continue
+        if not any(hot.tasks[sequence].signal for sequence in sorted(hot.open)):
+            yield f"{key} is {header.status.name} and waits for nothing"
+
+
+def leftovers_are_continued(state: State) -> Iterator[str]:
+    for key, hot in _hot(state):
+        header = hot.execution
+        if header.status is not WorkflowStatus.RUNNING and header.ending is None:
+            continue
+        if (header.agenda or header.ending is not None) and not _has_message(state, key, ContinueExecution):
+            yield f"{key} has something left to do and nothing to go on with"
+
+
+def _has_message(state: State, key: ExecutionKey, *kinds: type) -> bool:
+    return any((m.namespace, m.workflow_id) == key and isinstance(m, kinds) for m in state.messages.values())
+
+
+def _is_lost(state: State, key: ExecutionKey, attempt: TaskAttempt) -> bool:
+    """Whether its session has ended and it is yet to be told."""
+    return any(
+        isinstance(message, WorkerLost) and message.token == attempt.fencing_token
+        for message in state.messages.values()
+        if (message.namespace, message.workflow_id) == key
+    )
+
+
+def leases_not_taken_up_have_a_message(state: State) -> Iterator[str]:
+    told = {message.token for message in state.messages.values() if isinstance(message, TaskLeased)}
+    for _, lease in sorted(state.leases.items()):
+        if not lease.started and lease.token not in told:
+            yield f"lease {lease.token} will never be taken up"
+
+
+def _hot(state: State) -> Iterator[tuple[ExecutionKey, ExecutionState]]:
+    for key in state.hot_keys():
+        hot = state.execution(key)
+        assert hot is not None
+        yield key, hot
+
+
+CHECKS: tuple[Check, ...] = (
+    slots_used_are_leases,
+    nothing_ready_meets_a_free_slot,
+    ready_rows_are_scheduled_attempts,
+    attempts_in_progress_are_leased,
+    counters_are_counts,
+    ended_executions_are_quiet,
+    timers_are_known,
+    live_executions_are_counted,
+    whatever_is_owed_will_move,
+    leftovers_are_continued,
+    leases_not_taken_up_have_a_message,
+)
+
+
+def breaches(state: State) -> list[str]:
+    """Every breach of every invariant, with the name of the check."""
+    return [f"{check.__name__}: {breach}" for check in CHECKS for breach in check(state)]

@@ -1,0 +1,136 @@
+"""The state machine: the table of all commands and messages, and `apply`, which never raises.
+
+For each log entry: `begin_entry`; `apply` for each command; `apply_message` while there are messages, up to a bound;
+`end_entry`. The caller makes hot what `execution_needed` and `next_message` name, if the database has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+from orchestrator.engine import chain, commands, dedup, messages
+from orchestrator.engine.effects import AnyEffect
+from orchestrator.engine.handlers import (
+    compensation,
+    control,
+    definitions,
+    leasing,
+    results,
+    sessions,
+    starting,
+    system,
+    timing,
+)
+from orchestrator.engine.identifiers import Identifiers
+from orchestrator.engine.model import ExecutionKey
+from orchestrator.engine.results import AnyResult, Checkpointed, Done
+from orchestrator.engine.runner import StepRun, run
+from orchestrator.engine.state import State
+
+COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
+    commands.RegisterWorkflows: definitions.register_workflows,
+    commands.RegisterTasks: definitions.register_tasks,
+    commands.StartWorkflow: starting.start_workflow,
+    commands.SignalWorkflow: control.signal_workflow,
+    commands.PauseWorkflow: control.pause_workflow,
+    commands.ResumeWorkflow: control.resume_workflow,
+    commands.TerminateWorkflow: control.terminate_workflow,
+    commands.RetryWorkflow: control.retry_workflow,
+    commands.RetryCompensation: compensation.retry_compensation,
+    commands.SkipCompensation: compensation.skip_compensation,
+    commands.AbandonCompensation: compensation.abandon_compensation,
+    commands.OpenClientSession: dedup.open_client_session,
+    commands.OpenSession: sessions.open_session,
+    commands.UpdateSession: sessions.update_session,
+    commands.CloseSession: sessions.close_session,
+    commands.ExpireSession: sessions.expire_session,
+    commands.PollTasks: sessions.poll_tasks,
+    commands.CompleteTask: results.complete_task,
+    commands.RecordHeartbeat: results.record_heartbeat,
+    commands.ReleaseTask: results.release_task,
+    commands.ExpireDeadline: timing.expire_deadline,
+    commands.FireTimers: timing.fire_timers,
+    commands.Continue: system.go_on,
+    commands.Checkpoint: system.checkpoint,
+    commands.RaiseBehaviour: system.raise_behaviour,
+}
+
+MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
+    messages.TaskLeased: leasing.task_leased,
+    messages.WorkerLost: leasing.worker_lost,
+    messages.ContinueExecution: leasing.continue_execution,
+    messages.TimerFired: timing.timer_fired,
+    messages.DeadlinePassed: timing.deadline_passed,
+}
+
+
+class Outcome(NamedTuple):
+    result: AnyResult
+    effects: list[AnyEffect]
+
+
+class Machine:
+    """Applies log entries to the state."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.chain = chain.GENESIS  # set anew by whoever restores the state
+        self.index = 0
+        self.term = 0
+        self.behaviour_level = 1
+        self._ids = Identifiers(state.cluster_id, state.recovery_epoch)
+        self._entry = chain.EntryHash()
+
+    def begin_entry(self, index: int, term: int, time_ms: int, behaviour_level: int) -> None:
+        self.index, self.term, self.behaviour_level = index, term, behaviour_level
+        self._entry = chain.EntryHash()
+        self._run(lambda step: system.advance_time(step, time_ms))
+        self._ids.begin(index, self.state.meta.log_time_ms)
+
+    def execution_needed(self, command: commands.AnyCommand) -> ExecutionKey | None:
+        """The execution that must be hot, if it exists, before the command is applied."""
+        workflow_id = getattr(command, "workflow_id", "")
+        return (cast(Any, command).namespace, workflow_id) if workflow_id else None
+
+    def apply(self, command: commands.AnyCommand, identity: commands.RequestIdentity | None = None) -> Outcome:
+        handler = COMMANDS[type(command)]
+        done = self._run(lambda step: handler(step, command), identity)
+        result = done.result
+        if isinstance(command, commands.Checkpoint) and isinstance(result, Done):
+            result = Checkpointed(self.index, self.chain)
+        return Outcome(result, done.effects)
+
+    def next_message(self) -> ExecutionKey | None:
+        number = self.state.next_message()
+        if number is None:
+            return None
+        message = self.state.messages[number,]
+        return (message.namespace, message.workflow_id)
+
+    def apply_message(self) -> Outcome:
+        """Takes up the message at the head; one whose step fails is dropped, or nothing after it would be taken up."""
+        number = self.state.next_message()
+        assert number is not None
+        message = self.state.messages[number,]
+        handler = MESSAGES[type(message)]
+
+        def take_up(step: Any) -> AnyResult:
+            system.take_message(step, number)
+            return handler(step, message)
+
+        done = self._run(take_up)
+        if self.state.next_message() == number:
+            self._run(lambda step: system.take_message(step, number))
+        return Outcome(done.result, done.effects)
+
+    def end_entry(self, entry_digest: bytes) -> bytes:
+        """The chain hash after this entry."""
+        self._run(system.drop_expired_requests)
+        self.chain = self._entry.finish(self.chain, entry_digest, self.state)
+        return self.chain
+
+    def _run(self, work: Any, identity: commands.RequestIdentity | None = None) -> StepRun:
+        done = run(self.state, self._ids, work, identity)
+        self._entry.add(done.result, done.changed)
+        return done

@@ -1,0 +1,1 @@
+"""What each type of task does when its turn comes: one file per type, one small interface, one registry."""

@@ -1,0 +1,22 @@
+"""FORK_JOIN: completes at once; its branches begin, and its JOIN, which is the next in its sequence."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from orchestrator.engine import attempts
+from orchestrator.engine.definitions.model import TaskNode
+from orchestrator.engine.model import AgendaKind, TaskAttempt
+from orchestrator.engine.step import Step
+
+TYPE = "FORK"
+"""What the attempt is called, as in the anchor."""
+
+
+class ForkJoin:
+    def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
+        step.change(open_branches=step.x.open_branches + len(node.fork))
+        for branch in node.fork:
+            step.note(AgendaKind.SCHEDULE, 0, branch[0])
+        # Following the fork means making its JOIN: after the branches' first tasks, as they were noted first.
+        attempts.complete_operator(step, replace(attempt, type=TYPE), b"{}")

@@ -1,0 +1,83 @@
+"""Payloads of an execution: small ones stay in the row that has them, larger ones get a row of their own."""
+
+from __future__ import annotations
+
+import re
+
+from orchestrator.engine import limits
+from orchestrator.engine.definitions.model import TaskNode
+from orchestrator.engine.errors import LimitExceeded
+from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
+from orchestrator.engine.model import INLINE_PAYLOAD_BYTES, Payload, PayloadRow, SagaRecord, Table
+from orchestrator.engine.scopes import ExecutionScope, load
+from orchestrator.engine.step import Step
+from orchestrator.engine.transitions import TASK_TERMINAL
+
+_MAY_READ_INPUT = re.compile(rb"input|\\u|\$\{[^}]*\$\{")
+
+
+def check_room(step: Step, more: int) -> None:
+    """Raises LimitExceeded if the execution cannot take so many bytes more."""
+    if step.x.payload_bytes + more > limits.EXECUTION_BYTES:
+        raise LimitExceeded(f"the execution's payloads exceed the limit of {limits.EXECUTION_BYTES} bytes")
+
+
+def store(step: Step, text: bytes) -> Payload:
+    """Keeps a payload; what was kept is never changed, so rows may share it."""
+    if not text:
+        return b""
+    check_room(step, len(text))
+    if len(text) <= INLINE_PAYLOAD_BYTES:
+        step.change(payload_bytes=step.x.payload_bytes + len(text))
+        return text
+    number = step.x.next_number
+    step.write(Table.PAYLOAD, (step.x.namespace, step.x.workflow_id, number), PayloadRow(text))
+    step.change(next_number=number + 1, payload_bytes=step.x.payload_bytes + len(text))
+    return number
+
+
+def drop(step: Step, payload: Payload) -> None:
+    """Forgets a payload that no other row shares."""
+    step.change(payload_bytes=step.x.payload_bytes - len(load(step.hot, payload)))
+    if isinstance(payload, int):
+        step.write(Table.PAYLOAD, (step.x.namespace, step.x.workflow_id, payload), None)
+
+
+class Input:
+    """A resolved input and how its attempt keeps it: as it is, or as what it is resolved from."""
+
+    __slots__ = ("bindings", "kept", "text", "variables")
+
+    def __init__(self, text: bytes, kept: Payload, bindings: tuple[tuple[str, int], ...], variables: Payload) -> None:
+        self.text = text
+        self.kept = kept
+        self.bindings = bindings
+        self.variables = variables
+
+
+def make_input(step: Step, node: TaskNode, task_id: str, record: SagaRecord | None) -> Input:
+    """Resolves the input of a new attempt. Raises LimitExceeded."""
+    scope = ExecutionScope(step.plan, step.hot, step.x, task_id=task_id, record=record)
+    text = resolve(node.input, scope)
+    if len(text) > PAYLOAD_BYTES_MAX:
+        raise LimitExceeded(f"the task's input exceeds the limit of {PAYLOAD_BYTES_MAX} bytes")
+    if len(text) > INLINE_PAYLOAD_BYTES and _can_bind(step, node):
+        bindings = tuple(
+            (reference, attempt.sequence)
+            for reference in node.input.references
+            if (attempt := step.hot.latest(reference)) is not None
+        )
+        return Input(text, b"", bindings, step.x.variables if node.input.uses_variables else b"")
+    return Input(text, store(step, text), (), b"")
+
+
+def _can_bind(step: Step, node: TaskNode) -> bool:
+    """Whether the input comes out the same whenever it is resolved, without resolving a long chain of others."""
+    if b"workflow.status" in node.input.source or b"workflow.output" in node.input.source:
+        return False
+    attempts = [step.hot.latest(reference) for reference in node.input.references]
+    if any(attempt is not None and attempt.status not in TASK_TERMINAL for attempt in attempts):
+        return False
+    if all(attempt is None or attempt.input != b"" for attempt in attempts):
+        return True
+    return _MAY_READ_INPUT.search(node.input.source.replace(b"workflow.input", b"")) is None

@@ -1,0 +1,50 @@
+"""What is owed to the world, derived from the state: what a new leader asks first."""
+
+from __future__ import annotations
+
+from orchestrator.engine.effects import Cancel, Deliver, TaskQueued
+from orchestrator.engine.leases import cancel_effect
+from orchestrator.engine.model import Lease, WorkflowStatus
+from orchestrator.engine.state import State
+
+
+def effects_owed(state: State) -> list[Deliver | Cancel | TaskQueued]:
+    """Every lease is to be delivered or cancelled, every ready attempt is to be watched, in order of their numbers.
+
+    A worker that has the attempt already recognises it by its token. Cancels of attempts that are awaited while their
+    workflow settles are owed too where the execution is hot; a cold one's are told when it becomes hot (`settling_of`).
+    """
+    owed: list[Deliver | Cancel | TaskQueued] = []
+    for _, lease in sorted(state.leases.items()):
+        owed.extend(_owed_for(state, lease))
+    for _, ready in sorted(state.ready.items()):
+        owed.append(TaskQueued(ready.number, ready.namespace, ready.domain, ready.name, ready.poll_timeout_ms))
+    return owed
+
+
+def effects_owed_to(state: State, session_id: str) -> list[Deliver | Cancel]:
+    """The part of `effects_owed` that concerns one session's leases."""
+    leases = [state.leases[token,] for token in sorted(state.leases_of.get(session_id, ()))]
+    return [effect for lease in leases for effect in _owed_for(state, lease)]
+
+
+def _owed_for(state: State, lease: Lease) -> list[Deliver | Cancel]:
+    if lease.fenced:
+        return [cancel_effect(lease, "the attempt has ended", fenced=True)]
+    if not lease.started:
+        return []
+    deliver = Deliver(lease.session_id, lease.token, lease.namespace, lease.workflow_id, lease.task_sequence)
+    if not is_settling(state, lease.token):
+        return [deliver]
+    return [deliver, cancel_effect(lease, "the workflow is compensating", fenced=False)]
+
+
+def is_settling(state: State, token: int) -> bool:
+    """Whether the lease is that of an attempt that its compensating workflow waits for. False if it is cold."""
+    lease = state.leases.get((token,))
+    hot = None if lease is None else state.execution((lease.namespace, lease.workflow_id))
+    if lease is None or hot is None or lease.fenced:
+        return False
+    attempt = hot.tasks.get(lease.task_sequence)
+    phase = hot.execution.paused_from or hot.execution.status
+    return attempt is not None and not attempt.compensates and phase is WorkflowStatus.COMPENSATING

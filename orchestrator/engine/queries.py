@@ -1,0 +1,206 @@
+"""Read-only views of the state, as callers of the wire see it. Payloads are whole, whatever rows they are kept in."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+
+from orchestrator.engine import attempts, scopes
+from orchestrator.engine.expressions import fields_of
+from orchestrator.engine.model import (
+    Bundle,
+    CompensationState,
+    Payload,
+    SagaRecord,
+    StepOutcome,
+    Table,
+    TaskAttempt,
+    TaskDefinitionRow,
+    WorkflowDefinitionRow,
+    WorkflowStatus,
+)
+from orchestrator.engine.plan import plan_of
+from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.transitions import WORKFLOW_TERMINAL
+
+_EMPTY = b"{}"
+
+
+def payload(hot: ExecutionState, kept: Payload) -> bytes:
+    """The JSON text; `b""` if there is none."""
+    return scopes.load(hot, kept)
+
+
+def resolved_input(state: State, hot: ExecutionState, attempt: TaskAttempt) -> bytes:
+    """The attempt's input, the same whenever it is asked for."""
+    return scopes.input_of(plan_of(state, hot.execution.bundle), hot, hot.execution, attempt)
+
+
+# --- compensation
+
+
+class CompensatedStep(msgspec.Struct, frozen=True):
+    reference: str
+    iteration: int
+    outcome_unknown: bool
+    reason: str = ""
+
+
+class CompensationView(msgspec.Struct, frozen=True):
+    """How far the undoing has come, and what it has left to do or has left undone."""
+
+    state: CompensationState
+    done: tuple[CompensatedStep, ...]
+    left: tuple[CompensatedStep, ...]
+
+
+def compensation_view(hot: ExecutionState) -> CompensationView:
+    header = hot.execution
+    if header.settled:
+        left: tuple[int, ...] = (*header.left, *header.compensating, *header.owed)
+    elif header.pivot_passed or header.status is WorkflowStatus.COMPLETED:
+        left = ()
+    else:
+        left = tuple(sorted(hot.records, reverse=True))
+    return CompensationView(
+        header.compensation,
+        tuple(_step(hot.records[number]) for number in header.done),
+        tuple(_step(hot.records[number]) for number in left),
+    )
+
+
+def _step(record: SagaRecord) -> CompensatedStep:
+    unknown = record.outcome is StepOutcome.UNKNOWN
+    return CompensatedStep(record.reference, record.iteration, unknown, record.reason)
+
+
+# --- what a worker is handed
+
+
+class StepView(msgspec.Struct, frozen=True):
+    """The step that a compensation undoes."""
+
+    reference: str
+    name: str
+    iteration: int
+    input: bytes
+    output: bytes | None  # None: the outcome is unknown
+    outcome_unknown: bool
+    idempotency_key: str
+
+
+class AssignmentView(msgspec.Struct, frozen=True):
+    """Everything that a worker is told of an attempt."""
+
+    namespace: str
+    workflow_id: str
+    workflow_name: str
+    correlation_id: str
+    task_id: str
+    fencing_token: int
+    idempotency_key: str
+    name: str
+    reference: str
+    iteration: int
+    retry_count: int
+    input: bytes
+    timeout_ms: int
+    response_timeout_ms: int
+    heartbeat_details: bytes  # of the newest heartbeat of the attempts before; b"": none
+    scheduled_ms: int
+    compensation: StepView | None
+
+
+def assignment_view(state: State, token: int) -> AssignmentView | None:
+    """What the lease's worker is to be told; None if there is no such lease, or it is fenced, or its execution cold."""
+    lease = state.leases.get((token,))
+    if lease is None or lease.fenced or not lease.started:
+        return None
+    hot = state.execution((lease.namespace, lease.workflow_id))
+    attempt = None if hot is None else hot.tasks.get(lease.task_sequence)
+    if hot is None or attempt is None:
+        return None
+    header = hot.execution
+    plan = plan_of(state, header.bundle)
+    record = hot.records.get(attempt.compensates)
+    node = plan.node(attempt.reference) if record is None else plan.undoes[record.reference]
+    return AssignmentView(
+        namespace=lease.namespace,
+        workflow_id=lease.workflow_id,
+        workflow_name=header.name,
+        correlation_id=header.correlation_id,
+        task_id=attempt.task_id,
+        fencing_token=token,
+        idempotency_key=attempt.idempotency_key,
+        name=attempt.name,
+        reference=attempt.reference,
+        iteration=attempt.iteration,
+        retry_count=attempt.retry_count,
+        input=resolved_input(state, hot, attempt),
+        timeout_ms=node.timeouts.task_ms,
+        response_timeout_ms=lease.response_timeout_ms,
+        heartbeat_details=_details_before(hot, attempt),
+        scheduled_ms=attempt.scheduled_ms,
+        compensation=None if record is None else _step_view(state, hot, record),
+    )
+
+
+def _details_before(hot: ExecutionState, attempt: TaskAttempt) -> bytes:
+    before = hot.undoing[attempt.compensates] if attempt.compensates else hot.attempts_of[attempt.reference]
+    for sequence in reversed(before):
+        if sequence < attempt.sequence and hot.tasks[sequence].details:
+            return scopes.load(hot, hot.tasks[sequence].details)
+    return b""
+
+
+def _step_view(state: State, hot: ExecutionState, record: SagaRecord) -> StepView:
+    unknown = record.outcome is StepOutcome.UNKNOWN
+    return StepView(
+        reference=record.reference,
+        name=record.name,
+        iteration=record.iteration,
+        input=scopes.record_input(plan_of(state, hot.execution.bundle), hot, hot.execution, record),
+        output=None if unknown else scopes.load(hot, record.output) or _EMPTY,
+        outcome_unknown=unknown,
+        idempotency_key=record.step_key,
+    )
+
+
+def is_worker_lost(attempt: TaskAttempt) -> bool:
+    return attempts.is_lost(attempt)
+
+
+def has_ended(hot: ExecutionState) -> bool:
+    return hot.execution.status in WORKFLOW_TERMINAL
+
+
+# --- definitions
+
+
+def workflow_definition(state: State, namespace: str, name: str, version: int) -> WorkflowDefinitionRow | None:
+    """The registered definition; version 0 is the highest."""
+    version = version or state.highest_version.get((namespace, name), [0])[-1]
+    return cast(WorkflowDefinitionRow | None, state.resident[Table.WORKFLOW_DEFINITION].get((namespace, name, version)))
+
+
+def execution_document(state: State, hot: ExecutionState) -> bytes:
+    """The definition that the execution runs, as it was when it was started."""
+    bundle = cast(Bundle, state.resident[Table.BUNDLE][hot.execution.bundle,])
+    return bytes(fields_of(bundle.document)["definition"])
+
+
+def workflow_definitions(state: State, namespace: str) -> list[WorkflowDefinitionRow]:
+    """By name and version."""
+    rows = sorted(state.resident[Table.WORKFLOW_DEFINITION].items())
+    return [row for key, row in rows if key[0] == namespace]
+
+
+def task_definition(state: State, namespace: str, name: str) -> TaskDefinitionRow | None:
+    return cast(TaskDefinitionRow | None, state.resident[Table.TASK_DEFINITION].get((namespace, name)))
+
+
+def task_definitions(state: State, namespace: str) -> list[TaskDefinitionRow]:
+    """By name."""
+    rows = sorted(state.resident[Table.TASK_DEFINITION].items())
+    return [row for key, row in rows if key[0] == namespace]

@@ -1,0 +1,143 @@
+"""Who gets what next: ready attempts by queue and sessions by pool, as heaps over the resident rows.
+
+Everything here is derived: rebuilt from READY and SESSION rows at start, corrected with each row that changes. Entries
+of heaps are deleted lazily: one counts only while it says the same as the row. Answers depend on rows alone, never on
+the order in which they came.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+from orchestrator.engine.model import Ready, RowKey, Session, SessionKind
+
+QueueKey = tuple[str, str, str]
+"""(namespace, domain, task name)"""
+
+_PoolKey = tuple[str, str, tuple[str, ...]]
+_STALE_SLACK = 64
+
+
+class _Pool:
+    """Sessions that serve the same task names in one domain."""
+
+    __slots__ = ("heap", "members")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[int, int, str]] = []
+        self.members: dict[str, Session] = {}
+
+    def push(self, session: Session) -> None:
+        if len(self.heap) > 4 * len(self.members) + _STALE_SLACK:
+            self.heap = [_rank(member) for member in self.members.values() if _takes_leases(member)]
+            heapify(self.heap)
+        elif _takes_leases(session):
+            heappush(self.heap, _rank(session))
+
+    def best(self) -> tuple[int, int, str] | None:
+        heap = self.heap
+        while heap:
+            session = self.members.get(heap[0][2])
+            if session is not None and _takes_leases(session) and _rank(session) == heap[0]:
+                return heap[0]
+            heappop(heap)
+        return None
+
+
+def _rank(session: Session) -> tuple[int, int, str]:
+    # Most free slots first; sessions with equally many take turns.
+    return (session.used - session.slots, session.last_token, session.id)
+
+
+def _takes_leases(session: Session) -> bool:
+    return session.kind is SessionKind.STREAM and session.slots > session.used
+
+
+class Queues:
+    """The index over READY and SESSION rows."""
+
+    def __init__(self, ready: dict[RowKey, Ready]) -> None:
+        self._ready = ready
+        self._queues: dict[QueueKey, list[tuple[int, int]]] = {}
+        self._pools: dict[_PoolKey, _Pool] = {}
+        self._servers: dict[QueueKey, dict[_PoolKey, _Pool]] = {}
+
+    def ready_changed(self, row: Ready | None) -> None:
+        """Deleted rows need no word: their entries are seen to be stale."""
+        if row is not None:
+            heap = self._queues.setdefault((row.namespace, row.domain, row.name), [])
+            heappush(heap, (-row.priority, row.number))
+
+    def session_changed(self, old: Session | None, new: Session | None) -> None:
+        if old is not None and (new is None or _pool_key(old) != _pool_key(new)):
+            self._leave(old)
+        if new is None:
+            return
+        key = _pool_key(new)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = _Pool()
+            for name in new.task_names:
+                self._servers.setdefault((new.namespace, new.domain, name), {})[key] = pool
+        pool.members[new.id] = new
+        pool.push(new)
+
+    def _leave(self, session: Session) -> None:
+        key = _pool_key(session)
+        pool = self._pools[key]
+        del pool.members[session.id]
+        if pool.members:
+            return
+        del self._pools[key]
+        for name in session.task_names:
+            queue = (session.namespace, session.domain, name)
+            del self._servers[queue][key]
+            if not self._servers[queue]:
+                del self._servers[queue]
+
+    def head(self, queue: QueueKey) -> Ready | None:
+        """The attempt that is leased next: the highest priority, then the one that waits longest."""
+        heap = self._queues.get(queue)
+        if heap is None:
+            return None
+        while heap:
+            row = self._ready.get((heap[0][1],))
+            if row is not None:
+                return row
+            heappop(heap)
+        del self._queues[queue]
+        return None
+
+    def best_session(self, queue: QueueKey) -> str | None:
+        """The session with the most free slots of those that serve the queue."""
+        pools = self._servers.get(queue)
+        if pools is None:
+            return None
+        # The least of ranks that all differ: the order of the pools does not matter.
+        ranks = [rank for rank in (pool.best() for pool in pools.values()) if rank is not None]
+        return min(ranks)[2] if ranks else None
+
+    def serves(self, queue: QueueKey) -> bool:
+        return queue in self._servers
+
+    def best_ready(self, namespace: str, domain: str, names: tuple[str, ...]) -> Ready | None:
+        """The attempt that a worker of these task names is to get next."""
+        best: Ready | None = None
+        if len(names) > len(self._queues):
+            wanted = frozenset(names)
+            queues = [key for key in self._queues if key[0] == namespace and key[1] == domain and key[2] in wanted]
+        else:
+            queues = [(namespace, domain, name) for name in names]
+        for queue in queues:
+            row = self.head(queue)
+            if row is not None and (best is None or (-row.priority, row.number) < (-best.priority, best.number)):
+                best = row
+        return best
+
+    def waiting(self) -> list[QueueKey]:
+        """The queues that have a ready attempt, sorted."""
+        return [queue for queue in sorted(self._queues) if self.head(queue) is not None]
+
+
+def _pool_key(session: Session) -> _PoolKey:
+    return (session.namespace, session.domain, session.task_names)

@@ -1,0 +1,93 @@
+"""Runs one step: handler, walk, matching, and then all of it becomes real or none of it.
+
+Whatever a step raises becomes a returned rejection, and nothing has changed; but for a process that is out of memory,
+stack or disk, which must stop rather than differ from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from orchestrator.engine import dedup, leases, walk
+from orchestrator.engine.commands import RequestIdentity
+from orchestrator.engine.effects import AnyEffect
+from orchestrator.engine.errors import Refused
+from orchestrator.engine.identifiers import Identifiers
+from orchestrator.engine.model import RowKey, Table
+from orchestrator.engine.results import AnyResult, Code, Rejected
+from orchestrator.engine.state import State
+from orchestrator.engine.step import Step
+
+_PACKAGE = __name__.rpartition(".")[0]
+
+Changed = dict[tuple[Table, RowKey], bool]
+"""Each row that changed, with whether it was there before."""
+
+
+class StepRun:
+    """What came of a step."""
+
+    __slots__ = ("changed", "effects", "result")
+
+    def __init__(self, result: AnyResult, effects: list[AnyEffect], changed: Changed) -> None:
+        self.result = result
+        self.effects = effects
+        self.changed = changed
+
+
+def run(
+    state: State, ids: Identifiers, work: Callable[[Step], AnyResult], identity: RequestIdentity | None = None
+) -> StepRun:
+    """One step. A request that was done before is answered as before, and does nothing."""
+    step = Step(state, ids)
+    try:
+        if identity is not None:
+            remembered = dedup.recall(state, identity)
+            if remembered is not None:
+                return StepRun(remembered, [], {})
+    except Refused as refused:
+        return StepRun(refused.rejected, [], {})
+    try:
+        result = work(step)
+        if not isinstance(result, Rejected):
+            _finish(step)
+            if identity is not None:
+                dedup.remember(step, identity, result)
+            return StepRun(result, step.effects, step.commit())
+    except (MemoryError, RecursionError, OSError):
+        raise
+    except Refused as refused:
+        result = refused.rejected
+    except Exception as error:  # noqa: BLE001  # an error of ours must not stop every replica at once
+        result = _internal(error)
+    step.discard()
+    if identity is not None:
+        dedup.remember(step, identity, result)
+    return StepRun(result, [], step.commit())
+
+
+def _finish(step: Step) -> None:
+    if step.key is not None:
+        walk.drain(step)
+    leases.match(step)
+    step.write_header()
+
+
+def _internal(error: Exception) -> Rejected:
+    # Type and site are the same on every node; the words of the exception may not be.
+    kind, site = type(error).__name__, _site(error.__traceback__)
+    metadata = (("site", site), ("type", kind))
+    return Rejected(Code.INTERNAL, "INTERNAL", f"{kind} in {site}: nothing has changed", metadata)
+
+
+def _site(traceback: TracebackType | None) -> str:
+    """The innermost function of the engine on the way to the error."""
+    site = "unknown"
+    while traceback is not None:
+        frame = traceback.tb_frame
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.startswith(_PACKAGE):
+            site = f"{module}.{frame.f_code.co_name}"
+        traceback = traceback.tb_next
+    return site

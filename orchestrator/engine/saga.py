@@ -1,0 +1,240 @@
+"""Compensation: what is owed is settled, ordered, and undone one after the other, until an end or an operator's word.
+
+On the way: `enter` fixes the outcome and tells leased attempts to stop; `proceed` cancels the rest, waits for the
+leased ones, puts the owed steps in order, and keeps their compensations going. Everything is derived from rows, so each
+step takes up where the one before left off.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from orchestrator.engine import attempts, ending, leases
+from orchestrator.engine.definitions.model import CompensationOrder
+from orchestrator.engine.model import (
+    CompensationState,
+    Payload,
+    SagaRecord,
+    StepOutcome,
+    Table,
+    TaskAttempt,
+    TaskStatus,
+    TimerKind,
+    WorkflowStatus,
+)
+from orchestrator.engine.step import Step
+from orchestrator.engine.transitions import TASK_TERMINAL, check_workflow
+
+
+def is_owed(step: Step) -> bool:
+    """Whether anything has, or may have, taken effect that would have to be undone."""
+    if step.x.pivot_passed or not step.plan.undoes:
+        return False
+    if step.hot.records:
+        return True
+    return any(_may_have_happened(step, reference) for reference in step.plan.undoes)
+
+
+def _may_have_happened(step: Step, reference: str) -> bool:
+    sequences = step.hot.attempts_of.get(reference, [])
+    attempts_made = [step.hot.tasks[sequence] for sequence in sequences]
+    return any(attempt.outcome_unknown or is_leased(attempt) for attempt in attempts_made)
+
+
+def is_leased(attempt: TaskAttempt) -> bool:
+    return attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0
+
+
+def enter(step: Step, outcome: WorkflowStatus, reason: str, failed_task: str, output: Payload = b"") -> None:
+    """The outcome is fixed; what is in flight is told to stop, and awaited."""
+    check_workflow(step.x.status, WorkflowStatus.COMPENSATING)
+    ending.disarm(step)
+    awaited = [step.hot.tasks[sequence] for sequence in sorted(step.hot.open)]
+    awaited = [attempt for attempt in awaited if is_leased(attempt)]
+    step.change(
+        status=WorkflowStatus.COMPENSATING,
+        paused_from=None,
+        compensation=CompensationState.RUNNING,
+        outcome=outcome,
+        reason=reason,
+        failed_task=failed_task,
+        output=output,
+        settling=len(awaited),
+    )
+    for attempt in awaited:
+        lease = step.state.leases[attempt.fencing_token,]
+        step.effects.append(leases.cancel_effect(lease, reason, fenced=False))
+    grace_ms = step.plan.definition.compensation_grace_ms
+    if awaited and grace_ms:
+        step.change(grace_timer=step.arm(TimerKind.COMPENSATION_GRACE, grace_ms))
+
+
+def proceed(step: Step) -> None:
+    """Goes on with compensating, as far as one step may. Only while the status is COMPENSATING."""
+    if not step.x.settled:
+        # Without a grace timer the grace has passed: nobody is awaited any more.
+        ending.cancel_open(step, "the workflow is compensating", keep_leased=step.x.grace_timer != 0)
+        if step.x.open_tasks:
+            return
+        _settle(step)
+    while step.undo_agenda and step.budget > 0:
+        _follow(step, step.undo_agenda.popleft())
+    _start_due(step)
+    if not step.x.owed and not step.x.compensating and not step.undo_agenda:
+        _conclude(step)
+
+
+def _settle(step: Step) -> None:
+    """Nothing is in flight: what is owed is known, and in which order."""
+    step.disarm(step.x.grace_timer)
+    owed: tuple[int, ...] = ()
+    if not step.x.pivot_passed:
+        unknown = _unknown_steps(step)
+        # Records are numbered as their steps completed.
+        completed = sorted(step.hot.records, reverse=True)
+        owed = (*(attempts.add_record(step, attempt, StepOutcome.UNKNOWN) for attempt in unknown), *completed)
+    step.change(grace_timer=0, settling=0, settled=True, owed=owed)
+
+
+def _unknown_steps(step: Step) -> list[TaskAttempt]:
+    """The last attempts of steps of which nobody knows whether they took effect, the latest first."""
+    found = []
+    for reference in step.plan.undoes:
+        made = [step.hot.tasks[sequence] for sequence in step.hot.attempts_of.get(reference, [])]
+        completed = max((a.sequence for a in made if a.status is TaskStatus.COMPLETED), default=0)
+        if any(attempt.outcome_unknown and attempt.sequence > completed for attempt in made):
+            found.append(made[-1])
+    return sorted(found, key=lambda attempt: -attempt.sequence)
+
+
+def _start_due(step: Step) -> None:
+    """Starts the compensations whose turn it is: none while one is stuck, since their order is a promise."""
+    parallel = step.plan.definition.compensation_order == CompensationOrder.PARALLEL
+    while step.x.owed and step.budget > 0 and step.x.compensation is not CompensationState.STUCK:
+        if step.x.compensating and not parallel:
+            return
+        number, *rest = step.x.owed
+        step.change(owed=tuple(rest), compensating=(*step.x.compensating, number))
+        _attempt(step, step.hot.records[number], None, attempts.Another(0, 0, 0))
+
+
+def _attempt(
+    step: Step, record: SagaRecord, previous: TaskAttempt | None, how: attempts.Another, *, afresh: bool = False
+) -> None:
+    node = step.plan.undoes[record.reference]
+    made = attempts.create(
+        step,
+        node,
+        previous=previous,
+        record=record,
+        retry_count=how.retry_count,
+        losses=how.losses,
+        afresh=afresh,
+    )
+    if made is not None:
+        delay_ms = how.delay_ms or (node.start_delay_ms if previous is None else 0)
+        attempts.queue_for_worker(step, made[0], delay_ms)
+
+
+def _follow(step: Step, sequence: int) -> None:
+    """Draws the consequences of a compensation's attempt that has ended."""
+    attempt = step.hot.tasks[sequence]
+    number = attempt.compensates
+    if attempt.passed or attempt.retried or number not in step.x.compensating:
+        return
+    if attempt.status not in TASK_TERMINAL:
+        if attempt.status is TaskStatus.SCHEDULED:
+            # Its delay has passed, or its lease was lost before it was taken up.
+            attempts.queue_for_worker(step, attempt, 0)
+        return
+    if attempt.status is TaskStatus.COMPLETED:
+        step.put_task(replace(attempt, passed=True))
+        step.change(compensating=_without(step.x.compensating, number), done=(*step.x.done, number))
+        return
+    node = step.plan.undoes[step.hot.records[number].reference]
+    how = attempts.another(step, node, attempt)
+    if how is not None and not attempts.is_total_used_up(step, node, attempt):
+        _attempt(step, step.hot.records[number], attempt, how)
+    elif step.x.compensation is not CompensationState.STUCK:
+        step.change(compensation=CompensationState.STUCK)
+        step.count(stuck_compensations=1)
+
+
+def _conclude(step: Step) -> None:
+    outcome = step.x.outcome
+    assert outcome is not None
+    if step.x.left:
+        state = CompensationState.INCOMPLETE
+    else:
+        state = CompensationState.COMPLETE if step.x.done else CompensationState.NONE
+    step.change(compensation=state)
+    ending.conclude(step, outcome)
+
+
+# --- what an operator may do about one that is stuck
+
+
+def stuck_records(step: Step) -> list[int]:
+    """The records whose compensation has used up its attempts."""
+    return [number for number in step.x.compensating if _is_stuck(step, number)]
+
+
+def _is_stuck(step: Step, number: int) -> bool:
+    attempt = step.hot.latest_undoing(number)
+    return attempt is not None and attempt.status in TASK_TERMINAL and attempt.sequence not in step.undo_agenda
+
+
+def retry_stuck(step: Step) -> None:
+    """A fresh set of attempts for what is stuck."""
+    stuck = stuck_records(step)
+    _unstick(step)
+    first = attempts.Another(0, 0, 0)
+    for number in stuck:
+        _attempt(step, step.hot.records[number], step.hot.latest_undoing(number), first, afresh=True)
+
+
+def skip_stuck(step: Step) -> None:
+    """What is stuck is left, and the next one's turn comes."""
+    for number in stuck_records(step):
+        attempt = step.hot.latest_undoing(number)
+        leave(step, number, "skipped by an operator: " + (attempt.reason if attempt is not None else ""))
+    _unstick(step)
+
+
+def abandon(step: Step, reason: str) -> None:
+    """Everything that is not undone is left; `proceed` and the end follow."""
+    for number in (*step.x.compensating, *step.x.owed):
+        leave(step, number, f"abandoned by an operator: {reason}")
+    _unstick(step)
+    outcome = step.x.outcome
+    assert outcome is not None
+    step.undo_agenda.clear()
+    step.change(compensation=CompensationState.INCOMPLETE)
+    ending.begin(step, outcome, step.x.reason, step.x.failed_task, step.x.output)
+
+
+def leave(step: Step, number: int, reason: str) -> None:
+    record: SagaRecord = step.hot.records[number]
+    step.write(
+        Table.RECORD, (step.x.namespace, step.x.workflow_id, number), replace(record, reason=reason)
+    )
+    step.change(
+        compensating=_without(step.x.compensating, number),
+        owed=_without(step.x.owed, number),
+        left=(*step.x.left, number),
+    )
+
+
+def _unstick(step: Step) -> None:
+    if step.x.compensation is CompensationState.STUCK:
+        step.change(compensation=CompensationState.RUNNING)
+        step.count(stuck_compensations=-1)
+
+
+def _without(numbers: tuple[int, ...], number: int) -> tuple[int, ...]:
+    return tuple(other for other in numbers if other != number)
+
+
+def has_started(step: Step) -> bool:
+    """Whether any compensation was ever begun."""
+    return bool(step.x.done or step.x.left or step.x.compensating or step.hot.undoing)

@@ -1,0 +1,141 @@
+"""What `${...}` sees of an execution: its header, the newest attempts, and for a compensation the step it undoes.
+
+Where an input is resolved later than its attempt was made, the scope is bound to the attempts and variables of then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from orchestrator.engine.expressions import dump_string, resolve
+from orchestrator.engine.model import Execution, Payload, SagaRecord, StepOutcome, TaskAttempt, WorkflowStatus
+from orchestrator.engine.plan import Plan
+from orchestrator.engine.state import ExecutionState
+
+_EMPTY = b"{}"
+_number = msgspec.json.encode
+
+
+def load(hot: ExecutionState, payload: Payload) -> bytes:
+    """The JSON text of a payload; `b""` if there is none."""
+    return hot.payloads[payload].data if isinstance(payload, int) else payload
+
+
+def input_of(plan: Plan, hot: ExecutionState, header: Execution, attempt: TaskAttempt) -> bytes:
+    """The attempt's input as it was resolved, or would have been, when the attempt was made."""
+    stored = load(hot, attempt.input)
+    if stored:
+        return stored
+    record = hot.records.get(attempt.compensates)
+    node = plan.node(attempt.reference) if record is None else plan.undoes[record.reference]
+    scope = ExecutionScope(
+        plan,
+        hot,
+        header,
+        task_id=attempt.task_id,
+        record=record,
+        bindings=dict(attempt.bindings),
+        variables=attempt.bound_variables,
+    )
+    return resolve(node.input, scope)
+
+
+def record_input(plan: Plan, hot: ExecutionState, header: Execution, record: SagaRecord) -> bytes:
+    """The input of the step that the record is of."""
+    stored = load(hot, record.input)
+    return stored or input_of(plan, hot, header, hot.tasks[record.step_sequence])
+
+
+class ExecutionScope:
+    """The scope of one execution, for one attempt or for the workflow's output."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        hot: ExecutionState,
+        header: Execution,
+        *,
+        task_id: str = "",
+        record: SagaRecord | None = None,
+        bindings: Mapping[str, int] | None = None,
+        variables: Payload | None = None,
+    ) -> None:
+        self._plan = plan
+        self._hot = hot
+        self._header = header
+        self._task_id = task_id
+        self._record = record
+        self._bindings = bindings
+        self._variables = header.variables if variables is None else variables
+
+    def task_id(self) -> bytes | None:
+        return dump_string(self._task_id) if self._task_id else None
+
+    def workflow(self, field: str) -> bytes | None:
+        header, hot = self._header, self._hot
+        if field == "input":
+            return load(hot, header.input) or _EMPTY
+        if field == "variables":
+            return load(hot, self._variables) or _EMPTY
+        if field == "output":
+            return load(hot, header.output) or _EMPTY
+        if field == "status":
+            # Bound inputs are resolved at any time and have to come out the same.
+            return dump_string(WorkflowStatus.RUNNING.name if self._bindings is not None else header.status.name)
+        if field in ("version", "schemaVersion"):
+            return _number(header.version if field == "version" else 2)
+        text = {
+            "workflowId": header.workflow_id,
+            "workflowType": header.name,
+            "correlationId": header.correlation_id or None,
+            "reasonForIncompletion": header.reason or None,
+        }.get(field)
+        return None if text is None else dump_string(text)
+
+    def task(self, reference: str, field: str) -> bytes | None:
+        if reference == "step" and self._record is not None:
+            return self._step(self._record, field)
+        if self._bindings is not None:
+            sequence = self._bindings.get(reference)
+            attempt = None if sequence is None else self._hot.tasks.get(sequence)
+        else:
+            attempt = self._hot.latest(reference)
+        return None if attempt is None else self._field(attempt, field)
+
+    def _step(self, record: SagaRecord, field: str) -> bytes | None:
+        if field == "input":
+            return record_input(self._plan, self._hot, self._header, record)
+        if field == "output" and record.outcome is StepOutcome.COMPLETED:
+            return load(self._hot, record.output) or _EMPTY
+        return None
+
+    def _field(self, attempt: TaskAttempt, field: str) -> bytes | None:
+        if field == "output":
+            return load(self._hot, attempt.output) or _EMPTY
+        if field == "input":
+            return input_of(self._plan, self._hot, self._header, attempt)
+        numbers = {
+            "retryCount": attempt.retry_count,
+            "pollCount": 1 if attempt.fencing_token else 0,
+            "scheduledTime": attempt.scheduled_ms,
+            "startTime": attempt.started_ms,
+            "endTime": attempt.ended_ms,
+            "callbackAfterSeconds": 0,
+            "iteration": attempt.iteration,
+        }
+        if field in numbers:
+            return _number(numbers[field])
+        text = {
+            "status": attempt.status.name,
+            "taskType": attempt.name if attempt.type == "SIMPLE" else attempt.type,
+            "referenceTaskName": attempt.reference,
+            "correlationId": self._header.correlation_id or None,
+            "taskDefName": attempt.name,
+            "workflowInstanceId": self._header.workflow_id,
+            "taskId": attempt.task_id,
+            "reasonForIncompletion": attempt.reason or None,
+            "workerId": attempt.worker_id or None,
+        }.get(field)
+        return None if text is None else dump_string(text)

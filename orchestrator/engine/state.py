@@ -1,0 +1,399 @@
+"""The replicated state in memory: all resident rows, and the rows of hot executions.
+
+Rows are the state; everything else here (indexes, what is unflushed, who was touched when) is derived and rebuilt from
+rows, so a node that restored its rows goes on exactly as one that computed them. Which executions are hot, and when
+rows are taken for flushing, is each node's own business and never changes a result.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from typing import Any, NamedTuple, cast
+
+from orchestrator.engine.messages import Message
+from orchestrator.engine.model import (
+    EXECUTION_TABLES,
+    Execution,
+    ExecutionKey,
+    Lease,
+    Meta,
+    PayloadRow,
+    Ready,
+    Request,
+    Row,
+    RowKey,
+    SagaRecord,
+    Session,
+    Signal,
+    Table,
+    TaskAttempt,
+    Timer,
+    WorkflowDefinitionRow,
+)
+from orchestrator.engine.queues import Queues
+from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
+
+RESIDENT_TABLES = tuple(table for table in Table if table is not Table.META and table not in EXECUTION_TABLES)
+
+_ROW_BYTES = 700  # a small row in memory, for the estimate
+
+
+class Change(NamedTuple):
+    table: Table
+    key: RowKey
+    row: Row | None  # None: deleted
+
+
+class ExecutionState:
+    """The rows of one hot execution, and indexes over them."""
+
+    __slots__ = (
+        "attempts_of",
+        "by_task_id",
+        "dirty",
+        "execution",
+        "open",
+        "payloads",
+        "records",
+        "signals",
+        "size",
+        "tasks",
+        "undoing",
+    )
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.tasks: dict[int, TaskAttempt] = {}
+        self.records: dict[int, SagaRecord] = {}
+        self.signals: dict[int, Signal] = {}
+        self.payloads: dict[int, PayloadRow] = {}
+        self.attempts_of: dict[str, list[int]] = {}  # reference -> sequences, ascending; compensations not included
+        self.undoing: dict[int, list[int]] = {}  # record -> sequences of the attempts that undo it, ascending
+        self.by_task_id: dict[str, int] = {}
+        self.open: dict[int, None] = {}  # sequences of attempts that are not terminal
+        self.dirty = False
+        self.size = 0
+
+    def latest(self, reference: str) -> TaskAttempt | None:
+        """The newest attempt of a reference."""
+        sequences = self.attempts_of.get(reference)
+        return self.tasks[sequences[-1]] if sequences else None
+
+    def latest_undoing(self, record: int) -> TaskAttempt | None:
+        """The newest attempt to compensate the record."""
+        sequences = self.undoing.get(record)
+        return self.tasks[sequences[-1]] if sequences else None
+
+    def task_changed(self, old: TaskAttempt | None, new: TaskAttempt | None) -> None:
+        """Corrects the indexes."""
+        if new is None:
+            if old is not None:
+                sequences = self._siblings(old)
+                sequences.remove(old.sequence)
+                self.by_task_id.pop(old.task_id, None)
+                self.open.pop(old.sequence, None)
+            return
+        if old is None:
+            self._siblings(new).append(new.sequence)
+            self.by_task_id[new.task_id] = new.sequence
+        if new.status in TASK_TERMINAL:
+            self.open.pop(new.sequence, None)
+        else:
+            self.open[new.sequence] = None
+
+    def _siblings(self, attempt: TaskAttempt) -> list[int]:
+        if attempt.compensates:
+            return self.undoing.setdefault(attempt.compensates, [])
+        return self.attempts_of.setdefault(attempt.reference, [])
+
+
+class State:
+    """All replicated state of one partition, as far as it is in memory."""
+
+    def __init__(self, cluster_id: str, recovery_epoch: int) -> None:
+        self.cluster_id = cluster_id
+        self.recovery_epoch = recovery_epoch
+        self.meta = Meta()
+        self.resident: dict[Table, dict[RowKey, Any]] = {table: {} for table in RESIDENT_TABLES}
+        self.leases = cast(dict[RowKey, Lease], self.resident[Table.LEASE])
+        self.ready = cast(dict[RowKey, Ready], self.resident[Table.READY])
+        self.sessions = cast(dict[RowKey, Session], self.resident[Table.SESSION])
+        self.timers = cast(dict[RowKey, Timer], self.resident[Table.TIMER])
+        self.messages = cast(dict[RowKey, Message], self.resident[Table.MESSAGE])
+        self.queues = Queues(self.ready)
+        self.leases_of: dict[str, dict[int, None]] = {}  # session id -> tokens
+        self.highest_version: dict[tuple[str, str], list[int]] = {}  # (namespace, name) -> versions
+        self.plans: dict[bytes, Any] = {}  # digest of a bundle -> what it compiles to
+        self.bundles_made: dict[Any, tuple[bytes, bytes]] = {}  # definition -> (digest, document) at this moment
+        self._due: list[tuple[int, int]] = []
+        self._inbox: list[int] = []
+        self._requests: list[tuple[int, str]] = []
+        self._live: OrderedDict[ExecutionKey, ExecutionState] = OrderedDict()
+        self._ended: OrderedDict[ExecutionKey, ExecutionState] = OrderedDict()
+        self._unflushed: dict[tuple[Table, RowKey], bool] = {}  # whether the database has it
+        self.hot_bytes = 0
+
+    # --- restoring and the hot set
+
+    def restore(self, table: Table, key: RowKey, row: Row) -> None:
+        """At start: each resident row, in any order; then `restore_done`."""
+        self.write(table, key, row)
+
+    def restore_done(self) -> None:
+        for versions in self.highest_version.values():
+            versions.sort()
+        self._unflushed.clear()
+
+    def admit(self, key: ExecutionKey, rows: Iterable[tuple[Table, RowKey, Row]]) -> None:
+        """A cold execution becomes hot: all its rows, in any order."""
+        if self.is_hot(key):
+            return
+        ordered = sorted(rows, key=lambda item: (item[0], item[1]))
+        for table, row_key, row in ordered:
+            self.write(table, row_key, row)
+        self.touch(key)
+
+    def is_hot(self, key: ExecutionKey) -> bool:
+        return key in self._live or key in self._ended
+
+    def execution(self, key: ExecutionKey) -> ExecutionState | None:
+        """The rows of a hot execution; None for one that is cold or does not exist."""
+        return self._live.get(key) or self._ended.get(key)
+
+    def evict(self, key: ExecutionKey) -> bool:
+        """Lets a hot execution go cold; False while it has changes that were not taken."""
+        hot = self.execution(key)
+        if hot is None:
+            return True
+        if hot.dirty:
+            return False
+        self._live.pop(key, None)
+        self._ended.pop(key, None)
+        self.hot_bytes -= hot.size
+        return True
+
+    def eviction_candidates(self, limit: int) -> list[ExecutionKey]:
+        """Ended executions first, each kind from the least recently touched on; only such as can be evicted."""
+        found: list[ExecutionKey] = []
+        for group in (self._ended, self._live):
+            for key, hot in group.items():
+                if len(found) >= limit:
+                    return found
+                if not hot.dirty:
+                    found.append(key)
+        return found
+
+    @property
+    def hot_count(self) -> int:
+        return len(self._live) + len(self._ended)
+
+    def hot_keys(self) -> list[ExecutionKey]:
+        """The keys of all hot executions, sorted."""
+        return sorted((*self._live, *self._ended))
+
+    def touch(self, key: ExecutionKey) -> None:
+        """Notes that the execution was used, and corrects the estimate of its size."""
+        hot = self._live.pop(key, None) or self._ended.pop(key, None)
+        if hot is None:
+            return
+        group = self._ended if hot.execution.status in WORKFLOW_TERMINAL else self._live
+        group[key] = hot
+        rows = 2 + len(hot.tasks) + len(hot.records) + len(hot.signals) + len(hot.payloads)
+        size = rows * _ROW_BYTES + hot.execution.payload_bytes
+        self.hot_bytes += size - hot.size
+        hot.size = size
+
+    # --- writing
+
+    def write(self, table: Table, key: RowKey, row: Any) -> Any:
+        """Puts or deletes one row, corrects the indexes, and answers what was there before."""
+        rows = self.resident.get(table)
+        if rows is None:
+            return self._write_hot(table, key, row)
+        old = rows.get(key)
+        if row is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = row
+        if table is Table.MESSAGE:
+            if row is not None:
+                heappush(self._inbox, cast(int, key[0]))
+        elif table in _INDEXES:
+            _INDEXES[table](self, old, row)
+        return old
+
+    def _write_hot(self, table: Table, key: RowKey, row: Any) -> Any:
+        if table is Table.META:
+            before, self.meta = self.meta, row
+            return before
+        execution_key = cast(ExecutionKey, key[:2])
+        hot = self.execution(execution_key)
+        if table is Table.EXECUTION:
+            return self._write_execution(execution_key, hot, row)
+        assert hot is not None
+        if table is Table.TASK:
+            rows: dict[Any, Any] = hot.tasks
+        elif table is Table.RECORD:
+            rows = hot.records
+        elif table is Table.SIGNAL:
+            rows = hot.signals
+        else:
+            rows = hot.payloads
+        old = rows.get(key[2])
+        if row is None:
+            rows.pop(key[2], None)
+        else:
+            rows[key[2]] = row
+        if table is Table.TASK:
+            hot.task_changed(old, row)
+        return old
+
+    def _write_execution(
+        self, key: ExecutionKey, hot: ExecutionState | None, row: Execution | None
+    ) -> Execution | None:
+        if hot is None:
+            if row is not None:
+                self._live[key] = ExecutionState(row)
+            return None
+        before = hot.execution
+        if row is None:
+            self._live.pop(key, None)
+            self._ended.pop(key, None)
+            self.hot_bytes -= hot.size
+        else:
+            hot.execution = row
+        return before
+
+    # --- what the database does not have yet
+
+    def mark(self, table: Table, key: RowKey, existed: bool) -> None:
+        """A committed step has changed the row."""
+        self._unflushed.setdefault((table, key), existed)
+        if table in EXECUTION_TABLES:
+            hot = self.execution(cast(ExecutionKey, key[:2]))
+            if hot is not None:
+                hot.dirty = True
+
+    def read(self, table: Table, key: RowKey) -> Any:
+        """The row as it is; None if it does not exist or its execution is cold."""
+        rows = self.resident.get(table)
+        if rows is not None:
+            return rows.get(key)
+        if table is Table.META:
+            return self.meta
+        hot = self.execution(cast(ExecutionKey, key[:2]))
+        if hot is None:
+            return None
+        if table is Table.EXECUTION:
+            return hot.execution
+        if table is Table.TASK:
+            return hot.tasks.get(cast(int, key[2]))
+        if table is Table.RECORD:
+            return hot.records.get(cast(int, key[2]))
+        if table is Table.SIGNAL:
+            return hot.signals.get(cast(int, key[2]))
+        return hot.payloads.get(cast(int, key[2]))
+
+    def take_changes(self) -> list[Change]:
+        """Each row that changed since the last call, once, by table and key.
+
+        Until what was taken is in the database, its executions must not be evicted: the caller sees to that.
+        """
+        changes: list[Change] = []
+        for (table, key), existed in sorted(self._unflushed.items()):
+            row = self.read(table, key)
+            if row is not None or existed:
+                changes.append(Change(table, key, row))
+            if table in EXECUTION_TABLES:
+                hot = self.execution(cast(ExecutionKey, key[:2]))
+                if hot is not None:
+                    hot.dirty = False
+        self._unflushed.clear()
+        return changes
+
+    # --- derived orders
+
+    def next_message(self) -> int | None:
+        """The number of the message that is taken up next."""
+        inbox = self._inbox
+        while inbox:
+            if (inbox[0],) in self.messages:
+                return inbox[0]
+            heappop(inbox)
+        return None
+
+    def next_timer(self) -> Timer | None:
+        """The timer that is due first."""
+        while self._due:
+            fire_ms, number = self._due[0]
+            timer = self.timers.get((number,))
+            if timer is not None and timer.fire_ms == fire_ms:
+                return timer
+            heappop(self._due)
+        return None
+
+    def oldest_request(self) -> Request | None:
+        requests = self.resident[Table.REQUEST]
+        while self._requests:
+            row = requests.get((self._requests[0][1],))
+            if row is not None and row.time_ms == self._requests[0][0]:
+                return cast(Request, row)
+            heappop(self._requests)
+        return None
+
+    def _lease_changed(self, old: Lease | None, new: Lease | None) -> None:
+        if old is not None and new is None:
+            tokens = self.leases_of[old.session_id]
+            del tokens[old.token]
+            if not tokens:
+                del self.leases_of[old.session_id]
+        elif old is None and new is not None:
+            self.leases_of.setdefault(new.session_id, {})[new.token] = None
+
+    def _ready_changed(self, old: Ready | None, new: Ready | None) -> None:
+        self.queues.ready_changed(new)
+
+    def _session_changed(self, old: Session | None, new: Session | None) -> None:
+        self.queues.session_changed(old, new)
+
+    def _timer_changed(self, old: Timer | None, new: Timer | None) -> None:
+        if new is not None:
+            heappush(self._due, (new.fire_ms, new.number))
+
+    def _request_changed(self, old: Request | None, new: Request | None) -> None:
+        if new is not None:
+            heappush(self._requests, (new.time_ms, new.id))
+
+    def _definition_changed(self, old: WorkflowDefinitionRow | None, new: WorkflowDefinitionRow | None) -> None:
+        self.bundles_made.clear()
+        row = new or old
+        assert row is not None
+        versions = self.highest_version.setdefault((row.namespace, row.name), [])
+        if new is None:
+            versions.remove(row.version)
+            if not versions:
+                del self.highest_version[row.namespace, row.name]
+        elif old is None:
+            versions.append(row.version)
+            versions.sort()
+
+    def _task_definition_changed(self, old: Row | None, new: Row | None) -> None:
+        self.bundles_made.clear()
+
+    def _bundle_changed(self, old: Any, new: Any) -> None:
+        if new is None and old is not None:
+            self.plans.pop(old.digest, None)
+
+
+_INDEXES: dict[Table, Any] = {
+    Table.LEASE: State._lease_changed,
+    Table.READY: State._ready_changed,
+    Table.SESSION: State._session_changed,
+    Table.TIMER: State._timer_changed,
+    Table.REQUEST: State._request_changed,
+    Table.WORKFLOW_DEFINITION: State._definition_changed,
+    Table.TASK_DEFINITION: State._task_definition_changed,
+    Table.BUNDLE: State._bundle_changed,
+}

@@ -1,0 +1,263 @@
+"""Drives one state machine as the applier does: entries of commands, messages drained, invariants checked each time."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from orchestrator.engine import invariants
+from orchestrator.engine.commands import (
+    AnyCommand,
+    CompleteTask,
+    Continue,
+    FireTimers,
+    IfExists,
+    OpenSession,
+    RegisterTasks,
+    RegisterWorkflows,
+    RequestIdentity,
+    StartWorkflow,
+)
+from orchestrator.engine.effects import AnyEffect, Cancel, Deliver
+from orchestrator.engine.machine import Machine
+from orchestrator.engine.messages import AnyMessage
+from orchestrator.engine.model import (
+    Bundle,
+    ClientSession,
+    Execution,
+    Lease,
+    Meta,
+    PayloadRow,
+    Ready,
+    Request,
+    Row,
+    RowKey,
+    SagaRecord,
+    Session,
+    SessionKind,
+    Signal,
+    Table,
+    TaskAttempt,
+    TaskDefinitionRow,
+    TaskStatus,
+    Timer,
+    WorkflowDefinitionRow,
+)
+from orchestrator.engine.results import AnyResult, Rejected
+from orchestrator.engine.state import ExecutionState, State
+
+START_MS = 1_700_000_000_000
+
+ROWS: dict[Table, Any] = {
+    Table.META: Meta,
+    Table.EXECUTION: Execution,
+    Table.TASK: TaskAttempt,
+    Table.RECORD: SagaRecord,
+    Table.SIGNAL: Signal,
+    Table.PAYLOAD: PayloadRow,
+    Table.WORKFLOW_DEFINITION: WorkflowDefinitionRow,
+    Table.TASK_DEFINITION: TaskDefinitionRow,
+    Table.BUNDLE: Bundle,
+    Table.SESSION: Session,
+    Table.LEASE: Lease,
+    Table.READY: Ready,
+    Table.TIMER: Timer,
+    Table.MESSAGE: AnyMessage,
+    Table.CLIENT_SESSION: ClientSession,
+    Table.REQUEST: Request,
+}
+
+
+class Driver:
+    """One replica under test. `database` is what was flushed: encoded rows by table and key."""
+
+    def __init__(self, *, check: bool = True) -> None:
+        self.state = State("cluster-under-test", 0)
+        self.machine = Machine(self.state)
+        self.now_ms = START_MS
+        self.index = 0
+        self.check = check
+        self.effects: list[AnyEffect] = []
+        self.database: dict[tuple[Table, RowKey], bytes] = {}
+        self.held: dict[int, Deliver] = {}  # what workers were given, by token
+
+    # --- entries
+
+    def entry(self, *items: AnyCommand | tuple[AnyCommand, RequestIdentity], messages: int = 1000) -> list[AnyResult]:
+        """One log entry, then entries to continue until the inbox is empty."""
+        self.index += 1
+        self.machine.begin_entry(self.index, 1, self.now_ms, 1)
+        results = []
+        self.effects = []
+        for item in items:
+            command, identity = item if isinstance(item, tuple) else (item, None)
+            key = self.machine.execution_needed(command)
+            if key is not None:
+                self.heat(key)
+            outcome = self.machine.apply(command, identity)
+            results.append(outcome.result)
+            self._perform(outcome.effects)
+            self.verify()
+        for _ in range(messages):
+            key = self.machine.next_message()
+            if key is None:
+                break
+            self.heat(key)
+            self._perform(self.machine.apply_message().effects)
+            self.verify()
+        self.machine.end_entry(blake2b(self.index.to_bytes(8, "big"), digest_size=16).digest())
+        if self.machine.next_message() is not None:
+            kept = self.effects
+            self.entry(Continue())
+            self.effects = kept + self.effects
+        return results
+
+    def do(self, command: AnyCommand, identity: RequestIdentity | None = None) -> AnyResult:
+        return self.entry((command, identity) if identity is not None else command)[0]
+
+    def ok(self, command: AnyCommand) -> Any:
+        result = self.do(command)
+        assert not isinstance(result, Rejected), result
+        return result
+
+    def _perform(self, effects: list[AnyEffect]) -> None:
+        self.effects.extend(effects)
+        for effect in effects:
+            if isinstance(effect, Deliver):
+                self.held[effect.token] = effect
+            elif isinstance(effect, Cancel) and effect.fenced:
+                self.held.pop(effect.token, None)
+
+    def verify(self) -> None:
+        if self.check:
+            assert invariants.breaches(self.state) == []
+
+    def wait(self, ms: int) -> None:
+        """Lets log time pass, firing every timer at its time."""
+        target = self.now_ms + ms
+        while True:
+            timer = self.state.next_timer()
+            if timer is None or timer.fire_ms > target:
+                break
+            self.now_ms = max(self.now_ms, timer.fire_ms)
+            self.ok(FireTimers())
+        self.now_ms = target
+
+    # --- storage
+
+    def flush(self) -> None:
+        for change in self.state.take_changes():
+            if change.row is None:
+                del self.database[change.table, change.key]
+            else:
+                self.database[change.table, change.key] = msgspec.msgpack.encode(change.row)
+
+    def heat(self, key: tuple[str, str]) -> None:
+        if self.state.is_hot(key):
+            return
+        rows = [
+            (table, row_key, decode(table, data))
+            for (table, row_key), data in self.database.items()
+            if table in (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD) and row_key[:2] == key
+        ]
+        if rows:
+            self.state.admit(key, rows)
+
+    def restart(self, *, cold: bool = False) -> Driver:
+        """A new replica from what was flushed; with all executions hot, or none."""
+        self.flush()
+        other = Driver(check=self.check and not cold)
+        other.database = dict(self.database)
+        other.now_ms, other.index, other.held = self.now_ms, self.index, dict(self.held)
+        for (table, key), data in self.database.items():
+            if table is Table.META or table >= Table.WORKFLOW_DEFINITION:
+                other.state.restore(table, key, decode(table, data))
+        other.state.restore_done()
+        other.machine.chain = self.machine.chain
+        if not cold:
+            for table, key in self.database:
+                if table is Table.EXECUTION:
+                    other.heat((str(key[0]), str(key[1])))
+        return other
+
+    # --- shorthands
+
+    def register(self, *documents: dict[str, Any]) -> None:
+        self.ok(RegisterWorkflows("default", tuple(msgspec.json.encode(document) for document in documents), True))
+
+    def register_task(self, **fields: Any) -> None:
+        self.ok(RegisterTasks("default", (msgspec.json.encode(fields),)))
+
+    def start(self, name: str, workflow_id: str = "w", given: bytes = b"{}", **fields: Any) -> AnyResult:
+        return self.do(StartWorkflow("default", name, 0, workflow_id, IfExists.FAIL, given, **fields))
+
+    def worker(self, session_id: str, *names: str, slots: int = 1, domain: str = "") -> None:
+        self.ok(
+            OpenSession(session_id, SessionKind.STREAM, "default", domain, f"worker-{session_id}", names, slots, 10_000)
+        )
+
+    def hot(self, workflow_id: str = "w") -> ExecutionState:
+        hot = self.state.execution(("default", workflow_id))
+        assert hot is not None
+        return hot
+
+    def header(self, workflow_id: str = "w") -> Execution:
+        return self.hot(workflow_id).execution
+
+    def latest(self, reference: str, workflow_id: str = "w") -> TaskAttempt:
+        attempt = self.hot(workflow_id).latest(reference)
+        assert attempt is not None, f"no attempt of {reference}"
+        return attempt
+
+    def undoing(self, reference: str, workflow_id: str = "w") -> TaskAttempt:
+        """The newest attempt to compensate the step."""
+        hot = self.hot(workflow_id)
+        for number in sorted(hot.records, reverse=True):
+            if hot.records[number].reference == reference:
+                attempt = hot.latest_undoing(number)
+                assert attempt is not None, f"{reference} is not being compensated"
+                return attempt
+        raise AssertionError(f"{reference} is owed nothing")
+
+    def give(
+        self,
+        attempt: TaskAttempt | str,
+        output: bytes = b"{}",
+        status: TaskStatus = TaskStatus.COMPLETED,
+        reason: str = "",
+        workflow_id: str = "w",
+        token: int | None = None,
+    ) -> Any:
+        """The worker's result for an attempt."""
+        if isinstance(attempt, str):
+            attempt = self.latest(attempt, workflow_id)
+        used = attempt.fencing_token if token is None else token
+        result = self.ok(CompleteTask("default", workflow_id, attempt.task_id, used, status, output, reason, ""))
+        self.held.pop(used, None)
+        return result
+
+    def fail(self, attempt: TaskAttempt | str, reason: str = "broken", workflow_id: str = "w") -> Any:
+        return self.give(attempt, b"", TaskStatus.FAILED, reason, workflow_id)
+
+    def rows(self) -> dict[tuple[Table, RowKey], Row]:
+        """Every row there is, as the database would hold it."""
+        self.flush()
+        return {mark: decode(mark[0], data) for mark, data in sorted(self.database.items())}
+
+
+def decode(table: Table, data: bytes) -> Any:
+    return msgspec.msgpack.decode(data, type=ROWS[table])
+
+
+def workflow(name: str, *tasks: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"name": name, "version": 1, "schemaVersion": 2, "tasks": list(tasks), **fields}
+
+
+def simple(reference: str, undo: str = "", **fields: Any) -> dict[str, Any]:
+    """A worker's task; `undo`: the name of its compensation."""
+    task: dict[str, Any] = {"name": reference, "taskReferenceName": reference, "type": "SIMPLE", **fields}
+    if undo:
+        task["compensateWith"] = {"name": undo, "type": "SIMPLE"}
+    return task
