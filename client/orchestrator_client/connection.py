@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 0.4
 # How long a node has for that sign, or to say who leads.
 PROBE_S = 0.3
+# While nobody leads the nodes are asked this often, for at most this long at a stretch.
+POLL_S = 0.05
+LOCATE_S = 1.0
 # How long one attempt may take before it is sent again.
 ATTEMPT_S = 5.0
 
@@ -185,15 +188,24 @@ class Connection:
     async def recover(self, address: str, failure: Failure, retry: CallRetry) -> TryAgain:
         """Learns from a failed attempt and returns when the next may be made; raises if there is none."""
         self.report(address, failure)
-        decision = retry.next(failure, self.now())
-        moved = decision.locate and await self.locate() and self.finder.current != address
-        if not moved and decision.after_s > 0:
-            await asyncio.sleep(decision.after_s)
+        started, term = self.now(), self.finder.term
+        decision = retry.next(failure, started)
+        located = decision.locate and await self.locate(decision.after_s)
+        # Who leads a later term is a new leader, though it may be the node that has just refused.
+        if located and (self.finder.current != address or self.finder.term > term):
+            return decision
+        remaining_s = decision.after_s - (self.now() - started)
+        if remaining_s > 0:
+            await asyncio.sleep(remaining_s)
         return decision
 
-    async def locate(self) -> bool:
-        """Asks all nodes who leads; True once someone credible says it."""
-        return await self._shared("", self._locate)
+    async def locate(self, within_s: float) -> bool:
+        """Asks all nodes who leads, again and again; True once someone credible says it, False if not in time."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._shared("", self._locate)
+        except TimeoutError:
+            return False
 
     async def check(self, address: str) -> bool:
         """Asks the node for a sign of life, and all the others who leads if there is none.
@@ -263,7 +275,7 @@ class Connection:
         reply = await self._who_leads(address)
         if reply is None:
             self.finder.failed(address, self.now())
-            await self.locate()
+            await self.locate(PROBE_S)
         elif self._confirmed == address and self.finder.current == address and self.finder.term in (0, reply.term):
             # It leads, as a call has just shown, so the leader's advertised address is its own.
             self.finder.same_node(reply.grpc_address, address)
@@ -272,22 +284,31 @@ class Connection:
         return self.finder.current == address
 
     async def _locate(self) -> bool:
-        asked = {address: asyncio.ensure_future(self._who_leads(address)) for address in self.finder.addresses}
-        by_task = {task: address for address, task in asked.items()}
-        waiting = set(by_task)
+        until = self.now() + LOCATE_S
+        asked: dict[asyncio.Task[cluster_pb2.GetLeaderResponse | None], str] = {}
         try:
-            while waiting:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    reply = task.result()
-                    if reply is not None and reply.grpc_address:
-                        by = by_task[task]
-                        if self.finder.named(reply.grpc_address, reply.term, by, self.now()):
-                            return True
+            while (now := self.now()) < until:
+                for address in self.finder.addresses:
+                    # A node that has not answered yet must not hold up the others, nor be asked twice at once.
+                    if address not in asked.values():
+                        asked[asyncio.ensure_future(self._who_leads(address))] = address
+                if await self._hear(asked, now + POLL_S):
+                    return True
             return False
         finally:
-            for task in waiting:
+            for task in asked:
                 task.cancel()
+
+    async def _hear(self, asked: dict[asyncio.Task[cluster_pb2.GetLeaderResponse | None], str], until: float) -> bool:
+        """Takes up the answers that come until then; True as soon as a credible one names the leader."""
+        while asked and (left_s := until - self.now()) > 0:
+            done, _ = await asyncio.wait(asked, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                address, reply = asked.pop(task), task.result()
+                if reply is not None and self.finder.named(reply.grpc_address, reply.term, address, self.now()):
+                    return True
+        await asyncio.sleep(max(until - self.now(), 0))
+        return False
 
     async def _who_leads(self, address: str) -> cluster_pb2.GetLeaderResponse | None:
         call = self.node(address).cluster.GetLeader(cluster_pb2.GetLeaderRequest(), timeout=PROBE_S)

@@ -60,8 +60,8 @@ class CallRetry:
         """What to do after a failed attempt; raises what the caller is to see if there is no further one."""
         if failure.kind is Kind.FINAL:
             raise final_error(failure)
-        if failure.kind is Kind.SESSION_EXPIRED:
-            return self._session_expired(failure)
+        if failure.kind is Kind.SESSION_EXPIRED and self._outcome_unknown:
+            raise self._unknown(failure)
         if failure.kind in (Kind.UNREACHABLE, Kind.OUTCOME_UNKNOWN):
             self._outcome_unknown = self._mutating
             if not self._identified:
@@ -79,14 +79,11 @@ class CallRetry:
                 return TryAgain(0.0)
             return TryAgain(self._backoff.next_s(), locate=True)
         self._hops = 0
+        if failure.kind is Kind.SESSION_EXPIRED:
+            return TryAgain(self._backoff.next_s(), new_session=True)
         if failure.kind is Kind.OVERLOADED:
             return TryAgain(max(failure.retry_after_s or 0.0, self._backoff.next_s()))
         return TryAgain(self._backoff.next_s(), locate=True)
-
-    def _session_expired(self, failure: Failure) -> TryAgain:
-        if self._outcome_unknown:
-            raise self._unknown(failure)
-        return TryAgain(0.0, new_session=True)
 
     def _unknown(self, failure: Failure) -> errors.ReplyError:
         message = f"the request was sent, and what became of it is not known: {failure.message}"

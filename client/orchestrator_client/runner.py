@@ -76,9 +76,10 @@ async def run_attempt(
         value = await _call(task, arguments, threads)
     except TerminalError as error:
         return failed(assignment, str(error), error.code, terminal=True)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is its result
+    except (Exception, SystemExit) as error:
         message = str(error)
         name = type(error).__name__
+        context.log.warning("failed", exc_info=error)  # the traceback stays here: it is not for the callers
         return failed(assignment, f"{name}: {message}" if message else name, name)
     try:
         data = dumps(task.encode_result(value))

@@ -76,7 +76,9 @@ def read_failure(
     kind = _KIND_BY_REASON.get(info.reason)
     if kind is None and code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after_s is not None:
         kind = Kind.OVERLOADED
-    if kind is None and code in _UNANSWERED and not info.reason:
+    # A connection that breaks in the middle of a reply may also be told as INTERNAL.
+    broken_off = code is grpc.StatusCode.INTERNAL and "RST_STREAM" in message
+    if kind is None and (code in _UNANSWERED or broken_off) and not info.reason:
         kind = Kind.UNREACHABLE
     if kind is None and code is grpc.StatusCode.UNAVAILABLE:
         # The server itself says that it can't at present, in words that this SDK does not know.

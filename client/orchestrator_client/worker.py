@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -39,6 +40,9 @@ TICK_S = 0.5
 STABLE_S = 1.0
 # How long a goodbye may take.
 GOODBYE_S = 1.0
+
+# A worker outlives these: another leader, or the next version of the server, may do better.
+_SERVERS_FAULT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
 
 _logger = logging.getLogger("orchestrator_client.worker")
 
@@ -90,6 +94,7 @@ class Worker:
         self._heartbeat_s = TICK_S
         self._retry: CallRetry | None = None
         self._welcomed_at = 0.0
+        self._serving: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> int:
@@ -107,13 +112,15 @@ class Worker:
         self._started = True
         with self._signals():
             # Apart, because cancelling a read would end the stream before the goodbye is said.
-            serving = asyncio.ensure_future(self._serve())
+            self._serving = serving = asyncio.ensure_future(self._serve())
             try:
-                await asyncio.shield(serving)
+                await asyncio.wait({serving})
+                if not serving.cancelled():  # it is, if the goodbye took too long
+                    serving.result()
             except asyncio.CancelledError:
                 if self._connected.is_set():
                     self._leave()
-                    await asyncio.wait({serving}, timeout=GOODBYE_S)
+                    await asyncio.wait({serving})
                 raise
             finally:
                 serving.cancel()
@@ -151,6 +158,8 @@ class Worker:
             # A stream that ends as soon as it is welcomed must not be reopened in a tight loop.
             if self._retry is None or connection.now() - self._welcomed_at > STABLE_S:
                 self._retry = CallRetry(deadline=float("inf"), identified=True, mutating=False, rng=connection.rng)
+            if failure.kind is Kind.FINAL and failure.code in _SERVERS_FAULT:
+                failure = replace(failure, kind=Kind.UNREACHABLE)
             decision = await connection.recover(address, failure, self._retry)
             if decision.new_session:
                 self._cancel(self._session.forget())
@@ -260,6 +269,9 @@ class Worker:
         self._wake.set()
 
     def _leave(self) -> None:
+        if not self._says_goodbye and self._serving is not None:
+            # Whatever the server does, leaving ends.
+            asyncio.get_running_loop().call_later(2 * GOODBYE_S, self._serving.cancel)
         self._says_goodbye = True
         self._wake.set()
 

@@ -138,6 +138,18 @@ def test_without_an_identity_an_unanswered_request_is_not_sent_again() -> None:
     assert retry(identified=False).next(failure(Kind.NOT_LEADER), 0)
 
 
+def test_an_expired_session_is_replaced_only_for_a_request_that_certainly_had_no_effect() -> None:
+    assert retry().next(failure(Kind.SESSION_EXPIRED), 0).new_session
+    call = retry()
+    call.next(failure(Kind.UNREACHABLE), 0)
+    with pytest.raises(errors.OutcomeUnknown):
+        call.next(failure(Kind.SESSION_EXPIRED), 0)
+
+
+def test_a_reply_that_breaks_off_is_no_answer() -> None:
+    assert read_failure(Code.INTERNAL, "Received RST_STREAM with error code 2", None).kind is Kind.UNREACHABLE
+
+
 def test_the_server_says_how_long_to_wait() -> None:
     assert retry().next(failure(Kind.OVERLOADED, retry_after_s=3.5), 0).after_s == 3.5
 
@@ -148,6 +160,7 @@ def test_the_server_says_how_long_to_wait() -> None:
         (Code.UNAVAILABLE, b"", Kind.UNREACHABLE),
         (Code.DEADLINE_EXCEEDED, b"", Kind.UNREACHABLE),
         (Code.CANCELLED, b"", Kind.UNREACHABLE),
+        (Code.INTERNAL, b"", Kind.FINAL),
         (Code.UNAVAILABLE, error_details("NOT_LEADER", leader_address="b"), Kind.NOT_LEADER),
         (Code.FAILED_PRECONDITION, error_details("NOT_LEADER"), Kind.NOT_LEADER),
         (Code.UNAVAILABLE, error_details("OUTCOME_UNKNOWN"), Kind.OUTCOME_UNKNOWN),

@@ -463,6 +463,21 @@ async def test_a_worker_that_is_refused_for_good_says_so(cluster: FakeCluster, c
     assert (error.value.field, error.value.limit) == ("slots", "10000")
 
 
+async def test_a_worker_outlives_a_bug_of_the_server(cluster: FakeCluster, client: Client) -> None:
+    faults = [Refused(grpc.StatusCode.INTERNAL), Refused(grpc.StatusCode.UNKNOWN)]
+    cluster.work_fault = lambda: faults.pop() if faults else None
+    async with working(client, charge):
+        await cluster.stream()
+    assert not faults
+
+
+async def test_leaving_ends_though_the_server_says_nothing(cluster: FakeCluster, client: Client) -> None:
+    async with working(client, charge) as running:
+        await cluster.stream()  # which is never welcomed
+        await asyncio.wait_for(running.worker.stop(), 10)
+        await asyncio.wait_for(running.run, 10)
+
+
 async def test_a_worker_finds_the_leader(cluster: FakeCluster, client: Client) -> None:
     cluster.elect(cluster.nodes[2])
     async with working(client, charge):
