@@ -112,14 +112,16 @@ class AssignmentView(msgspec.Struct, frozen=True):
     compensation: StepView | None
 
 
-def assignment_view(state: State, token: int) -> AssignmentView | None:
-    """What the lease's worker is to be told; None if there is no such lease, or it is fenced, or its execution cold."""
+def assignment_view(state: State, hot: ExecutionState, token: int) -> AssignmentView | None:
+    """What the lease's worker is to be told; None if there is no such lease, or it is not to be delivered (any more).
+
+    `hot` has the rows of the lease's execution; they may have been read for this only.
+    """
     lease = state.leases.get((token,))
     if lease is None or lease.fenced or not lease.started:
         return None
-    hot = state.execution((lease.namespace, lease.workflow_id))
-    attempt = None if hot is None else hot.tasks.get(lease.task_sequence)
-    if hot is None or attempt is None:
+    attempt = hot.tasks.get(lease.task_sequence)
+    if attempt is None:
         return None
     header = hot.execution
     plan = plan_of(state, header.bundle)

@@ -36,7 +36,10 @@ from orchestrator.replication.transport import PeerTransport
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Entry", "EntryKind", "PeerStatus", "ReplicatedLog", "Role", "Status"]
+__all__ = ["KIND_COMMAND", "KIND_NO_OP", "Entry", "EntryKind", "PeerStatus", "ReplicatedLog", "Role", "Status"]
+
+KIND_COMMAND = EntryKind.COMMANDS
+KIND_NO_OP = EntryKind.NO_OP
 
 # Between deadlines the node looks after its connections about this often.
 IDLE_TICK_S = 0.05
@@ -318,6 +321,10 @@ class ReplicatedLog:
             if not raft.follower.installing:
                 if self._installed is not None and after < self._installed[0]:
                     raise SnapshotInstalled(*self._installed)
+                if after < raft.journal.base_index:
+                    raise ValueError(
+                        f"entries after {after} were flushed, and the journal begins after {raft.journal.base_index}"
+                    )
                 if after < raft.handed_out_index:
                     generation = self._installed
                     records = await raft.journal.read(after + 1, limit_bytes)

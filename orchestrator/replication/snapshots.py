@@ -97,11 +97,11 @@ class SnapshotSender:
             logger.exception("node %s could not send a snapshot to %s", self._raft.name, name)
             await asyncio.sleep(self._raft.settings.redial_max_ms / 1000)
         finally:
-            if transfer.copy is not None:
-                transfer.copy.release()
             del self.transfers[name]
             del self._tasks[name]
             self._done(name, index)
+            if transfer.copy is not None:
+                transfer.copy.release()
 
     async def _stream(self, transfer: Transfer, copy: SnapshotCopy) -> None:
         settings = self._raft.settings

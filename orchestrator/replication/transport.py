@@ -161,8 +161,12 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self._unnamed.add(inbound)
 
     def inbound_named(self, inbound: Inbound, hello: Hello) -> None:
-        self._unnamed.discard(inbound)
         previous = self._inbound.get(hello.node)
+        if previous is not None and previous.hello is not None and self._outranks(previous.hello, hello):
+            # Two disks claim one name: the one that is a member is not cut off by the other.
+            self.counters["unlisted"] += 1
+            return
+        self._unnamed.discard(inbound)
         self._inbound[hello.node] = inbound
         if previous is not None and previous is not inbound:
             # A newer connection means that the older one's process or path is gone: it must not be heard any more.
@@ -172,6 +176,10 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self._links[hello.node].hurry()
         self.review()
 
+    def _outranks(self, old: Hello, new: Hello) -> bool:
+        counts = self._membership.counts
+        return counts(old.node, old.incarnation) and not counts(new.node, new.incarnation)
+
     def inbound_closed(self, inbound: Inbound) -> None:
         self._unnamed.discard(inbound)
         name = inbound.name
@@ -179,6 +187,8 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
             del self._inbound[name]
             if not self._links[name].up:
                 self._membership.lost(name)
+            for passed_over in [other for other in self._unnamed if other.name == name]:
+                passed_over.abort()
 
     def received(self, inbound: Inbound, message: AnyMessage) -> None:
         name, hello = inbound.name, inbound.hello

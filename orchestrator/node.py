@@ -1,0 +1,453 @@
+"""The composition root: the only file that knows every part of a node.
+
+Everything that touches the world is made here and handed down: clocks, files, network, randomness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from orchestrator import __version__
+from orchestrator.config import Address, Config
+from orchestrator.engine.commands import AnyCommand, RequestIdentity, StartWorkflow
+from orchestrator.engine.effects import AnyEffect
+from orchestrator.engine.machine import Machine
+from orchestrator.engine.model import Row, RowKey, Table
+from orchestrator.engine.results import AnyResult
+from orchestrator.engine.state import State
+from orchestrator.replication import identity as identities
+from orchestrator.replication.applier import Applier
+from orchestrator.replication.clock import LogClock
+from orchestrator.replication.errors import LostLeadership, NotLeader, Stopped
+from orchestrator.replication.files import RealFiles
+from orchestrator.replication.log import ReplicatedLog, Role
+from orchestrator.replication.ports import SnapshotCopy
+from orchestrator.replication.sequencer import Sequencer
+from orchestrator.replication.settings import RaftSettings
+from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.errors import Addresses
+from orchestrator.rpc.server import RpcServer
+from orchestrator.services.admission import Admission, AdmissionLimits, AdmissionReadings
+from orchestrator.services.checkpoints import ContentCheck
+from orchestrator.services.gauges import Gauges, free_disk_bytes
+from orchestrator.services.leadership import Leadership
+from orchestrator.storage.copies import Copies
+from orchestrator.storage.database import Database
+from orchestrator.storage.flusher import Flusher, FlusherSettings
+from orchestrator.storage.search import ExecutionFilter, Page, search_executions
+from orchestrator.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+GOSSIP_SECONDS = 0.2
+STOP_GRACE_SECONDS = 1.0
+HANDOVER_PAUSE_SECONDS = 5.0
+# A node that is further behind than this is not ready to serve.
+CAUGHT_UP_ENTRIES = 1_000
+
+
+class NodeFailed(Exception):
+    """The node stopped itself: going on could do harm. The cause says why."""
+
+
+class SystemClock:
+    """This machine's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+class _Store:
+    """The database and its flusher, as the applier sees them."""
+
+    def __init__(self, database: Database, flusher: Flusher, configuration: Callable[[], bytes]) -> None:
+        self._database = database
+        self._flusher = flusher
+        self._configuration = configuration
+
+    async def load_execution(self, namespace: str, workflow_id: str) -> Sequence[tuple[Table, RowKey, Row]]:
+        return await self._database.load_execution(namespace, workflow_id)
+
+    def stage(
+        self, changes: Sequence[Any], index: int, term: int, chain: bytes, *, checkpoint: bool
+    ) -> None:
+        self._flusher.stage(changes, index, term, self._configuration(), chain, checkpoint=checkpoint)
+
+    async def wait_room(self) -> None:
+        await self._flusher.wait_room()
+
+
+class Node:
+    """One member of the cluster, from `start` to `stop`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._clock = SystemClock()
+        self._files = RealFiles()
+        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._take_over: asyncio.Task[None] | None = None
+        self._content = ContentCheck()
+        self.metrics = Metrics(node=config.node, version=__version__)
+        self._gauges = Gauges(self.metrics, config.data_dir)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises the identity's, the journal's and the database's errors, and OSError for an address in use."""
+        config = self.config
+        self.identity = identities.load(self._files, config.data_dir, node=config.node)
+        self._open_storage()
+        self._log = self._make_log()
+        self._log_clock = LogClock(self._clock, self._log.peer_clock_offsets)
+        await self._log.start()
+        self._sequencer = self._make_sequencer()
+        self._applier = self._make_applier()
+        self._leadership = Leadership(
+            submit=self._sequencer.submit_system,
+            machine=self._machine,
+            log_time_ms=self._log_clock.peek_ms,
+            monotonic=self._clock.monotonic,
+            on_fatal=self._fail,
+        )
+        self._admission = self._make_admission()
+        self._flusher.start()
+        self._server = RpcServer(self._make_backend())
+        await self._server.start(*Address.parse(config.grpc_listen))
+        for loop in (self._applier.run(), self._flush(), self._tell(), self.metrics.measure_event_loop()):
+            self._tasks.append(asyncio.create_task(self._guard(loop)))
+        self._metrics_server = None
+        if config.metrics_address is not None:
+            self._metrics_server = await self.metrics.serve(*config.metrics_address)
+        self._role_changed(self._log.role, self._log.term)
+        logger.info("serves", extra={"grpc": config.grpc_listen, "peers": config.peer_listen})
+
+    async def wait_failed(self) -> None:
+        """Returns never; raises NodeFailed when the node must stop."""
+        await asyncio.shield(self._fatal)
+
+    async def stop(self) -> None:
+        """Hands leadership over, ends calls, flushes and closes."""
+        if self._log.role is Role.LEADER and len(self.identity.members) > 1 and not self._fatal.done():
+            await self._log.transfer_leadership()
+        await self._server.stop(STOP_GRACE_SECONDS)
+        self._leadership.end("the node is stopping")
+        self._sequencer.close(None)
+        if not self._fatal.done():
+            self._applier.stage_soon()
+            await self._flusher.drain()
+        for task in (*self._tasks, *([self._take_over] if self._take_over else [])):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._metrics_server is not None:
+            await self._metrics_server.stop()
+        await self._log.stop()
+        await self._flusher.close()
+        self._copies.close()
+        await self._database.close()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._fatal.done():
+            return
+        logger.critical("this node stops itself: %s", error, exc_info=error)
+        failure = NodeFailed(str(error))
+        failure.__cause__ = error
+        self._fatal.set_exception(failure)
+
+    async def _guard(self, loop: Any) -> None:
+        try:
+            await loop
+        except Stopped:
+            return
+        except Exception as error:
+            self._fail(error)
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _open_storage(self) -> None:
+        config = self.config
+        self._database = Database.open(
+            config.data_dir / "state.db",
+            cluster_id=self.identity.cluster_id,
+            recovery_epoch=self.identity.recovery_epoch,
+        )
+        self._flusher = Flusher(
+            self._database,
+            durable_index=lambda: self._log.durable_index,
+            wait_durable=self._wait_durable,
+            on_flushed=lambda index: self._log.flushed(index),
+            on_fatal=self._fail,
+            on_checkpoint=self._content.reached,
+            settings=FlusherSettings(interval_ms=config.flush_interval_ms, dirty_bytes_max=config.max_dirty_bytes),
+        )
+        self._copies = Copies(self._database, self._flusher, config.data_dir / "snapshots")
+        self._copies.remove_leftovers()
+        self._initial_machine = self._restored_machine()
+
+    def _restored_machine(self) -> Machine:
+        state = State(self.identity.cluster_id, self.identity.recovery_epoch)
+        for table, key, row in self._database.load_resident():
+            state.restore(table, key, row)
+        state.restore_done()
+        machine = Machine(state)
+        machine.chain = self._database.applied().chain_hash or machine.chain
+        return machine
+
+    def _make_log(self) -> ReplicatedLog:
+        config = self.config
+        peer_listen = Address.parse(config.peer_listen)
+        applied = self._database.applied()
+        return ReplicatedLog(
+            identity=self.identity,
+            listen=(peer_listen.host, peer_listen.port),
+            settings=RaftSettings(
+                heartbeat_interval_ms=config.heartbeat_ms,
+                election_timeout_min_ms=config.election_timeout_min_ms,
+                election_timeout_max_ms=config.election_timeout_max_ms,
+                journal_segment_bytes=config.journal_segment_bytes,
+                journal_tail_entries=config.journal_tail_entries,
+                journal_tail_bytes=config.journal_tail_bytes,
+            ),
+            files=self._files,
+            data_dir=config.data_dir,
+            applied_index=applied.index,
+            applied_term=applied.term,
+            snapshot_source=self,
+            snapshot_sink=self,
+            on_role_change=self._role_changed,
+            on_fatal=self._fail,
+            clock=self._clock,
+            random=random.Random(),
+        )
+
+    def _make_sequencer(self) -> Sequencer:
+        config = self.config
+        return Sequencer(
+            self._log,
+            self._log_clock,
+            node=config.node,
+            behaviour_level=lambda: self._machine().state.meta.behaviour_level,
+            monotonic=self._clock.monotonic,
+            queue_bytes_max=config.max_queue_bytes,
+            entry_bytes_max=config.entry_close_bytes,
+            entry_commands_max=config.entry_close_commands,
+            entries_in_flight_max=config.entries_in_flight,
+            on_commit_seconds=self.metrics.commit_seconds.observe,
+        )
+
+    def _make_applier(self) -> Applier:
+        config = self.config
+        applied = self._database.applied()
+        return Applier(
+            log=self._log,
+            machine=self._initial_machine,
+            store=_Store(self._database, self._flusher, self._configuration),
+            clock=self._clock,
+            log_clock=self._log_clock,
+            observer=self,
+            applied_index=applied.index,
+            applied_term=applied.term,
+            replayed_until=self._log.last_index,
+            hot_executions_max=config.hot_executions_max,
+            hot_bytes_max=config.hot_bytes_max,
+        )
+
+    def _make_admission(self) -> Admission:
+        config = self.config
+        return Admission(
+            AdmissionLimits(
+                queue_age_ms_max=config.max_queue_age_ms,
+                pending_starts_max=config.max_pending_starts,
+                live_executions_max=config.max_live_executions,
+                dirty_bytes_max=config.max_dirty_bytes,
+                free_disk_bytes_min=config.min_free_disk_bytes,
+            ),
+            AdmissionReadings(
+                queue_age_ms=lambda: self._sequencer.queue_age_ms,
+                pending_starts=lambda: self._sequencer.pending_starts,
+                live_executions=lambda: self._machine().state.meta.live_executions,
+                dirty_bytes=lambda: self._flusher.dirty_bytes,
+                free_disk_bytes=lambda: free_disk_bytes(config.data_dir),
+            ),
+            on_refused=lambda reason: self.metrics.refused_starts.labels(reason).inc(),
+        )
+
+    def _make_backend(self) -> Backend:
+        return Backend(
+            node=self.config.node,
+            cluster_id=self.identity.cluster_id,
+            members=self.identity.members,
+            log=self._log,
+            addresses=Addresses(lambda: self._log.leader, self._grpc_address_of),
+            dispatch=self._leadership.dispatcher,
+            signs=self._leadership.liveness,
+            changes=self._leadership.notifier,
+            state=lambda: self._machine().state,
+            leading=lambda: self._leadership.leading,
+            submit_any=self._submit,
+            applied_index=lambda: self._applier.applied_index,
+            wait_applied=self._applier.wait_applied,
+            load=self._database.load_execution,
+            search=self._search,
+            peers=self._log.peer_gossip,
+        )
+
+    def _configuration(self) -> bytes:
+        """The members, as the log has them: stored with the state, so that a copy says whose it is."""
+        return msgspec.json.encode(self._log.status().configuration)
+
+    def _machine(self) -> Machine:
+        return self._applier.machine
+
+    # -- what the parts ask of each other --------------------------------------------------------------------------
+
+    async def _submit(self, command: AnyCommand, identity: RequestIdentity | None) -> AnyResult:
+        if isinstance(command, StartWorkflow):
+            self._admission.check()
+        return await self._sequencer.submit(command, identity)
+
+    async def _search(self, wanted: ExecutionFilter, *, page_size: int, page_token: str) -> Page:
+        self._applier.stage_soon()
+        await self._flusher.flush_now()
+        return await search_executions(self._database, wanted, page_size=page_size, page_token=page_token)
+
+    def _grpc_address_of(self, node: str) -> str:
+        if node == self.config.node:
+            return str(self.config.grpc_address)
+        return str(self._log.peer_gossip().get(node, {}).get("grpc_address", ""))
+
+    async def _wait_durable(self, index: int) -> None:
+        # The log hands out what is in this node's own journal only; after a snapshot there is nothing below it.
+        if self._log.durable_index < index:
+            raise RuntimeError(f"entry {index} was applied before it was durable here")
+
+    async def copy(self) -> SnapshotCopy:
+        """For a follower that is too far behind (see the log's SnapshotSource)."""
+        self._applier.stage_soon()
+        await self._flusher.flush_now()
+        made = await self._copies.copy()
+        return SnapshotCopy(
+            made.path, made.index, made.term, made.size, made.checksum, made.configuration, made.release
+        )
+
+    async def install(self, path: Path, index: int, term: int) -> None:
+        """A snapshot from the leader has arrived whole (see the log's SnapshotSink)."""
+        async with self._applier.standing_still():
+            await self._copies.install(path, index, term)
+            self._initial_machine = self._restored_machine()
+        self.metrics.snapshots_installed.inc()
+
+    def snapshot_installed(self) -> Machine:
+        return self._initial_machine
+
+    def entry_applied(self, index: int, term: int, results: Sequence[AnyResult], effects: list[AnyEffect]) -> None:
+        self._sequencer.applied(index, term, results)
+        self._leadership.entry_applied(effects)
+
+    # -- leadership ------------------------------------------------------------------------------------------------
+
+    def _role_changed(self, role: Role, term: int) -> None:
+        if not hasattr(self, "_leadership"):
+            # Still starting; `start` calls again.
+            return
+        if self._take_over is not None:
+            self._take_over.cancel()
+            self._take_over = None
+        if self._leadership.leading or self._sequencer.is_open:
+            self._sequencer.close(self._log.leader)
+            self._leadership.end("this node leads no longer")
+        if role is Role.LEADER:
+            self._take_over = asyncio.create_task(self._guard(self._lead(term)))
+        self._say()
+
+    async def _lead(self, term: int) -> None:
+        """Begins to serve once everything before this term is applied here."""
+        try:
+            index = await self._log.barrier()
+        except (LostLeadership, NotLeader):
+            # Over before it began; the next change of role says what follows.
+            return
+        await self._applier.wait_applied(index)
+        if self._log.role is not Role.LEADER or self._log.term != term:
+            return
+        self._sequencer.open()
+        self._leadership.begin(term)
+        self._say()
+
+    async def _hand_over_if_clock_is_off(self) -> None:
+        skew_ms = self._log_clock.skew_ms()
+        if self._leadership.leading and abs(skew_ms) > self.config.max_clock_skew_ms:
+            logger.warning("this node's clock is off the members' median: hands over", extra={"skew_ms": skew_ms})
+            if not await self._log.transfer_leadership():
+                await asyncio.sleep(HANDOVER_PAUSE_SECONDS)
+
+    # -- loops -----------------------------------------------------------------------------------------------------
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.flush_interval_ms / 1000)
+            self._applier.stage_soon()
+
+    async def _tell(self) -> None:
+        """Tells the peers and the metrics how this node is, and compares checkpoints."""
+        while True:
+            self._say()
+            machine = self._machine()
+            self._gauges.set(
+                self._log.status(), machine.state, self._sequencer, self._flusher, self._applier.applied_index
+            )
+            self._content.compare(self._log.peer_gossip())
+            await self._server.set_healthy(self._ready())
+            await self._hand_over_if_clock_is_off()
+            await asyncio.sleep(GOSSIP_SECONDS)
+
+    def _say(self) -> None:
+        self._log.set_gossip(
+            {
+                "grpc_address": str(self.config.grpc_address),
+                "role": self._log.role.value,
+                "term": self._log.term,
+                "commit_index": self._log.commit_index,
+                "applied_index": self._applier.applied_index,
+                **self._content.facts(),
+            }
+        )
+
+    def _ready(self) -> bool:
+        if self._log.leader is None:
+            return False
+        if self._log.role is Role.LEADER:
+            return self._leadership.leading
+        return self._log.commit_index - self._applier.applied_index < CAUGHT_UP_ENTRIES
+
+
+async def run_node(config: Config) -> None:
+    """Runs a node until SIGTERM or SIGINT. Raises NodeFailed if it had to stop itself."""
+    node = Node(config)
+    await node.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    failed = asyncio.create_task(node.wait_failed())
+    asked = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({failed, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
+    finally:
+        asked.cancel()
+        failed.cancel()
+        await node.stop()

@@ -1,0 +1,260 @@
+"""Group commit: commands that arrive while an entry is being replicated gather in the next one.
+
+Every submitted command is resolved exactly once: with its result, with `NotLeader`, `Overloaded` or `EntryTooLarge`
+(certain: it has no effect and never will), or with `OutcomeUnknown` (it may still take effect). An idle cluster commits
+a single command at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from orchestrator.codec.entries import EntryHeader, encode_command, join_entry
+from orchestrator.engine.commands import (
+    AnyCommand,
+    CloseSession,
+    CompleteTask,
+    RecordHeartbeat,
+    ReleaseTask,
+    RequestIdentity,
+    StartWorkflow,
+    TerminateWorkflow,
+)
+from orchestrator.engine.results import AnyResult
+from orchestrator.replication.clock import LogClock
+from orchestrator.replication.errors import EntryTooLarge, NotLeader, OutcomeUnknown, Overloaded, Stopped
+
+PARTITION = 0
+NEVER_REFUSED = (CompleteTask, ReleaseTask, RecordHeartbeat, CloseSession, TerminateWorkflow)
+# Commits slower than this are worth overlapping.
+SLOW_COMMIT_SECONDS = 0.003
+
+
+class Appends(Protocol):
+    """What the sequencer needs of the log."""
+
+    def append(self, data: bytes) -> tuple[int, int]: ...
+
+
+class _Waiting:
+    __slots__ = ("arrived_at", "data", "future", "is_start")
+
+    def __init__(self, data: bytes, future: asyncio.Future[AnyResult], arrived_at: float, *, is_start: bool) -> None:
+        self.data = data
+        self.future = future
+        self.arrived_at = arrived_at
+        self.is_start = is_start
+
+
+class _InFlight:
+    __slots__ = ("appended_at", "futures", "term")
+
+    def __init__(self, term: int, futures: list[asyncio.Future[AnyResult]], appended_at: float) -> None:
+        self.term = term
+        self.futures = futures
+        self.appended_at = appended_at
+
+
+class Sequencer:
+    """Turns submitted commands into log entries, one after the other."""
+
+    def __init__(
+        self,
+        log: Appends,
+        clock: LogClock,
+        *,
+        node: str,
+        behaviour_level: Callable[[], int],
+        monotonic: Callable[[], float],
+        queue_bytes_max: int,
+        entry_bytes_max: int,
+        entry_commands_max: int,
+        entries_in_flight_max: int,
+        on_commit_seconds: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._behaviour_level = behaviour_level
+        self._monotonic = monotonic
+        self._node = node
+        self._queue_bytes_max = queue_bytes_max
+        self._entry_bytes_max = entry_bytes_max
+        self._entry_commands_max = entry_commands_max
+        self._entries_in_flight_max = entries_in_flight_max
+        self._on_commit_seconds = on_commit_seconds
+        self._queue: deque[_Waiting] = deque()
+        self._queue_bytes = 0
+        self._starts = 0  # in the queue
+        self._in_flight: dict[int, _InFlight] = {}
+        self._open = False
+        self._commit_seconds = 0.0
+        self._pump_scheduled = False
+
+    @property
+    def queue_bytes(self) -> int:
+        """Bytes of commands that no entry holds yet."""
+        return self._queue_bytes
+
+    @property
+    def queue_commands(self) -> int:
+        """Commands that no entry holds yet."""
+        return len(self._queue)
+
+    @property
+    def pending_starts(self) -> int:
+        """Starts that no entry holds yet."""
+        return self._starts
+
+    @property
+    def queue_age_ms(self) -> float:
+        """How long the first command of the queue has waited."""
+        return (self._monotonic() - self._queue[0].arrived_at) * 1000 if self._queue else 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Entries that are appended and not yet applied."""
+        return len(self._in_flight)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether commands are taken."""
+        return self._open
+
+    def open(self) -> None:
+        """This node leads and has applied everything before its term: commands are taken."""
+        self._open = True
+        self._schedule_pump()
+
+    def close(self, leader: str | None) -> None:
+        """This node leads no longer: what was not appended is certain to have no effect, the rest is unknown."""
+        self._open = False
+        self._refuse_waiting(leader)
+        in_flight, self._in_flight = self._in_flight, {}
+        for entry in in_flight.values():
+            _fail_all(entry.futures, OutcomeUnknown())
+
+    async def submit(self, command: AnyCommand, identity: RequestIdentity | None = None) -> AnyResult:
+        """The command's result, once it is on a quorum of disks and applied here.
+
+        Raises NotLeader, Overloaded, EntryTooLarge (all certain to have no effect) or OutcomeUnknown.
+        """
+        future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
+        self._put(command, identity, future)
+        return await future
+
+    async def submit_system(self, command: AnyCommand) -> AnyResult:
+        """As `submit`, for the system's own commands: never refused for want of room, for they make room."""
+        future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
+        self._put(command, None, future, system=True)
+        return await future
+
+    def applied(self, index: int, term: int, results: Sequence[AnyResult]) -> None:
+        """The entry at this index was applied here: its callers get their results."""
+        entry = self._in_flight.pop(index, None)
+        if entry is None:
+            return
+        if entry.term != term:
+            # Another leader's entry took the place: ours can't be committed any more.
+            _fail_all(entry.futures, NotLeader(None))
+        else:
+            seconds = self._monotonic() - entry.appended_at
+            self._commit_seconds += (seconds - self._commit_seconds) / 8
+            self._on_commit_seconds(seconds)
+            for future, result in zip(entry.futures, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+        if self._queue:
+            self._schedule_pump()
+
+    def _put(
+        self,
+        command: AnyCommand,
+        identity: RequestIdentity | None,
+        future: asyncio.Future[AnyResult],
+        *,
+        system: bool = False,
+    ) -> None:
+        if not self._open:
+            raise NotLeader(None)
+        data = encode_command(identity, command)
+        limit = self._limit(command)
+        if not system and self._queue and self._queue_bytes + len(data) > limit:
+            raise Overloaded(f"{self._queue_bytes} bytes of commands are waiting; the limit is {limit}")
+        is_start = isinstance(command, StartWorkflow)
+        self._queue.append(_Waiting(data, future, self._monotonic(), is_start=is_start))
+        self._starts += is_start
+        self._queue_bytes += len(data)
+        self._schedule_pump()
+
+    def _limit(self, command: AnyCommand) -> float:
+        if isinstance(command, StartWorkflow):
+            # Starts are refused first, so that what runs can go on.
+            return self._queue_bytes_max // 2
+        # What moves executions on makes room: its senders are bounded by their slots and their flow control.
+        return math.inf if isinstance(command, NEVER_REFUSED) else self._queue_bytes_max
+
+    def _schedule_pump(self) -> None:
+        # Once per turn of the loop: commands that arrive in the same turn share an entry.
+        if not self._pump_scheduled:
+            self._pump_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _depth(self) -> int:
+        return self._entries_in_flight_max if self._commit_seconds > SLOW_COMMIT_SECONDS else 1
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        while self._open and self._queue and len(self._in_flight) < self._depth():
+            batch, futures = self._take_batch()
+            try:
+                header = EntryHeader(self._behaviour_level(), PARTITION, self._clock.next_ms(), self._node)
+                index, term = self._log.append(join_entry(header, batch))
+            except (NotLeader, Stopped) as error:
+                # Leadership is being handed over, which may fail, or is gone, and then `close` follows: what is in
+                # flight is not decided by this.
+                leader = error.leader if isinstance(error, NotLeader) else None
+                _fail_all(futures, NotLeader(leader))
+                self._refuse_waiting(leader)
+            except EntryTooLarge as error:
+                _fail_all(futures, error)
+            except BaseException:
+                _fail_all(futures, OutcomeUnknown())
+                self._schedule_pump()
+                raise
+            else:
+                self._in_flight[index] = _InFlight(term, futures, self._monotonic())
+
+    def _refuse_waiting(self, leader: str | None) -> None:
+        waiting, self._queue = self._queue, deque()
+        self._queue_bytes = self._starts = 0
+        for item in waiting:
+            _fail(item.future, NotLeader(leader))
+
+    def _take_batch(self) -> tuple[list[bytes], list[asyncio.Future[AnyResult]]]:
+        batch: list[bytes] = []
+        futures: list[asyncio.Future[AnyResult]] = []
+        size = 0
+        while self._queue and len(batch) < self._entry_commands_max:
+            if batch and size + len(self._queue[0].data) > self._entry_bytes_max:
+                break
+            item = self._queue.popleft()
+            self._queue_bytes -= len(item.data)
+            self._starts -= item.is_start
+            size += len(item.data)
+            batch.append(item.data)
+            futures.append(item.future)
+        return batch, futures
+
+
+def _fail_all(futures: Sequence[asyncio.Future[AnyResult]], error: Exception) -> None:
+    for future in futures:
+        _fail(future, error)
+
+
+def _fail(future: asyncio.Future[AnyResult], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

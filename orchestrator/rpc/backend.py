@@ -1,0 +1,189 @@
+"""What the services ask of the node: submit a command, read at a point in the log, wait for a change.
+
+The composition root makes one `Backend`; tests may make another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from orchestrator.engine.commands import AnyCommand, RequestIdentity
+from orchestrator.engine.effects import Cancel
+from orchestrator.engine.model import (
+    Execution,
+    Lease,
+    PayloadRow,
+    Row,
+    RowKey,
+    SagaRecord,
+    Signal,
+    Table,
+    TaskAttempt,
+)
+from orchestrator.engine.results import AnyResult, Rejected
+from orchestrator.engine.state import ExecutionState, State
+from orchestrator.replication.errors import NotLeader
+from orchestrator.rpc.errors import Addresses, invalid, rejected
+from orchestrator.storage.search import ExecutionFilter, Page
+from orchestrator_api.v1 import common_pb2
+
+R = TypeVar("R", bound=AnyResult)
+
+DEFAULT_NAMESPACE = "default"
+
+
+class Stream(Protocol):
+    def deliver(self, lease: Lease) -> None: ...
+
+    def cancel(self, effect: Cancel) -> None: ...
+
+    def go_away(self, reason: str) -> None: ...
+
+
+class Dispatch(Protocol):
+    """The leader's dispatcher."""
+
+    def next_generation(self) -> int: ...
+
+    def attach(self, session_id: str, stream: Stream, held: set[int]) -> None: ...
+
+    def detach(self, session_id: str, stream: Stream) -> None: ...
+
+
+class Signs(Protocol):
+    """Where signs of life go."""
+
+    def session_seen(self, session_id: str) -> None: ...
+
+    def attempt_seen(self, token: int) -> None: ...
+
+    def attempts_seen(self, session_id: str) -> None: ...
+
+
+class Changes(Protocol):
+    """Events that are set after changes."""
+
+    def execution(self, namespace: str, workflow_id: str) -> AbstractAsyncContextManager[asyncio.Event]: ...
+
+    def queues(self, keys: list[tuple[str, str, str]]) -> AbstractAsyncContextManager[asyncio.Event]: ...
+
+
+class Log(Protocol):
+    """The part of the replicated log that reads need."""
+
+    @property
+    def term(self) -> int: ...
+
+    @property
+    def leader(self) -> str | None: ...
+
+    async def barrier(self) -> int: ...
+
+    def status(self) -> Any: ...
+
+
+class Search(Protocol):
+    """One page, newest start first, of everything acknowledged."""
+
+    async def __call__(self, wanted: ExecutionFilter, *, page_size: int, page_token: str) -> Page: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """The node, as the services see it."""
+
+    node: str
+    cluster_id: str
+    members: Mapping[str, str]  # peer addresses by node name
+    log: Log
+    addresses: Addresses
+    dispatch: Dispatch
+    signs: Signs
+    changes: Changes
+    state: Callable[[], State]
+    leading: Callable[[], bool]  # this node leads and has applied everything before its term
+    submit_any: Callable[[AnyCommand, RequestIdentity | None], Awaitable[AnyResult]]
+    applied_index: Callable[[], int]
+    wait_applied: Callable[[int], Awaitable[None]]
+    load: Callable[[str, str], Awaitable[Sequence[tuple[Table, RowKey, Row]]]]
+    search: Search
+    peers: Callable[[], dict[str, dict[str, Any]]]  # what the other nodes last said of themselves
+
+    async def submit(
+        self, command: AnyCommand, expected: type[R], identity: RequestIdentity | None = None
+    ) -> R:
+        """The command's result. Raises RpcFailure if it is rejected, and what the sequencer raises."""
+        result = await self.submit_any(command, identity)
+        if isinstance(result, Rejected):
+            raise rejected(result)
+        if not isinstance(result, expected):
+            raise TypeError(f"{type(command).__name__} answered {type(result).__name__}")
+        return result
+
+    async def read_point(self, options: common_pb2.ReadOptions) -> None:
+        """Returns once this node's state is as fresh as the options demand. Raises NotLeader, LostLeadership."""
+        if options.consistency_token:
+            await self.wait_applied(_index_of(options.consistency_token))
+        if not options.stale_ok:
+            await self.wait_applied(await self.log.barrier())
+
+    async def execution(self, namespace: str, workflow_id: str) -> ExecutionState | None:
+        """The execution as this node has applied it, from memory or from the database."""
+        hot = self.state().execution((namespace, workflow_id))
+        if hot is not None:
+            return hot
+        rows = await self.load(namespace, workflow_id)
+        # It may have become hot, and moved on, while it was being read.
+        hot = self.state().execution((namespace, workflow_id))
+        if hot is not None or not rows:
+            return hot
+        return assembled(rows)
+
+    def require_leading(self) -> None:
+        """Raises NotLeader unless this node leads."""
+        if not self.leading():
+            raise NotLeader(self.log.leader)
+
+    def token(self) -> str:
+        """Demands, in a later read, at least what this node has applied now."""
+        return base64.urlsafe_b64encode(b"1" + self.applied_index().to_bytes(8, "big")).decode()
+
+
+def assembled(rows: Sequence[tuple[Table, RowKey, Row]]) -> ExecutionState:
+    """The rows of a cold execution, header first, as a state to read."""
+    header = rows[0][2]
+    if not isinstance(header, Execution):
+        raise TypeError(f"the first row of an execution is a {type(header).__name__}")
+    held = ExecutionState(header)
+    for _, key, row in rows[1:]:
+        number = key[2]
+        match row:
+            case TaskAttempt():
+                held.tasks[row.sequence] = row
+                held.task_changed(None, row)
+            case SagaRecord():
+                held.records[row.number] = row
+            case Signal():
+                held.signals[row.number] = row
+            case PayloadRow() if isinstance(number, int):
+                held.payloads[number] = row
+            case _:
+                raise TypeError(f"{type(row).__name__} is no row of an execution")
+    return held
+
+
+def _index_of(token: str) -> int:
+    try:
+        raw = base64.urlsafe_b64decode(token.encode())
+    except ValueError:
+        raw = b""
+    if len(raw) != 9 or raw[:1] != b"1":
+        raise invalid("read.consistency_token", "not a token of this cluster")
+    return int.from_bytes(raw[1:], "big")
+
+

@@ -1,0 +1,131 @@
+"""DefinitionService: registering and reading definitions."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.engine import queries
+from orchestrator.engine.commands import RegisterTasks, RegisterWorkflows
+from orchestrator.engine.definitions.parse import (
+    DefinitionInvalid,
+    DefinitionUnimplemented,
+    validate_task,
+    validate_workflow,
+)
+from orchestrator.engine.results import Done
+from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.errors import answers, invalid, not_found, unimplemented
+from orchestrator.rpc.requests import identity_of, in_range, namespace_of, page_size, required
+from orchestrator_api.v1 import common_pb2
+from orchestrator_api.v1 import definitions_pb2 as pb
+from orchestrator_api.v1 import definitions_pb2_grpc as pb_grpc
+
+DOCUMENTS_MAX = 100
+
+
+class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @answers
+    async def RegisterWorkflows(self, request: pb.RegisterWorkflowsRequest, context: Any) -> Any:
+        documents = _documents(request.definition_json)
+        _validate(documents, validate_workflow)
+        await self.backend.submit(
+            RegisterWorkflows(namespace_of(request.namespace), documents, request.overwrite),
+            Done,
+            identity_of(request.request),
+        )
+        return pb.RegisterWorkflowsResponse()
+
+    @answers
+    async def ValidateWorkflows(self, request: pb.ValidateWorkflowsRequest, context: Any) -> Any:
+        _validate(_documents(request.definition_json), validate_workflow)
+        return pb.ValidateWorkflowsResponse()
+
+    @answers
+    async def RegisterTasks(self, request: pb.RegisterTasksRequest, context: Any) -> Any:
+        documents = _documents(request.definition_json)
+        _validate(documents, validate_task)
+        await self.backend.submit(
+            RegisterTasks(namespace_of(request.namespace), documents), Done, identity_of(request.request)
+        )
+        return pb.RegisterTasksResponse()
+
+    @answers
+    async def GetWorkflowDefinition(self, request: pb.GetWorkflowDefinitionRequest, context: Any) -> Any:
+        name = required("name", request.name)
+        await self.backend.read_point(request.read)
+        row = queries.workflow_definition(self.backend.state(), namespace_of(request.namespace), name, request.version)
+        if row is None:
+            raise not_found("definition", f"{name} version {request.version}" if request.version else name)
+        return pb.GetWorkflowDefinitionResponse(definition_json=row.document, version=row.version)
+
+    @answers
+    async def GetTaskDefinition(self, request: pb.GetTaskDefinitionRequest, context: Any) -> Any:
+        name = required("name", request.name)
+        await self.backend.read_point(request.read)
+        row = queries.task_definition(self.backend.state(), namespace_of(request.namespace), name)
+        if row is None:
+            raise not_found("task_definition", name)
+        return pb.GetTaskDefinitionResponse(definition_json=row.document)
+
+    @answers
+    async def ListWorkflowDefinitions(self, request: pb.ListWorkflowDefinitionsRequest, context: Any) -> Any:
+        await self.backend.read_point(request.read)
+        rows = queries.workflow_definitions(self.backend.state(), namespace_of(request.namespace))
+        page, token = _page([(f"{row.name}\x00{row.version:010}", row.document) for row in rows], request.page)
+        return pb.ListWorkflowDefinitionsResponse(definition_json=page, next_token=token)
+
+    @answers
+    async def ListTaskDefinitions(self, request: pb.ListTaskDefinitionsRequest, context: Any) -> Any:
+        await self.backend.read_point(request.read)
+        rows = queries.task_definitions(self.backend.state(), namespace_of(request.namespace))
+        page, token = _page([(row.name, row.document) for row in rows], request.page)
+        return pb.ListTaskDefinitionsResponse(definition_json=page, next_token=token)
+
+
+def _documents(values: Any) -> tuple[bytes, ...]:
+    documents = tuple(values)
+    in_range("definition_json", len(documents), 1, DOCUMENTS_MAX)
+    return documents
+
+
+def _validate(documents: tuple[bytes, ...], validate: Callable[[bytes], object]) -> None:
+    """Early, so that a document that breaks a rule costs no log entry; registration checks again."""
+    for position, document in enumerate(documents):
+        try:
+            validate(document)
+        except DefinitionInvalid as error:
+            failure = invalid(f"definition_json[{position}]", str(error))
+            failure.reason = "DEFINITION_INVALID"
+            failure.metadata["path"] = error.path
+            raise failure from error
+        except DefinitionUnimplemented as error:
+            unbuilt = unimplemented(f"definition_json[{position}]", str(error))
+            unbuilt.reason = "DEFINITION_UNIMPLEMENTED"
+            unbuilt.metadata["path"] = error.path
+            raise unbuilt from error
+
+
+def _page(items: list[tuple[str, bytes]], page: common_pb2.PageRequest) -> tuple[list[bytes], str]:
+    """One page of items in the order of their keys; the token is the last key of the page before."""
+    size = page_size(page)
+    after = _key_of(page.token)
+    rest = [(key, document) for key, document in sorted(items) if after is None or key > after]
+    token = base64.urlsafe_b64encode(rest[size - 1][0].encode()).decode() if len(rest) > size else ""
+    return [document for _, document in rest[:size]], token
+
+
+def _key_of(token: str) -> str | None:
+    if not token:
+        return None
+    try:
+        return base64.urlsafe_b64decode(token.encode()).decode()
+    except (binascii.Error, ValueError) as error:
+        raise invalid("page.token", "not a token of this listing") from error
+
+

@@ -1,0 +1,148 @@
+"""Errors on the wire: a canonical code, an ErrorInfo with a stable reason, and what the reason needs.
+
+One table for all services. A client may rely on `reason`; the message is for people.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from orchestrator.engine.results import Rejected
+from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Overloaded, Stopped
+from orchestrator.storage.errors import InvalidPageToken, SearchTimeout
+
+DOMAIN = "orchestrator"
+RETRY_AFTER_MS = 100
+
+logger = logging.getLogger(__name__)
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class RpcFailure(Exception):
+    """An answer that is not the one hoped for."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        metadata: Mapping[str, str] | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.retry_after_ms = retry_after_ms
+
+
+def invalid(field: str, message: str, limit: str = "") -> RpcFailure:
+    """The request breaks a rule of the wire; `field` is the path of the field in the request."""
+    metadata = {"field": field} | ({"limit": limit} if limit else {})
+    return RpcFailure(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", f"{field}: {message}", metadata)
+
+
+def not_found(what: str, name: str) -> RpcFailure:
+    return RpcFailure(grpc.StatusCode.NOT_FOUND, f"{what.upper()}_NOT_FOUND", f"no {what} {name!r}", {what: name})
+
+
+def unimplemented(field: str, message: str) -> RpcFailure:
+    return RpcFailure(grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED", f"{field}: {message}", {"field": field})
+
+
+def rejected(rejection: Rejected) -> RpcFailure:
+    """A rejection of the state machine, as a failure."""
+    code = _CODES[int(rejection.code)]
+    retry = RETRY_AFTER_MS if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
+    return RpcFailure(code, rejection.reason, rejection.message, dict(rejection.metadata), retry)
+
+
+class Addresses:
+    """Where nodes serve clients, for the hint that sends a client to the leader."""
+
+    def __init__(self, leader: Callable[[], str | None], address: Callable[[str], str]) -> None:
+        self._leader = leader
+        self._address = address
+
+    def of(self, node: str) -> str:
+        """Where the node serves clients; "" if this node does not know."""
+        return self._address(node)
+
+    def hint(self) -> dict[str, str]:
+        """The leader's name and address, as far as this node knows them."""
+        leader = self._leader()
+        if leader is None:
+            return {}
+        return {"leader": leader, "leader_address": self._address(leader)}
+
+
+def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
+    """What an error of the layers below is on the wire."""
+    match error:
+        case RpcFailure():
+            return error
+        case NotLeader() | Stopped():
+            return RpcFailure(grpc.StatusCode.UNAVAILABLE, "NOT_LEADER", "this node does not lead", addresses.hint())
+        case InvalidPageToken():
+            return invalid("page.token", str(error))
+        case SearchTimeout():
+            return RpcFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SEARCH_TIMEOUT", str(error))
+        case LostLeadership():
+            return RpcFailure(grpc.StatusCode.UNAVAILABLE, "LEADERSHIP_LOST", str(error), addresses.hint())
+        case OutcomeUnknown():
+            return RpcFailure(grpc.StatusCode.UNAVAILABLE, "OUTCOME_UNKNOWN", str(error), addresses.hint())
+        case Overloaded():
+            return RpcFailure(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", str(error), retry_after_ms=RETRY_AFTER_MS
+            )
+        case _:
+            logger.error("a request failed unexpectedly", exc_info=error)
+            return RpcFailure(grpc.StatusCode.INTERNAL, "INTERNAL", f"{type(error).__name__}: {error}")
+
+
+def _details(failure: RpcFailure) -> bytes:
+    info = any_pb2.Any()
+    info.Pack(error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=failure.metadata))
+    details = [info]
+    if failure.retry_after_ms is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(failure.retry_after_ms)
+        retry = any_pb2.Any()
+        retry.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        details.append(retry)
+    status = status_pb2.Status(code=failure.code.value[0], message=failure.message, details=details)
+    return bytes(status.SerializeToString())
+
+
+async def abort(context: Any, error: Exception, addresses: Addresses) -> NoReturn:
+    """Ends the call with the error's status and details."""
+    failure = failure_of(error, addresses)
+    await context.abort(failure.code, failure.message, (("grpc-status-details-bin", _details(failure)),))
+    raise AssertionError("abort returns never")
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def answers(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """For unary methods `(self, request, context)` of servicers with `addresses`: errors become statuses."""
+
+    @wraps(method)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except Exception as error:
+            servicer: Any = args[0]
+            await abort(args[2], error, servicer.backend.addresses)
+
+    return wrapper

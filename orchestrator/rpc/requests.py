@@ -1,0 +1,90 @@
+"""From messages to values, with every limit of the wire: what is wrong is named by field and limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.engine.commands import RequestIdentity
+from orchestrator.engine.expressions import PayloadInvalid, check_payload
+from orchestrator.rpc.backend import DEFAULT_NAMESPACE
+from orchestrator.rpc.errors import invalid, unimplemented
+from orchestrator_api.v1 import common_pb2
+
+NAME_CHARACTERS_MAX = 200
+REASON_CHARACTERS_MAX = 2_000
+TASK_NAMES_MAX = 1_000
+PAGE_SIZE_DEFAULT = 100
+PAGE_SIZE_MAX = 1_000
+WAIT_MS_DEFAULT = 10_000
+WAIT_MS_MAX = 300_000
+ULID_ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+
+
+def namespace_of(value: str) -> str:
+    return text("namespace", value) or DEFAULT_NAMESPACE
+
+
+def text(field: str, value: str, limit: int = NAME_CHARACTERS_MAX) -> str:
+    """The value, if it is not too long and has no control characters."""
+    if len(value) > limit:
+        raise invalid(field, f"has {len(value)} characters; the limit is {limit}", str(limit))
+    if any(character < " " and character not in "\n\t" for character in value):
+        raise invalid(field, "has control characters")
+    return value
+
+
+def required(field: str, value: str, limit: int = NAME_CHARACTERS_MAX) -> str:
+    if not value:
+        raise invalid(field, "is missing")
+    return text(field, value, limit)
+
+
+def in_range(field: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise invalid(field, f"is {value}; it must be from {low} to {high}", str(high))
+    return value
+
+
+def identity_of(request: common_pb2.RequestIdentity) -> RequestIdentity | None:
+    """The request's identity; None if it has none."""
+    if request.HasField("session"):
+        session = request.session
+        if not session.id or session.sequence == 0:
+            raise invalid("request.session", "needs an id and a sequence from 1")
+        return RequestIdentity(
+            session_id=text("request.session.id", session.id),
+            sequence=session.sequence,
+            lowest_unacknowledged=session.lowest_unacknowledged,
+        )
+    if not request.request_id:
+        return None
+    if len(request.request_id) != 26 or not set(request.request_id) <= ULID_ALPHABET or request.request_id[0] > "7":
+        raise invalid("request.request_id", "is not a ULID: 26 characters of Crockford's base 32, upper case")
+    return RequestIdentity(request_id=request.request_id)
+
+
+def json_object(field: str, payload: common_pb2.Payload) -> bytes:
+    """The payload's JSON text; b"{}" if it is absent."""
+    if payload.WhichOneof("content") == "blob":
+        raise unimplemented(field, "payloads outside the log are not served yet")
+    if not payload.inline:
+        return b"{}"
+    try:
+        check_payload(payload.inline)
+    except PayloadInvalid as error:
+        raise invalid(field, str(error)) from error
+    return payload.inline
+
+
+def task_names(field: str, values: Sequence[str]) -> tuple[str, ...]:
+    """Each once, in the order given."""
+    in_range(field, len(values), 1, TASK_NAMES_MAX)
+    return tuple(dict.fromkeys(required(f"{field}[{position}]", name) for position, name in enumerate(values)))
+
+
+def wait_seconds(field: str, wait_ms: int) -> float:
+    return in_range(field, wait_ms or WAIT_MS_DEFAULT, 1, WAIT_MS_MAX) / 1000
+
+
+def page_size(page: common_pb2.PageRequest) -> int:
+    return in_range("page.size", page.size or PAGE_SIZE_DEFAULT, 1, PAGE_SIZE_MAX)

@@ -1,0 +1,90 @@
+"""The gRPC server of a node: all services, standard health and reflection."""
+
+from __future__ import annotations
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.cluster import ClusterServicer
+from orchestrator.rpc.definitions import DefinitionServicer
+from orchestrator.rpc.workers import WorkerServicer
+from orchestrator.rpc.workflows import WorkflowServicer
+from orchestrator_api.v1 import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    definitions_pb2,
+    definitions_pb2_grpc,
+    workers_pb2,
+    workers_pb2_grpc,
+    workflows_pb2,
+    workflows_pb2_grpc,
+)
+
+MESSAGE_BYTES_MAX = 16 << 20
+SERVICES = tuple(
+    descriptor.services_by_name[name].full_name
+    for descriptor, name in (
+        (definitions_pb2.DESCRIPTOR, "DefinitionService"),
+        (workflows_pb2.DESCRIPTOR, "WorkflowService"),
+        (workers_pb2.DESCRIPTOR, "WorkerService"),
+        (cluster_pb2.DESCRIPTOR, "ClusterService"),
+    )
+)
+
+_OPTIONS = (
+    # Two processes on one port would share its calls, and each answer for the other.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # Clients look after idle connections themselves, to notice a dead node soon.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
+
+
+class RpcServer:
+    """Serves from `start` to `stop`; health says NOT_SERVING until told otherwise."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        self._healthy: bool | None = None
+        definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(backend), self._server)
+        workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(backend), self._server)
+        workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), self._server)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+
+    async def start(self, host: str, port: int) -> None:
+        """Raises OSError if the address is taken."""
+        shown = f"[{host}]:{port}" if ":" in host else f"{host or '[::]'}:{port}"
+        try:
+            bound = self._server.add_insecure_port(shown)
+        except RuntimeError as error:
+            raise OSError(f"can't serve gRPC on {shown}: {error}") from error
+        if bound == 0:
+            raise OSError(f"can't serve gRPC on {shown}: the address is taken or not this machine's")
+        await self.set_healthy(False)
+        await self._server.start()
+
+    async def set_healthy(self, healthy: bool) -> None:
+        """Ready means: a leader is known and this node is caught up."""
+        if healthy == self._healthy:
+            return
+        self._healthy = healthy
+        status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuses new calls, gives running ones the grace, then ends them."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)

@@ -1,0 +1,165 @@
+"""From rows to messages."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from orchestrator.engine import queries
+from orchestrator.engine.effects import Cancel
+from orchestrator.engine.model import CompensationState, Execution, TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator.engine.state import ExecutionState, State
+from orchestrator_api.v1 import common_pb2, workers_pb2, workflows_pb2
+
+TASK_STATUS = {status: workflows_pb2.TaskStatus.Value(f"TASK_STATUS_{status.name}") for status in TaskStatus}
+WORKFLOW_STATUS = {
+    status: workflows_pb2.WorkflowStatus.Value(f"WORKFLOW_STATUS_{status.name}") for status in WorkflowStatus
+}
+COMPENSATION_STATE = {
+    state: workflows_pb2.CompensationState.Value(f"COMPENSATION_STATE_{state.name}") for state in CompensationState
+}
+
+
+def timestamp(time_ms: int) -> Timestamp | None:
+    """None for 0, which stands for never."""
+    if not time_ms:
+        return None
+    return Timestamp(seconds=time_ms // 1000, nanos=time_ms % 1000 * 1_000_000)
+
+
+def payload(data: bytes) -> common_pb2.Payload | None:
+    """None for b"", which stands for no payload."""
+    return common_pb2.Payload(inline=data) if data else None
+
+
+def summary(execution: Execution) -> workflows_pb2.Workflow:
+    """The execution without payloads, tasks and compensated steps."""
+    return workflows_pb2.Workflow(
+        workflow_id=execution.workflow_id,
+        namespace=execution.namespace,
+        name=execution.name,
+        version=execution.version,
+        status=WORKFLOW_STATUS[execution.status],
+        reason=execution.reason,
+        failed_task=execution.failed_task,
+        correlation_id=execution.correlation_id,
+        priority=execution.priority,
+        created_by=execution.created_by,
+        start_time=timestamp(execution.created_ms),
+        update_time=timestamp(execution.updated_ms),
+        end_time=timestamp(execution.ended_ms),
+        run=execution.run,
+        compensation=workflows_pb2.Compensation(state=COMPENSATION_STATE[execution.compensation]),
+    )
+
+
+def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> workflows_pb2.Workflow:
+    """The whole execution."""
+    execution = held.execution
+    message = summary(execution)
+    for name, value in (
+        ("input", execution.input),
+        ("output", execution.output),
+        ("variables", execution.variables),
+    ):
+        data = queries.payload(held, value)
+        if data:
+            getattr(message, name).inline = data
+    message.compensation.CopyFrom(compensation(held))
+    if include_tasks:
+        message.tasks.extend(task(state, held, held.tasks[sequence]) for sequence in sorted(held.tasks))
+        message.definition_json = queries.execution_document(state, held)
+    return message
+
+
+def compensation(held: ExecutionState) -> workflows_pb2.Compensation:
+    """What was undone, and what is owed or left."""
+    view = queries.compensation_view(held)
+    return workflows_pb2.Compensation(
+        state=COMPENSATION_STATE[view.state],
+        done=[_step(step) for step in view.done],
+        left=[_step(step) for step in view.left],
+    )
+
+
+def _step(step: queries.CompensatedStep) -> workflows_pb2.CompensatedStep:
+    return workflows_pb2.CompensatedStep(
+        reference=step.reference,
+        iteration=step.iteration,
+        outcome_unknown=step.outcome_unknown,
+        reason=step.reason,
+    )
+
+
+def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_pb2.Task:
+    record = held.records.get(attempt.compensates)
+    return workflows_pb2.Task(
+        task_id=attempt.task_id,
+        reference=attempt.reference,
+        name=attempt.name,
+        type=attempt.type,
+        status=TASK_STATUS[attempt.status],
+        sequence=attempt.sequence,
+        retry_count=attempt.retry_count,
+        iteration=attempt.iteration,
+        input=payload(queries.resolved_input(state, held, attempt)),
+        output=payload(queries.payload(held, attempt.output)),
+        reason=attempt.reason,
+        worker_id=attempt.worker_id,
+        fencing_token=attempt.fencing_token,
+        idempotency_key=attempt.idempotency_key,
+        scheduled_time=timestamp(attempt.scheduled_ms),
+        start_time=timestamp(attempt.started_ms),
+        end_time=timestamp(attempt.ended_ms),
+        compensates=record.reference if record is not None else "",
+        heartbeat_details=payload(queries.payload(held, attempt.details)),
+    )
+
+
+def assignment(state: State, held: ExecutionState, token: int) -> workers_pb2.Assignment | None:
+    """A leased attempt, with its input resolved; None if it is not to be delivered (any more)."""
+    view = queries.assignment_view(state, held, token)
+    if view is None:
+        return None
+    message = workers_pb2.Assignment(
+        namespace=view.namespace,
+        workflow_id=view.workflow_id,
+        task_id=view.task_id,
+        fencing_token=view.fencing_token,
+        idempotency_key=view.idempotency_key,
+        name=view.name,
+        reference=view.reference,
+        iteration=view.iteration,
+        retry_count=view.retry_count,
+        input=payload(view.input),
+        timeout_ms=view.timeout_ms,
+        response_timeout_ms=view.response_timeout_ms,
+        heartbeat_details=payload(view.heartbeat_details),
+        workflow_name=view.workflow_name,
+        scheduled_time=timestamp(view.scheduled_ms),
+        correlation_id=view.correlation_id,
+    )
+    undone = view.compensation
+    if undone is not None:
+        message.compensation.CopyFrom(
+            workers_pb2.CompensationAssignment(
+                reference=undone.reference,
+                iteration=undone.iteration,
+                step_input=payload(undone.input),
+                step_output=payload(undone.output or b""),
+                outcome_unknown=undone.outcome_unknown,
+                step_idempotency_key=undone.idempotency_key,
+                step_name=undone.name,
+            )
+        )
+    return message
+
+
+
+def cancellation(effect: Cancel) -> workers_pb2.Cancellation:
+    return workers_pb2.Cancellation(
+        workflow_id=effect.workflow_id,
+        task_id=effect.task_id,
+        fencing_token=effect.token,
+        reason=effect.reason,
+        fenced=effect.fenced,
+    )

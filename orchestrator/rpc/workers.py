@@ -1,0 +1,148 @@
+"""WorkerService: the worker's stream, and the unary poll and complete for simple clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from orchestrator.engine import commands
+from orchestrator.engine.model import TaskStatus
+from orchestrator.engine.results import Judged, Polled, Rejected, Verdict
+from orchestrator.rpc import views
+from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.errors import RpcFailure, abort, answers, invalid
+from orchestrator.rpc.requests import (
+    NAME_CHARACTERS_MAX,
+    in_range,
+    json_object,
+    namespace_of,
+    required,
+    task_names,
+    text,
+)
+from orchestrator.rpc.worker_stream import WorkerConnection
+from orchestrator_api.v1 import workers_pb2 as pb
+from orchestrator_api.v1 import workers_pb2_grpc as pb_grpc
+from orchestrator_api.v1 import workflows_pb2
+
+ERROR_CHARACTERS_MAX = 10_000
+POLL_TASKS_MAX = 1_000
+POLL_WAIT_MS_MAX = 60_000
+# A poller learns at this interval that the node leads no longer.
+LEADERSHIP_CHECK_SECONDS = 1.0
+
+_REPORTED = {
+    workflows_pb2.TASK_STATUS_COMPLETED: TaskStatus.COMPLETED,
+    workflows_pb2.TASK_STATUS_FAILED: TaskStatus.FAILED,
+    workflows_pb2.TASK_STATUS_FAILED_WITH_TERMINAL_ERROR: TaskStatus.FAILED_WITH_TERMINAL_ERROR,
+}
+_VERDICTS = {verdict: pb.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
+
+
+class WorkerServicer(pb_grpc.WorkerServiceServicer):
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    async def Work(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.WorkResponse]:
+        connection = WorkerConnection(self.backend, judge)
+        try:
+            async for response in connection.serve(request_iterator):
+                yield response
+        except Exception as error:
+            await abort(context, error, self.backend.addresses)
+
+    @answers
+    async def PollTasks(self, request: pb.PollTasksRequest, context: Any) -> Any:
+        names = task_names("task_names", request.task_names)
+        namespace = namespace_of(request.namespace)
+        worker_id = required("worker_id", request.worker_id)
+        domain = text("domain", request.domain)
+        max_tasks = in_range("max_tasks", request.max_tasks or 1, 1, POLL_TASKS_MAX)
+        seconds = in_range("wait_ms", request.wait_ms, 0, POLL_WAIT_MS_MAX) / 1000
+        self.backend.require_leading()
+        command = commands.PollTasks(
+            session_id=f"poll:{namespace}:{domain}:{worker_id}",
+            namespace=namespace,
+            domain=domain,
+            worker_id=worker_id,
+            task_names=names,
+            max_tasks=max_tasks,
+        )
+        tokens = await self._poll(command, seconds)
+        assignments = [await self._assignment(token) for token in tokens]
+        return pb.PollTasksResponse(assignments=[each for each in assignments if each is not None])
+
+    @answers
+    async def CompleteTask(self, request: pb.CompleteTaskRequest, context: Any) -> Any:
+        return pb.CompleteTaskResponse(verdict=await judge(self.backend, request.result))
+
+    async def _poll(self, command: commands.PollTasks, seconds: float) -> tuple[int, ...]:
+        """Leases what is ready; nothing is logged while nothing is."""
+        keys = [(command.namespace, command.domain, name) for name in command.task_names]
+        async with self.backend.changes.queues(keys) as queued:
+            deadline = asyncio.get_running_loop().time() + seconds
+            while True:
+                queued.clear()
+                if any(self.backend.state().queues.head(key) is not None for key in keys):
+                    polled = await self.backend.submit(command, Polled)
+                    if polled.tokens:
+                        return polled.tokens
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    return ()
+                self.backend.require_leading()
+                try:
+                    async with asyncio.timeout(min(left, LEADERSHIP_CHECK_SECONDS)):
+                        await queued.wait()
+                except TimeoutError:
+                    continue
+
+    async def _assignment(self, token: int) -> pb.Assignment | None:
+        """None if the attempt has ended since it was leased."""
+        while True:
+            lease = self.backend.state().leases.get((token,))
+            if lease is None or lease.fenced:
+                return None
+            if lease.started:
+                break
+            # Its execution takes the lease up in a later entry.
+            await self.backend.wait_applied(self.backend.applied_index() + 1)
+        held = await self.backend.execution(lease.namespace, lease.workflow_id)
+        return None if held is None else views.assignment(self.backend.state(), held, token)
+
+
+async def judge(backend: Backend, result: pb.TaskResult) -> pb.TaskVerdict:
+    """Submits a worker's result and answers its verdict. Raises RpcFailure if the result can't be read at all."""
+    status = _REPORTED.get(result.status)
+    if status is None:
+        raise invalid("result.status", "a worker reports COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR")
+    reason = result.reason[:ERROR_CHARACTERS_MAX]
+    try:
+        output, broken = json_object("result.output", result.output), ""
+    except RpcFailure as failure:
+        # The worker would only send the same again: the attempt fails for good, and says why.
+        output, broken = b"{}", failure.message
+        status, reason = TaskStatus.FAILED_WITH_TERMINAL_ERROR, broken
+    command = commands.CompleteTask(
+        namespace=namespace_of(result.namespace),
+        workflow_id=required("result.workflow_id", result.workflow_id),
+        task_id=required("result.task_id", result.task_id),
+        fencing_token=result.fencing_token,
+        status=status,
+        output=output,
+        reason=reason,
+        error_code=result.error_code[:NAME_CHARACTERS_MAX],
+    )
+    outcome = await backend.submit_any(command, None)
+    if isinstance(outcome, Judged):
+        verdict, message = _VERDICTS[outcome.verdict], outcome.message
+        if broken and outcome.verdict is Verdict.ACCEPTED:
+            verdict, message = pb.VERDICT_INVALID, broken
+    elif isinstance(outcome, Rejected):
+        verdict, message = pb.VERDICT_INVALID, outcome.message
+    else:
+        raise TypeError(f"CompleteTask answered {type(outcome).__name__}")
+    return pb.TaskVerdict(
+        task_id=result.task_id, fencing_token=result.fencing_token, verdict=verdict, message=message
+    )

@@ -1,0 +1,276 @@
+"""WorkflowService: starting, reading, waiting for, watching and steering executions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from orchestrator.engine import commands
+from orchestrator.engine.commands import IfExists, TerminateCompensation
+from orchestrator.engine.results import ClientSessionOpened, Done, Started
+from orchestrator.engine.state import ExecutionState
+from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
+from orchestrator.rpc import views
+from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.errors import abort, answers, invalid, not_found
+from orchestrator.rpc.requests import (
+    REASON_CHARACTERS_MAX,
+    identity_of,
+    in_range,
+    json_object,
+    namespace_of,
+    page_size,
+    required,
+    text,
+    wait_seconds,
+)
+from orchestrator.storage.search import ExecutionFilter
+from orchestrator_api.v1 import workflows_pb2 as pb
+from orchestrator_api.v1 import workflows_pb2_grpc as pb_grpc
+
+_IF_EXISTS = {
+    pb.IF_EXISTS_UNSPECIFIED: IfExists.FAIL,
+    pb.IF_EXISTS_FAIL: IfExists.FAIL,
+    pb.IF_EXISTS_RETURN: IfExists.RETURN,
+}
+_TERMINATE = {
+    pb.TERMINATE_COMPENSATION_UNSPECIFIED: TerminateCompensation.UNSET,
+    pb.TERMINATE_COMPENSATION_RUN: TerminateCompensation.RUN,
+    pb.TERMINATE_COMPENSATION_SKIP: TerminateCompensation.SKIP,
+}
+_STATUSES = {number: status for status, number in views.WORKFLOW_STATUS.items()}
+_COMPENSATION_STATES = {number: state for state, number in views.COMPENSATION_STATE.items()}
+DEFINITION_BYTES_MAX = 1 << 20
+# A watcher of a quiet execution is told nothing, but must learn that this node leads no longer.
+LEADERSHIP_CHECK_SECONDS = 1.0
+
+
+class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @answers
+    async def OpenClientSession(self, request: pb.OpenClientSessionRequest, context: Any) -> Any:
+        opened = await self.backend.submit(
+            commands.OpenClientSession(namespace_of(request.namespace)), ClientSessionOpened
+        )
+        return pb.OpenClientSessionResponse(session_id=opened.session_id, idle_timeout_ms=opened.idle_timeout_ms)
+
+    @answers
+    async def StartWorkflow(self, request: pb.StartWorkflowRequest, context: Any) -> Any:
+        started = await self._start(request)
+        return pb.StartWorkflowResponse(
+            workflow_id=started.workflow_id, existing=started.existing, consistency_token=self.backend.token()
+        )
+
+    @answers
+    async def StartWorkflowAndWait(self, request: pb.StartWorkflowAndWaitRequest, context: Any) -> Any:
+        seconds = wait_seconds("wait_ms", request.wait_ms)
+        until = text("wait_until_task", request.wait_until_task)
+        namespace = namespace_of(request.start.namespace)
+        started = await self._start(request.start)
+        held = await self._wait(namespace, started.workflow_id, seconds, _ended_or_task_ended(until))
+        return pb.StartWorkflowAndWaitResponse(workflow=self._workflow(held, include_tasks=True))
+
+    @answers
+    async def GetWorkflow(self, request: pb.GetWorkflowRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        await self.backend.read_point(request.read)
+        held = await self._get(namespace, workflow_id)
+        return pb.GetWorkflowResponse(
+            workflow=self._workflow(held, include_tasks=request.include_tasks), consistency_token=self.backend.token()
+        )
+
+    @answers
+    async def WaitWorkflow(self, request: pb.WaitWorkflowRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        seconds = wait_seconds("wait_ms", request.wait_ms)
+        held = await self._wait(namespace, workflow_id, seconds, _ended)
+        return pb.WaitWorkflowResponse(workflow=self._workflow(held, include_tasks=request.include_tasks))
+
+    @answers
+    async def SearchWorkflows(self, request: pb.SearchWorkflowsRequest, context: Any) -> Any:
+        wanted = ExecutionFilter(
+            namespace=namespace_of(request.namespace),
+            name=text("name", request.name),
+            statuses=tuple(_enum("statuses", _STATUSES, number) for number in request.statuses),
+            correlation_id=text("correlation_id", request.correlation_id),
+            started_from_ms=_ms(request, "started_from"),
+            started_before_ms=_ms(request, "started_before"),
+            ended_from_ms=_ms(request, "ended_from"),
+            ended_before_ms=_ms(request, "ended_before"),
+            compensation_states=tuple(
+                _enum("compensation_states", _COMPENSATION_STATES, number) for number in request.compensation_states
+            ),
+        )
+        size = page_size(request.page)
+        await self.backend.read_point(request.read)
+        page = await self.backend.search(wanted, page_size=size, page_token=request.page.token)
+        return pb.SearchWorkflowsResponse(
+            workflows=[views.summary(execution) for execution in page.executions], next_token=page.next_token
+        )
+
+    async def WatchWorkflow(
+        self, request: pb.WatchWorkflowRequest, context: Any
+    ) -> AsyncIterator[pb.WatchWorkflowResponse]:
+        try:
+            namespace, workflow_id = _execution_of(request)
+            await self._current()
+            async with self.backend.changes.execution(namespace, workflow_id) as changed:
+                while True:
+                    changed.clear()
+                    held = await self._get(namespace, workflow_id)
+                    yield pb.WatchWorkflowResponse(workflow=self._workflow(held, include_tasks=request.include_tasks))
+                    if _ended(held):
+                        return
+                    await self._changed(changed)
+        except Exception as error:
+            await abort(context, error, self.backend.addresses)
+
+    @answers
+    async def SignalWorkflow(self, request: pb.SignalWorkflowRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        command = commands.SignalWorkflow(
+            namespace, workflow_id, required("name", request.name), json_object("payload", request.payload)
+        )
+        await self._steer(command, request)
+        return pb.SignalWorkflowResponse()
+
+    @answers
+    async def PauseWorkflow(self, request: pb.PauseWorkflowRequest, context: Any) -> Any:
+        await self._steer(commands.PauseWorkflow(*_execution_of(request)), request)
+        return pb.PauseWorkflowResponse()
+
+    @answers
+    async def ResumeWorkflow(self, request: pb.ResumeWorkflowRequest, context: Any) -> Any:
+        await self._steer(commands.ResumeWorkflow(*_execution_of(request)), request)
+        return pb.ResumeWorkflowResponse()
+
+    @answers
+    async def TerminateWorkflow(self, request: pb.TerminateWorkflowRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        reason = text("reason", request.reason, REASON_CHARACTERS_MAX)
+        compensation = _enum("compensation", _TERMINATE, request.compensation)
+        await self._steer(commands.TerminateWorkflow(namespace, workflow_id, reason, compensation), request)
+        return pb.TerminateWorkflowResponse()
+
+    @answers
+    async def RetryWorkflow(self, request: pb.RetryWorkflowRequest, context: Any) -> Any:
+        await self._steer(commands.RetryWorkflow(*_execution_of(request)), request)
+        return pb.RetryWorkflowResponse()
+
+    @answers
+    async def RetryCompensation(self, request: pb.RetryCompensationRequest, context: Any) -> Any:
+        await self._steer(commands.RetryCompensation(*_execution_of(request)), request)
+        return pb.RetryCompensationResponse()
+
+    @answers
+    async def SkipCompensation(self, request: pb.SkipCompensationRequest, context: Any) -> Any:
+        await self._steer(commands.SkipCompensation(*_execution_of(request)), request)
+        return pb.SkipCompensationResponse()
+
+    @answers
+    async def AbandonCompensation(self, request: pb.AbandonCompensationRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        reason = text("reason", request.reason, REASON_CHARACTERS_MAX)
+        await self._steer(commands.AbandonCompensation(namespace, workflow_id, reason), request)
+        return pb.AbandonCompensationResponse()
+
+    async def _start(self, request: pb.StartWorkflowRequest) -> Started:
+        if len(request.definition_json) > DEFINITION_BYTES_MAX:
+            raise invalid("definition_json", f"is over {DEFINITION_BYTES_MAX} bytes", str(DEFINITION_BYTES_MAX))
+        command = commands.StartWorkflow(
+            namespace=namespace_of(request.namespace),
+            name=text("name", request.name) if request.definition_json else required("name", request.name),
+            version=request.version,
+            workflow_id=text("workflow_id", request.workflow_id),
+            if_exists=_enum("if_exists", _IF_EXISTS, request.if_exists),
+            input=json_object("input", request.input),
+            correlation_id=text("correlation_id", request.correlation_id),
+            priority=in_range("priority", request.priority, 0, 99),
+            created_by=text("created_by", request.created_by),
+            task_to_domain=tuple(sorted(request.task_to_domain.items())),
+            document=request.definition_json,
+        )
+        return await self.backend.submit(command, Started, identity_of(request.request))
+
+    async def _steer(self, command: commands.AnyCommand, request: Any) -> None:
+        await self.backend.submit(command, Done, identity_of(request.request))
+
+    async def _current(self) -> None:
+        """Linearizable: raises NotLeader or LostLeadership unless this node leads."""
+        await self.backend.wait_applied(await self.backend.log.barrier())
+
+    async def _get(self, namespace: str, workflow_id: str) -> ExecutionState:
+        held = await self.backend.execution(namespace, workflow_id)
+        if held is None:
+            raise not_found("workflow", workflow_id)
+        return held
+
+    async def _wait(
+        self, namespace: str, workflow_id: str, seconds: float, enough: Callable[[ExecutionState], bool]
+    ) -> ExecutionState:
+        """The execution once it is as wanted, or as it is when the time is over."""
+        await self._current()
+        async with self.backend.changes.execution(namespace, workflow_id) as changed:
+            try:
+                async with asyncio.timeout(seconds):
+                    while True:
+                        changed.clear()
+                        held = await self._get(namespace, workflow_id)
+                        if enough(held):
+                            return held
+                        await self._changed(changed)
+            except TimeoutError:
+                return await self._get(namespace, workflow_id)
+
+    async def _changed(self, changed: asyncio.Event) -> None:
+        """Returns after a change. Raises NotLeader once this node leads no longer."""
+        while True:
+            try:
+                async with asyncio.timeout(LEADERSHIP_CHECK_SECONDS):
+                    await changed.wait()
+            except TimeoutError:
+                self.backend.require_leading()
+            else:
+                self.backend.require_leading()
+                return
+
+    def _workflow(self, held: ExecutionState, *, include_tasks: bool) -> pb.Workflow:
+        return views.workflow(self.backend.state(), held, include_tasks=include_tasks)
+
+
+def _execution_of(request: Any) -> tuple[str, str]:
+    return namespace_of(request.namespace), required("workflow_id", request.workflow_id)
+
+
+def _enum(field: str, values: dict[Any, Any], number: Any) -> Any:
+    if number not in values:
+        raise invalid(field, f"{number} is not one of its values")
+    return values[number]
+
+
+def _ms(request: pb.SearchWorkflowsRequest, field: Any) -> int | None:
+    if not request.HasField(field):
+        return None
+    value = getattr(request, field)
+    return int(value.seconds * 1000 + value.nanos // 1_000_000)
+
+
+def _ended(held: ExecutionState) -> bool:
+    return held.execution.status in WORKFLOW_TERMINAL
+
+
+def _ended_or_task_ended(reference: str) -> Callable[[ExecutionState], bool]:
+    def enough(held: ExecutionState) -> bool:
+        if _ended(held):
+            return True
+        if not reference:
+            return False
+        attempts = [attempt for attempt in held.tasks.values() if attempt.reference == reference]
+        return bool(attempts) and attempts[-1].status in TASK_TERMINAL and not attempts[-1].retried
+
+    return enough
+
+

@@ -1,0 +1,58 @@
+"""Refuses starts while the node is short of something, so that what runs can finish; nothing else is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.replication.errors import Overloaded
+
+
+@dataclass(frozen=True)
+class AdmissionLimits:
+    """Above any of these (below, for the free disk) starts are refused."""
+
+    queue_age_ms_max: int
+    pending_starts_max: int
+    live_executions_max: int
+    dirty_bytes_max: int
+    free_disk_bytes_min: int
+
+
+@dataclass(frozen=True)
+class AdmissionReadings:
+    """Where the present values come from."""
+
+    queue_age_ms: Callable[[], float]
+    pending_starts: Callable[[], int]
+    live_executions: Callable[[], int]
+    dirty_bytes: Callable[[], int]
+    free_disk_bytes: Callable[[], int]
+
+
+class Admission:
+    """The door for starts."""
+
+    def __init__(
+        self, limits: AdmissionLimits, readings: AdmissionReadings, on_refused: Callable[[str], None]
+    ) -> None:
+        self._limits = limits
+        self._readings = readings
+        self._on_refused = on_refused
+
+    def check(self) -> None:
+        """Raises Overloaded, naming what ran short."""
+        limits, now = self._limits, self._readings
+        for name, short, value, limit in (
+            ("queue_age", now.queue_age_ms() > limits.queue_age_ms_max, now.queue_age_ms(), limits.queue_age_ms_max),
+            ("pending_starts", now.pending_starts() >= limits.pending_starts_max, now.pending_starts(),
+             limits.pending_starts_max),
+            ("live_executions", now.live_executions() >= limits.live_executions_max, now.live_executions(),
+             limits.live_executions_max),
+            ("dirty_bytes", now.dirty_bytes() > limits.dirty_bytes_max, now.dirty_bytes(), limits.dirty_bytes_max),
+            ("free_disk", now.free_disk_bytes() < limits.free_disk_bytes_min, now.free_disk_bytes(),
+             limits.free_disk_bytes_min),
+        ):
+            if short:
+                self._on_refused(name)
+                raise Overloaded(f"no new workflows for now: {name} is {int(value)}, the limit is {limit}")

@@ -1,0 +1,60 @@
+"""Sets the gauges of a node from what its parts say of themselves, some times a second."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.engine.state import State
+from orchestrator.replication.log import Role, Status
+from orchestrator.replication.sequencer import Sequencer
+from orchestrator.storage.flusher import Flusher
+from orchestrator.telemetry.metrics import Metrics
+
+
+class Gauges:
+    """Remembers only who led, to count changes of leader."""
+
+    def __init__(self, metrics: Metrics, data_dir: Path) -> None:
+        self._metrics = metrics
+        self._data_dir = data_dir
+        self._leader: str | None = None
+
+    def set(self, status: Status, state: State, sequencer: Sequencer, flusher: Flusher, applied_index: int) -> None:
+        metrics = self._metrics
+        forming = status.role in (Role.FORMING, Role.AWAITING_ADMISSION)
+        metrics.role.state("awaiting_admission" if forming else status.role.value)
+        if status.leader != self._leader:
+            self._leader = status.leader
+            metrics.leader_changes.inc()
+        for gauge, value in (
+            (metrics.term, status.term),
+            (metrics.last_index, status.last_index),
+            (metrics.durable_index, status.durable_index),
+            (metrics.commit_index, status.commit_index),
+            (metrics.applied_index, applied_index),
+            (metrics.flushed_index, flusher.flushed_index),
+            (metrics.flush_lag_entries, applied_index - flusher.flushed_index),
+            (metrics.journal_bytes, status.journal_bytes),
+            (metrics.dirty_bytes, flusher.dirty_bytes),
+            (metrics.hot_executions, state.hot_count),
+            (metrics.queue_bytes, sequencer.queue_bytes),
+            (metrics.queue_commands, sequencer.queue_commands),
+            (metrics.peers_connected, sum(peer.connected for peer in status.peers)),
+            (metrics.live_workflows, state.meta.live_executions),
+            (metrics.ready_tasks, len(state.ready)),
+            (metrics.leased_tasks, len(state.leases)),
+            (metrics.worker_sessions, len(state.sessions)),
+            (metrics.stuck_compensations, state.meta.stuck_compensations),
+            (metrics.disk_free_bytes, free_disk_bytes(self._data_dir)),
+        ):
+            gauge.set(value)
+        for peer in status.peers:
+            if peer.lag_entries is not None:
+                metrics.follower_lag_entries.labels(peer.name).set(peer.lag_entries)
+
+
+def free_disk_bytes(directory: Path) -> int:
+    """Room for this process on the disk of the directory."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,90 @@
+"""What a leader does besides replicating: one object that begins and ends all services together.
+
+`begin` is called once this node leads and has applied everything before its term, `end` when it leads no longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from orchestrator.engine import pending
+from orchestrator.engine.effects import AnyEffect
+from orchestrator.replication.errors import NotLeader, OutcomeUnknown
+from orchestrator.services.checkpoints import Checkpointer
+from orchestrator.services.dispatcher import Dispatcher
+from orchestrator.services.liveness import Liveness
+from orchestrator.services.notifier import Notifier
+from orchestrator.services.ports import CurrentMachine, Submit
+from orchestrator.services.ticker import Ticker
+
+logger = logging.getLogger(__name__)
+
+
+class Leadership:
+    """The services of a leader."""
+
+    def __init__(
+        self,
+        *,
+        submit: Submit,
+        machine: CurrentMachine,
+        log_time_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._machine = machine
+        self._on_fatal = on_fatal
+        self.notifier = Notifier()
+        self.liveness = Liveness(submit, machine, monotonic)
+        self.dispatcher = Dispatcher(machine, self.liveness.session_seen)
+        self._ticker = Ticker(submit, machine, log_time_ms)
+        self._checkpointer = Checkpointer(submit)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._leading = False
+
+    @property
+    def leading(self) -> bool:
+        """Between `begin` and `end`."""
+        return self._leading
+
+    def begin(self, term: int) -> None:
+        """Takes up what is owed, as the state says, and starts the services."""
+        self._leading = True
+        owed = pending.effects_owed(self._machine().state)
+        self.liveness.begin(owed)
+        logger.info("leads now", extra={"term": term, "owed_effects": len(owed)})
+        for service in (self._ticker, self.liveness, self._checkpointer):
+            self._tasks.append(asyncio.create_task(self._run(service.run()), name=type(service).__name__))
+
+    def end(self, reason: str) -> None:
+        """Stops the services; worker streams and waiters are sent elsewhere."""
+        self._leading = False
+        for task in self._tasks:
+            task.cancel()
+        self._tasks.clear()
+        self.dispatcher.end(reason)
+        self.notifier.wake_all()
+
+    def entry_applied(self, effects: Sequence[AnyEffect]) -> None:
+        """Performs the effects if this node leads; otherwise they are the leader's to perform."""
+        if not self._leading:
+            return
+        for effect in effects:
+            self.liveness.perform(effect)
+            self.dispatcher.perform(effect)
+            self.notifier.perform(effect)
+        self._ticker.entry_applied()
+        self._checkpointer.entry_applied()
+
+    async def _run(self, service: Coroutine[Any, Any, None]) -> None:
+        try:
+            await service
+        except (NotLeader, OutcomeUnknown):
+            # The end of the term; `end` follows.
+            return
+        except Exception as error:
+            self._on_fatal(error)
+            raise
