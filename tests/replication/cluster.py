@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
-import shutil
 import socket
 import ssl
 import time
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from orchestrator.replication import identity as identities
 from orchestrator.replication.errors import NotLeader, SnapshotInstalled, Stopped
-from orchestrator.replication.files import Files, RealFiles
+from orchestrator.replication.files import Files, RealFiles, replace_file
 from orchestrator.replication.log import EntryKind, ReplicatedLog, Role
 from orchestrator.replication.ports import SnapshotCopy, TcpNetwork
 from orchestrator.replication.settings import RaftSettings
@@ -121,6 +121,10 @@ class Node:
         self.applied: list[bytes] = []
         self.applied_index = 0
         self.applied_term = 0
+        # Index -> (term, data) of what a test appended here and waits for.
+        self.awaited: dict[int, tuple[int, bytes]] = {}
+        self.observe: Callable[[Node, int, bytes], None] = lambda node, index, data: None
+        self.broken: BaseException | None = None
         self.copies = 0
         self.copies_released = 0
         self.installs = 0
@@ -135,7 +139,7 @@ class Node:
         return identities.load(self.files, self.directory, node=self.name)
 
     async def start(self) -> None:
-        if self.database.exists():
+        if self.files.exists(self.database):
             self._read_database()
         identity = self.identity()
         self.fatal = []
@@ -159,6 +163,15 @@ class Node:
         self._task = asyncio.create_task(self._apply())
 
     async def _apply(self) -> None:
+        try:
+            await self._apply_all()
+        except Stopped:
+            return
+        except BaseException as error:
+            self.broken = error
+            raise
+
+    async def _apply_all(self) -> None:
         while True:
             try:
                 for entry in await self.log.committed(self.applied_index):
@@ -168,10 +181,9 @@ class Node:
                     if entry.kind is EntryKind.COMMANDS:
                         self.applied.append(entry.data)
                     self.applied_index, self.applied_term = entry.index, entry.term
+                    self.observe(self, entry.index, entry.data)
             except SnapshotInstalled as installed:
                 self._check_snapshot(installed)
-            except Stopped:
-                return
 
     def _check_snapshot(self, installed: SnapshotInstalled) -> None:
         assert (installed.index, installed.term) == (self.applied_index, self.applied_term)
@@ -185,25 +197,27 @@ class Node:
 
     def flush(self) -> None:
         """Writes the database, then lets the journal go."""
-        self.database.write_bytes(self._encode())
+        replace_file(self.files, self.database, self._encode())
         self.log.flushed(self.applied_index)
 
     def _encode(self) -> bytes:
         return json.dumps([self.applied_index, self.applied_term, [data.hex() for data in self.applied]]).encode()
 
     def _read_database(self) -> None:
-        self.applied_index, self.applied_term, applied = json.loads(self.database.read_bytes())
+        self.applied_index, self.applied_term, applied = json.loads(self.files.read(self.database))
         self.applied = [bytes.fromhex(data) for data in applied]
 
     async def copy(self) -> SnapshotCopy:
         self.copies += 1
         data = self._encode()
         path = self.directory.parent / f"{self.name}.copy{self.copies}"
-        path.write_bytes(data)
+        files = self.files
+        replace_file(files, path, data)
 
         def release() -> None:
             self.copies_released += 1
-            path.unlink()
+            with contextlib.suppress(OSError):  # a machine without power cannot tidy up
+                files.remove(path)
 
         return SnapshotCopy(
             path, self.applied_index, self.applied_term, len(data), hashlib.sha256(data).hexdigest(), b"", release
@@ -211,7 +225,7 @@ class Node:
 
     async def install(self, path: Path, index: int, term: int) -> None:
         self.installs += 1
-        shutil.copyfile(path, self.database)
+        replace_file(self.files, self.database, self.files.read(path))
         self._read_database()
         assert (self.applied_index, self.applied_term) == (index, term)
 
@@ -224,6 +238,7 @@ class Node:
         self.log.abort()
         await self._end()
         self.applied, self.applied_index, self.applied_term = [], 0, 0
+        self.awaited.clear()
 
     async def _end(self) -> None:
         if self._task is not None:
