@@ -16,7 +16,7 @@ from orchestrator.storage import schema
 from orchestrator.storage.database import Database
 from orchestrator.storage.errors import DatabaseCorrupt, SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher
-from orchestrator.storage.lanes import LaneFactory, ThreadLane
+from orchestrator.storage.lanes import LaneFactory, ThreadLane, run_in
 from orchestrator.storage.reading import content_hash
 from orchestrator.storage.schema import Applied, Identity
 
@@ -77,12 +77,12 @@ class Copies:
 
     async def _alone(self, job: Callable[[], DatabaseCopy]) -> DatabaseCopy:
         async with self._busy:
-            return await self._lane.run(job)
+            return await run_in(self._lane, job)
 
     async def _install(self, path: Path, index: int, term: int) -> None:
         database = self._database
         async with self._busy:
-            await self._lane.run(lambda: self._prepare(path, index, term))
+            await run_in(self._lane, lambda: self._prepare(path, index, term))
             async with self._flusher.suspended():
                 await database.replace(path)
 

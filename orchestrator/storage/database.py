@@ -7,19 +7,20 @@ database is never hidden: what was read is what was written, or the call raises.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import apsw
 
-from orchestrator.engine.model import ExecutionKey, RowKey, Table
+from orchestrator.engine.model import ExecutionKey
 from orchestrator.storage import schema
 from orchestrator.storage.errors import StorageClosed, StorageError
 from orchestrator.storage.files import DatabaseFiles, RealFiles
-from orchestrator.storage.lanes import Lane, LaneFactory, ThreadLane
-from orchestrator.storage.reading import in_order, read_executions, read_residents
+from orchestrator.storage.lanes import Lane, LaneFactory, ThreadLane, run_in
+from orchestrator.storage.reading import LoadedExecutions, StoredRow, lay_over, read_executions, read_residents
 from orchestrator.storage.schema import Applied, Identity
 from orchestrator.storage.staged import Batch, Overlay, StagedRow
 from orchestrator.storage.writing import Committed, Writer
@@ -39,25 +40,17 @@ class DatabaseSettings:
 
 
 class Reader:
-    """A connection and the lane it is used in. Its lock is held until the job has ended, whoever is cancelled."""
+    """A connection and the lane it is used in."""
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
-        self.lock = asyncio.Lock()
         self.connection: apsw.Connection | None = None
 
-    async def run(self, job: Callable[[apsw.Connection], T]) -> T:
-        return await asyncio.shield(self._run(job))
-
-    async def _run(self, job: Callable[[apsw.Connection], T]) -> T:
-        async with self.lock:
-            return await self.run_locked(job)
-
-    async def run_locked(self, job: Callable[[apsw.Connection], T]) -> T:
-        connection = self.connection
-        if connection is None:
+    @property
+    def opened(self) -> apsw.Connection:
+        if self.connection is None:
             raise StorageClosed("the database is closed")
-        return await self.lane.run(lambda: job(connection))
+        return self.connection
 
     def close(self) -> None:
         if self.connection is not None:
@@ -69,7 +62,16 @@ class _Request:
     def __init__(self, key: ExecutionKey, staged: list[tuple[int, list[StagedRow]]]) -> None:
         self.key = key
         self.staged = staged
-        self.future: asyncio.Future[dict[tuple[Table, RowKey], Any]] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[list[StoredRow]] = asyncio.get_running_loop().create_future()
+
+    def answer(self, rows: list[StoredRow], applied_index: int) -> None:
+        if self.future.done():
+            return
+        for index, staged in self.staged:
+            # What was committed before the read is in it already, and may have been changed since.
+            if index > applied_index:
+                rows = lay_over(rows, staged)
+        self.future.set_result(rows)
 
 
 class Database:
@@ -86,14 +88,18 @@ class Database:
         self.files = files
         self.overlay = Overlay()
         self._closed = False
-        self._requests: list[_Request] = []
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._requests: deque[_Request] = deque()
+        # A read was submitted and has not yet taken its requests: it will take those that come until then.
+        self._read_waits = False
+        self._paused = False
+        self._all_idle: asyncio.Future[None] | None = None
         self._connect()
         self._write_lane = lanes("database-writer")
         self._write_lock = asyncio.Lock()
         self._readers = [Reader(lanes(f"database-reader-{number}")) for number in range(settings.readers)]
         self._idle = list(self._readers)
-        self.searcher = Reader(lanes("database-search"))
+        self._searcher = Reader(lanes("database-search"))
+        self._search_lock = asyncio.Lock()
         self._connect_readers()
 
     @classmethod
@@ -109,7 +115,7 @@ class Database:
         """Where the database stands: what is said here survives power loss."""
         return self._writer.applied
 
-    def load_resident(self) -> Iterator[tuple[Table, RowKey, Any]]:
+    def load_resident(self) -> Iterator[StoredRow]:
         """All resident rows as committed, read while they are taken. Blocks: for the start, or a thread."""
         connection = schema.connect(str(self.path), self.vfs, read_only=True)
         try:
@@ -117,16 +123,26 @@ class Database:
         finally:
             connection.close()
 
-    async def load_execution(self, namespace: str, workflow_id: str) -> list[tuple[Table, RowKey, Any]]:
-        """The rows of an execution, header first; empty if there is none. Calls of one turn share one read."""
+    async def load_execution(self, namespace: str, workflow_id: str) -> list[StoredRow]:
+        """The rows of an execution, header first; empty if there is none. Calls that wait share one read."""
         if self._closed:
             raise StorageClosed("the database is closed")
         key = (namespace, workflow_id)
         request = _Request(key, self.overlay.capture(key))
         self._requests.append(request)
-        if self._idle:
-            self._start_pump(self._idle.pop())
-        return in_order(await request.future)
+        self._read_more()
+        return await request.future
+
+    async def search(self, job: Callable[[apsw.Connection], T]) -> T:
+        """Runs one query that may take long; one at a time, on a connection of their own."""
+
+        async def search() -> T:
+            async with self._search_lock:
+                connection = self._searcher.opened
+                return await run_in(self._searcher.lane, lambda: job(connection))
+
+        # The lock is held until the query has ended, whoever is cancelled.
+        return await asyncio.shield(search())
 
     async def commit(self, batches: Sequence[Batch]) -> Committed:
         """For the flusher: returns once the batches survive power loss."""
@@ -135,30 +151,28 @@ class Database:
             async with self._write_lock:
                 if self._closed:
                     raise StorageClosed("the database is closed")
-                return await self._write_lane.run(lambda: self._writer.commit(batches))
+                return await run_in(self._write_lane, lambda: self._writer.commit(batches))
 
         return await asyncio.shield(commit())
 
     async def replace(self, incoming: Path) -> None:
         """Puts another, verified database file in this one's place, durably and whole or not at all."""
-        locks = [self._write_lock, self.searcher.lock, *(reader.lock for reader in self._readers)]
-        held: list[asyncio.Lock] = []
-        try:
-            for lock in locks:
-                await lock.acquire()
-                held.append(lock)
-            await self._write_lane.run(lambda: self._replace(incoming))
-        finally:
-            for lock in held:
-                lock.release()
+        async with self._write_lock, self._search_lock:
+            await self._pause_reads()
+            try:
+                await run_in(self._write_lane, lambda: self._replace(incoming))
+            finally:
+                self._paused = False
+                self._read_more()
 
     async def close(self) -> None:
         """Waits for what is running; what was staged and not flushed is dropped."""
         self._closed = True
-        if self._pumps:
-            await asyncio.wait(self._pumps)
-        async with self._write_lock, self.searcher.lock:
-            for reader in [*self._readers, self.searcher]:
+        async with self._write_lock, self._search_lock:
+            await self._pause_reads()
+            while self._requests:
+                self._requests.popleft().future.set_exception(StorageClosed("the database is closed"))
+            for reader in [*self._readers, self._searcher]:
                 reader.lane.close()
                 reader.close()
             self._write_lane.close()
@@ -166,37 +180,49 @@ class Database:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _start_pump(self, reader: Reader) -> None:
-        pump = asyncio.get_running_loop().create_task(self._pump(reader), name="database reads")
-        self._pumps.add(pump)
-        pump.add_done_callback(self._pumps.discard)
+    def _read_more(self) -> None:
+        while self._requests and self._idle and not self._read_waits and not self._paused:
+            self._read_waits = True
+            self._read(self._idle.pop())
 
-    async def _pump(self, reader: Reader) -> None:
-        try:
-            while self._requests:
-                async with reader.lock:
-                    batch = self._requests[:_EXECUTIONS_PER_READ]
-                    del self._requests[:_EXECUTIONS_PER_READ]
-                    await self._serve(reader, batch)
-        finally:
+    def _read(self, reader: Reader) -> None:
+        connection = reader.connection
+        taken: list[_Request] = []
+
+        def read() -> LoadedExecutions:
+            # In this order: a request that comes after the first line starts another read.
+            self._read_waits = False
+            while self._requests and len(taken) < _EXECUTIONS_PER_READ:
+                try:
+                    taken.append(self._requests.popleft())
+                except IndexError:  # another reader was faster
+                    break
+            if connection is None:
+                raise StorageClosed("the database is closed")
+            return read_executions(connection, [request.key for request in taken])
+
+        def done(loaded: LoadedExecutions | None, error: BaseException | None) -> None:
             self._idle.append(reader)
+            if loaded is not None:
+                for request, rows in zip(taken, loaded.executions, strict=True):
+                    request.answer(rows, loaded.applied_index)
+            elif error is not None:
+                for request in taken:
+                    if not request.future.done():
+                        request.future.set_exception(error)
+            if self._all_idle is not None and len(self._idle) == len(self._readers):
+                if not self._all_idle.done():
+                    self._all_idle.set_result(None)
+                self._all_idle = None
+            self._read_more()
 
-    async def _serve(self, reader: Reader, batch: list[_Request]) -> None:
-        keys = [request.key for request in batch]
-        try:
-            loaded = await reader.run_locked(lambda connection: read_executions(connection, keys))
-        except Exception as error:  # noqa: BLE001 - it is for each of those who asked
-            for request in batch:
-                if not request.future.done():
-                    request.future.set_exception(error)
-            return
-        for request, rows in zip(batch, loaded.executions, strict=True):
-            for index, staged in request.staged:
-                # What was committed before the read is in it already, and may have been changed since.
-                if index > loaded.applied_index:
-                    _lay_over(rows, staged)
-            if not request.future.done():
-                request.future.set_result(rows)
+        reader.lane.submit(read, done)
+
+    async def _pause_reads(self) -> None:
+        self._paused = True
+        if len(self._idle) < len(self._readers):
+            self._all_idle = asyncio.get_running_loop().create_future()
+            await self._all_idle
 
     # -- connections: blocking -------------------------------------------------------------------------------------
 
@@ -219,13 +245,13 @@ class Database:
         self._connection = connection
 
     def _connect_readers(self) -> None:
-        for reader in [*self._readers, self.searcher]:
+        for reader in [*self._readers, self._searcher]:
             reader.connection = schema.connect(
                 str(self.path), self.vfs, cache_bytes=self.settings.cache_bytes // 4, read_only=True
             )
 
     def _replace(self, incoming: Path) -> None:
-        for reader in [*self._readers, self.searcher]:
+        for reader in [*self._readers, self._searcher]:
             reader.close()
         # The old log must not be there when the new file is: it would be replayed into it.
         busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # type: ignore[misc]  # the pragma always has a row
@@ -244,11 +270,3 @@ class Database:
             self.files.sync_directory(incoming.parent)
         self._connect()
         self._connect_readers()
-
-
-def _lay_over(rows: dict[tuple[Table, RowKey], Any], staged: list[StagedRow]) -> None:
-    for change in staged:
-        if change.row is None:
-            rows.pop((change.table, change.key), None)
-        else:
-            rows[change.table, change.key] = change.row

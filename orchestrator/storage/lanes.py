@@ -16,15 +16,34 @@ from orchestrator.storage.errors import StorageClosed
 T = TypeVar("T")
 
 
+Done = Callable[[Any, BaseException | None], None]
+
+
 class Lane(Protocol):
-    async def run(self, job: Callable[[], T]) -> T:
-        """The job's result. A caller that is cancelled does not stop the job."""
+    def submit(self, job: Callable[[], Any], done: Done) -> None:
+        """`done` is called in the loop, with the job's result or its error."""
 
     def close(self) -> None:
         """Waits for the jobs that were given."""
 
 
 LaneFactory = Callable[[str], Lane]
+
+
+async def run_in(lane: Lane, job: Callable[[], T]) -> T:
+    """The job's result. A caller that is cancelled does not stop the job."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def done(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    lane.submit(job, done)
+    return await future
 
 
 class ThreadLane:
@@ -36,22 +55,19 @@ class ThreadLane:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, job: Callable[[], T]) -> T:
+    def submit(self, job: Callable[[], Any], done: Done) -> None:
         if self._closed:
             raise StorageClosed("the database is closed")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
 
         def work() -> None:
+            result, error = _outcome(job)
             try:
-                result = job()
-            except BaseException as error:  # noqa: BLE001 - it is the caller's, in the loop
-                _tell(loop, future, None, error)
-            else:
-                _tell(loop, future, result, None)
+                loop.call_soon_threadsafe(done, result, error)
+            except RuntimeError:  # the loop was closed under us: nobody is left to tell
+                pass
 
         self._jobs.put(work)
-        return await future
 
     def close(self) -> None:
         if not self._closed:
@@ -70,27 +86,17 @@ class InlineLane:
     def __init__(self, name: str) -> None:
         self._closed = False
 
-    async def run(self, job: Callable[[], T]) -> T:
+    def submit(self, job: Callable[[], Any], done: Done) -> None:
         if self._closed:
             raise StorageClosed("the database is closed")
-        return job()
+        done(*_outcome(job))
 
     def close(self) -> None:
         self._closed = True
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, error: BaseException | None
-) -> None:
-    def settle() -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
+def _outcome(job: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
-        loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the loop was closed under us: nobody is left to tell
-        pass
+        return job(), None
+    except BaseException as error:  # noqa: BLE001 - it is the caller's, in the loop
+        return None, error

@@ -19,8 +19,10 @@ from orchestrator.codec.rows import HASH_BYTES, HASH_MODULUS, decode_key, decode
 from orchestrator.engine.model import EXECUTION_TABLES, ExecutionKey, RowKey, Table
 from orchestrator.storage.errors import DatabaseCorrupt
 from orchestrator.storage.schema import CHILD_TABLES, NUMBER_BITS, NUMBER_MAX, corruption_named
+from orchestrator.storage.staged import StagedRow
 
 RowPlace = tuple[Table, RowKey]
+StoredRow = tuple[Table, RowKey, Any]
 
 _KEYS_PER_QUERY = 100
 _CHILDREN = " UNION ALL ".join(
@@ -37,7 +39,7 @@ _READ_CHILDREN = (
 
 class LoadedExecutions(NamedTuple):
     applied_index: int
-    executions: list[dict[RowPlace, Any]]  # in the order of the request; empty if there is none
+    executions: list[list[StoredRow]]  # in the order of the request; empty if there is none
 
 
 def verified_row(table: Table, key: RowKey, digest: bytes, body: bytes) -> Any:
@@ -56,14 +58,14 @@ def read_executions(connection: apsw.Connection, keys: Sequence[ExecutionKey]) -
         headers: dict[ExecutionKey, tuple[int, bytes, bytes]] = {}
         for at in range(0, len(keys), _KEYS_PER_QUERY):
             headers.update(_read_headers(connection, keys[at : at + _KEYS_PER_QUERY]))
-        executions: list[dict[RowPlace, Any]] = []
+        executions: list[list[StoredRow]] = []
         for key in keys:
             header = headers.get(key)
-            executions.append({} if header is None else _read_rows(connection, key, *header))
+            executions.append([] if header is None else _read_rows(connection, key, *header))
     return LoadedExecutions(index, executions)
 
 
-def read_residents(connection: apsw.Connection) -> Iterator[tuple[Table, RowKey, Any]]:
+def read_residents(connection: apsw.Connection) -> Iterator[StoredRow]:
     """All resident rows, one after the other: META first, then by table."""
     query = "SELECT table_number, key, hash, body FROM resident ORDER BY table_number, key"
     with corruption_named():
@@ -113,10 +115,8 @@ def _read_headers(
 
 def _read_rows(
     connection: apsw.Connection, execution: ExecutionKey, id_: int, digest: bytes, body: bytes
-) -> dict[RowPlace, Any]:
-    rows: dict[RowPlace, Any] = {
-        (Table.EXECUTION, execution): verified_row(Table.EXECUTION, execution, digest, body)
-    }
+) -> list[StoredRow]:
+    rows: list[StoredRow] = [(Table.EXECUTION, execution, verified_row(Table.EXECUTION, execution, digest, body))]
     first = id_ << NUMBER_BITS
     kinds, numbers, lengths, hashes, bodies = connection.execute(
         _READ_CHILDREN, (first, first | NUMBER_MAX, NUMBER_MAX)
@@ -127,7 +127,8 @@ def _read_rows(
     for kind, number, piece in zip(json.loads(kinds), json.loads(numbers), pieces, strict=True):
         table = Table(kind)
         key = (*execution, number)
-        rows[table, key] = verified_row(table, key, *piece)
+        rows.append((table, key, verified_row(table, key, *piece)))
+    rows.sort(key=_place)
     return rows
 
 
@@ -141,13 +142,19 @@ def _cut(hashes: bytes, bodies: bytes, lengths: list[int]) -> Iterator[tuple[byt
 _ORDER = {table: place for place, table in enumerate(EXECUTION_TABLES)}
 
 
-def in_order(rows: dict[RowPlace, Any]) -> list[tuple[Table, RowKey, Any]]:
-    """The execution first, then its rows by table and number."""
-    return [(table, key, rows[table, key]) for table, key in sorted(rows, key=_place)]
+def lay_over(rows: list[StoredRow], staged: Sequence[StagedRow]) -> list[StoredRow]:
+    """The rows of an execution after these changes: the header first, then by table and number."""
+    changed: dict[RowPlace, Any] = {(table, key): row for table, key, row in rows}
+    for change in staged:
+        if change.row is None:
+            changed.pop((change.table, change.key), None)
+        else:
+            changed[change.table, change.key] = change.row
+    return sorted(((table, key, row) for (table, key), row in changed.items()), key=_place)
 
 
-def _place(place: RowPlace) -> tuple[int, int]:
-    table, key = place
+def _place(row: StoredRow) -> tuple[int, int]:
+    table, key, _ = row
     number = key[2] if len(key) > 2 else 0
     assert isinstance(number, int)
     return _ORDER[table], number

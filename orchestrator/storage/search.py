@@ -79,7 +79,7 @@ async def search_executions(
     def run(connection: apsw.Connection) -> list[Execution]:
         return _run(connection, query, bindings, seconds_max, clock)
 
-    found = await database.searcher.run(run)
+    found = await database.search(run)
     if len(found) <= size:
         return Page(found, "")
     found.pop()

@@ -6,14 +6,14 @@ import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import pytest
 
 from orchestrator.engine.model import Table
 from orchestrator.storage.errors import InconsistentChanges, StorageClosed
 from orchestrator.storage.flusher import FlusherSettings
-from orchestrator.storage.lanes import InlineLane, ThreadLane
+from orchestrator.storage.lanes import Done, InlineLane, ThreadLane
 from orchestrator.storage.schema import NUMBER_MAX
 from orchestrator.storage.staged import Change
 from tests.storage.samples import (
@@ -27,8 +27,6 @@ from tests.storage.samples import (
     put_timer,
     scan,
 )
-
-T = TypeVar("T")
 
 PATIENT = FlusherSettings(interval_ms=3_600_000, gap_ms=0)
 
@@ -76,11 +74,17 @@ class GatedLane(InlineLane):
         super().__init__(name)
         self._gated = "reader" in name
 
-    async def run(self, job: Callable[[], T]) -> T:
-        if self._gated:
+    def submit(self, job: Callable[[], Any], done: Done) -> None:
+        if not self._gated:
+            super().submit(job, done)
+            return
+
+        async def later() -> None:
             self.arrived.set()
             await self.gate.wait()
-        return await super().run(job)
+            InlineLane.submit(self, job, done)
+
+        self._task = asyncio.create_task(later())
 
 
 async def test_a_read_overtaken_by_commits_does_not_mix_old_rows_into_new_ones(tmp_path: Path) -> None:
