@@ -101,7 +101,8 @@ class WorkerSession:
             frame.session_id = self.session_id
             frame.held.extend(attempt.held for attempt in self.attempts.values() if not attempt.lost)
         if self.draining:
-            frame.slots = 1  # none is not a number to open a session with; the next frame says it
+            # A session can't be opened without a slot, only resumed; the next frame says none in any case.
+            frame.slots = 0 if frame.held else 1
             self._slots = 0
         return frame
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -60,6 +61,7 @@ class Client:
         )
         # The digest of each workflow that this client knows to be registered.
         self._registered: dict[tuple[str, int], str] = {}
+        self._registering = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -135,10 +137,13 @@ class Client:
             ) from None
 
     async def _ensure_registered(self, workflow: Workflow) -> None:
-        digest = workflow.digest()
-        if self._registered.get((workflow.name, workflow.version)) != digest:
-            await self.register(workflow)
-            self._registered[workflow.name, workflow.version] = digest
+        key, digest = (workflow.name, workflow.version), workflow.digest()
+        if self._registered.get(key) == digest:
+            return
+        async with self._registering:  # the first of many starts at once registers for all
+            if self._registered.get(key) != digest:
+                await self.register(workflow)
+                self._registered[key] = digest
 
     # Executions
 

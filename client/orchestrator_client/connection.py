@@ -104,7 +104,8 @@ class Connection:
         self.rng = rng
         self._open_channel = open_channel
         self._nodes: dict[str, Node] = {}
-        self._ledger: RequestLedger | None = None
+        # One client session, or a few when very many requests are under way at once.
+        self._ledgers: list[RequestLedger] = []
         self._ledger_lock = asyncio.Lock()
         # Questions under way, which all callers share: by address, and "" for who leads.
         self._questions: dict[str, asyncio.Task[bool]] = {}
@@ -251,18 +252,28 @@ class Connection:
         self.finder.confirmed(address)
 
     async def _begin(self, deadline: float) -> Ticket:
-        async with self._ledger_lock:
-            if self._ledger is None or self._ledger.is_stale(self.now()):
-                request = workflows_pb2.OpenClientSessionRequest(namespace=self.namespace)
-                remaining_s = max(deadline - self.now(), 0.001)
-                # A session that was opened without our learning of it is forgotten by itself: no identity needed.
-                reply = await self.call(lambda n: n.workflows.OpenClientSession, request, timeout_s=remaining_s)
-                self._ledger = RequestLedger(reply.session_id, reply.idle_timeout_ms / 1000 or 60.0, self.now())
-            return Ticket(self._ledger, self.now())
+        ledger = self._ledger_with_room()
+        if ledger is None:
+            async with self._ledger_lock:  # the first of many requests at once opens the session for all
+                ledger = self._ledger_with_room() or await self._open_session(deadline)
+        return Ticket(ledger, self.now())
 
-    def _forget(self, ledger: RequestLedger) -> None:
-        if self._ledger is ledger:
-            self._ledger = None
+    def _ledger_with_room(self) -> RequestLedger | None:
+        now = self.now()
+        self._ledgers = [ledger for ledger in self._ledgers if not ledger.is_stale(now)]
+        return next((ledger for ledger in self._ledgers if ledger.has_room()), None)
+
+    async def _open_session(self, deadline: float) -> RequestLedger:
+        # A session that was opened without our learning of it is forgotten by itself: no identity needed.
+        request = workflows_pb2.OpenClientSessionRequest(namespace=self.namespace)
+        remaining_s = max(deadline - self.now(), 0.001)
+        reply = await self.call(lambda node: node.workflows.OpenClientSession, request, timeout_s=remaining_s)
+        ledger = RequestLedger(reply.session_id, reply.idle_timeout_ms / 1000 or 60.0, self.now())
+        self._ledgers.append(ledger)
+        return ledger
+
+    def _forget(self, expired: RequestLedger) -> None:
+        self._ledgers = [ledger for ledger in self._ledgers if ledger is not expired]
 
     async def _shared(self, key: str, question: Callable[[], Any]) -> bool:
         task = self._questions.get(key)

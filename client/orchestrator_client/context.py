@@ -47,7 +47,10 @@ class TaskContext:
     _beat: Callable[[Any], None] = field(default=lambda details: None, repr=False)
 
     def heartbeat(self, details: Any = None) -> None:
-        """A sign of life; the next attempt can read the details (at most 64 KiB). Never waits; any thread."""
+        """A sign of life; the next attempt can read the details, a dict or a dataclass of at most 64 KiB of JSON.
+
+        Never waits, and may be called from any thread.
+        """
         self._beat(details)
 
     @property

@@ -96,7 +96,10 @@ class Overloaded(ClusterError):
 
 
 class OutcomeUnknown(ClusterError):
-    """The request was sent and no answer came: nobody can tell whether it had its effect."""
+    """The request was sent and no answer came: nobody can tell whether it had its effect.
+
+    Look, before trying again. A start with an id of your own is safe to repeat with ``if_exists="return"``.
+    """
 
 
 class DeadlineExceeded(ClusterError, TimeoutError):

@@ -6,6 +6,10 @@ import heapq
 
 from orchestrator_api.v1.common_pb2 import ClientSession, RequestIdentity
 
+# How far a session's numbers may run ahead of its oldest open request. The cluster remembers a bounded number of
+# results for each session, and refuses further requests rather than forget one.
+WINDOW = 512
+
 
 class RequestLedger:
     """The requests of one client session: each has a number, and the lowest one still awaited is told along."""
@@ -38,6 +42,10 @@ class RequestLedger:
         lowest = self._heap[0] if self._heap else self._next
         session = ClientSession(id=self.session_id, sequence=sequence, lowest_unacknowledged=lowest)
         return RequestIdentity(session=session)
+
+    def has_room(self) -> bool:
+        """Whether a further request may begin; another session has to take it otherwise."""
+        return not self._heap or self._next - self._heap[0] < WINDOW
 
     def is_stale(self, now: float) -> bool:
         """Whether the cluster may have forgotten the session for want of use; no request is under way then."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -35,11 +36,16 @@ def make_context(assignment: pb.Assignment, beat: Callable[[Payload | None], Non
             beat(None)
             return
         data = dumps(details)
+        if not data.startswith(b"{"):
+            raise TypeError(f"heartbeat details are an object (a dict or a dataclass), not {type(details).__name__}")
         if len(data) > DETAILS_BYTES_MAX:
             raise ValueError(f"heartbeat details have {len(data)} bytes of JSON; at most {DETAILS_BYTES_MAX} fit")
         beat(Payload(inline=data))
 
-    has_details = assignment.HasField("heartbeat_details")
+    details = None
+    if assignment.heartbeat_details.inline:
+        with contextlib.suppress(CodecError):  # they are a convenience: no attempt fails for them
+            details = loads(assignment.heartbeat_details.inline)
     about: dict[str, Any] = {
         "idempotency_key": assignment.idempotency_key,
         "fencing_token": assignment.fencing_token,
@@ -52,7 +58,7 @@ def make_context(assignment: pb.Assignment, beat: Callable[[Payload | None], Non
         "reference": assignment.reference,
         "attempt": assignment.retry_count + 1,
         "iteration": assignment.iteration,
-        "previous_details": loads(assignment.heartbeat_details.inline) if has_details else None,
+        "previous_details": details,
         "_beat": encode_and_beat,
     }
     if not assignment.HasField("compensation"):
@@ -115,7 +121,7 @@ def _arguments(task: Task[..., Any], assignment: pb.Assignment, context: TaskCon
         if not assignment.HasField("compensation"):
             raise CodecError("compensation", "the assignment does not say which step is to be undone")
         undone = assignment.compensation
-        known = undone.HasField("step_output") and not undone.outcome_unknown
+        known = undone.step_output.inline and not undone.outcome_unknown
         arguments = task.bind(loads(undone.step_input.inline), loads(undone.step_output.inline) if known else None)
     else:
         arguments = task.decode_arguments(loads(assignment.input.inline))

@@ -160,6 +160,8 @@ class Worker:
                 self._retry = CallRetry(deadline=float("inf"), identified=True, mutating=False, rng=connection.rng)
             if failure.kind is Kind.FINAL and failure.code in _SERVERS_FAULT:
                 failure = replace(failure, kind=Kind.UNREACHABLE)
+            elif failure.code is grpc.StatusCode.NOT_FOUND and self._session.session_id:
+                failure = replace(failure, kind=Kind.SESSION_EXPIRED)
             decision = await connection.recover(address, failure, self._retry)
             if decision.new_session:
                 self._cancel(self._session.forget())
@@ -189,7 +191,7 @@ class Worker:
                         return Failure(Kind.UNREACHABLE, grpc.StatusCode.UNAVAILABLE, f"{address} led an earlier term")
                     continue
                 if events.go_away is not None:
-                    return _as_refusal(events.go_away)
+                    return _as_failure(events.go_away, address)
                 self._take_up(events)
                 if events.welcome is not None and not helpers:
                     helpers = [asyncio.ensure_future(self._send(stream)), asyncio.ensure_future(self._tick())]
@@ -341,7 +343,10 @@ def _by_name(tasks: Iterable[Task[..., Any]]) -> dict[str, Task[..., Any]]:
     return found
 
 
-def _as_refusal(told: pb.WorkGoAway) -> Failure:
+def _as_failure(told: pb.WorkGoAway, by: str) -> Failure:
+    if told.leader_address == by:
+        # The session has ended, or another stream carries it: this is still the node to go to.
+        return Failure(Kind.OUTCOME_UNKNOWN, grpc.StatusCode.UNAVAILABLE, told.reason)
     metadata = {"leader_address": told.leader_address} if told.leader_address else {}
     return Failure(Kind.NOT_LEADER, grpc.StatusCode.UNAVAILABLE, told.reason, "NOT_LEADER", metadata)
 

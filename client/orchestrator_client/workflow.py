@@ -66,6 +66,8 @@ class Workflow:
             self._settings["variables"] = encode(variables, "variables")
         self._outputs: dict[str, Any] | None = None
         self._references: set[str] = set()
+        # Of the content as it is; empty when that has changed since.
+        self._digest = ""
         self._steps: list[dict[str, Any]] = []
         self._blocks: list[list[dict[str, Any]]] = [self._steps]
 
@@ -218,6 +220,7 @@ class Workflow:
                     raise TypeError(f"{self.output_type.__name__} has no {name!r}; it has {', '.join(known)}")
                 check_fits(value, known[name], f"the output's {name}")
         self._outputs = encode(members, "output")
+        self._digest = ""
 
     def to_dict(self, *, inline_tasks: bool = False) -> dict[str, Any]:
         """The definition in Conductor's shape; `inline_tasks` puts the task definitions into it."""
@@ -243,8 +246,10 @@ class Workflow:
 
     def digest(self) -> str:
         """Differs when the definition or one of its tasks' differs."""
-        content = json.dumps([self.to_dict(), self.task_definitions()], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        if not self._digest:
+            content = json.dumps([self.to_dict(), self.task_definitions()], sort_keys=True)
+            self._digest = hashlib.sha256(content.encode()).hexdigest()
+        return self._digest
 
     def _inline(self, elements: Iterable[Any]) -> None:
         known = {definition["name"]: definition for definition in self.task_definitions()}
@@ -261,6 +266,7 @@ class Workflow:
         if inputs:
             element["inputParameters"] = inputs  # type: ignore[assignment]  # the values are JSON of any kind
         self._blocks[-1].append(element)
+        self._digest = ""
         return element
 
     def _reference(self, wanted: str, *, numbered: bool) -> str:

@@ -153,6 +153,15 @@ async def test_sequence_numbers_tell_what_is_still_awaited(cluster: FakeCluster,
     assert [(s.sequence, s.lowest_unacknowledged) for s in sessions] == [(1, 1), (2, 2), (3, 3)]
 
 
+async def test_very_many_requests_at_once_share_a_few_sessions(cluster: FakeCluster, client: Client) -> None:
+    await asyncio.gather(*(client.start("order", id=f"order-{number}") for number in range(1_200)))
+    assert len(cluster.effects) == len(set(cluster.effects)) == 1_200
+    assert len(cluster.requests("OpenClientSession")) <= 3
+    for request in cluster.requests("StartWorkflow"):
+        session = request.request.session
+        assert session.sequence - session.lowest_unacknowledged < 512
+
+
 async def test_without_a_leader_the_caller_learns_that_nothing_happened() -> None:
     cluster = FakeCluster()
     await cluster.start()
@@ -243,8 +252,8 @@ async def test_a_watch_survives_a_failover_and_says_nothing_twice(cluster: FakeC
 
 
 async def test_a_workflow_is_registered_once_with_its_tasks(cluster: FakeCluster, client: Client) -> None:
-    await client.start(saga(), Order("1"), id="1")
-    await client.start(saga(), Order("2"), id="2")
+    await asyncio.gather(*(client.start(saga(), Order(name), id=name) for name in "123"))
+    await client.start(saga(), Order("4"), id="4")
     assert len(cluster.requests("RegisterWorkflows")) == 1
     assert list(cluster.task_definitions) == ["ship"]
     assert cluster.requests("StartWorkflow")[0].version == 1

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator_client import errors
 from orchestrator_client.leader import SUSPECT_S, LeaderFinder
-from orchestrator_client.requests import RequestLedger, Ticket
+from orchestrator_client.requests import WINDOW, RequestLedger, Ticket
 from orchestrator_client.retry import Backoff, CallRetry
 from orchestrator_client.status import DETAILS_KEY, Failure, Kind, final_error, read_failure
 from tests.client.fake_cluster import error_details
@@ -203,3 +203,14 @@ def test_the_lowest_request_without_an_answer_is_told() -> None:
     third.close()
     assert not ledger.is_stale(now=7)
     assert ledger.is_stale(now=9)
+
+
+def test_numbers_do_not_run_far_ahead_of_the_oldest_open_request() -> None:
+    ledger = RequestLedger("s", idle_timeout_s=10, now=0)
+    oldest = Ticket(ledger, now=0)
+    for _ in range(WINDOW - 1):
+        assert ledger.has_room()
+        Ticket(ledger, now=0).close()
+    assert not ledger.has_room()
+    oldest.close()
+    assert ledger.has_room()

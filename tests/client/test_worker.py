@@ -402,6 +402,30 @@ async def test_go_away_is_followed_to_the_hinted_leader(cluster: FakeCluster, cl
         assert not gate.cancelled.is_set()
 
 
+async def test_go_away_from_the_leader_itself_means_come_back(cluster: FakeCluster, client: Client) -> None:
+    async with working(client, charge):
+        first = await cluster.stream()
+        first.welcome("one")
+        first.go_away(first.node.address)
+        second = await cluster.stream()
+        assert second.node is first.node
+        # The session has ended; the server opens it anew under its old id.
+        second.welcome("one", resumed=False)
+        second.assign(assignment("charge", input='{"order": {"id": "7"}}'))
+        await second.results(1)
+
+
+async def test_details_that_are_no_object_fail_where_they_are_given(cluster: FakeCluster, client: Client) -> None:
+    @task
+    async def progressing(ctx: TaskContext) -> None:
+        ctx.heartbeat(3)
+
+    async with streaming(cluster, client, progressing) as stream:
+        stream.assign(assignment("progressing"))
+        (result,) = await stream.results(1)
+        assert result.reason == "TypeError: heartbeat details are an object (a dict or a dataclass), not int"
+
+
 async def test_stopping_finishes_what_runs_and_says_goodbye(cluster: FakeCluster, client: Client) -> None:
     gate = Gate()
     async with working(client, gate.task) as running:
@@ -469,6 +493,22 @@ async def test_a_worker_outlives_a_bug_of_the_server(cluster: FakeCluster, clien
     async with working(client, charge):
         await cluster.stream()
     assert not faults
+
+
+async def test_a_session_that_nobody_knows_any_more_is_opened_anew(cluster: FakeCluster, client: Client) -> None:
+    gate = Gate()
+    async with working(client, gate.task):
+        first = await cluster.stream()
+        first.welcome("one")
+        first.assign(assignment("gated"))
+        await gate.wait(gate.started)
+        faults = [Refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED")]
+        cluster.work_fault = lambda: faults.pop() if faults else None
+        first.break_off()
+        second = await cluster.stream()
+        assert second.hello.session_id == ""
+        assert not second.hello.held
+        await gate.wait(gate.cancelled)
 
 
 async def test_leaving_ends_though_the_server_says_nothing(cluster: FakeCluster, client: Client) -> None:
