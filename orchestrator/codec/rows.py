@@ -5,15 +5,14 @@ Canonical: equal rows give equal bytes on every node and in every version. The f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
-from orchestrator.codec.canonical import array_length, canonical_encoder
 from orchestrator.codec.errors import RowCorrupt, RowVersionUnsupported
 from orchestrator.engine import messages, model
+from orchestrator.engine.encoding import encode_struct
 from orchestrator.engine.model import Row, RowKey, Table
 
 ROW_FORMAT = 1
@@ -49,15 +48,12 @@ _FIELDS_MAX = {
     Table.MESSAGE: 1 + max(len(msgspec.structs.fields(kind)) for kind in _MESSAGE_TYPES),
     **{table: len(msgspec.structs.fields(kind)) for table, kind in ROW_TYPES.items()},
 }
-_encoders: dict[type[Any], Callable[[Any], bytes]] = {
-    kind: canonical_encoder(kind) for kind in (*ROW_TYPES.values(), *_MESSAGE_TYPES)
-}
 _key_encoder = msgspec.msgpack.Encoder()
 _key_decoder: msgspec.msgpack.Decoder[tuple[Any, ...]] = msgspec.msgpack.Decoder(tuple[Any, ...])
 
 
 def encode_row(row: Row) -> bytes:
-    return _PREFIX + _encoders[type(row)](row)
+    return _PREFIX + encode_struct(row)
 
 
 def decode_row(table: Table, data: bytes) -> Any:
@@ -67,7 +63,7 @@ def decode_row(table: Table, data: bytes) -> Any:
             f"a row of {table.name} has format {data[:1].hex() or 'none'}, this version reads format {ROW_FORMAT}: "
             "upgrade this node"
         )
-    if array_length(data, 1) > _FIELDS_MAX[table]:
+    if _array_length(data, 1) > _FIELDS_MAX[table]:
         # Read on, the unknown fields would be lost with the next write, unseen.
         raise RowVersionUnsupported(f"a row of {table.name} has fields this version does not know: upgrade this node")
     try:
@@ -88,3 +84,13 @@ def row_hash(table: Table, key: RowKey, data: bytes) -> int:
     """128 bits over table, key and row: the sum of all of them, modulo 2^128, is the content hash."""
     # The encoded key says itself where it ends.
     return int.from_bytes(blake2b(b"%c%b%b" % (table, encode_key(key), data), digest_size=HASH_BYTES).digest(), "big")
+
+
+def _array_length(data: bytes, offset: int) -> int:
+    """The number of elements of the msgpack array at `offset`; -1 if there is none."""
+    first = data[offset] if len(data) > offset else 0
+    if first & 0xF0 == 0x90:
+        return first & 0x0F
+    if first == 0xDC:
+        return int.from_bytes(data[offset + 1 : offset + 3], "big")
+    return -1
