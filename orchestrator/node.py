@@ -49,6 +49,7 @@ from orchestrator.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 GOSSIP_SECONDS = 0.2
+PEER_SILENCE_MS_MIN = 3_000
 STOP_GRACE_SECONDS = 1.0
 HANDOVER_PAUSE_SECONDS = 5.0
 # A node that is further behind than this is not ready to serve.
@@ -216,6 +217,7 @@ class Node:
                 heartbeat_interval_ms=config.heartbeat_ms,
                 election_timeout_min_ms=config.election_timeout_min_ms,
                 election_timeout_max_ms=config.election_timeout_max_ms,
+                peer_silence_ms=max(PEER_SILENCE_MS_MIN, 3 * config.election_timeout_max_ms),
                 journal_segment_bytes=config.journal_segment_bytes,
                 journal_tail_entries=config.journal_tail_entries,
                 journal_tail_bytes=config.journal_tail_bytes,
