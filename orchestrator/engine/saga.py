@@ -62,8 +62,10 @@ def enter(step: Step, outcome: WorkflowStatus, reason: str, failed_task: str, ou
         settling=len(awaited),
     )
     for attempt in awaited:
-        lease = step.state.leases[attempt.fencing_token,]
-        step.effects.append(leases.cancel_effect(lease, reason, fenced=False))
+        lease = step.state.leases.get((attempt.fencing_token,))
+        # Without a lease its worker is lost, and the message that says so is on its way.
+        if lease is not None:
+            step.effects.append(leases.cancel_effect(lease, reason, fenced=False))
     grace_ms = step.plan.definition.compensation_grace_ms
     if awaited and grace_ms:
         step.change(grace_timer=step.arm(TimerKind.COMPENSATION_GRACE, grace_ms))

@@ -45,7 +45,7 @@ from orchestrator.engine.model import (
     Timer,
     WorkflowDefinitionRow,
 )
-from orchestrator.engine.results import AnyResult, Rejected
+from orchestrator.engine.results import AnyResult, Code, Rejected
 from orchestrator.engine.state import ExecutionState, State
 
 START_MS = 1_700_000_000_000
@@ -98,6 +98,7 @@ class Driver:
                 self.heat(key)
             outcome = self.machine.apply(command, identity)
             results.append(outcome.result)
+            assert not _is_internal(outcome.result) or not self.check, outcome.result
             self._perform(outcome.effects)
             self.verify()
         for _ in range(messages):
@@ -105,7 +106,9 @@ class Driver:
             if key is None:
                 break
             self.heat(key)
-            self._perform(self.machine.apply_message().effects)
+            outcome = self.machine.apply_message()
+            assert not _is_internal(outcome.result) or not self.check, outcome.result
+            self._perform(outcome.effects)
             self.verify()
         self.machine.end_entry(blake2b(self.index.to_bytes(8, "big"), digest_size=16).digest())
         if self.machine.next_message() is not None:
@@ -132,7 +135,8 @@ class Driver:
 
     def verify(self) -> None:
         if self.check:
-            assert invariants.breaches(self.state) == []
+            found = invariants.breaches(self.state)
+            assert not found, "\n".join(found)
 
     def wait(self, ms: int) -> None:
         """Lets log time pass, firing every timer at its time."""
@@ -245,6 +249,10 @@ class Driver:
         """Every row there is, as the database would hold it."""
         self.flush()
         return {mark: decode(mark[0], data) for mark, data in sorted(self.database.items())}
+
+
+def _is_internal(result: AnyResult) -> bool:
+    return isinstance(result, Rejected) and result.code is Code.INTERNAL
 
 
 def decode(table: Table, data: bytes) -> Any:

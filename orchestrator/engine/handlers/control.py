@@ -11,6 +11,7 @@ from orchestrator.engine.commands import (
     TerminateCompensation,
     TerminateWorkflow,
 )
+from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
 from orchestrator.engine.handlers.starting import arm_timeout
@@ -112,7 +113,9 @@ def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
         refuse(Code.FAILED_PRECONDITION, "WORKFLOW_RUNNING", "the workflow is still running")
     again = _to_retry(step)
     timed_out = step.x.status is WorkflowStatus.TIMED_OUT and not step.x.failed_task
-    if step.x.status is WorkflowStatus.COMPLETED or not (again or timed_out):
+    # What a TERMINATE has ended, it would end again.
+    final = step.x.status is WorkflowStatus.COMPLETED or _was_terminated_by_task(step)
+    if final or not (again or timed_out):
         refuse(Code.FAILED_PRECONDITION, "NOTHING_TO_RETRY", "there is no task to try again")
     kept = [item for item in step.agenda if _is_still_due(step, item)]
     step.agenda.clear()
@@ -135,6 +138,13 @@ def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
     arm_timeout(step)
     step.count(live_executions=1)
     return Done()
+
+
+def _was_terminated_by_task(step: Step) -> bool:
+    return any(
+        attempt.type == TaskType.TERMINATE and attempt.status is TaskStatus.COMPLETED
+        for attempt in step.hot.tasks.values()
+    )
 
 
 def _to_retry(step: Step) -> list[int]:

@@ -1,0 +1,270 @@
+"""Random definitions and random events, from one source of randomness, so that a run can be repeated."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from orchestrator.engine.commands import (
+    AbandonCompensation,
+    AnyCommand,
+    CloseSession,
+    CompleteTask,
+    DeadlineKind,
+    ExpireDeadline,
+    ExpireSession,
+    OpenSession,
+    PauseWorkflow,
+    PollTasks,
+    RecordHeartbeat,
+    ReleaseTask,
+    ResumeWorkflow,
+    RetryCompensation,
+    RetryWorkflow,
+    SignalWorkflow,
+    SkipCompensation,
+    TerminateCompensation,
+    TerminateWorkflow,
+    UpdateSession,
+)
+from orchestrator.engine.model import CompensationState, SessionKind, TaskStatus, WorkflowStatus
+from orchestrator.engine.results import Rejected
+from orchestrator.engine.transitions import WORKFLOW_TERMINAL
+from tests.engine.driver import Driver, workflow
+
+NAMES = ("n0", "n1", "n2", "undo")
+ENDS = (TaskStatus.COMPLETED, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR)
+OUTPUTS = (b'{"v":1}', b"{}", b"", b'{"big":"' + b"x" * 5000 + b'"}', b"[]")
+
+
+class Definitions:
+    """Makes definitions that are valid, of all elements that are built."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._count = 0
+        self._made: list[str] = []
+
+    def make(self, name: str) -> dict[str, Any]:
+        rng = self._rng
+        fields: dict[str, Any] = {}
+        if rng.random() < 0.3:
+            fields["timeoutSeconds"] = rng.randint(1, 200)
+            fields["timeoutPolicy"] = rng.choice(("TIME_OUT_WF", "ALERT_ONLY"))
+        if rng.random() < 0.4:
+            fields["compensationOrder"] = "PARALLEL"
+        if rng.random() < 0.3:
+            fields["compensationGraceSeconds"] = rng.randint(0, 5)
+        tasks = self._sequence(3)
+        if rng.random() < 0.5 and self._made:
+            fields["outputParameters"] = {"x": f"${{{rng.choice(self._made)}.output}}", "n": "${workflow.variables.n}"}
+        return workflow(name, *tasks, **fields)
+
+    def _sequence(self, depth: int) -> list[dict[str, Any]]:
+        tasks: list[dict[str, Any]] = []
+        for _ in range(self._rng.randint(1, 3)):
+            tasks.extend(self._element(depth))
+        return tasks
+
+    def _element(self, depth: int) -> list[dict[str, Any]]:
+        kinds = ["SIMPLE"] * 6 + ["NOOP", "SET_VARIABLE", "WAIT"]
+        if depth:
+            kinds += ["SWITCH", "SWITCH", "FORK_JOIN", "FORK_JOIN"]
+        if self._rng.random() < 0.04:
+            kinds = ["TERMINATE"]
+        kind = self._rng.choice(kinds)
+        self._count += 1
+        reference = f"r{self._count}"
+        task: dict[str, Any] = {"name": kind, "taskReferenceName": reference, "type": kind}
+        made: list[dict[str, Any]] = getattr(self, f"_{kind.lower()}")(task, depth)
+        self._made.append(reference)
+        return made
+
+    def _simple(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        rng = self._rng
+        task["name"] = rng.choice(NAMES[:3])
+        task["taskDefinition"] = {
+            "name": task["name"],
+            "retryCount": rng.randint(0, 2),
+            "retryDelaySeconds": rng.randint(0, 3),
+            "retryLogic": rng.choice(("FIXED", "LINEAR_BACKOFF", "EXPONENTIAL_BACKOFF")),
+            "backoffJitterMs": rng.choice((0, 500)),
+            "responseTimeoutSeconds": 10,
+            "timeoutSeconds": rng.choice((0, 20)),
+            "totalTimeoutSeconds": rng.choice((0, 25)),
+            "pollTimeoutSeconds": rng.choice((0, 30)),
+            "timeoutPolicy": rng.choice(("RETRY", "TIME_OUT_WF", "ALERT_ONLY")),
+        }
+        if self._made:
+            task["inputParameters"] = {"from": f"${{{rng.choice(self._made)}.output}}", "v": "${workflow.variables}"}
+        chance = rng.random()
+        if chance < 0.4:
+            task["compensateWith"] = {
+                "name": "undo",
+                "type": "SIMPLE",
+                "taskDefinition": {"name": "undo", "retryCount": rng.randint(0, 2), "retryDelaySeconds": 1},
+            }
+        elif chance < 0.45:
+            task["pivot"] = True
+        task["optional"] = rng.random() < 0.2
+        task["permissive"] = rng.random() < 0.2
+        if rng.random() < 0.2:
+            task["startDelay"] = rng.randint(1, 5)
+        return [task]
+
+    def _noop(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        return [task]
+
+    def _set_variable(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        task["inputParameters"] = {"n": self._rng.randint(0, 9)}
+        return [task]
+
+    def _wait(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        how = self._rng.choice(({"duration": "5 seconds"}, {"signal": "go"}, {}, {"duration": "9s", "signal": "go"}))
+        task["inputParameters"] = how
+        return [task]
+
+    def _terminate(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        status = self._rng.choice(("COMPLETED", "FAILED", "TERMINATED"))
+        task["inputParameters"] = {"terminationStatus": status, "compensate": self._rng.random() < 0.5}
+        return [task]
+
+    def _switch(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        case = "${workflow.input.case}" if self._rng.random() < 0.5 else self._rng.choice("abz")
+        task.update(evaluatorType="value-param", expression="case", inputParameters={"case": case})
+        task["decisionCases"] = {"a": self._sequence(depth - 1), "b": []}
+        if self._rng.random() < 0.5:
+            task["defaultCase"] = self._sequence(depth - 1)
+        return [task]
+
+    def _fork_join(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        first = len(self._made)
+        branches = [self._sequence(depth - 1) for _ in range(self._rng.randint(1, 3))]
+        inside = self._made[first:]
+        task["forkTasks"] = branches
+        self._count += 1
+        join = {"name": "JOIN", "taskReferenceName": f"j{self._count}", "type": "JOIN"}
+        if self._rng.random() < 0.4 and inside:
+            join["joinOn"] = self._rng.sample(inside, self._rng.randint(1, len(inside)))  # type: ignore[assignment]
+        self._made.append(str(join["taskReferenceName"]))
+        return [task, join]
+
+
+class Events:
+    """What may happen to a driver's replica: drawn at random, or such that everything comes to an end."""
+
+    def __init__(self, rng: random.Random, ids: list[str]) -> None:
+        self._rng = rng
+        self._ids = ids
+        self._sessions = 0
+        self._told: list[CompleteTask] = []
+
+    def open_workers(self, driver: Driver) -> None:
+        while len(driver.state.sessions) < 2:
+            self._sessions += 1
+            kind = SessionKind.STREAM
+            command = OpenSession(f"s{self._sessions}", kind, "default", "", "w", NAMES, self._rng.randint(1, 4), 10_000)
+            driver.ok(command)
+
+    def any(self, driver: Driver) -> None:
+        """One thing that may happen."""
+        rng = self._rng
+        roll = rng.random()
+        workflow_id = rng.choice(self._ids)
+        leases = sorted(driver.state.leases)
+        if roll < 0.5 and leases:
+            driver.do(self._result(driver, rng.choice(leases)[0], rng.choice(ENDS), rng.choice(OUTPUTS)))
+        elif roll < 0.65:
+            driver.wait(rng.choice((100, 1_000, 5_000, 31_000)))
+        else:
+            for command in self._commands(driver, workflow_id, leases):
+                driver.do(command)
+
+    def _commands(self, driver: Driver, workflow_id: str, leases: list[Any]) -> list[AnyCommand]:
+        rng, one = self._rng, ("default", workflow_id)
+        choices: list[AnyCommand] = [
+            PauseWorkflow(*one),
+            ResumeWorkflow(*one),
+            ResumeWorkflow(*one),
+            SignalWorkflow(*one, "go", b'{"s":1}'),
+            RetryWorkflow(*one),
+            RetryCompensation(*one),
+            SkipCompensation(*one),
+            AbandonCompensation(*one, "enough"),
+            PollTasks("p", "default", "", "poller", NAMES, rng.randint(1, 2)),
+        ]
+        if rng.random() < 0.3:
+            choices.append(TerminateWorkflow(*one, "stop", rng.choice(list(TerminateCompensation))))
+        if self._told:
+            choices.append(rng.choice(self._told))
+        for (token,) in leases[:3]:
+            lease = driver.state.leases[token,]
+            choices.append(ExpireDeadline(DeadlineKind.RESPONSE, token))
+            choices.append(ReleaseTask(lease.session_id, token))
+            choices.append(
+                RecordHeartbeat(lease.namespace, lease.workflow_id, lease.task_id, token, b'{"at":1}')
+            )
+        choices += [ExpireDeadline(DeadlineKind.POLL, number) for (number,) in sorted(driver.state.ready)[:2]]
+        for (session_id,) in sorted(driver.state.sessions):
+            choices.append(rng.choice((ExpireSession, CloseSession))(session_id))
+            choices.append(UpdateSession(session_id, (), rng.randint(0, 4)))
+        return [rng.choice(choices)]
+
+    def _result(self, driver: Driver, token: int, status: TaskStatus, output: bytes) -> CompleteTask:
+        lease = driver.state.leases[token,]
+        told = CompleteTask(lease.namespace, lease.workflow_id, lease.task_id, token, status, output, "r", "e")
+        self._told = [*self._told[-20:], told]
+        return told
+
+    def settle(self, driver: Driver) -> None:
+        """Everybody behaves from now on: each workflow must come to an end."""
+        for _ in range(400):
+            self._sessions += 1
+            name = f"good{self._sessions}"
+            if not any(key[0].startswith("good") for key in driver.state.sessions):
+                driver.ok(OpenSession(name, SessionKind.STREAM, "default", "", "w", NAMES, 8, 10_000))
+            for workflow_id in self._ids:
+                self._nudge(driver, workflow_id)
+            for (token,) in sorted(driver.state.leases):
+                if (token,) in driver.state.leases:
+                    result = driver.do(self._result(driver, token, TaskStatus.COMPLETED, b'{"ok":true}'))
+                    assert not isinstance(result, Rejected)
+            if all(driver.header(workflow_id).status in WORKFLOW_TERMINAL for workflow_id in self._ids):
+                return
+            driver.wait(5_000)
+        raise AssertionError(f"not at an end: {[driver.header(workflow_id) for workflow_id in self._ids]}")
+
+    def _nudge(self, driver: Driver, workflow_id: str) -> None:
+        header, one = driver.header(workflow_id), ("default", workflow_id)
+        if header.status is WorkflowStatus.PAUSED:
+            driver.ok(ResumeWorkflow(*one))
+        header = driver.header(workflow_id)
+        if header.compensation is CompensationState.STUCK:
+            kind = self._rng.choice((RetryCompensation, SkipCompensation))
+            driver.ok(kind(*one))
+        hot = driver.hot(workflow_id)
+        for sequence in sorted(hot.open):
+            signal = hot.tasks[sequence].signal if sequence in hot.open else ""
+            if signal and header.status is WorkflowStatus.RUNNING:
+                driver.do(SignalWorkflow(*one, signal, b"{}"))
+
+
+def play(seed: int, events: int, driver: Driver | None = None, *, restart_every: int = 0) -> Driver:
+    """A whole run: a few workflows, many events, and an orderly end."""
+    rng = random.Random(seed)
+    driver = driver or Driver()
+    driver.register(*[Definitions(rng).make(f"d{number}") for number in range(2)])
+    ids = [f"w{number}" for number in range(3)]
+    happening = Events(rng, ids)
+    happening.open_workers(driver)
+    for workflow_id in ids:
+        given = b'{"case":"' + rng.choice("abz").encode() + b'"}'
+        driver.start(f"d{rng.randint(0, 1)}", workflow_id, given, priority=rng.randint(0, 2))
+    for number in range(events):
+        happening.any(driver)
+        if rng.random() < 0.2:
+            happening.open_workers(driver)
+        if restart_every and number % restart_every == restart_every - 1:
+            driver = driver.restart()
+    happening.settle(driver)
+    return driver
