@@ -1,17 +1,13 @@
 """The worker against a scripted leader: each test plays the server's end of the stream."""
 
+
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import grpc
 import pytest
 
 from orchestrator_api.v1 import workers_pb2 as pb
@@ -23,103 +19,13 @@ from orchestrator_api.v1.workflows_pb2 import (
 )
 from orchestrator_client import (
     Client,
-    CompensationContext,
-    InvalidRequest,
     Retry,
-    Task,
     TaskContext,
     TerminalError,
-    Worker,
     task,
 )
-from tests.client.fake_cluster import FakeCluster, Refused, WorkStream
-
-
-def assignment(name: str, number: int = 1, token: int = 1, input: str = "{}", **fields: Any) -> pb.Assignment:
-    return pb.Assignment(
-        workflow_id="w",
-        task_id=f"t{number}",
-        fencing_token=token,
-        idempotency_key=f"key-{number}",
-        name=name,
-        reference=name,
-        input=Payload(inline=input.encode()),
-        **fields,
-    )
-
-
-class Gate:
-    """A task that waits until the test lets it go on."""
-
-    def __init__(self) -> None:
-        self.started = asyncio.Event()
-        self.open = asyncio.Event()
-        self.cancelled = asyncio.Event()
-        self.runs = 0
-
-        @task(name="gated")
-        async def gated() -> str:
-            self.runs += 1
-            self.started.set()
-            try:
-                await self.open.wait()
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
-            return "done"
-
-        self.task = gated
-
-    async def wait(self, event: asyncio.Event) -> None:
-        async with asyncio.timeout(10):
-            await event.wait()
-
-
-@dataclass
-class Running:
-    worker: Worker
-    run: asyncio.Task[None]
-
-
-@asynccontextmanager
-async def working(client: Client, *tasks: Task[..., Any], **options: Any) -> AsyncIterator[Running]:
-    worker = Worker(client, tasks, handle_signals=False, **options)
-    run = asyncio.ensure_future(worker.run())
-    try:
-        yield Running(worker, run)
-    finally:
-        run.cancel()
-        await asyncio.gather(run, return_exceptions=True)
-
-
-@asynccontextmanager
-async def streaming(cluster: FakeCluster, client: Client, *tasks: Task[..., Any]) -> AsyncIterator[WorkStream]:
-    async with working(client, *tasks):
-        stream = await cluster.stream()
-        stream.welcome()
-        yield stream
-
-
-@dataclass
-class Order:
-    id: str
-    quantity: int = 1
-
-
-@dataclass
-class Charge:
-    receipt: str
-
-
-@task
-async def charge(order: Order, ctx: TaskContext) -> Charge:
-    return Charge(f"{order.id} {ctx.idempotency_key} {ctx.attempt}")
-
-
-@charge.compensation
-async def refund(order: Order, done: Charge | None, ctx: CompensationContext) -> dict[str, Any]:
-    receipt = done.receipt if done else None
-    return {"order": order.id, "receipt": receipt, "key": ctx.step.idempotency_key, "outcome": ctx.outcome}
+from tests.client.fake_cluster import FakeCluster
+from tests.client.worker_side import Gate, assignment, charge, streaming, working
 
 
 async def test_a_worker_says_what_it_can_do_and_does_it(cluster: FakeCluster, client: Client) -> None:
@@ -387,160 +293,3 @@ async def test_heartbeats_come_by_themselves(cluster: FakeCluster, client: Clien
                 await stream.heartbeats.get()
 
 
-async def test_go_away_is_followed_to_the_hinted_leader(cluster: FakeCluster, client: Client) -> None:
-    gate = Gate()
-    async with working(client, gate.task):
-        first = await cluster.stream()
-        first.welcome()
-        first.assign(assignment("gated"))
-        await gate.wait(gate.started)
-        cluster.elect(cluster.nodes[2])
-        first.go_away(cluster.nodes[2].address)
-        second = await cluster.stream()
-        assert second.node is cluster.nodes[2]
-        assert [held.task_id for held in second.hello.held] == ["t1"]
-        assert not gate.cancelled.is_set()
-
-
-async def test_go_away_from_the_leader_itself_means_come_back(cluster: FakeCluster, client: Client) -> None:
-    async with working(client, charge):
-        first = await cluster.stream()
-        first.welcome("one")
-        first.go_away(first.node.address)
-        second = await cluster.stream()
-        assert second.node is first.node
-        # The session has ended; the server opens it anew under its old id.
-        second.welcome("one", resumed=False)
-        second.assign(assignment("charge", input='{"order": {"id": "7"}}'))
-        await second.results(1)
-
-
-async def test_details_that_are_no_object_fail_where_they_are_given(cluster: FakeCluster, client: Client) -> None:
-    @task
-    async def progressing(ctx: TaskContext) -> None:
-        ctx.heartbeat(3)
-
-    async with streaming(cluster, client, progressing) as stream:
-        stream.assign(assignment("progressing"))
-        (result,) = await stream.results(1)
-        assert result.reason == "TypeError: heartbeat details are an object (a dict or a dataclass), not int"
-
-
-async def test_stopping_finishes_what_runs_and_says_goodbye(cluster: FakeCluster, client: Client) -> None:
-    gate = Gate()
-    async with working(client, gate.task) as running:
-        stream = await cluster.stream()
-        stream.welcome()
-        stream.assign(assignment("gated"))
-        await gate.wait(gate.started)
-        stopping = asyncio.ensure_future(running.worker.stop())
-        assert (await stream.frame("slots")).slots == 0
-        gate.open.set()
-        results = await stream.results(1)
-        assert not stopping.done()
-        stream.judge(*results)
-        await stream.frame("goodbye")
-        await asyncio.wait_for(asyncio.gather(stopping, running.run), 10)
-
-
-async def test_stopping_does_not_wait_longer_than_it_is_told(cluster: FakeCluster, client: Client) -> None:
-    gate = Gate()
-    async with working(client, gate.task) as running:
-        stream = await cluster.stream()
-        stream.welcome()
-        stream.assign(assignment("gated"))
-        await gate.wait(gate.started)
-        await asyncio.wait_for(running.worker.stop(timeout_s=0.05), 10)
-        assert (await stream.frame("slots")).slots == 0
-        await stream.frame("goodbye")
-        await gate.wait(gate.cancelled)
-
-
-async def test_sigterm_drains(cluster: FakeCluster, client: Client) -> None:
-    worker = Worker(client, [charge])
-    run = asyncio.ensure_future(worker.run())
-    stream = await cluster.stream()
-    stream.welcome()
-    await worker.connected()
-    os.kill(os.getpid(), signal.SIGTERM)
-    await stream.frame("slots")
-    await stream.frame("goodbye")
-    await asyncio.wait_for(run, 10)
-
-
-async def test_a_cancelled_worker_gives_back_what_it_holds(cluster: FakeCluster, client: Client) -> None:
-    gate = Gate()
-    async with working(client, gate.task) as running:
-        stream = await cluster.stream()
-        stream.welcome()
-        stream.assign(assignment("gated"))
-        await gate.wait(gate.started)
-        running.run.cancel()
-        await stream.frame("goodbye")
-        await gate.wait(gate.cancelled)
-
-
-async def test_a_worker_that_is_refused_for_good_says_so(cluster: FakeCluster, client: Client) -> None:
-    cluster.work_fault = lambda: Refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID", field="slots", limit="10000")
-    with pytest.raises(InvalidRequest) as error:
-        await asyncio.wait_for(Worker(client, [charge], handle_signals=False).run(), 10)
-    assert (error.value.field, error.value.limit) == ("slots", "10000")
-
-
-async def test_a_worker_outlives_a_bug_of_the_server(cluster: FakeCluster, client: Client) -> None:
-    faults = [Refused(grpc.StatusCode.INTERNAL), Refused(grpc.StatusCode.UNKNOWN)]
-    cluster.work_fault = lambda: faults.pop() if faults else None
-    async with working(client, charge):
-        await cluster.stream()
-    assert not faults
-
-
-async def test_a_session_that_nobody_knows_any_more_is_opened_anew(cluster: FakeCluster, client: Client) -> None:
-    gate = Gate()
-    async with working(client, gate.task):
-        first = await cluster.stream()
-        first.welcome("one")
-        first.assign(assignment("gated"))
-        await gate.wait(gate.started)
-        faults = [Refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED")]
-        cluster.work_fault = lambda: faults.pop() if faults else None
-        first.break_off()
-        second = await cluster.stream()
-        assert second.hello.session_id == ""
-        assert not second.hello.held
-        await gate.wait(gate.cancelled)
-
-
-async def test_leaving_ends_though_the_server_says_nothing(cluster: FakeCluster, client: Client) -> None:
-    async with working(client, charge) as running:
-        await cluster.stream()  # which is never welcomed
-        await asyncio.wait_for(running.worker.stop(), 10)
-        await asyncio.wait_for(running.run, 10)
-
-
-async def test_a_worker_finds_the_leader(cluster: FakeCluster, client: Client) -> None:
-    cluster.elect(cluster.nodes[2])
-    async with working(client, charge):
-        assert (await cluster.stream()).node is cluster.nodes[2]
-
-
-async def test_a_worker_leaves_a_silent_leader(cluster: FakeCluster, client: Client) -> None:
-    async with working(client, charge):
-        first = await cluster.stream()
-        first.welcome()
-        cluster.nodes[0].silent = True
-        cluster.elect(cluster.nodes[1])
-        second = await cluster.stream()
-        assert second.node is cluster.nodes[1]
-        assert second.hello.session_id == "worker-session"
-
-
-def test_two_tasks_of_one_name_are_refused() -> None:
-    @task(name="charge")
-    async def other() -> None: ...
-
-    async def make() -> None:
-        Worker(Client("localhost:1"), [charge, other])
-
-    with pytest.raises(ValueError, match="two different tasks are named 'charge'"):
-        asyncio.run(make())
