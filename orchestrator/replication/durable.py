@@ -99,8 +99,10 @@ class DurableState:
 
     async def close(self) -> None:
         """Everything queued becomes durable first."""
-        await self.disk.drain()
-        self.abort()
+        try:
+            await self.disk.drain()
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Lets a running write finish, drops the rest."""

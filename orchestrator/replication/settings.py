@@ -19,7 +19,7 @@ class RaftSettings:
     # Followers learn a new commit index at most this late when no entry carries it.
     commit_notice_ms: int = 5
     gossip_interval_ms: int = 250
-    # Nothing heard from a peer for so long: its connections are dropped and dialled anew.
+    # Nothing heard from a peer for so long, or for three election timeouts: its connections are made anew.
     peer_silence_ms: int = 3_000
 
     entry_bytes_max: int = 8 * MIB
@@ -59,10 +59,6 @@ class RaftSettings:
         )
         self._require(self.redial_max_ms >= self.redial_min_ms, "redial_max_ms must not be less than redial_min_ms")
         self._require(
-            self.peer_silence_ms > self.election_timeout_max_ms + self.gossip_interval_ms,
-            "peer_silence_ms must be more than an election timeout and a gossip interval",
-        )
-        self._require(
             self.batch_bytes_max <= self.in_flight_bytes_max, "in_flight_bytes_max must hold at least one batch"
         )
         # A batch may end with one entry that crosses its limit, and frames have a header.
@@ -74,6 +70,10 @@ class RaftSettings:
             self.in_flight_bytes_max + self.frame_bytes_max < self.outgoing_buffer_bytes_max,
             "outgoing_buffer_bytes_max must be more than in_flight_bytes_max + frame_bytes_max",
         )
+
+    @property
+    def silence_limit_ms(self) -> int:
+        return max(self.peer_silence_ms, 3 * self.election_timeout_max_ms, 4 * self.gossip_interval_ms)
 
     @staticmethod
     def _require(holds: bool, message: str) -> None:

@@ -87,7 +87,7 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
             raftMinTimeout=settings.election_timeout_min_ms / 1000,
             raftMaxTimeout=settings.election_timeout_max_ms / 1000,
             appendEntriesPeriod=settings.heartbeat_interval_ms / 1000,
-            connectionTimeout=settings.peer_silence_ms / 1000,
+            connectionTimeout=settings.silence_limit_ms / 1000,
             leaderFallbackTimeout=settings.election_timeout_max_ms / 1000,
             journalFile=log,
             fullDumpFile=None,

@@ -130,7 +130,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
 
     def drop_silent(self) -> None:
         """Connections to a peer that says nothing, not even gossip, are made anew: TCP alone would take minutes."""
-        limit = self.clock.monotonic() - self.settings.peer_silence_ms / 1000
+        limit = self.clock.monotonic() - self.settings.silence_limit_ms / 1000
         for name, heard_at in list(self._heard_at.items()):
             if heard_at < limit and self._links[name].up:
                 self.counters["silent"] += 1

@@ -80,7 +80,8 @@ class DiskQueue:
         self._on_error = on_error
         self._pending: list[tuple[Callable[[], None], Callable[[], None] | None]] = []
         self._running = False
-        self._failed = False
+        self._failure: BaseException | None = None
+        self._draining: list[asyncio.Future[None]] = []
         # Set by the journal: makes everything the batch wrote durable, with one call for all of it.
         self.sync: Callable[[], None] = lambda: None
 
@@ -90,7 +91,7 @@ class DiskQueue:
 
     def kick(self) -> None:
         """Starts a batch of everything queued, unless one is running: then the next starts when it ends."""
-        if self._running or self._failed or not self._pending:
+        if self._running or self._failure is not None or not self._pending:
             return
         batch, self._pending = self._pending, []
         self._running = True
@@ -104,8 +105,11 @@ class DiskQueue:
             self._running = False
             if error is not None:
                 # After a failed fsync the kernel may have dropped the pages: a retry that succeeds proves nothing.
-                self._failed = True
+                self._failure = error
                 self._on_error(error)
+                for future in self._draining:
+                    if not future.done():
+                        future.set_exception(error)
                 return
             for _, done in batch:
                 if done is not None:
@@ -115,8 +119,14 @@ class DiskQueue:
         self._worker.submit(run, finished)
 
     async def drain(self) -> None:
-        """Waits until everything added so far is durable."""
+        """Waits until everything added so far is durable; raises what made that impossible."""
+        if self._failure is not None:
+            raise self._failure
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._draining.append(future)
         self.add(lambda: None, lambda: None if future.done() else future.set_result(None))
         self.kick()
-        await future
+        try:
+            await future
+        finally:
+            self._draining.remove(future)

@@ -251,6 +251,18 @@ async def test_a_failed_sync_is_final() -> None:
     disk.journal.flush()
     assert disk.journal.durable_index == 10
     assert len(disk.errors) == 1 and not disk.queue._running
+    with pytest.raises(OSError, match="Input/output"):
+        await disk.journal.sync()
+    disk.close()
+
+
+async def test_whoever_waits_for_a_sync_that_fails_is_told() -> None:
+    files = powered()
+    disk = Disk(files, HOME)
+    files.fail_syncs = True
+    disk.fill(1, 2)
+    with pytest.raises(OSError, match="Input/output"):
+        await disk.journal.sync()
     disk.close()
 
 

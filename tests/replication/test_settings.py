@@ -25,7 +25,6 @@ def test_defaults_hold() -> None:
         {"entry_bytes_max": 64 << 20},
         {"in_flight_bytes_max": 1 << 20},
         {"outgoing_buffer_bytes_max": 1 << 20},
-        {"peer_silence_ms": 600},
         {"redial_max_ms": 10},
         {"fast_failover_max_ms": 10},
     ],
@@ -33,3 +32,8 @@ def test_defaults_hold() -> None:
 def test_relations_are_checked(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"must"):
         RaftSettings(**wrong)
+
+
+def test_long_election_timeouts_need_nothing_else_changed() -> None:
+    settings = RaftSettings(heartbeat_interval_ms=5_000, election_timeout_min_ms=30_000, election_timeout_max_ms=60_000)
+    assert settings.silence_limit_ms > settings.election_timeout_max_ms

@@ -92,6 +92,31 @@ async def test_a_lost_connection_is_dialled_again(tmp_path: Path) -> None:
         assert leader.log.term == term
 
 
+async def test_a_silent_peer_is_dialled_anew(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        await cluster.put(b"x")
+        transport = leader.log._transport
+        transport._heard_at = dict.fromkeys(transport._heard_at, float("-inf"))
+        transport.drop_silent()
+        assert leader.log.status().counters["silent"] == 2
+        await wait_until("both to be back", lambda: all(leader.log._core.connected(n) for n in leader.log._core.peers))
+        await cluster.put(b"y")
+        await cluster.converged()
+
+
+async def test_a_stranger_with_a_members_name_does_not_cut_the_member_off(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.put(b"x")
+        await cluster.converged()
+        before = cluster["n1"].log._transport._inbound["n2"]
+        reader, writer = await asyncio.open_connection(*cluster["n1"].identity().address_of("n1"))
+        writer.write(hello(cluster))
+        assert await asyncio.wait_for(reader.readexactly(4), 10)  # it is answered, so that it learns where it stands
+        assert cluster["n1"].log._transport._inbound["n2"] is before
+        writer.close()
+
+
 async def test_a_full_buffer_closes_the_connection_instead_of_growing(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         leader = await cluster.leader()
