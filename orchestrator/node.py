@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 GOSSIP_SECONDS = 0.2
 PEER_SILENCE_MS_MIN = 3_000
+THREAD_SWITCH_SECONDS = 0.0001
 STOP_GRACE_SECONDS = 1.0
 HANDOVER_PAUSE_SECONDS = 5.0
 # A node that is further behind than this is not ready to serve.
@@ -437,6 +439,8 @@ class Node:
 
 async def run_node(config: Config) -> None:
     """Runs a node until SIGTERM or SIGINT. Raises NodeFailed if it had to stop itself."""
+    # A busy loop keeps other threads, and so fsync and the database, waiting for this long; the default is 5 ms.
+    sys.setswitchinterval(THREAD_SWITCH_SECONDS)
     node = Node(config)
     await node.start()
     stop = asyncio.Event()
