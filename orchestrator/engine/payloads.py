@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 from orchestrator.engine import limits
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
-from orchestrator.engine.model import INLINE_PAYLOAD_BYTES, Payload, PayloadRow, SagaRecord, Table
+from orchestrator.engine.model import INLINE_PAYLOAD_BYTES, Payload, PayloadRow, SagaRecord, Table, TaskStatus
 from orchestrator.engine.scopes import ExecutionScope, load
 from orchestrator.engine.step import Step
-from orchestrator.engine.transitions import TASK_TERMINAL
 
-_MAY_READ_INPUT = re.compile(rb"input|\\u|\$\{[^}]*\$\{")
+# What `workflow.<field>` never changes, or is bound as it was.
+_FIXED_FIELDS = frozenset("input variables workflowId workflowType version correlationId schemaVersion".split())
 
 
 def check_room(step: Step, more: int) -> None:
@@ -73,11 +71,9 @@ def make_input(step: Step, node: TaskNode, task_id: str, record: SagaRecord | No
 
 def _can_bind(step: Step, node: TaskNode) -> bool:
     """Whether the input comes out the same whenever it is resolved, without resolving a long chain of others."""
-    if b"workflow.status" in node.input.source or b"workflow.output" in node.input.source:
+    if not _FIXED_FIELDS.issuperset(node.input.workflow_fields):
         return False
-    attempts = [step.hot.latest(reference) for reference in node.input.references]
-    if any(attempt is not None and attempt.status not in TASK_TERMINAL for attempt in attempts):
+    made = [attempt for name in node.input.references if (attempt := step.hot.latest(name)) is not None]
+    if any(not (attempt.passed or attempt.status is TaskStatus.COMPLETED) for attempt in made):
         return False
-    if all(attempt is None or attempt.input != b"" for attempt in attempts):
-        return True
-    return _MAY_READ_INPUT.search(node.input.source.replace(b"workflow.input", b"")) is None
+    return not node.input.reads_task_input or all(attempt.input != b"" for attempt in made)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from orchestrator.engine.expressions import dump_string, resolve
-from orchestrator.engine.model import Execution, Payload, SagaRecord, StepOutcome, TaskAttempt, WorkflowStatus
+from orchestrator.engine.model import Execution, Payload, SagaRecord, StepOutcome, TaskAttempt
 from orchestrator.engine.plan import Plan
 from orchestrator.engine.state import ExecutionState
 
@@ -82,8 +82,7 @@ class ExecutionScope:
         if field == "output":
             return load(hot, header.output) or _EMPTY
         if field == "status":
-            # Bound inputs are resolved at any time and have to come out the same.
-            return dump_string(WorkflowStatus.RUNNING.name if self._bindings is not None else header.status.name)
+            return dump_string(header.status.name)
         if field in ("version", "schemaVersion"):
             return _number(header.version if field == "version" else 2)
         text = {

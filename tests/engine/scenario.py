@@ -163,7 +163,8 @@ class Events:
         while len(driver.state.sessions) < 2:
             self._sessions += 1
             kind = SessionKind.STREAM
-            command = OpenSession(f"s{self._sessions}", kind, "default", "", "w", NAMES, self._rng.randint(1, 4), 10_000)
+            name = f"s{self._sessions}"
+            command = OpenSession(name, kind, "default", "", "w", NAMES, self._rng.randint(1, 4), 10_000)
             driver.ok(command)
 
     def any(self, driver: Driver) -> None:

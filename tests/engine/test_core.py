@@ -170,7 +170,7 @@ def test_heartbeat_details_reach_the_next_attempt(driver: Driver) -> None:
     beat = RecordHeartbeat("default", "w", first.task_id, first.fencing_token, b'{"at":7}')
     assert driver.ok(beat).verdict is Verdict.ACCEPTED
     driver.fail("a")
-    view = queries.assignment_view(driver.state, driver.latest("a").fencing_token)
+    view = queries.assignment_view(driver.state, driver.hot(), driver.latest("a").fencing_token)
     assert view is not None
     assert view.heartbeat_details == b'{"at":7}'
     assert driver.ok(beat).verdict is Verdict.FENCED

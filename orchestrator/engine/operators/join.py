@@ -1,7 +1,7 @@
 """JOIN: waits until every joined reference has ended for good, and gathers their outputs.
 
-A counter says how many are still awaited. A reference counts when the walk has passed it: it has ended, no retry is
-due, and if it is a SWITCH its branch has ended. A reference that was never made counts when its branch of the fork ends.
+A counter says how many are still awaited. A reference counts when the walk has passed it: it has ended, no retry
+is due, and if it is a SWITCH its branch has ended. One that was never made counts when its branch of the fork ends.
 """
 
 from __future__ import annotations

@@ -1,0 +1,643 @@
+"""One test per rule of compensation; the rule is its docstring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.engine import queries
+from orchestrator.engine.commands import (
+    AbandonCompensation,
+    DeadlineKind,
+    ExpireDeadline,
+    ExpireSession,
+    PauseWorkflow,
+    ReleaseTask,
+    ResumeWorkflow,
+    RetryCompensation,
+    RetryWorkflow,
+    SignalWorkflow,
+    SkipCompensation,
+    TerminateCompensation,
+    TerminateWorkflow,
+)
+from orchestrator.engine.effects import Cancel, ExecutionChanged
+from orchestrator.engine.model import CompensationState, StepOutcome, TaskStatus, WorkflowStatus
+from orchestrator.engine.results import Code, Done, Rejected, Verdict
+from tests.engine.driver import Driver, simple, workflow
+
+ONE = ("default", "w")
+NAMES = ("a", "b", "c", "d", "undo_a", "undo_b", "undo_c", "x")
+
+
+def fork(*branches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"name": "f", "taskReferenceName": "f", "type": "FORK_JOIN", "forkTasks": list(branches)},
+        {"name": "j", "taskReferenceName": "j", "type": "JOIN"},
+    ]
+
+
+def terminate(status: str, **given: Any) -> dict[str, Any]:
+    parameters = {"terminationStatus": status, **given}
+    return {"name": "t", "taskReferenceName": "t", "type": "TERMINATE", "inputParameters": parameters}
+
+
+def failing(reference: str, **fields: Any) -> dict[str, Any]:
+    return simple(reference, retryCount=0, **fields)
+
+
+@pytest.fixture
+def driver() -> Driver:
+    driver = Driver()
+    driver.worker("s", *NAMES, slots=10)
+    return driver
+
+
+def begin(driver: Driver, *tasks: dict[str, Any], **fields: Any) -> None:
+    driver.register(workflow("saga", *tasks, **fields))
+    assert not isinstance(driver.start("saga", given=b'{"order":1}'), Rejected)
+
+
+def names(steps: tuple[queries.CompensatedStep, ...]) -> list[str]:
+    return [step.reference for step in steps]
+
+
+def view(driver: Driver) -> queries.CompensationView:
+    return queries.compensation_view(driver.hot())
+
+
+def stuck(driver: Driver) -> None:
+    """a and b completed, c failed, and the undoing of b has used up its attempts."""
+    undo = {"name": "undo_b", "type": "SIMPLE", "retryCount": 0}
+    begin(driver, simple("a", "undo_a"), {**simple("b"), "compensateWith": undo}, failing("c"))
+    driver.give("a")
+    driver.give("b")
+    driver.fail("c", "no trucks")
+    driver.fail(driver.undoing("b"), "no luck")
+    assert driver.header().compensation is CompensationState.STUCK
+
+
+# --- Attempts
+
+
+def test_the_fencing_token_grows_with_each_lease_and_the_key_stays_the_same(driver: Driver) -> None:
+    """`fencing_token` grows with each lease; `idempotency_key` stays the same through automatic retries, re-leases,
+    failovers and an operator's `retry`."""
+    driver.register_task(name="a", retryCount=1, retryDelaySeconds=0)
+    begin(driver, simple("a"))
+    seen = [driver.latest("a")]
+    driver.fail("a")
+    seen.append(driver.latest("a"))
+    driver = driver.restart()
+    driver.fail("a")
+    driver.ok(RetryWorkflow(*ONE))
+    seen.append(driver.latest("a"))
+    assert len({attempt.fencing_token for attempt in seen}) == 3
+    assert [attempt.fencing_token for attempt in seen] == sorted(attempt.fencing_token for attempt in seen)
+    assert len({attempt.idempotency_key for attempt in seen}) == 1
+
+
+def test_no_two_steps_share_a_key(driver: Driver) -> None:
+    """`idempotency_key` = hash(workflow id, run, task reference, iteration): a step and its compensation have two."""
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    driver.give("a")
+    driver.fail("b")
+    keys = {driver.latest("a").idempotency_key, driver.latest("b").idempotency_key}
+    keys.add(driver.undoing("a").idempotency_key)
+    driver.start("saga", "other")
+    keys.add(driver.latest("a", "other").idempotency_key)
+    assert len(keys) == 4
+
+
+# --- What is recorded
+
+
+def test_a_compensation_sees_exactly_the_record_of_its_step(driver: Driver) -> None:
+    """In the compensation's input `${step.input...}` and `${step.output...}` mean exactly that record."""
+    undo = {
+        "name": "undo_a",
+        "type": "SIMPLE",
+        "inputParameters": {"amount": "${step.input.amount}", "receipt": "${step.output.receipt}"},
+    }
+    first = {**simple("a"), "compensateWith": undo, "inputParameters": {"amount": "${workflow.input.order}"}}
+    begin(driver, first, failing("b"))
+    step_key = driver.latest("a").idempotency_key
+    driver.give("a", b'{"receipt":"r7"}')
+    driver.fail("b")
+    assigned = queries.assignment_view(driver.state, driver.hot(), driver.undoing("a").fencing_token)
+    assert assigned is not None
+    assert assigned.input == b'{"amount":1,"receipt":"r7"}'
+    step = assigned.compensation
+    assert step is not None
+    assert (step.reference, step.name, step.outcome_unknown) == ("a", "a", False)
+    assert (step.input, step.output) == (b'{"amount":1}', b'{"receipt":"r7"}')
+    assert step.idempotency_key == step_key
+
+
+def test_only_steps_with_a_compensation_are_recorded(driver: Driver) -> None:
+    """Completing a step that has `compensateWith` appends an immutable record."""
+    begin(driver, simple("a", "undo_a"), simple("b"), simple("c"))
+    driver.give("a", b'{"n":1}')
+    driver.give("b")
+    records = list(driver.hot().records.values())
+    assert [(record.reference, record.outcome, record.output) for record in records] == [
+        ("a", StepOutcome.COMPLETED, b'{"n":1}')
+    ]
+
+
+# --- When
+
+
+def test_a_failed_workflow_compensates(driver: Driver) -> None:
+    """A compensation runs when the workflow fails."""
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    driver.give("a")
+    driver.fail("b", "no trucks")
+    assert driver.header().status is WorkflowStatus.COMPENSATING
+    driver.give(driver.undoing("a"))
+    header = driver.header()
+    assert header.status is WorkflowStatus.FAILED
+    assert header.failed_task == "b"
+    assert "no trucks" in header.reason
+    assert header.compensation is CompensationState.COMPLETE
+
+
+def test_a_timed_out_workflow_compensates(driver: Driver) -> None:
+    """A compensation runs when the workflow times out."""
+    begin(driver, simple("a", "undo_a"), simple("b"), timeoutSeconds=60, timeoutPolicy="TIME_OUT_WF")
+    driver.give("a")
+    driver.wait(60_000)
+    assert driver.header().status is WorkflowStatus.COMPENSATING
+    driver.fail("b")
+    driver.give(driver.undoing("a"))
+    assert driver.header().status is WorkflowStatus.TIMED_OUT
+
+
+@pytest.mark.parametrize(
+    ("compensation", "status"),
+    [
+        (TerminateCompensation.RUN, WorkflowStatus.COMPENSATING),
+        (TerminateCompensation.SKIP, WorkflowStatus.TERMINATED),
+    ],
+)
+def test_terminate_runs_or_skips_compensation(
+    driver: Driver, compensation: TerminateCompensation, status: WorkflowStatus
+) -> None:
+    """Native terminate takes `compensation: RUN | SKIP`."""
+    begin(driver, simple("a", "undo_a"), {"name": "hold", "taskReferenceName": "hold", "type": "WAIT"})
+    driver.give("a")
+    driver.ok(TerminateWorkflow(*ONE, "stop", compensation))
+    assert driver.header().status is status
+    if status is WorkflowStatus.COMPENSATING:
+        driver.give(driver.undoing("a"))
+        assert driver.header().status is WorkflowStatus.TERMINATED
+        assert driver.header().reason == "stop"
+
+
+def test_terminate_without_a_word_is_refused_only_if_something_is_owed(driver: Driver) -> None:
+    """Unset is refused only if something is owed."""
+    begin(driver, {"name": "hold", "taskReferenceName": "hold", "type": "WAIT"}, simple("a", "undo_a"), simple("b"))
+    driver.start("saga", "free")
+    assert driver.ok(TerminateWorkflow("default", "free", "stop", TerminateCompensation.UNSET)) == Done()
+    driver.ok(SignalWorkflow(*ONE, "hold", b"{}"))
+    driver.give("a")
+    refused = driver.do(TerminateWorkflow(*ONE, "stop", TerminateCompensation.UNSET))
+    assert (refused.code, refused.reason) == (Code.FAILED_PRECONDITION, "COMPENSATION_UNDECIDED")
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "compensates"),
+    [
+        ("FAILED", {}, True),
+        ("TERMINATED", {}, False),
+        ("TERMINATED", {"compensate": True}, True),
+        ("COMPLETED", {}, False),
+        ("COMPLETED", {"compensate": True}, False),
+    ],
+)
+def test_a_terminate_task_compensates_by_its_status(
+    driver: Driver, status: str, given: dict[str, Any], compensates: bool
+) -> None:
+    """A TERMINATE task with FAILED compensates, with TERMINATED only if its input says `compensate: true`, with
+    COMPLETED never."""
+    begin(driver, simple("a", "undo_a"), terminate(status, **given))
+    driver.give("a")
+    if compensates:
+        assert driver.header().status is WorkflowStatus.COMPENSATING
+        driver.give(driver.undoing("a"))
+    assert driver.header().status.name == status
+
+
+def test_a_completed_pivot_ends_all_debts(driver: Driver) -> None:
+    """A completed `pivot` task applies to the whole workflow, other fork branches included: from then on nothing is
+    compensated however it ends."""
+    begin(driver, *fork([simple("a", "undo_a"), failing("b")], [simple("c", pivot=True)]))
+    driver.give("a")
+    driver.give("c")
+    driver.fail("b")
+    assert driver.header().status is WorkflowStatus.FAILED
+    assert driver.header().compensation is CompensationState.NONE
+
+
+def test_compensation_on_request_is_refused_after_a_pivot(driver: Driver) -> None:
+    """RUN is refused with PIVOT_PASSED."""
+    begin(driver, simple("a", "undo_a"), simple("b", pivot=True), simple("c"))
+    driver.give("a")
+    driver.give("b")
+    refused = driver.do(TerminateWorkflow(*ONE, "stop", TerminateCompensation.RUN))
+    assert (refused.code, refused.reason) == (Code.FAILED_PRECONDITION, "PIVOT_PASSED")
+    assert driver.ok(TerminateWorkflow(*ONE, "stop", TerminateCompensation.UNSET)) == Done()
+
+
+# --- Settling first
+
+
+def three_branches(driver: Driver, **fields: Any) -> None:
+    """a has completed, b fails while c is in flight and d waits for a worker that does not exist."""
+    begin(driver, *fork([simple("a", "undo_a"), failing("b")], [simple("c", "undo_c")], [simple("nobody")]), **fields)
+    driver.give("a")
+    driver.fail("b")
+    assert driver.header().status is WorkflowStatus.COMPENSATING
+
+
+def test_unleased_tasks_are_cancelled_and_leased_ones_awaited(driver: Driver) -> None:
+    """Unleased tasks are cancelled. Leased ones get a cancel message and are awaited until they answer."""
+    three_branches(driver)
+    assert driver.latest("nobody").status is TaskStatus.CANCELED
+    assert driver.latest("c").status is TaskStatus.IN_PROGRESS
+    cancels = [effect for effect in driver.effects if isinstance(effect, Cancel)]
+    assert [(cancel.task_id, cancel.fenced) for cancel in cancels] == [(driver.latest("c").task_id, False)]
+    assert not driver.hot().undoing
+    driver.fail("c", "stopped")
+    assert driver.undoing("a").status is TaskStatus.IN_PROGRESS
+
+
+def test_a_step_that_completes_while_settling_joins_the_list(driver: Driver) -> None:
+    """A step that completes meanwhile joins the list."""
+    three_branches(driver)
+    assert driver.give("c", b'{"late":1}').verdict is Verdict.ACCEPTED
+    assert driver.undoing("c").status is TaskStatus.IN_PROGRESS
+    driver.give(driver.undoing("c"))
+    driver.give(driver.undoing("a"))
+    assert names(view(driver).done) == ["c", "a"]
+
+
+def test_settling_ends_with_the_grace_period(driver: Driver) -> None:
+    """Leased ones are awaited until `compensationGraceSeconds` passes; their outcome is unknown then."""
+    three_branches(driver, compensationGraceSeconds=5)
+    late = driver.latest("c")
+    driver.wait(4_999)
+    assert driver.latest("c").status is TaskStatus.IN_PROGRESS
+    driver.wait(1)
+    assert driver.latest("c").status is TaskStatus.CANCELED
+    assert driver.give(late).verdict is Verdict.FENCED
+    assigned = queries.assignment_view(driver.state, driver.hot(), driver.undoing("c").fencing_token)
+    assert assigned is not None
+    assert assigned.compensation is not None
+    assert assigned.compensation.outcome_unknown
+    assert assigned.compensation.output is None
+
+
+def test_grace_is_thirty_seconds_by_default(driver: Driver) -> None:
+    """`compensationGraceSeconds` (30)."""
+    three_branches(driver)
+    driver.wait(29_999)
+    assert driver.latest("c").status is TaskStatus.IN_PROGRESS
+    driver.wait(1)
+    assert driver.latest("c").status is TaskStatus.CANCELED
+
+
+def test_settling_ends_when_the_awaited_attempt_times_out(driver: Driver) -> None:
+    """Leased ones are awaited until they time out."""
+    three_branches(driver)
+    driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, driver.latest("c").fencing_token))
+    assert driver.latest("c").status is TaskStatus.TIMED_OUT
+    assert driver.undoing("c").status is TaskStatus.IN_PROGRESS
+
+
+def test_a_release_while_settling_is_an_answer_without_an_outcome(driver: Driver) -> None:
+    """A worker that stops an awaited attempt without a result leaves its outcome unknown."""
+    three_branches(driver)
+    driver.ok(ReleaseTask("s", driver.latest("c").fencing_token))
+    assert view(driver).left[0] == queries.CompensatedStep("c", 0, True)
+
+
+@pytest.mark.parametrize("how", ["timeout", "loss", "invalid"])
+def test_a_step_of_unknown_outcome_is_compensated(driver: Driver, how: str) -> None:
+    """A step with `compensateWith` whose outcome is unknown (timed out or worker lost in any attempt, with no later
+    completion) is compensated too, with `outcome: UNKNOWN` and no output."""
+    begin(driver, simple("a", "undo_a", retryCount=0))
+    if how == "timeout":
+        driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, driver.latest("a").fencing_token))
+    elif how == "loss":
+        driver.ok(ExpireSession("s"))
+        driver.worker("t", *NAMES)
+    else:
+        # It said COMPLETED: it has done something.
+        driver.give("a", b"no json")
+    assert driver.header().status is WorkflowStatus.COMPENSATING
+    record = driver.hot().records[driver.undoing("a").compensates]
+    assert (record.outcome, record.output) == (StepOutcome.UNKNOWN, b"")
+    driver.give(driver.undoing("a"))
+    assert driver.header().compensation is CompensationState.COMPLETE
+
+
+def test_a_later_failure_does_not_make_an_unknown_outcome_known(driver: Driver) -> None:
+    """Timed out in any attempt, with no later completion."""
+    driver.register_task(name="a", retryCount=1, retryDelaySeconds=0)
+    begin(driver, simple("a", "undo_a"))
+    driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, driver.latest("a").fencing_token))
+    driver.fail("a")
+    assert driver.undoing("a").status is TaskStatus.IN_PROGRESS
+
+
+def test_a_later_completion_makes_the_outcome_known(driver: Driver) -> None:
+    """An unknown outcome with a later completion is a completed step."""
+    driver.register_task(name="a", retryCount=1, retryDelaySeconds=0)
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, driver.latest("a").fencing_token))
+    driver.give("a")
+    driver.fail("b")
+    assert [record.outcome for record in driver.hot().records.values()] == [StepOutcome.COMPLETED]
+
+
+def test_a_step_that_only_failed_is_not_compensated(driver: Driver) -> None:
+    """A step whose every attempt reported FAILED is not."""
+    driver.register_task(name="a", retryCount=1, retryDelaySeconds=0)
+    begin(driver, simple("a", "undo_a"))
+    driver.fail("a")
+    driver.fail("a")
+    assert driver.header().status is WorkflowStatus.FAILED
+    assert driver.header().compensation is CompensationState.NONE
+
+
+def test_a_step_that_no_worker_ever_took_is_not_compensated(driver: Driver) -> None:
+    """A poll timeout leaves nothing unknown."""
+    driver.register_task(name="nobody", pollTimeoutSeconds=5, retryCount=0)
+    begin(driver, simple("nobody", "undo_a"))
+    driver.ok(ExpireDeadline(DeadlineKind.POLL, driver.latest("nobody").ready))
+    assert driver.header().status is WorkflowStatus.TIMED_OUT
+    assert driver.header().compensation is CompensationState.NONE
+
+
+# --- Order
+
+
+def test_unknown_outcomes_come_first_then_the_reverse_order_of_completion(driver: Driver) -> None:
+    """One at a time: unknown outcomes first, then completed steps in reverse order of completion."""
+    begin(driver, *fork([simple("a", "undo_a")], [simple("b", "undo_b")]), simple("c", "undo_c", retryCount=0))
+    driver.give("b")
+    driver.give("a")
+    driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, driver.latest("c").fencing_token))
+    for reference in ("c", "a", "b"):
+        assert len(driver.header().compensating) == 1
+        driver.give(driver.undoing(reference))
+    assert names(view(driver).done) == ["c", "a", "b"]
+
+
+def test_a_definition_may_ask_for_all_at_once(driver: Driver) -> None:
+    """Unless the definition asks for `compensationOrder: PARALLEL`."""
+    begin(driver, simple("a", "undo_a"), simple("b", "undo_b"), failing("c"), compensationOrder="PARALLEL")
+    driver.give("a")
+    driver.give("b")
+    driver.fail("c")
+    assert driver.undoing("a").status is driver.undoing("b").status is TaskStatus.IN_PROGRESS
+    driver.give(driver.undoing("a"))
+    driver.give(driver.undoing("b"))
+    assert driver.header().compensation is CompensationState.COMPLETE
+
+
+def test_a_compensation_has_its_own_retry_policy(driver: Driver) -> None:
+    """Each has its own retry policy (default: exponential, 1 s to 60 s, 20 attempts)."""
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    driver.give("a")
+    driver.fail("b")
+    delays = []
+    while driver.header().compensation is CompensationState.RUNNING:
+        driver.fail(driver.undoing("a"))
+        timers = list(driver.state.timers.values())
+        if timers:
+            delays.append(timers[0].fire_ms - driver.now_ms)
+            driver.wait(delays[-1])
+    assert delays[:7] == [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000]
+    assert len(delays) == 19
+    assert len({driver.undoing("a").idempotency_key}) == 1
+
+
+# --- Status
+
+
+def test_the_outcome_is_fixed_on_entry_and_becomes_the_status_at_the_end(driver: Driver) -> None:
+    """On entry the outcome (with reason and failed task) is fixed; it becomes the status when compensation ends."""
+    three_branches(driver)
+    entered = driver.header()
+    assert (entered.outcome, entered.failed_task) == (WorkflowStatus.FAILED, "b")
+    driver.fail("c", "something else")
+    driver.give(driver.undoing("a"))
+    ended = driver.header()
+    assert (ended.status, ended.reason, ended.failed_task) == (WorkflowStatus.FAILED, entered.reason, "b")
+
+
+def test_waiters_see_the_end_and_never_the_entry(driver: Driver) -> None:
+    """Waiters and terminal events see the end, never the entry."""
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    driver.give("a")
+    driver.fail("b")
+    assert not any(isinstance(effect, ExecutionChanged) and effect.terminal for effect in driver.effects)
+    driver.give(driver.undoing("a"))
+    assert any(isinstance(effect, ExecutionChanged) and effect.terminal for effect in driver.effects)
+
+
+def test_what_is_done_and_left_is_told(driver: Driver) -> None:
+    """`compensation: {state: NONE | RUNNING | STUCK | COMPLETE | INCOMPLETE, done: [...], left: [...]}`."""
+    begin(driver, simple("a", "undo_a"), simple("b", "undo_b"), failing("c"))
+    driver.give("a")
+    driver.give("b")
+    assert (view(driver).state, names(view(driver).left)) == (CompensationState.NONE, ["b", "a"])
+    driver.fail("c")
+    driver.give(driver.undoing("b"))
+    assert view(driver).state is CompensationState.RUNNING
+    assert (names(view(driver).done), names(view(driver).left)) == (["b"], ["a"])
+
+
+def test_the_workflow_timeout_does_not_apply_while_compensating(driver: Driver) -> None:
+    """The workflow's timeout does not apply while COMPENSATING."""
+    begin(driver, simple("a", "undo_a"), failing("b"), timeoutSeconds=60, timeoutPolicy="TIME_OUT_WF")
+    driver.give("a")
+    driver.fail("b")
+    driver.wait(120_000)
+    driver.give(driver.undoing("a"))
+    assert driver.header().status is WorkflowStatus.FAILED
+
+
+def test_task_timeouts_apply_while_compensating(driver: Driver) -> None:
+    """Task timeouts do."""
+    driver.register_task(name="undo_a", timeoutSeconds=5, responseTimeoutSeconds=4, retryCount=1, retryDelaySeconds=1)
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    driver.give("a")
+    driver.fail("b")
+    first = driver.undoing("a")
+    driver.wait(5_000)
+    assert driver.hot().tasks[first.sequence].status is TaskStatus.TIMED_OUT
+    driver.wait(1_000)
+    assert driver.undoing("a").sequence > first.sequence
+
+
+def test_pause_holds_compensation_and_resume_returns_to_it(driver: Driver) -> None:
+    """`pause` holds it, `resume` returns to it."""
+    begin(driver, simple("a", "undo_a"), simple("b", "undo_b"), failing("c"))
+    driver.give("a")
+    driver.give("b")
+    driver.fail("c")
+    driver.ok(PauseWorkflow(*ONE))
+    driver.give(driver.undoing("b"))
+    assert driver.header().status is WorkflowStatus.PAUSED
+    assert len(driver.hot().undoing) == 1
+    driver.ok(ResumeWorkflow(*ONE))
+    assert driver.header().status is WorkflowStatus.COMPENSATING
+    driver.give(driver.undoing("a"))
+    assert driver.header().status is WorkflowStatus.FAILED
+
+
+def test_signals_are_refused_while_compensating(driver: Driver) -> None:
+    """Signals of forward tasks are refused, apart from completions being settled."""
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    driver.give("a")
+    driver.fail("b")
+    refused = driver.do(SignalWorkflow(*ONE, "go", b"{}"))
+    assert (refused.code, refused.reason) == (Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING")
+
+
+# --- Stuck
+
+
+def test_a_compensation_that_exhausts_its_retries_is_stuck(driver: Driver) -> None:
+    """The workflow stays COMPENSATING with state STUCK, runs no further compensation and counts in a metric."""
+    stuck(driver)
+    assert driver.header().status is WorkflowStatus.COMPENSATING
+    assert len(driver.hot().undoing) == 1
+    assert driver.state.meta.stuck_compensations == 1
+    driver.wait(10_000_000)
+    assert driver.header().status is WorkflowStatus.COMPENSATING
+
+
+def test_an_operator_retries_a_stuck_compensation(driver: Driver) -> None:
+    """`compensation retry` (attempts reset)."""
+    stuck(driver)
+    driver.ok(RetryCompensation(*ONE))
+    assert driver.undoing("b").retry_count == 0
+    assert driver.state.meta.stuck_compensations == 0
+    driver.give(driver.undoing("b"))
+    driver.give(driver.undoing("a"))
+    assert driver.header().compensation is CompensationState.COMPLETE
+
+
+def test_an_operator_skips_a_stuck_compensation(driver: Driver) -> None:
+    """`skip` (recorded as left, go on)."""
+    stuck(driver)
+    driver.ok(SkipCompensation(*ONE))
+    driver.give(driver.undoing("a"))
+    assert driver.header().status is WorkflowStatus.FAILED
+    assert driver.header().compensation is CompensationState.INCOMPLETE
+    assert (names(view(driver).done), names(view(driver).left)) == (["a"], ["b"])
+    assert "no luck" in view(driver).left[0].reason
+
+
+def test_an_operator_abandons_a_stuck_compensation(driver: Driver) -> None:
+    """`abandon` (end with INCOMPLETE)."""
+    stuck(driver)
+    driver.ok(AbandonCompensation(*ONE, "written off"))
+    assert driver.header().status is WorkflowStatus.FAILED
+    assert driver.header().compensation is CompensationState.INCOMPLETE
+    assert names(view(driver).left) == ["b", "a"]
+    assert driver.state.meta.stuck_compensations == 0
+
+
+@pytest.mark.parametrize(
+    "command", [RetryCompensation(*ONE), SkipCompensation(*ONE), AbandonCompensation(*ONE, "enough")]
+)
+def test_nothing_can_be_done_about_a_compensation_that_is_not_stuck(driver: Driver, command: Any) -> None:
+    """An operator *then* uses retry, skip or abandon."""
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    assert driver.do(command).reason == "COMPENSATION_NOT_STUCK"
+    driver.give("a")
+    driver.fail("b")
+    assert driver.do(command).reason == "COMPENSATION_NOT_STUCK"
+
+
+# --- Operations
+
+
+def test_retry_is_refused_once_any_compensation_has_started(driver: Driver) -> None:
+    """`retry` is refused (FAILED_PRECONDITION, COMPENSATION_STARTED) once any compensation has started."""
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    driver.give("a")
+    driver.fail("b")
+    for _ in range(2):
+        refused = driver.do(RetryWorkflow(*ONE))
+        assert (refused.code, refused.reason) == (Code.FAILED_PRECONDITION, "COMPENSATION_STARTED")
+        driver.give(driver.undoing("a"))
+
+
+def test_retry_is_possible_after_a_turn_in_which_nothing_was_owed(driver: Driver) -> None:
+    """No compensation has started when settling found that there was nothing to undo."""
+    begin(driver, *fork([failing("b")], [simple("c", "undo_c")]))
+    driver.fail("b")
+    assert driver.header().status is WorkflowStatus.COMPENSATING
+    driver.fail("c")
+    assert driver.header().compensation is CompensationState.NONE
+    driver.ok(RetryWorkflow(*ONE))
+    driver.give("b")
+    driver.give("c")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+# --- Lost workers
+
+
+def lose(driver: Driver, number: int) -> None:
+    driver.ok(ExpireSession("s" if number == 0 else f"s{number}"))
+    driver.worker(f"s{number + 1}", *NAMES, slots=10)
+
+
+def test_a_lost_worker_ends_its_attempts(driver: Driver) -> None:
+    """An expired session ends its attempts as TIMED_OUT, reason WORKER_LOST."""
+    begin(driver, simple("a"))
+    lost = driver.latest("a")
+    driver.ok(ExpireSession("s"))
+    ended = driver.hot().tasks[lost.sequence]
+    assert (ended.status, ended.reason) == (TaskStatus.TIMED_OUT, "WORKER_LOST")
+
+
+def test_without_retries_a_lost_worker_is_final(driver: Driver) -> None:
+    """With retryCount 0 there is no further attempt."""
+    begin(driver, failing("a"))
+    driver.ok(ExpireSession("s"))
+    assert driver.header().status is WorkflowStatus.TIMED_OUT
+
+
+def test_three_losses_in_a_row_are_free_and_then_they_count(driver: Driver) -> None:
+    """Otherwise the next is queued at once without using up retryCount, until three losses in a row of that task,
+    after which losses count."""
+    driver.register_task(name="a", retryCount=1, retryDelaySeconds=7)
+    begin(driver, simple("a"))
+    for number in range(3):
+        lose(driver, number)
+        assert (driver.latest("a").status, driver.latest("a").retry_count) == (TaskStatus.IN_PROGRESS, 0)
+    lose(driver, 3)
+    assert (driver.latest("a").status, driver.latest("a").retry_count) == (TaskStatus.SCHEDULED, 1)
+    driver.wait(7_000)
+    lose(driver, 4)
+    assert driver.header().status is WorkflowStatus.TIMED_OUT
+
+
+def test_an_answer_breaks_the_row_of_losses(driver: Driver) -> None:
+    """Three losses *in a row*."""
+    driver.register_task(name="a", retryCount=2, retryDelaySeconds=0)
+    begin(driver, simple("a"))
+    for number in range(3):
+        lose(driver, number)
+    driver.fail("a")
+    lose(driver, 3)
+    assert (driver.latest("a").status, driver.latest("a").retry_count) == (TaskStatus.IN_PROGRESS, 1)
