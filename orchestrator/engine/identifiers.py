@@ -22,12 +22,14 @@ class Identifiers:
 
     def __init__(self, cluster_id: str, recovery_epoch: int) -> None:
         self._key = blake2b(f"{len(cluster_id)}:{cluster_id}{recovery_epoch}".encode(), digest_size=32).digest()
+        self.index = 0  # of the entry being applied
         self._seed = b""
         self._prefix = ""
         self._ordinal = 0
 
     def begin(self, index: int, time_ms: int) -> None:
         """Everything made until the next call belongs to this entry."""
+        self.index = index
         self._seed = index.to_bytes(8, "big")
         self._ordinal = 0
         self._prefix = "".join(_pairs[time_ms >> shift & 1023] for shift in (40, 30, 20, 10, 0))

@@ -79,6 +79,7 @@ class Driver:
         self.now_ms = START_MS
         self.index = 0
         self.check = check
+        self.evict = False  # after each entry, whatever can be evicted goes
         self.effects: list[AnyEffect] = []
         self.database: dict[tuple[Table, RowKey], bytes] = {}
         self.held: dict[int, Deliver] = {}  # what workers were given, by token
@@ -111,6 +112,8 @@ class Driver:
             self._perform(outcome.effects)
             self.verify()
         self.machine.end_entry(blake2b(self.index.to_bytes(8, "big"), digest_size=16).digest())
+        if self.evict:
+            self._evict()
         if self.machine.next_message() is not None:
             kept = self.effects
             self.entry(Continue())
@@ -169,6 +172,13 @@ class Driver:
         if rows:
             self.state.admit(key, rows)
 
+    def _evict(self) -> None:
+        self.flush()
+        for key in self.state.eviction_candidates(1_000):
+            assert self.state.evict(key)
+        assert self.state.hot_count == 0
+        assert self.state.hot_bytes == 0
+
     def restart(self, *, cold: bool = False) -> Driver:
         """A new replica from what was flushed; with all executions hot, or none."""
         self.flush()
@@ -203,6 +213,7 @@ class Driver:
         )
 
     def hot(self, workflow_id: str = "w") -> ExecutionState:
+        self.heat(("default", workflow_id))
         hot = self.state.execution(("default", workflow_id))
         assert hot is not None
         return hot

@@ -46,6 +46,7 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
         reason=command.reason,
         error_code=command.error_code[: limits.NAME_CHARS],
         accepted=True,
+        unknown=command.outcome_unknown and command.status is not TaskStatus.COMPLETED,
     )
     return Judged(Verdict.ACCEPTED)
 

@@ -26,7 +26,8 @@ def raise_behaviour(step: Step, command: RaiseBehaviour) -> AnyResult:
 
 
 def checkpoint(step: Step, command: Checkpoint) -> AnyResult:
-    """The machine adds what it knows and the step does not: index and hash."""
+    """The machine adds what it knows and the step does not: the chain hash."""
+    step.state.meta = replace(step.state.meta, checkpoint_index=step.ids.index)
     return Done()
 
 

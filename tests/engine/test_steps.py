@@ -1,0 +1,235 @@
+"""A step is all or nothing: what is refused changes nothing, and what breaks changes nothing and says where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.engine import commands, machine, messages, step, walk
+from orchestrator.engine.commands import IfExists, RequestIdentity, StartWorkflow, TerminateCompensation
+from orchestrator.engine.model import SessionKind, Table, TaskStatus
+from orchestrator.engine.results import Code, Rejected
+from orchestrator.engine.state import State
+from tests.engine.driver import Driver, simple, workflow
+from tests.engine.scenario import play
+from tests.engine.test_core import ulid
+
+ONE = ("default", "w")
+EVERY_COMMAND: dict[type, Any] = {
+    commands.RegisterWorkflows: commands.RegisterWorkflows("default", (b'{"name":"n","tasks":[]}',), True),
+    commands.RegisterTasks: commands.RegisterTasks("default", (b'{"name":"n"}',)),
+    commands.StartWorkflow: StartWorkflow("default", "saga", 0, "new", IfExists.FAIL, b"{}"),
+    commands.SignalWorkflow: commands.SignalWorkflow(*ONE, "go", b"{}"),
+    commands.PauseWorkflow: commands.PauseWorkflow(*ONE),
+    commands.ResumeWorkflow: commands.ResumeWorkflow(*ONE),
+    commands.TerminateWorkflow: commands.TerminateWorkflow(*ONE, "stop", TerminateCompensation.RUN),
+    commands.RetryWorkflow: commands.RetryWorkflow(*ONE),
+    commands.RetryCompensation: commands.RetryCompensation(*ONE),
+    commands.SkipCompensation: commands.SkipCompensation(*ONE),
+    commands.AbandonCompensation: commands.AbandonCompensation(*ONE, "enough"),
+    commands.OpenClientSession: commands.OpenClientSession("default"),
+    commands.OpenSession: commands.OpenSession("t", SessionKind.STREAM, "default", "", "w", ("b",), 1, 10_000),
+    commands.UpdateSession: commands.UpdateSession("s", ("a", "b"), 3),
+    commands.CloseSession: commands.CloseSession("s"),
+    commands.ExpireSession: commands.ExpireSession("s"),
+    commands.PollTasks: commands.PollTasks("p", "default", "", "w", ("b",), 1),
+    commands.CompleteTask: None,
+    commands.RecordHeartbeat: None,
+    commands.ReleaseTask: commands.ReleaseTask("s", 1),
+    commands.ExpireDeadline: commands.ExpireDeadline(commands.DeadlineKind.RESPONSE, 1),
+    commands.FireTimers: commands.FireTimers(),
+    commands.Continue: commands.Continue(),
+    commands.Checkpoint: commands.Checkpoint(),
+    commands.RaiseBehaviour: commands.RaiseBehaviour(1),
+}
+
+
+@pytest.fixture
+def driver() -> Driver:
+    """a is leased, the nobody task waits for a worker."""
+    driver = Driver(check=False)
+    fork = {
+        "name": "f",
+        "taskReferenceName": "f",
+        "type": "FORK_JOIN",
+        "forkTasks": [[simple("a", "undo_a"), simple("c")], [simple("nobody")]],
+    }
+    driver.register(workflow("saga", fork, {"name": "j", "taskReferenceName": "j", "type": "JOIN"}))
+    driver.worker("s", "a", "undo_a", slots=2)
+    driver.start("saga")
+    return driver
+
+
+def command_of(driver: Driver, kind: type) -> Any:
+    attempt = driver.latest("a")
+    if kind is commands.CompleteTask:
+        return commands.CompleteTask(
+            *ONE, attempt.task_id, attempt.fencing_token, TaskStatus.COMPLETED, b'{"n":1}', "", ""
+        )
+    if kind is commands.RecordHeartbeat:
+        return commands.RecordHeartbeat(*ONE, attempt.task_id, attempt.fencing_token, b"{}")
+    return EVERY_COMMAND[kind]
+
+
+def test_every_command_and_message_has_a_handler() -> None:
+    assert set(machine.COMMANDS) == set(commands.Command.__subclasses__()) == set(EVERY_COMMAND)
+    assert set(machine.MESSAGES) == set(messages.Message.__subclasses__())
+
+
+def test_every_result_and_command_is_in_its_union() -> None:
+    from orchestrator.engine import effects, results
+
+    for base, union in (
+        (commands.Command, commands.AnyCommand),
+        (messages.Message, messages.AnyMessage),
+        (results.Result, results.AnyResult),
+        (effects.Effect, effects.AnyEffect),
+    ):
+        assert set(base.__subclasses__()) == set(union.__args__)
+
+
+@pytest.mark.parametrize("kind", list(machine.COMMANDS))
+def test_a_handler_that_breaks_changes_nothing(
+    driver: Driver, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = command_of(driver, kind)
+    handler = machine.COMMANDS[kind]
+
+    def broken(one: step.Step, given: Any) -> Any:
+        handler(one, given)
+        raise ValueError("words that may differ between nodes")
+
+    before = driver.rows()
+    monkeypatch.setitem(machine.COMMANDS, kind, broken)
+    result = driver.do(command)
+    assert isinstance(result, Rejected)
+    if result.code is Code.INTERNAL:
+        assert dict(result.metadata)["type"] == "ValueError"
+        assert "words" not in repr(result)
+    assert driver.rows() == before
+    assert driver.effects == []
+
+
+@pytest.mark.parametrize("kind", list(machine.COMMANDS))
+def test_a_break_at_any_write_changes_nothing(driver: Driver, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = step.Step.write
+    for allowed in range(40):
+        left = [allowed]
+
+        def failing(one: step.Step, table: Table, key: Any, row: Any, left: list[int] = left) -> None:
+            if left[0] == 0:
+                raise KeyError("broken")
+            left[0] -= 1
+            write(one, table, key, row)
+
+        command = command_of(driver, kind)
+        other = driver.restart()
+        before = other.rows()
+        with monkeypatch.context() as patched:
+            patched.setattr(step.Step, "write", failing)
+            other.index += 1
+            other.machine.begin_entry(other.index, 1, other.now_ms, 1)
+            result = other.machine.apply(command).result
+        if not isinstance(result, Rejected) or result.code is not Code.INTERNAL:
+            return
+        assert other.rows() == before
+        # The indexes, too: what is done next comes out as if nothing had been tried.
+        twin = driver.restart()
+        assert other.do(command) == twin.do(command) or kind is commands.OpenClientSession
+        assert {mark[0]: 1 for mark in other.rows()} == {mark[0]: 1 for mark in twin.rows()}
+    raise AssertionError("more writes than were tried")
+
+
+@pytest.mark.parametrize("kind", list(machine.MESSAGES))
+def test_a_message_that_breaks_is_dropped_and_changes_nothing_else(
+    driver: Driver, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"namespace": "default", "workflow_id": "w", "task_sequence": 1, "token": 1, "timer": 1}
+    fields.update({"kind": 1, "number": 1})
+    known = {name: fields[name] for name in kind.__struct_fields__}  # type: ignore[attr-defined]  # a msgspec struct
+    before = driver.rows()
+
+    def broken(one: step.Step, message: Any) -> Any:
+        one.open("default", "w")
+        one.change(reason="half done")
+        one.write_header()
+        raise LookupError
+
+    monkeypatch.setitem(machine.MESSAGES, kind, broken)
+    monkeypatch.setitem(machine.COMMANDS, commands.Continue, lambda one, _: one.send(kind(**known)) or machine.Done())
+    driver.do(commands.Continue())
+    assert driver.machine.next_message() is None
+    after = driver.rows()
+    changed = [mark for mark in after if before.get(mark) != after[mark]]
+    assert changed in ([(Table.META, ())], [])
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError, OSError])
+def test_a_process_that_is_not_well_stops(
+    driver: Driver, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(one: step.Step, given: Any) -> Any:
+        raise error
+
+    monkeypatch.setitem(machine.COMMANDS, commands.Continue, broken)
+    with pytest.raises(error):
+        driver.do(commands.Continue())
+
+
+def test_an_internal_rejection_is_not_remembered(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = RequestIdentity(request_id=ulid(driver.now_ms))
+    command = EVERY_COMMAND[commands.StartWorkflow]
+    with monkeypatch.context() as patched:
+        patched.setattr(walk, "drain", lambda one: 1 // 0)
+        assert driver.do(command, identity).code is Code.INTERNAL
+    assert not isinstance(driver.do(command, identity), Rejected)
+
+
+def test_type_and_site_of_an_error_enter_the_chain_hash(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    chains = []
+    for error in (ValueError, KeyError):
+        other = driver.restart()
+
+        def broken(one: step.Step, given: Any, error: type[Exception] = error) -> Any:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setitem(machine.COMMANDS, commands.Continue, broken)
+            other.do(commands.Continue())
+        chains.append(other.machine.chain)
+    assert chains[0] != chains[1]
+
+
+def test_rejections_of_whole_runs_leave_every_byte_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random runs; wherever something is refused, all rows are compared."""
+    seen = [0]
+    plain = machine.Machine.apply
+
+    def checked(self: machine.Machine, command: Any, identity: Any = None) -> Any:
+        rows = {mark: self.state.read(*mark) for mark in all_rows(self.state)}
+        outcome = plain(self, command, identity)
+        if isinstance(outcome.result, Rejected):
+            seen[0] += 1
+            assert rows == {mark: self.state.read(*mark) for mark in all_rows(self.state)}, outcome
+            assert outcome.effects == []
+        return outcome
+
+    monkeypatch.setattr(machine.Machine, "apply", checked)
+    for seed in range(12):
+        play(seed, 25)
+    assert seen[0] > 20
+
+
+def all_rows(state: State) -> list[tuple[Table, Any]]:
+    marks: list[tuple[Table, Any]] = [(Table.META, ())]
+    marks += [(table, key) for table, rows in state.resident.items() for key in rows]
+    for key in state.hot_keys():
+        hot = state.execution(key)
+        assert hot is not None
+        marks.append((Table.EXECUTION, key))
+        marks += [(Table.TASK, (*key, number)) for number in hot.tasks]
+        marks += [(Table.RECORD, (*key, number)) for number in hot.records]
+        marks += [(Table.SIGNAL, (*key, number)) for number in hot.signals]
+        marks += [(Table.PAYLOAD, (*key, number)) for number in hot.payloads]
+    return marks
