@@ -7,6 +7,7 @@ more and are ignored.
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ RESULT_BYTES_PER_FRAME = 1 << 20
 ENDED_KEPT = 10_000
 # How many of the newest releases are said again after a reconnection; a release has no answer.
 RELEASES_REPEATED = 1_000
+
+
+def new_session_id() -> str:
+    return secrets.token_hex(16)
 
 
 class State(Enum):
@@ -80,7 +85,8 @@ class WorkerSession:
         self._hello = hello
         self.term = 0
         self.generation = 0
-        self.session_id = ""
+        # Chosen here, so that a hello that has to be repeated does not open a second session.
+        self.session_id = new_session_id()
         self.draining = False
         self.attempts: dict[Key, Attempt] = {}
         # Ended attempts, oldest first, each with what to release should it be handed out again.
@@ -97,9 +103,8 @@ class WorkerSession:
         """The first frame of a stream; everything unanswered is said again after it."""
         frame = pb.WorkHello()
         frame.CopyFrom(self._hello)
-        if self.session_id:
-            frame.session_id = self.session_id
-            frame.held.extend(attempt.held for attempt in self.attempts.values() if not attempt.lost)
+        frame.session_id = self.session_id
+        frame.held.extend(attempt.held for attempt in self.attempts.values() if not attempt.lost)
         if self.draining:
             # A session can't be opened without a slot, only resumed; the next frame says none in any case.
             frame.slots = 0 if frame.held else 1
@@ -108,7 +113,7 @@ class WorkerSession:
 
     def forget(self) -> list[Attempt]:
         """The server does not know the session any more; answers the attempts that go on in vain."""
-        self.session_id = ""
+        self.session_id = new_session_id()
         self.generation = 0
         self._released.clear()
         running = []
@@ -221,7 +226,7 @@ class WorkerSession:
             # Any node that still takes itself for the leader can say this, so it has to prove to be no older.
             if (frame.term, frame.generation) < (self.term, self.generation):
                 return Events(stale=True)
-        elif self.session_id:
+        else:
             cancel = self.forget()
         # A new session is in the log, so it comes from a true leader, of whatever term.
         self.term, self.generation = frame.term, frame.generation

@@ -119,6 +119,7 @@ class WorkflowFailed(OrchestratorError):
         self.status: WorkflowStatus = execution.status
         self.reason: str = execution.reason
         self.failed_task: str = execution.failed_task
+        self.error_code: str = execution.error_code
         self.compensation: CompensationReport = execution.compensation
         super().__init__(self._sentence())
 
@@ -144,12 +145,16 @@ class WorkflowTerminated(WorkflowFailed):
 
 
 class TerminalError(OrchestratorError):
-    """Raised by a task to fail for good, without retries; `code` is a stable name for the kind of failure."""
+    """Raised by a task to fail for good, without retries; `code` is a stable name for the kind of failure.
 
-    def __init__(self, code: str, message: str = "") -> None:
+    `outcome_unknown`: the step may have taken effect all the same (a payment that timed out, say), so a saga undoes it.
+    """
+
+    def __init__(self, code: str, message: str = "", *, outcome_unknown: bool = False) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
+        self.outcome_unknown = outcome_unknown
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" if self.message else self.code

@@ -101,6 +101,8 @@ class TaskAttempt:
     # The reference name of the step that it undoes.
     compensates: str
     heartbeat_details: Json
+    # The stable name of its failure, as its worker gave it.
+    error_code: str
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class Execution:
     status: WorkflowStatus
     reason: str
     failed_task: str
+    # The stable name of the failure of `failed_task`, as its worker gave it; "" in search results.
+    error_code: str
     input: Json
     output: Json
     variables: Json
@@ -187,6 +191,7 @@ def read_execution(message: workflows_pb2.Workflow) -> Execution:
         status=_named(WorkflowStatus, workflows_pb2.WorkflowStatus, message.status, "WORKFLOW_STATUS_"),
         reason=message.reason,
         failed_task=message.failed_task,
+        error_code=message.error_code,
         input=read_payload(message.input),
         output=read_payload(message.output),
         variables=read_payload(message.variables),
@@ -257,6 +262,7 @@ def _read_task(message: workflows_pb2.Task) -> TaskAttempt:
         end_time=_time(message.end_time),
         compensates=message.compensates,
         heartbeat_details=read_payload(message.heartbeat_details) if message.HasField("heartbeat_details") else None,
+        error_code=message.error_code,
     )
 
 

@@ -81,7 +81,7 @@ async def run_attempt(
     try:
         value = await _call(task, arguments, threads)
     except TerminalError as error:
-        return failed(assignment, str(error), error.code, terminal=True)
+        return failed(assignment, str(error), error.code, terminal=True, outcome_unknown=error.outcome_unknown)
     except (Exception, SystemExit) as error:
         message = str(error)
         name = type(error).__name__
@@ -90,19 +90,24 @@ async def run_attempt(
     try:
         data = dumps(task.encode_result(value))
     except (CodecError, ValueError) as error:
-        return failed(assignment, f"the result of {task.name}: {error}", "OUTPUT_INVALID", terminal=True)
+        problem = f"the result of {task.name}: {error}"
+        return failed(assignment, problem, "OUTPUT_INVALID", terminal=True, outcome_unknown=True)
     if len(data) > OUTPUT_BYTES_MAX:
         problem = f"the result of {task.name} has {len(data)} bytes of JSON; at most {OUTPUT_BYTES_MAX} fit"
-        return failed(assignment, problem, "OUTPUT_TOO_LARGE", terminal=True)
+        return failed(assignment, problem, "OUTPUT_TOO_LARGE", terminal=True, outcome_unknown=True)
     result = _result(assignment, TASK_STATUS_COMPLETED)
     result.output.inline = data
     return result
 
 
-def failed(assignment: pb.Assignment, reason: str, code: str, *, terminal: bool = False) -> pb.TaskResult:
+def failed(
+    assignment: pb.Assignment, reason: str, code: str, *, terminal: bool = False, outcome_unknown: bool = False
+) -> pb.TaskResult:
+    """`outcome_unknown`: it failed, but may have taken effect, so a saga undoes it."""
     result = _result(assignment, TASK_STATUS_FAILED_WITH_TERMINAL_ERROR if terminal else TASK_STATUS_FAILED)
     result.reason = reason[:REASON_CHARACTERS_MAX]
     result.error_code = code[:CODE_CHARACTERS_MAX]
+    result.outcome_unknown = outcome_unknown
     return result
 
 

@@ -184,6 +184,7 @@ class CompleteTask(Command, frozen=True, tag=45):
     output: bytes
     reason: str
     error_code: str
+    outcome_unknown: bool = False  # with a failure: it may have taken effect all the same
 
 
 class RecordHeartbeat(Command, frozen=True, tag=46):

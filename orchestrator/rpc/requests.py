@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.engine.commands import RequestIdentity
-from orchestrator.engine.expressions import PayloadInvalid, check_payload
+from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
 from orchestrator.rpc.backend import DEFAULT_NAMESPACE
 from orchestrator.rpc.errors import invalid, unimplemented
 from orchestrator_api.v1 import common_pb2
@@ -72,8 +72,22 @@ def json_object(field: str, payload: common_pb2.Payload) -> bytes:
     try:
         check_payload(payload.inline)
     except PayloadInvalid as error:
-        raise invalid(field, str(error)) from error
+        raise invalid(field, str(error), error.limit) from error
     return payload.inline
+
+
+def json_value(field: str, payload: common_pb2.Payload, bytes_max: int) -> bytes:
+    """The payload's JSON text, whatever it is of; b"null" if it is empty."""
+    if payload.WhichOneof("content") == "blob":
+        raise unimplemented(field, "payloads outside the log are not served yet")
+    if len(payload.inline) > bytes_max:
+        raise invalid(field, f"has {len(payload.inline)} bytes; the limit is {bytes_max}", str(bytes_max))
+    text_ = payload.inline or b"null"
+    try:
+        check_json(text_)
+    except JsonInvalid as error:
+        raise invalid(field, str(error)) from error
+    return text_
 
 
 def task_names(field: str, values: Sequence[str]) -> tuple[str, ...]:

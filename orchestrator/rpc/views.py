@@ -65,6 +65,9 @@ def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> work
         if data:
             getattr(message, name).inline = data
     message.compensation.CopyFrom(compensation(held))
+    failed = held.latest(execution.failed_task)
+    if failed is not None:
+        message.error_code = failed.error_code
     if include_tasks:
         message.tasks.extend(task(state, held, held.tasks[sequence]) for sequence in sorted(held.tasks))
         message.definition_json = queries.execution_document(state, held)
@@ -112,6 +115,7 @@ def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_
         end_time=timestamp(attempt.ended_ms),
         compensates=record.reference if record is not None else "",
         heartbeat_details=payload(queries.payload(held, attempt.details)),
+        error_code=attempt.error_code,
     )
 
 
@@ -152,7 +156,6 @@ def assignment(state: State, held: ExecutionState, token: int) -> workers_pb2.As
             )
         )
     return message
-
 
 
 def cancellation(effect: Cancel) -> workers_pb2.Cancellation:

@@ -1,46 +1,56 @@
 """One worker's stream: hello and welcome, then results in, attempts out, until either side goes away.
 
-Frames to the worker are written by one task, which joins what is queued. Results are judged as they come; reading
-pauses while `RESULTS_MAX` of them wait for their verdicts, so that a fast worker can't fill the node's memory.
+Frames to the worker are written one after the other; what comes up meanwhile is joined. Results are judged as they
+come; reading pauses while too many of them wait for their verdicts to be written, so that a fast worker, or one that
+does not read, can't fill the node's memory. What was read is answered before the stream ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
+import grpc
 import msgspec
 
 from orchestrator.engine import commands
 from orchestrator.engine.effects import Cancel
-from orchestrator.engine.model import Lease, Session, SessionKind
-from orchestrator.engine.results import Done, Rejected, SessionOpened
+from orchestrator.engine.leases import cancel_effect
+from orchestrator.engine.model import Lease, Session, WorkflowStatus
+from orchestrator.engine.results import Rejected, SessionOpened
+from orchestrator.engine.state import ExecutionState
 from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.errors import invalid
-from orchestrator.rpc.requests import in_range, json_object, namespace_of, required, task_names, text
+from orchestrator.rpc.errors import RpcFailure, invalid
+from orchestrator.rpc.hello import SLOTS_MAX, command_of, require_same
+from orchestrator.rpc.requests import in_range, json_value, namespace_of
 from orchestrator_api.v1 import workers_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-SLOTS_MAX = 10_000
-SESSION_TIMEOUT_MS_DEFAULT = 10_000
-SESSION_TIMEOUT_MS_MIN = 2_000
-SESSION_TIMEOUT_MS_MAX = 60_000
 HEARTBEATS_PER_TIMEOUT = 4
 RESULTS_MAX = 2_000
+RESULT_BYTES_MAX = 32 << 20
 DETAILS_BYTES_MAX = 64 * 1024
+# Attempts go out in frames of about this size, which every client accepts.
+FRAME_BYTES = 1 << 20
 
 Judge = Callable[[Backend, pb.TaskResult], Awaitable[pb.TaskVerdict]]
+
+
+class _Answer(msgspec.Struct):
+    verdict: pb.TaskVerdict
+    size: int  # of the result
 
 
 class _GoAway(msgspec.Struct):
     reason: str
 
 
-_Outgoing = pb.WorkResponse | Lease | pb.TaskVerdict | Cancel | _GoAway
+_Outgoing = Lease | _Answer | Cancel | _GoAway
 
 
 class WorkerConnection:
@@ -49,95 +59,89 @@ class WorkerConnection:
     def __init__(self, backend: Backend, judge: Judge) -> None:
         self._backend = backend
         self._judge = judge
-        self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
-        self._room = asyncio.Semaphore(RESULTS_MAX)
+        self._outgoing: deque[_Outgoing] = deque()
+        self._alive_owed = False
+        self._stirred = asyncio.Event()  # there is something to write, or to end for
+        self._room = _Room()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reader: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._given: set[int] = set()  # tokens of the attempts that the worker has
+        self._term = 0
         self._generation = 0
         self._session_id = ""
+        self._namespace = ""
 
     # What the dispatcher calls; see Stream.
 
     def deliver(self, lease: Lease) -> None:
-        self._outgoing.put_nowait(lease)
+        self._put(lease)
 
     def cancel(self, effect: Cancel) -> None:
-        self._outgoing.put_nowait(effect)
+        self._put(effect)
 
     def go_away(self, reason: str) -> None:
-        self._outgoing.put_nowait(_GoAway(reason))
+        self._put(_GoAway(reason))
 
-    async def serve(self, frames: AsyncIterator[pb.WorkRequest]) -> AsyncIterator[pb.WorkResponse]:
+    def _put(self, item: _Outgoing) -> None:
+        self._outgoing.append(item)
+        self._stirred.set()
+
+    async def serve(self, frames: AsyncIterator[pb.WorkRequest]) -> AsyncGenerator[pb.WorkResponse, None]:
         """The frames to the worker, until the stream is to end. Raises what the worker's frames did wrong."""
-        hello = await self._hello(frames)
-        self._backend.require_leading()
+        backend = self._backend
+        hello = await _first(frames)
+        backend.require_leading()
         session, resumed = await self._session(hello)
-        self._session_id = session.id
-        self._generation = self._backend.dispatch.next_generation()
-        yield self._frame(welcome=self._welcome(session, resumed))
-        self._backend.dispatch.attach(session.id, self, {held.fencing_token for held in hello.held})
-        self._answer_unknown(hello)
-        reader = asyncio.create_task(self._read(frames))
-        self._guard(reader)
+        # From here until it is attached without a pause: a stream that comes to a node that leads no longer would
+        # not be told. Frames bear the term in which this node leads, not one that it has merely heard of.
+        backend.require_leading()
+        self._term = backend.log.term
+        self._generation = backend.dispatch.next_generation()
+        self._session_id, self._namespace = session.id, session.namespace
+        self._given = {held.fencing_token for held in hello.held}
+        backend.dispatch.attach(session.id, self, set(self._given))
         try:
-            async for frame in self._write(reader):
+            self._answer_unknown(hello)
+            yield self._frame(welcome=_welcome(session, resumed=resumed))
+            self._reader = asyncio.create_task(self._read(frames))
+            self._watch(self._reader)
+            async for frame in self._write():
                 yield frame
         finally:
-            self._backend.dispatch.detach(session.id, self)
-            for task in (reader, *self._tasks):
+            backend.dispatch.detach(session.id, self)
+            for task in self._tasks:
                 task.cancel()
-            self._failed.cancel()
-
-    async def _hello(self, frames: AsyncIterator[pb.WorkRequest]) -> pb.WorkHello:
-        async for frame in frames:
-            if frame.WhichOneof("frame") != "hello":
-                break
-            return frame.hello
-        raise invalid("hello", "must be the first frame")
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _session(self, hello: pb.WorkHello) -> tuple[Session, bool]:
         """The session that the worker names, opened if there is none."""
-        names = task_names("hello.task_names", hello.task_names)
-        slots = in_range("hello.slots", hello.slots, 0 if hello.held else 1, SLOTS_MAX)
-        timeout_ms = in_range(
-            "hello.session_timeout_ms",
-            hello.session_timeout_ms or SESSION_TIMEOUT_MS_DEFAULT,
-            SESSION_TIMEOUT_MS_MIN,
-            SESSION_TIMEOUT_MS_MAX,
-        )
-        command = commands.OpenSession(
-            session_id=text("hello.session_id", hello.session_id),
-            kind=SessionKind.STREAM,
-            namespace=namespace_of(hello.namespace),
-            domain=text("hello.domain", hello.domain),
-            worker_id=required("hello.worker_id", hello.worker_id),
-            task_names=names,
-            slots=slots,
-            timeout_ms=timeout_ms,
-        )
-        if (command.session_id,) in self._backend.state().sessions:
-            opened = SessionOpened(command.session_id, True)
+        backend = self._backend
+        made = f"{backend.node}.{backend.log.term}.{backend.dispatch.next_generation()}"
+        command = command_of(hello, made)
+        if (command.session_id,) in backend.state().sessions:
+            opened = SessionOpened(command.session_id, existing=True)
         else:
-            opened = await self._backend.submit(command, SessionOpened)
-        session = self._backend.state().sessions[(opened.session_id,)]
-        if (session.task_names, session.slots) != (names, slots):
-            await self._backend.submit(commands.UpdateSession(session.id, names, slots), Done)
-            session = self._backend.state().sessions[(session.id,)]
+            opened = await backend.submit(command, SessionOpened)
+        session = self._present(opened.session_id)
+        require_same(session, command)
+        if (session.task_names, session.slots) != (command.task_names, command.slots):
+            await backend.submit_any(commands.UpdateSession(session.id, command.task_names, command.slots), None)
+            session = self._present(session.id)
         return session, opened.existing
 
-    def _welcome(self, session: Session, resumed: bool) -> pb.WorkWelcome:
-        return pb.WorkWelcome(
-            session_id=session.id,
-            resumed=resumed,
-            session_timeout_ms=session.timeout_ms,
-            heartbeat_interval_ms=session.timeout_ms // HEARTBEATS_PER_TIMEOUT,
-        )
+    def _present(self, session_id: str) -> Session:
+        session = self._backend.state().sessions.get((session_id,))
+        if session is None:
+            message = f"the session {session_id!r} has ended while it was being resumed"
+            raise RpcFailure(grpc.StatusCode.UNAVAILABLE, "WORKER_SESSION_ENDED", message)
+        return session
 
     def _answer_unknown(self, hello: pb.WorkHello) -> None:
         """Attempts that the worker holds and the session does not have ended without it."""
-        leases = self._backend.state().leases
+        leased = self._backend.state().leases_of.get(self._session_id, {})
         for held in hello.held:
-            if (held.fencing_token,) not in leases:
+            if held.fencing_token not in leased:
                 self.cancel(
                     Cancel(
                         self._session_id,
@@ -146,7 +150,7 @@ class WorkerConnection:
                         held.workflow_id,
                         held.task_id,
                         "the attempt is not leased to this session",
-                        True,
+                        fenced=True,
                     )
                 )
 
@@ -157,130 +161,209 @@ class WorkerConnection:
             self._backend.signs.session_seen(self._session_id)
             match frame.WhichOneof("frame"):
                 case "results":
-                    await self._take_results(frame.results)
+                    for result in frame.results.results:
+                        size = len(result.output.inline)
+                        await self._room.take(size)
+                        self._spawn(self._answer(result, size))
                 case "heartbeat":
                     await self._take_heartbeat(frame.heartbeat)
                 case "release":
                     for held in frame.release.attempts:
-                        self._submit(commands.ReleaseTask(self._session_id, held.fencing_token))
+                        self._given.discard(held.fencing_token)
+                        await self._submit(commands.ReleaseTask(self._session_id, held.fencing_token))
                 case "slots":
                     await self._take_slots(frame.slots)
                 case "goodbye":
-                    await self._backend.submit_any(commands.CloseSession(self._session_id), None)
+                    await self._take_goodbye()
                     return
                 case other:
                     raise invalid("frame", f"{other} can't come here")
 
-    async def _take_results(self, frame: pb.WorkResults) -> None:
-        for result in frame.results:
-            await self._room.acquire()
-            self._spawn(self._verdict(result))
-
-    async def _verdict(self, result: pb.TaskResult) -> None:
-        try:
-            self._outgoing.put_nowait(await self._judge(self._backend, result))
-        finally:
-            self._room.release()
+    async def _answer(self, result: pb.TaskResult, size: int) -> None:
+        verdict = await self._judge(self._backend, result)
+        self._given.discard(result.fencing_token)
+        self._put(_Answer(verdict, size))
 
     async def _take_heartbeat(self, frame: pb.WorkHeartbeat) -> None:
         if frame.all_attempts:
             self._backend.signs.attempts_seen(self._session_id)
         for attempt in frame.attempts:
             self._backend.signs.attempt_seen(attempt.fencing_token)
-            if attempt.HasField("details"):
-                details = json_object("heartbeat.details", attempt.details)
-                in_range("heartbeat.details bytes", len(details), 0, DETAILS_BYTES_MAX)
-                self._submit(
-                    commands.RecordHeartbeat(
-                        self._namespace(), attempt.workflow_id, attempt.task_id, attempt.fencing_token, details
-                    )
-                )
-        self._outgoing.put_nowait(self._frame(alive=pb.WorkAlive()))
+            if not attempt.HasField("details"):
+                continue
+            try:
+                details = json_value("heartbeat.details", attempt.details, DETAILS_BYTES_MAX)
+            except RpcFailure as failure:
+                # A sign of life all the same, and no reason to end the worker's other attempts.
+                logger.warning("the details of a heartbeat are dropped: %s", failure.message)
+                continue
+            await self._submit(
+                commands.RecordHeartbeat(
+                    self._namespace, attempt.workflow_id, attempt.task_id, attempt.fencing_token, details
+                ),
+                len(details),
+            )
+        self._alive_owed = True
+        self._stirred.set()
 
     async def _take_slots(self, frame: pb.WorkSlots) -> None:
         slots = in_range("slots.slots", frame.slots, 0, SLOTS_MAX)
-        session = self._backend.state().sessions.get((self._session_id,))
-        if session is not None:
-            await self._backend.submit(commands.UpdateSession(session.id, session.task_names, slots), Done)
+        # Without names it changes the slots only. A session that has ended meanwhile is told so by itself.
+        await self._backend.submit_any(commands.UpdateSession(self._session_id, (), slots), None)
 
-    def _namespace(self) -> str:
-        session = self._backend.state().sessions.get((self._session_id,))
-        return session.namespace if session is not None else ""
+    async def _take_goodbye(self) -> None:
+        # What was said before counts first: closing hands out again whatever is still leased.
+        others = self._tasks - {self._reader}
+        if others:
+            await asyncio.wait(others)
+        if self._failure is None:
+            self._backend.dispatch.detach(self._session_id, self)
+            await self._backend.submit_any(commands.CloseSession(self._session_id), None)
 
-    def _submit(self, command: commands.AnyCommand) -> None:
-        async def submitted() -> None:
-            outcome = await self._backend.submit_any(command, None)
-            if isinstance(outcome, Rejected):
-                logger.info("a worker's %s was refused: %s", type(command).__name__, outcome.message)
+    async def _submit(self, command: commands.AnyCommand, size: int = 0) -> None:
+        await self._room.take(size)
+        self._spawn(self._submitted(command, size))
 
-        self._spawn(submitted())
+    async def _submitted(self, command: commands.AnyCommand, size: int = 0) -> None:
+        outcome = await self._backend.submit_any(command, None)
+        if isinstance(outcome, Rejected):
+            logger.info("a worker's %s was refused: %s", type(command).__name__, outcome.message)
+        self._room.give_back(size)
 
     # To the worker.
 
-    async def _write(self, reader: asyncio.Task[None]) -> AsyncIterator[pb.WorkResponse]:
-        while not reader.done():
-            getter = asyncio.ensure_future(self._outgoing.get())
-            waiting: set[asyncio.Future[Any]] = {getter, reader, self._failed}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if self._failed.done():
-                getter.cancel()
-                self._failed.result()
-            if not getter.done():
-                getter.cancel()
-                return
-            batch = [getter.result()]
-            while not self._outgoing.empty():
-                batch.append(self._outgoing.get_nowait())
-            for frame in await self._frames(batch):
+    async def _write(self) -> AsyncIterator[pb.WorkResponse]:
+        while True:
+            await self._stirred.wait()
+            self._stirred.clear()
+            if self._failure is not None:
+                raise self._failure
+            batch, self._outgoing = self._outgoing, deque()
+            async for frame in self._frames(batch):
                 yield frame
             leaving = next((item for item in batch if isinstance(item, _GoAway)), None)
             if leaving is not None:
-                yield self._frame(
-                    go_away=pb.WorkGoAway(
-                        reason=leaving.reason, leader_address=self._backend.addresses.hint().get("leader_address", "")
-                    )
-                )
+                leader_address = self._backend.addresses.hint().get("leader_address", "")
+                yield self._frame(go_away=pb.WorkGoAway(reason=leaving.reason, leader_address=leader_address))
+                return
+            if not self._tasks and not self._outgoing and self._failure is None:
+                # The worker says nothing more, and everything that it said is answered.
                 return
 
-    async def _frames(self, batch: list[_Outgoing]) -> list[pb.WorkResponse]:
-        """What is queued, in as few frames as possible; attempts come before their cancellations."""
-        frames = [item for item in batch if isinstance(item, pb.WorkResponse)]
-        verdicts = [item for item in batch if isinstance(item, pb.TaskVerdict)]
-        leases = [item for item in batch if isinstance(item, Lease)]
-        cancels = [item for item in batch if isinstance(item, Cancel)]
-        if verdicts:
-            frames.append(self._frame(verdicts=pb.WorkVerdicts(verdicts=verdicts)))
-        if leases:
-            assignments = [await self._assignment(lease) for lease in leases]
-            frames.append(
-                self._frame(assignments=pb.WorkAssignments(assignments=[each for each in assignments if each]))
-            )
+    async def _frames(self, batch: deque[_Outgoing]) -> AsyncIterator[pb.WorkResponse]:
+        """What is queued, in few frames; attempts come before their cancellations."""
+        if self._alive_owed:
+            self._alive_owed = False
+            yield self._frame(alive=pb.WorkAlive())
+        answers = [item for item in batch if isinstance(item, _Answer)]
+        if answers:
+            yield self._frame(verdicts=pb.WorkVerdicts(verdicts=[answer.verdict for answer in answers]))
+        for answer in answers:
+            self._room.give_back(answer.size)
+        async for assignments in self._assignments([item for item in batch if isinstance(item, Lease)]):
+            self._given.update(assignment.fencing_token for assignment in assignments)
+            yield self._frame(assignments=pb.WorkAssignments(assignments=assignments))
+        cancels: list[Cancel] = []
+        for item in batch:
+            if isinstance(item, Cancel) and item.token in self._given:
+                cancels.append(item)
+            elif isinstance(item, Cancel) and item.fenced:
+                # The attempt ended before it was sent: the worker has nothing to stop, so its slot is free.
+                self._spawn(self._release(item.token))
         if cancels:
             cancellations = [views.cancellation(cancel) for cancel in cancels]
-            frames.append(self._frame(cancellations=pb.WorkCancellations(cancellations=cancellations)))
-        return frames
+            yield self._frame(cancellations=pb.WorkCancellations(cancellations=cancellations))
+
+    async def _release(self, token: int) -> None:
+        await self._room.take(0)
+        await self._submitted(commands.ReleaseTask(self._session_id, token))
+
+    async def _assignments(self, leases: list[Lease]) -> AsyncIterator[list[pb.Assignment]]:
+        """What is still to be delivered of these, by the frame."""
+        assignments: list[pb.Assignment] = []
+        size = 0
+        for lease in leases:
+            assignment = await self._assignment(lease)
+            if assignment is None:
+                continue
+            assignments.append(assignment)
+            size += assignment.ByteSize()
+            if size >= FRAME_BYTES:
+                yield assignments
+                assignments, size = [], 0
+        if assignments:
+            yield assignments
 
     async def _assignment(self, lease: Lease) -> pb.Assignment | None:
         held = await self._backend.execution(lease.namespace, lease.workflow_id)
-        return None if held is None else views.assignment(self._backend.state(), held, lease.token)
+        if held is None:
+            return None
+        state = self._backend.state()
+        assignment = views.assignment(state, held, lease.token)
+        if assignment is None:
+            return None
+        is_cold = state.execution((lease.namespace, lease.workflow_id)) is None
+        if is_cold and _is_compensating(held) and not assignment.HasField("compensation"):
+            # What is owed to the session was derived without the rows of this execution.
+            self.cancel(cancel_effect(lease, "the workflow is compensating", fenced=False))
+        return assignment
 
     def _frame(self, **content: Any) -> pb.WorkResponse:
-        return pb.WorkResponse(term=self._backend.log.term, generation=self._generation, **content)
+        return pb.WorkResponse(term=self._term, generation=self._generation, **content)
 
     # Tasks of this connection: the first that fails ends it.
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._watch(asyncio.create_task(work))
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        self._guard(task)
+        task.add_done_callback(self._ended)
 
-    def _guard(self, task: asyncio.Task[None]) -> None:
-        def ended(task: asyncio.Task[None]) -> None:
-            if task.cancelled() or self._failed.done():
-                return
-            error = task.exception()
-            if error is not None:
-                self._failed.set_exception(error)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and self._failure is None:
+            self._failure = task.exception()
+        self._stirred.set()
 
-        task.add_done_callback(ended)
+
+class _Room:
+    """What may wait for its answer: a number of commands, and their bytes."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._bytes = 0
+        self._freed = asyncio.Event()
+
+    async def take(self, size: int) -> None:
+        while self._count >= RESULTS_MAX or (self._count and self._bytes + size > RESULT_BYTES_MAX):
+            self._freed.clear()
+            await self._freed.wait()
+        self._count += 1
+        self._bytes += size
+
+    def give_back(self, size: int) -> None:
+        self._count -= 1
+        self._bytes -= size
+        self._freed.set()
+
+
+async def _first(frames: AsyncIterator[pb.WorkRequest]) -> pb.WorkHello:
+    async for frame in frames:
+        if frame.WhichOneof("frame") != "hello":
+            break
+        return frame.hello
+    raise invalid("hello", "must be the first frame")
+
+
+def _welcome(session: Session, *, resumed: bool) -> pb.WorkWelcome:
+    return pb.WorkWelcome(
+        session_id=session.id,
+        resumed=resumed,
+        session_timeout_ms=session.timeout_ms,
+        heartbeat_interval_ms=session.timeout_ms // HEARTBEATS_PER_TIMEOUT,
+    )
+
+
+def _is_compensating(held: ExecutionState) -> bool:
+    return (held.execution.paused_from or held.execution.status) is WorkflowStatus.COMPENSATING

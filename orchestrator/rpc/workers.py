@@ -118,11 +118,14 @@ async def judge(backend: Backend, result: pb.TaskResult) -> pb.TaskVerdict:
     if status is None:
         raise invalid("result.status", "a worker reports COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR")
     reason = result.reason[:ERROR_CHARACTERS_MAX]
+    unknown = result.outcome_unknown
     try:
         output, broken = json_object("result.output", result.output), ""
     except RpcFailure as failure:
         # The worker would only send the same again: the attempt fails for good, and says why.
         output, broken = b"{}", failure.message
+        # Whoever reported COMPLETED has done something, though it can't be said what.
+        unknown = unknown or status is TaskStatus.COMPLETED
         status, reason = TaskStatus.FAILED_WITH_TERMINAL_ERROR, broken
     command = commands.CompleteTask(
         namespace=namespace_of(result.namespace),
@@ -133,6 +136,7 @@ async def judge(backend: Backend, result: pb.TaskResult) -> pb.TaskVerdict:
         output=output,
         reason=reason,
         error_code=result.error_code[:NAME_CHARACTERS_MAX],
+        outcome_unknown=unknown,
     )
     outcome = await backend.submit_any(command, None)
     if isinstance(outcome, Judged):

@@ -293,3 +293,25 @@ async def test_heartbeats_come_by_themselves(cluster: FakeCluster, client: Clien
                 await stream.heartbeats.get()
 
 
+
+
+async def test_a_result_that_cannot_be_sent_counts_as_perhaps_done(cluster: FakeCluster, client: Client) -> None:
+    @task(name="boundless")
+    def boundless() -> str:
+        return "x" * 300_000
+
+    async with streaming(cluster, client, boundless) as stream:
+        stream.assign(assignment("boundless"))
+        (result,) = await stream.results(1)
+    assert (result.error_code, result.outcome_unknown) == ("OUTPUT_TOO_LARGE", True)
+
+
+async def test_a_task_may_say_that_its_failure_may_have_taken_effect(cluster: FakeCluster, client: Client) -> None:
+    @task(name="uncertain")
+    def uncertain() -> None:
+        raise TerminalError("PSP_SILENT", "no answer", outcome_unknown=True)
+
+    async with streaming(cluster, client, uncertain) as stream:
+        stream.assign(assignment("uncertain"))
+        (result,) = await stream.results(1)
+    assert (result.error_code, result.outcome_unknown) == ("PSP_SILENT", True)

@@ -464,6 +464,7 @@ class TaskResult(google.protobuf.message.Message):
     OUTPUT_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     ERROR_CODE_FIELD_NUMBER: builtins.int
+    OUTCOME_UNKNOWN_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
@@ -478,6 +479,8 @@ class TaskResult(google.protobuf.message.Message):
     """Why it failed; at most 10,000 characters."""
     error_code: builtins.str
     """A stable name for the kind of failure; at most 200 characters."""
+    outcome_unknown: builtins.bool
+    """With a failure: it may have taken effect all the same, so a saga undoes it."""
     @property
     def output(self) -> orchestrator_api.v1.common_pb2.Payload:
         """A JSON object."""
@@ -493,9 +496,10 @@ class TaskResult(google.protobuf.message.Message):
         output: orchestrator_api.v1.common_pb2.Payload | None = ...,
         reason: builtins.str = ...,
         error_code: builtins.str = ...,
+        outcome_unknown: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["output", b"output"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["error_code", b"error_code", "fencing_token", b"fencing_token", "namespace", b"namespace", "output", b"output", "reason", b"reason", "status", b"status", "task_id", b"task_id", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["error_code", b"error_code", "fencing_token", b"fencing_token", "namespace", b"namespace", "outcome_unknown", b"outcome_unknown", "output", b"output", "reason", b"reason", "status", b"status", "task_id", b"task_id", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___TaskResult = TaskResult
 

@@ -1033,6 +1033,7 @@ class Workflow(google.protobuf.message.Message):
     COMPENSATION_FIELD_NUMBER: builtins.int
     TASKS_FIELD_NUMBER: builtins.int
     DEFINITION_JSON_FIELD_NUMBER: builtins.int
+    ERROR_CODE_FIELD_NUMBER: builtins.int
     workflow_id: builtins.str
     """Its id, unique in its namespace."""
     namespace: builtins.str
@@ -1057,6 +1058,8 @@ class Workflow(google.protobuf.message.Message):
     """Grows with each restart or rerun, from 1."""
     definition_json: builtins.bytes
     """The definition it runs, if asked for."""
+    error_code: builtins.str
+    """The stable name of the failure of failed_task, as its worker gave it; not in search results."""
     @property
     def input(self) -> orchestrator_api.v1.common_pb2.Payload:
         """What it was started with."""
@@ -1112,9 +1115,10 @@ class Workflow(google.protobuf.message.Message):
         compensation: global___Compensation | None = ...,
         tasks: collections.abc.Iterable[global___Task] | None = ...,
         definition_json: builtins.bytes = ...,
+        error_code: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["compensation", b"compensation", "end_time", b"end_time", "input", b"input", "output", b"output", "start_time", b"start_time", "update_time", b"update_time", "variables", b"variables"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "end_time", b"end_time", "failed_task", b"failed_task", "input", b"input", "name", b"name", "namespace", b"namespace", "output", b"output", "priority", b"priority", "reason", b"reason", "run", b"run", "start_time", b"start_time", "status", b"status", "tasks", b"tasks", "update_time", b"update_time", "variables", b"variables", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "end_time", b"end_time", "error_code", b"error_code", "failed_task", b"failed_task", "input", b"input", "name", b"name", "namespace", b"namespace", "output", b"output", "priority", b"priority", "reason", b"reason", "run", b"run", "start_time", b"start_time", "status", b"status", "tasks", b"tasks", "update_time", b"update_time", "variables", b"variables", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Workflow = Workflow
 
@@ -1203,6 +1207,7 @@ class Task(google.protobuf.message.Message):
     END_TIME_FIELD_NUMBER: builtins.int
     COMPENSATES_FIELD_NUMBER: builtins.int
     HEARTBEAT_DETAILS_FIELD_NUMBER: builtins.int
+    ERROR_CODE_FIELD_NUMBER: builtins.int
     task_id: builtins.str
     """Unique over all attempts of all workflows."""
     reference: builtins.str
@@ -1229,6 +1234,8 @@ class Task(google.protobuf.message.Message):
     """The same for all attempts of a step in one run."""
     compensates: builtins.str
     """The reference name of the step that it undoes, for a compensation."""
+    error_code: builtins.str
+    """The stable name of its failure, as its worker gave it."""
     @property
     def input(self) -> orchestrator_api.v1.common_pb2.Payload:
         """What it was given."""
@@ -1275,8 +1282,9 @@ class Task(google.protobuf.message.Message):
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         compensates: builtins.str = ...,
         heartbeat_details: orchestrator_api.v1.common_pb2.Payload | None = ...,
+        error_code: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["end_time", b"end_time", "heartbeat_details", b"heartbeat_details", "input", b"input", "output", b"output", "scheduled_time", b"scheduled_time", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensates", b"compensates", "end_time", b"end_time", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "name", b"name", "output", b"output", "reason", b"reason", "reference", b"reference", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "sequence", b"sequence", "start_time", b"start_time", "status", b"status", "task_id", b"task_id", "type", b"type", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensates", b"compensates", "end_time", b"end_time", "error_code", b"error_code", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "name", b"name", "output", b"output", "reason", b"reason", "reference", b"reference", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "sequence", b"sequence", "start_time", b"start_time", "status", b"status", "task_id", b"task_id", "type", b"type", "worker_id", b"worker_id"]) -> None: ...
 
 global___Task = Task
