@@ -36,12 +36,14 @@ def make_orders(count: int = ORDERS_COUNT, seed: int = ORDERS_SEED) -> list[Orde
 
 def _endless(chance: random.Random) -> Iterator[OrderLine]:
     skus = list(CATALOGUE)
-    popularity = [CATALOGUE[sku].popularity for sku in skus]
+    # What does not run out: an order that is to meet trouble at the bank has to get past the warehouse.
+    plentiful = [sku for sku in skus if CATALOGUE[sku].stock >= 60]
     number = 0
     while True:
         for trouble in _hundred_troubles(chance):
             number += 1
-            sku = chance.choices(skus, popularity)[0]
+            choice = skus if trouble is Trouble.NONE else plentiful
+            sku = chance.choices(choice, [CATALOGUE[sku].popularity for sku in choice])[0]
             quantity = chance.choices((1, 2, 3, 4), (55, 27, 12, 6))[0]
             if trouble is Trouble.OUT_OF_STOCK:
                 quantity = 10 * CATALOGUE[sku].stock

@@ -74,9 +74,14 @@ class LinesView:
 
 
 def status_line(board: Scoreboard) -> str:
-    nodes = ", ".join(f"{node.name} {node.role} (term {node.term}, lag {node.lag})" for node in board.nodes)
+    nodes = ", ".join(map(_node_words, board.nodes))
     counts = f"{board.shipped} shipped, {board.compensated} compensated, {board.in_flight} in flight"
     return f"{board.acknowledged_count}/{board.orders} orders acknowledged: {counts} | {nodes}"
+
+
+def _node_words(node: NodeView) -> str:
+    numbers = f" (term {node.term}, lag {node.lag})" if node.role in ROLE_STYLES else ""
+    return f"{node.name} {node.role}{numbers}"
 
 
 def render(board: Scoreboard, at_s: float) -> RenderableType:
@@ -123,15 +128,16 @@ def _pulse(board: Scoreboard, at_s: float) -> list[Text]:
     rates = [sum(counts[start : start + seconds]) / seconds for start in range(0, len(counts), seconds)]
     highest = max(rates)
     line = "".join(SPARKS[int(rate * (len(SPARKS) - 1) / highest)] if rate else " " for rate in rates)
+    sparks = Text(f"{line:<{BAR_WIDTH}}", "cyan")
     marks = Text("kill, pause  " if board.kills else "", "red")
     for kill in board.kills:
-        column = LABEL_WIDTH + int(kill.at_s) // seconds
-        marks.append(" " * (column - len(marks.plain)))
+        column = int(kill.at_s) // seconds
+        sparks.stylize("red", column, column + 1)
+        marks.append(" " * (LABEL_WIDTH + column - len(marks.plain)))
         pause = board.pause_s(kill)
         marks.append("▲ ", "bold red")
         marks.append(f"{pause:.1f} s " if pause is not None else "… ", "red")
-    spark = (f"{line:<{BAR_WIDTH}}", "cyan")
-    return [Text.assemble(f"{'acks/s':<{LABEL_WIDTH}}", spark, f" {highest:>4.0f} max"), marks]
+    return [Text.assemble(f"{'acks/s':<{LABEL_WIDTH}}", sparks, f" {highest:>4.0f} max"), marks]
 
 
 def _events(board: Scoreboard) -> list[Text]:
