@@ -10,6 +10,9 @@ from tests.replication.bench import Bench, entries
 
 async def test_nothing_is_acknowledged_before_it_is_durable() -> None:
     bench = Bench()
+    bench.hear("n2", Heartbeat(1, 0, 0))
+    await bench.settle()  # the term is durable, so that only the entries are missing
+    bench.tick()
     bench.hear("n2", Append(1, 0, 0, 0, entries(1, 1)))
     assert bench.tick() == []
     await bench.settle()
