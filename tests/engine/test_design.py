@@ -1,0 +1,217 @@
+"""DESIGN.md says what is so: its diagrams are those of the tables, and each cell of its decision table is run.
+
+`REWRITE=1 pytest tests/engine/test_design.py` writes them anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.engine import commands as c
+from orchestrator.engine import transitions
+from orchestrator.engine.model import CompensationState, TaskStatus, WorkflowStatus
+from orchestrator.engine.results import Rejected
+from tests.engine.driver import Driver, simple, workflow
+
+PAGE = Path(__file__).resolve().parents[2] / "orchestrator" / "engine" / "DESIGN.md"
+ONE = ("default", "w")
+
+
+def diagram(initial: Any, table: dict[Any, tuple[Any, ...]]) -> list[str]:
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {initial.name}"]
+    for before, many in table.items():
+        lines += [f"    {before.name} --> {after.name}" for after in many]
+        if not many:
+            lines.append(f"    {before.name} --> [*]")
+    return [*lines, "```"]
+
+
+def diagrams() -> str:
+    both = [
+        "Workflow:",
+        "",
+        *diagram(WorkflowStatus.RUNNING, transitions.WORKFLOW),
+        "",
+        "Attempt of a task:",
+        "",
+        *diagram(TaskStatus.SCHEDULED, transitions.TASK),
+    ]
+    return "\n".join(both)
+
+
+# --- the decision table
+
+OPERATIONS: dict[str, Any] = {
+    "pause": c.PauseWorkflow(*ONE),
+    "resume": c.ResumeWorkflow(*ONE),
+    "signal": c.SignalWorkflow(*ONE, "go", b"{}"),
+    "terminate": c.TerminateWorkflow(*ONE, "stop", c.TerminateCompensation.UNSET),
+    "terminate RUN": c.TerminateWorkflow(*ONE, "stop", c.TerminateCompensation.RUN),
+    "terminate SKIP": c.TerminateWorkflow(*ONE, "stop", c.TerminateCompensation.SKIP),
+    "retry": c.RetryWorkflow(*ONE),
+    "compensation retry": c.RetryCompensation(*ONE),
+    "compensation skip": c.SkipCompensation(*ONE),
+    "compensation abandon": c.AbandonCompensation(*ONE, "enough"),
+}
+
+
+def running(driver: Driver) -> None:
+    undo = {"name": "undo", "type": "SIMPLE", "retryCount": 0}
+    tasks = [simple("a"), {**simple("b"), "compensateWith": undo}, simple("p", pivot=True), simple("c", retryCount=0)]
+    driver.register(workflow("w", *tasks))
+    driver.worker("s", "a", "b", "p", "c", "undo", slots=9)
+    driver.start("w")
+
+
+def owed(driver: Driver) -> None:
+    running(driver)
+    driver.give("a")
+    driver.give("b")
+
+
+def pivot(driver: Driver) -> None:
+    owed(driver)
+    driver.give("p")
+
+
+def paused(driver: Driver) -> None:
+    running(driver)
+    driver.ok(OPERATIONS["pause"])
+
+
+def paused_owed(driver: Driver) -> None:
+    owed(driver)
+    driver.ok(OPERATIONS["pause"])
+
+
+def compensating(driver: Driver) -> None:
+    owed(driver)
+    driver.give("p", status=TaskStatus.FAILED_WITH_TERMINAL_ERROR)
+
+
+def compensating_paused(driver: Driver) -> None:
+    compensating(driver)
+    driver.ok(OPERATIONS["pause"])
+
+
+def stuck(driver: Driver) -> None:
+    compensating(driver)
+    driver.fail(driver.undoing("b"))
+
+
+def stuck_paused(driver: Driver) -> None:
+    stuck(driver)
+    driver.ok(OPERATIONS["pause"])
+
+
+def completed(driver: Driver) -> None:
+    pivot(driver)
+    driver.give("c")
+
+
+def failed(driver: Driver) -> None:
+    running(driver)
+    driver.give("a", status=TaskStatus.FAILED_WITH_TERMINAL_ERROR)
+
+
+def failed_after_pivot(driver: Driver) -> None:
+    pivot(driver)
+    driver.fail("c")
+
+
+def compensated(driver: Driver) -> None:
+    compensating(driver)
+    driver.give(driver.undoing("b"))
+
+
+def incomplete(driver: Driver) -> None:
+    stuck(driver)
+    driver.ok(OPERATIONS["compensation abandon"])
+
+
+def timed_out(driver: Driver) -> None:
+    running(driver)
+    driver.ok(c.ExpireSession("s"))
+    for number in range(9):
+        driver.worker(f"t{number}", "a")
+        driver.wait(600_000)
+        driver.ok(c.ExpireSession(f"t{number}"))
+        if driver.header().ended_ms:
+            return
+
+
+def terminated(driver: Driver) -> None:
+    owed(driver)
+    driver.ok(OPERATIONS["terminate SKIP"])
+
+
+STATES: dict[str, tuple[str, Callable[[Driver], None]]] = {
+    "RUNNING": ("RUNNING", running),
+    "RUNNING, owed": ("RUNNING", owed),
+    "RUNNING, pivot": ("RUNNING", pivot),
+    "PAUSED": ("PAUSED", paused),
+    "PAUSED, owed": ("PAUSED", paused_owed),
+    "COMPENSATING, RUNNING": ("COMPENSATING, RUNNING", compensating),
+    "COMPENSATING, STUCK": ("COMPENSATING, STUCK", stuck),
+    "PAUSED, RUNNING": ("PAUSED, RUNNING", compensating_paused),
+    "PAUSED, STUCK": ("PAUSED, STUCK", stuck_paused),
+    "COMPLETED": ("COMPLETED", completed),
+    "FAILED": ("FAILED", failed),
+    "FAILED, pivot": ("FAILED", failed_after_pivot),
+    "FAILED, COMPLETE": ("FAILED, COMPLETE", compensated),
+    "FAILED, INCOMPLETE": ("FAILED, INCOMPLETE", incomplete),
+    "TIMED_OUT": ("TIMED_OUT", timed_out),
+    "TERMINATED, owed": ("TERMINATED", terminated),
+}
+
+
+def shown(driver: Driver) -> str:
+    header = driver.header()
+    state = header.compensation
+    return header.status.name + ("" if state is CompensationState.NONE else f", {state.name}")
+
+
+def cell(state: str, operation: str) -> str:
+    driver = Driver()
+    expected, prepare = STATES[state]
+    prepare(driver)
+    assert shown(driver) == expected
+    result = driver.do(OPERATIONS[operation])
+    return result.reason if isinstance(result, Rejected) else shown(driver)
+
+
+def table() -> str:
+    lines = [f"| | {' | '.join(OPERATIONS)} |", "|---" * (len(OPERATIONS) + 1) + "|"]
+    for state in STATES:
+        cells = [cell(state, operation) for operation in OPERATIONS]
+        lines.append(f"| **{state}** | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(("name", "make"), [("diagrams", diagrams), ("operations", table)])
+def test_the_page_shows_what_is_so(name: str, make: Callable[[], str]) -> None:
+    text = PAGE.read_text()
+    opening, closing = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+    head, _, rest = text.partition(opening)
+    _, _, tail = rest.partition(closing.lstrip("\n"))
+    wanted = head + opening + make() + closing + tail
+    if os.environ.get("REWRITE"):
+        PAGE.write_text(wanted)
+    assert wanted == PAGE.read_text(), "if this is what is wanted: REWRITE=1"
+
+
+def test_the_tables_name_every_status() -> None:
+    assert set(transitions.TASK) == set(TaskStatus)
+    assert set(transitions.WORKFLOW) == set(WorkflowStatus)
+    assert {one for one in TaskStatus if one not in (TaskStatus.SCHEDULED, TaskStatus.IN_PROGRESS)} == set(
+        transitions.TASK_TERMINAL
+    )
+    with pytest.raises(transitions.ImpossibleTransition):
+        transitions.check_task(TaskStatus.COMPLETED, TaskStatus.FAILED)
+    with pytest.raises(transitions.ImpossibleTransition):
+        transitions.check_workflow(WorkflowStatus.COMPLETED, WorkflowStatus.RUNNING)
