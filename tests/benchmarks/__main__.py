@@ -1,0 +1,117 @@
+"""`python -m tests.benchmarks`: measures a real cluster on this machine, and says what was promised.
+
+The numbers depend on the machine and on what else runs there, so a budget that is missed changes the exit code only
+with --strict. What must not happen at any speed (something acknowledged is missing) always does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from tests.benchmarks.failover import measure_failover, measure_silence
+from tests.benchmarks.measurement import Measurement, remarks, table, to_json
+from tests.benchmarks.processes import Options, Progress, surroundings
+from tests.benchmarks.restart import measure_restart
+from tests.benchmarks.throughput import measure_start, measure_w3
+
+Measure = Callable[[Options, Progress], Awaitable[list[Measurement]]]
+
+ROWS: dict[str, Measure] = {
+    "start": measure_start,
+    "failover": measure_failover,
+    "silence": measure_silence,
+    "w3": measure_w3,
+    "restart": measure_restart,
+}
+BUDGET_MISSED = 1
+WRONG = 3
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    options = Options(
+        concurrency=tuple(arguments.concurrency),
+        seconds=arguments.seconds,
+        kills=arguments.kills,
+        finished=arguments.finished,
+        seed=arguments.seed,
+        workers=arguments.workers,
+        slots=arguments.slots,
+        directory=arguments.directory,
+        node_settings=dict(arguments.set),
+    )
+    around = surroundings(options)
+    print(f"{around['cpus']} processors, load {around['load_1m']}, fsync of 4 KiB {around['fsync_p50_ms']} ms")
+    measurements = asyncio.run(_measure(arguments.rows, options))
+    for measurement in measurements:
+        measurement.settings.update(around)
+    print(table(measurements))
+    for line in remarks(measurements):
+        print(line)
+    if arguments.json is not None:
+        arguments.json.write_text(to_json(measurements), encoding="utf-8")
+    if any(measurement.faults for measurement in measurements):
+        return WRONG
+    return BUDGET_MISSED if arguments.strict and not all(each.kept for each in measurements) else 0
+
+
+async def _measure(rows: list[str], options: Options) -> list[Measurement]:
+    progress = Progress()
+    measurements = []
+    for row in rows:
+        measurements += await ROWS[row](options, progress)
+    return measurements
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar=",".join(ROWS), help="default: all")
+    parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 128], metavar="N,N,...", help="of w3")
+    parser.add_argument("--seconds", type=float, default=10, help="of each start and w3 window (%(default)s)")
+    parser.add_argument("--kills", type=_number, default=20, help="and silences of the leader (%(default)s)")
+    parser.add_argument("--finished", type=_number, default=2_000,
+                        help="workflows before the restart (%(default)s); those beyond 2,000 are copied")
+    parser.add_argument("--seed", type=int, default=1, help="of when the leader is killed (%(default)s)")
+    parser.add_argument("--workers", type=_number, default=1, help="processes (%(default)s)")
+    parser.add_argument("--slots", type=_number, default=256, help="of each worker (%(default)s)")
+    parser.add_argument("--directory", type=Path, help="for temporary files; decides which disk is measured")
+    parser.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE",
+                        help="a setting of the nodes; may be given more than once")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows are written, too")
+    parser.add_argument("--strict", action="store_true", help=f"exit code {BUDGET_MISSED} if a budget is missed")
+    return parser
+
+
+def _rows(text: str) -> list[str]:
+    rows = text.split(",")
+    unknown = [row for row in rows if row not in ROWS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    return rows
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _numbers(text: str) -> list[int]:
+    return [_number(part) for part in text.split(",")]
+
+
+def _setting(text: str) -> tuple[str, int | str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, int(value) if value.isdecimal() else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

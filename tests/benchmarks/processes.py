@@ -1,0 +1,127 @@
+"""The processes that are measured: a cluster in a temporary directory, its workers, and the CPU time of each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.cli.local_cluster import LocalCluster
+
+ROOT = Path(__file__).parents[2]
+WORKER_READY_S = 20
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_FSYNCS = 50
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line said."""
+
+    concurrency: tuple[int, ...] = (1, 16, 128)
+    seconds: float = 10
+    kills: int = 20
+    finished: int = 2_000
+    seed: int = 1
+    workers: int = 1
+    slots: int = 256
+    directory: Path | None = None
+    node_settings: Mapping[str, int | str] = field(default_factory=dict)
+
+
+class Progress:
+    """Says on standard error what is being done, and for how long already."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self._began:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def temporary(options: Options) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="orchestrator-bench-", dir=options.directory) as directory:
+        yield Path(directory)
+
+
+@contextlib.asynccontextmanager
+async def running_cluster(options: Options) -> AsyncIterator[LocalCluster]:
+    """Three nodes on loopback, ready; gone afterwards, and so are their files."""
+    with temporary(options) as directory:
+        async with LocalCluster(directory, node_settings=options.node_settings) as cluster:
+            yield cluster
+
+
+@contextlib.asynccontextmanager
+async def running_workers(cluster: LocalCluster, options: Options) -> AsyncIterator[list[int]]:
+    """Connected worker processes, by their ids; gone afterwards."""
+    endpoints = ",".join(cluster.endpoints)
+    paths = [str(ROOT / folder) for folder in (".", "client", "proto")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "tests.benchmarks.worker", endpoints, str(options.slots)]
+    workers: list[asyncio.subprocess.Process] = []
+    try:
+        for _ in range(options.workers):
+            workers.append(
+                await asyncio.create_subprocess_exec(
+                    *command, cwd=ROOT, env=environment, start_new_session=True,
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                )
+            )
+        async with asyncio.timeout(WORKER_READY_S):
+            for worker in workers:
+                assert worker.stdout is not None
+                if await worker.stdout.readline() != b"connected\n":
+                    raise RuntimeError(f"a worker ended with exit code {await worker.wait()}")
+        yield [worker.pid for worker in workers]
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+        await asyncio.gather(*(worker.wait() for worker in workers))
+
+
+def cpu_of_stat(text: str, ticks_per_second: int) -> float:
+    """User and system time in the text of /proc/PID/stat; a process may be called anything, brackets included."""
+    fields = text[text.rindex(")") + 2 :].split()
+    return (int(fields[11]) + int(fields[12])) / ticks_per_second
+
+
+def cpu_seconds(pid: int) -> float:
+    return cpu_of_stat(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8"), _TICKS_PER_SECOND)
+
+
+def cpu_by_part(cluster: LocalCluster, leader: str, workers: list[int]) -> dict[str, float]:
+    """CPU-seconds so far of the leader, the followers, the workers and this process, the generator."""
+    parts = {"leader": 0.0, "followers": 0.0, "workers": sum(map(cpu_seconds, workers))}
+    for node in cluster.nodes.values():
+        if node.process is not None and node.running:
+            parts["leader" if node.name == leader else "followers"] += cpu_seconds(node.process.pid)
+    return {**parts, "generator": cpu_seconds(os.getpid())}
+
+
+def surroundings(options: Options) -> dict[str, float | int]:
+    """What the numbers depend on: processors, what else runs on them, and the disk."""
+    with temporary(options) as directory:
+        file = os.open(directory / "probe", os.O_CREAT | os.O_WRONLY)
+        try:
+            took = []
+            for _ in range(_FSYNCS):
+                began = time.perf_counter()
+                os.write(file, b"x" * 4096)
+                os.fdatasync(file)
+                took.append(time.perf_counter() - began)
+        finally:
+            os.close(file)
+    return {
+        "cpus": os.cpu_count() or 0,
+        "load_1m": round(os.getloadavg()[0], 2),
+        "fsync_p50_ms": round(sorted(took)[_FSYNCS // 2] * 1000, 3),
+    }

@@ -1,0 +1,102 @@
+"""The time from starting three killed nodes to their first answer, with many finished workflows in their databases.
+
+The first `RUN_MAX` workflows are executed; what is wanted beyond is copied into the databases while the nodes are down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+
+from orchestrator.cli.local_cluster import LocalCluster
+from orchestrator_client import Client, WorkflowStatus
+from tests.benchmarks.arithmetic import median
+from tests.benchmarks.finished import add_copies
+from tests.benchmarks.measurement import Budget, Measurement
+from tests.benchmarks.processes import Options, Progress, running_cluster, running_workers
+from tests.benchmarks.workload import W3, Parcel
+
+RUN_MAX = 2_000
+RUN_S = 60.0
+CALLERS = 64
+REPEATS = 5
+RESTART_S = 5.0
+ANSWER_S = 300.0
+
+
+async def measure_restart(options: Options, progress: Progress) -> list[Measurement]:
+    async with running_cluster(options) as cluster:
+        executed = await _execute(cluster, options, min(options.finished, RUN_MAX), progress)
+        copies = max(options.finished - executed, 0)
+        if copies:
+            await _copy(cluster, copies, progress)
+        asked = ["0", *([f"0-copy-{copies}"] if copies else [])]
+        times = []
+        for repeat in range(REPEATS):
+            seconds = await _restart(cluster, asked)
+            progress.say(f"restart: {repeat + 1} of {REPEATS}: first answer after {seconds * 1000:.0f} ms")
+            times.append(seconds * 1000)
+            await cluster.wait_ready()
+        megabytes = (cluster.nodes["a"].data_dir / "state.db").stat().st_size / 1e6
+    times.sort()
+    return [
+        Measurement(
+            row="restart",
+            concurrency=1,
+            samples_ms=tuple(times),
+            per_second=1000 / median(times),
+            budgets=(Budget("worst", RESTART_S * 1000, "ms", times[-1]),),
+            settings={"finished": executed + copies, "copied": copies, "state_db_mb": round(megabytes, 1)},
+            notes=(
+                f"{executed} workflows executed, {copies} copied, state.db {megabytes:.0f} MB, with Python's start",
+            ),
+        )
+    ]
+
+
+async def _execute(cluster: LocalCluster, options: Options, count: int, progress: Progress) -> int:
+    """How many were executed before the time was over."""
+    numbers = itertools.count()
+    deadline = time.perf_counter() + RUN_S
+    done = 0
+
+    async with running_workers(cluster, options), Client(cluster.endpoints) as client:
+
+        async def caller() -> None:
+            nonlocal done
+            while time.perf_counter() < deadline and (number := next(numbers)) < count:
+                await client.start_and_wait(W3, Parcel(number), id=str(number))
+                done += 1
+
+        progress.say(f"restart: executes {count} workflows")
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return done
+
+
+async def _copy(cluster: LocalCluster, count: int, progress: Progress) -> None:
+    # The followers learn with a heartbeat that the last entry is committed.
+    await asyncio.sleep(1)
+    await cluster.stop(timeout_s=60)
+    databases = [node.data_dir / "state.db" for node in cluster.nodes.values()]
+    progress.say(f"restart: copies {count} finished workflows into three databases")
+    began = time.perf_counter()
+    await asyncio.to_thread(add_copies, databases, ("default", "0"), count)
+    progress.say(f"restart: copied in {time.perf_counter() - began:.0f} s")
+    await cluster.start()
+    await cluster.wait_ready(timeout_s=ANSWER_S)
+
+
+async def _restart(cluster: LocalCluster, asked: list[str]) -> float:
+    """Kills all nodes, starts them, and answers how long it took until a client had its first answer."""
+    await asyncio.gather(*(cluster.kill_node(name) for name in cluster.nodes))
+    began = time.perf_counter()
+    await cluster.start()
+    async with Client(cluster.endpoints, deadline_s=ANSWER_S) as client:
+        took = 0.0
+        for workflow_id in asked:
+            execution = await client.get(workflow_id)
+            took = took or time.perf_counter() - began
+            if execution.status is not WorkflowStatus.COMPLETED:
+                raise RuntimeError(f"workflow {workflow_id} is {execution.status} after the restart")
+    return took
