@@ -125,6 +125,17 @@ async def test_a_silent_carrier_has_taken_the_parcel_and_says_so_when_asked_agai
     assert [entry.effect for entry in read_book(folder / "shipping.jsonl")] == [Effect.APPLIED, Effect.REPEATED]
 
 
+async def test_a_carrier_that_never_answers_does_not_when_asked_again_either(
+    folder: Path, no_waiting: list[float]
+) -> None:
+    shipping = Shipping()
+    shipping.open(folder)
+    for token in (1, 2):
+        no_waiting.clear()
+        await shipping.ship(TROUBLES[Trouble.CARRIER_NEVER_ANSWERS], SKU, 1, "receipt", key="k", token=token)
+        assert services.HANG_S in no_waiting
+
+
 @pytest.mark.parametrize("trouble", [Trouble.NO_TRUCKS, Trouble.HANGS_THEN_NO_TRUCKS])
 async def test_without_trucks_nothing_is_shipped(folder: Path, trouble: Trouble, no_waiting: list[float]) -> None:
     shipping = Shipping()

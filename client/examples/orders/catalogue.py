@@ -17,7 +17,7 @@ CATALOGUE = {
     "tea-assam-250g": Item(890, 110, 16),
     "tea-darjeeling-100g": Item(1_290, 70, 10),
     "tea-sencha-100g": Item(1_150, 60, 9),
-    "coffee-espresso-1kg": Item(1_990, 90, 14),
+    "coffee-espresso-1kg": Item(1_990, 110, 14),
     "coffee-filter-500g": Item(1_190, 80, 11),
     "mug-white": Item(740, 50, 8),
     "mug-blue": Item(740, 30, 7),

@@ -192,10 +192,11 @@ async def every(interval_s: float, action: Callable[[], Awaitable[None]]) -> Non
 
 
 def verdict(report: Report, board: Scoreboard, kills: int) -> list[str]:
-    """What is off, if anything, and the run in one line."""
+    """What is off, if anything, and at last the run in one line."""
     lines = [f"✗ {violation}" for violation in report.violations]
     if len(board.kills) < kills:
         lines.append(f"✗ the leader was killed {len(board.kills)}x, not {kills}x: too few orders were in flight")
+    lines.append(f"of those compensated, {report.nothing_owed} failed at the first step: nothing was owed")
     lines.append(
         f"{report.sentence()} · leader killed {len(board.kills)}x, "
         f"longest client pause {board.longest_pause_s:.1f} s · seed {board.seed} to replay"

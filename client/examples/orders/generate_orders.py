@@ -24,6 +24,7 @@ TROUBLES_PER_HUNDRED = {
     Trouble.PAYMENT_CRASHES: 1,
     Trouble.CARRIER_SLOW: 7,
     Trouble.CARRIER_SILENT: 4,
+    Trouble.CARRIER_NEVER_ANSWERS: 2,
     Trouble.NO_TRUCKS: 5,
     Trouble.HANGS_THEN_NO_TRUCKS: 2,
 }

@@ -27,6 +27,8 @@ class Trouble(StrEnum):
     CARRIER_SLOW = "CARRIER_SLOW"
     # The carrier takes the parcel, and its answer comes after the task has timed out.
     CARRIER_SILENT = "CARRIER_SILENT"
+    # The carrier takes the parcel and never answers, so at last the shop gives up: the parcel has to be called back.
+    CARRIER_NEVER_ANSWERS = "CARRIER_NEVER_ANSWERS"
     # The carrier has no trucks: the money goes back, the reservation is released.
     NO_TRUCKS = "NO_TRUCKS"
     # The carrier hangs beyond the timeout and then has no trucks: nobody knows whether the first attempt shipped.

@@ -14,6 +14,8 @@ from services import inventory, payment, shipping
 from orchestrator_client import CompensationContext, Retry, TaskContext, TerminalError, Workflow, task
 
 PATIENCE = Retry.exponential(first_ms=200, max_ms=2_000, attempts=6)
+# A carrier that does not answer three times is given up.
+LITTLE_PATIENCE = Retry.exponential(first_ms=200, max_ms=2_000, attempts=3)
 UNDO_PATIENCE = Retry.exponential(first_ms=200, max_ms=2_000, attempts=20)
 
 
@@ -74,7 +76,7 @@ async def refund(order: Order, done: Charge | None, ctx: CompensationContext) ->
     )
 
 
-@task(timeout_ms=3_000, retry=PATIENCE)
+@task(timeout_ms=3_000, retry=LITTLE_PATIENCE)
 async def ship(order: Order, receipt: str, ctx: TaskContext) -> Shipment:
     try:
         tracking = await shipping.ship(

@@ -131,10 +131,11 @@ class Shipping(Service):
 
         request = Request("ship", order_id, key, token, shown=receipt)
         entry = self._book.do(request, decide, f"tracking-{order_id}-{key[:6]}")
-        if entry.effect is Effect.APPLIED and self._brings(Trouble.CARRIER_SILENT, order_id):
+        silent = entry.effect is Effect.APPLIED and self._brings(Trouble.CARRIER_SILENT, order_id)
+        if silent or self._brings(Trouble.CARRIER_NEVER_ANSWERS, order_id):
             await asyncio.sleep(HANG_S)
         if self._brings(Trouble.CARRIER_SLOW, order_id):
-            await _takes(0.8, 1.6, "slow", order_id)
+            await _takes(0.8, 1.3, "slow", order_id)
         await _takes(0.1, 0.5, "tracking", order_id)
         return entry.answer
 
