@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts
+from orchestrator.engine import attempts, limits
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
 from orchestrator.engine.model import Payload, TaskStatus, WorkflowStatus
@@ -15,7 +15,7 @@ from orchestrator.engine.transitions import check_workflow
 def begin(step: Step, status: WorkflowStatus, reason: str, failed_task: str, output: Payload = b"") -> None:
     """The outcome is fixed; the status follows as soon as nothing is open any more."""
     disarm(step)
-    step.change(ending=status, reason=reason, failed_task=failed_task, output=output)
+    step.change(ending=status, reason=reason[: limits.REASON_CHARS], failed_task=failed_task, output=output)
     proceed(step)
 
 

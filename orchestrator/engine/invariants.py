@@ -124,6 +124,14 @@ def live_executions_are_counted(state: State) -> Iterator[str]:
         yield f"{state.meta.stuck_compensations} compensations are counted as stuck, there are {stuck}"
 
 
+def bundles_are_counted(state: State) -> Iterator[str]:
+    # Only where all are hot, as in tests.
+    for _, bundle in sorted(state.resident[Table.BUNDLE].items()):
+        running = sum(1 for _, hot in _hot(state) if hot.execution.bundle == bundle.digest)
+        if bundle.executions != running:
+            yield f"a bundle counts {bundle.executions} executions and has {running}"
+
+
 def whatever_is_owed_will_move(state: State) -> Iterator[str]:
     """Guarantee of progress: a workflow that has not ended always waits for something that exists."""
     moved: set[tuple[object, ...]] = set()
@@ -184,6 +192,7 @@ CHECKS: tuple[Check, ...] = (
     ended_executions_are_quiet,
     timers_are_known,
     live_executions_are_counted,
+    bundles_are_counted,
     whatever_is_owed_will_move,
     leftovers_are_continued,
     leases_not_taken_up_have_a_message,

@@ -19,6 +19,7 @@ from orchestrator.engine.model import (
     TaskAttempt,
     TaskStatus,
     TimerKind,
+    WorkflowStatus,
 )
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
@@ -47,6 +48,11 @@ def enqueue(step: Step, attempt: TaskAttempt, domain: str, poll_ms: int, respons
     return step.put_task(replace(attempt, ready=number, updated_ms=step.now))
 
 
+def is_wanted(step: Step, attempt: TaskAttempt) -> bool:
+    """Whether the step's execution still wants the attempt to be executed, not only cancelled by a later step."""
+    return not step.is_over and (attempt.compensates > 0 or step.phase is not WorkflowStatus.COMPENSATING)
+
+
 def match(step: Step) -> None:
     """Leases whatever the step made ready, or made room for."""
     state = step.state
@@ -72,6 +78,10 @@ def match(step: Step) -> None:
 
 
 def _lease(step: Step, row: Ready, session: Session) -> None:
+    if step.key == (row.namespace, row.workflow_id) and not is_wanted(step, step.hot.tasks[row.task_sequence]):
+        # It is about to be cancelled: it only leaves its queue.
+        step.write(Table.READY, (row.number,), None)
+        return
     token = take(step, row, session.id, session.worker_id)
     step.write(Table.SESSION, (session.id,), replace(session, used=session.used + 1, last_token=token))
 

@@ -328,6 +328,7 @@ class Lease(Row, frozen=True):
     response_timeout_ms: int  # 0: none
     fenced: bool = False  # the attempt has ended without this worker
     started: bool = False  # its execution has taken it up: it may be delivered
+    settling: bool = False  # its workflow compensates: the worker is told to stop, a result still counts
 
 
 class Ready(Row, frozen=True):

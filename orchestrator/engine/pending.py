@@ -11,8 +11,7 @@ from orchestrator.engine.state import State
 def effects_owed(state: State) -> list[Deliver | Cancel | TaskQueued]:
     """Every lease is to be delivered or cancelled, every ready attempt is to be watched, in order of their numbers.
 
-    A worker that has the attempt already recognises it by its token. Cancels of attempts that are awaited while their
-    workflow settles are owed too where the execution is hot; a cold one's are told when it becomes hot (`settling_of`).
+    A worker that has the attempt already recognises it by its token.
     """
     owed: list[Deliver | Cancel | TaskQueued] = []
     for _, lease in sorted(state.leases.items()):
@@ -37,14 +36,3 @@ def _owed_for(state: State, lease: Lease) -> list[Deliver | Cancel]:
     if not is_settling(state, lease.token):
         return [deliver]
     return [deliver, cancel_effect(lease, "the workflow is compensating", fenced=False)]
-
-
-def is_settling(state: State, token: int) -> bool:
-    """Whether the lease is that of an attempt that its compensating workflow waits for. False if it is cold."""
-    lease = state.leases.get((token,))
-    hot = None if lease is None else state.execution((lease.namespace, lease.workflow_id))
-    if lease is None or hot is None or lease.fenced:
-        return False
-    attempt = hot.tasks.get(lease.task_sequence)
-    phase = hot.execution.paused_from or hot.execution.status
-    return attempt is not None and not attempt.compensates and phase is WorkflowStatus.COMPENSATING

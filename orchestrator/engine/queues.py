@@ -59,14 +59,26 @@ class Queues:
     def __init__(self, ready: dict[RowKey, Ready]) -> None:
         self._ready = ready
         self._queues: dict[QueueKey, list[tuple[int, int]]] = {}
+        self._counts: dict[QueueKey, int] = {}
         self._pools: dict[_PoolKey, _Pool] = {}
         self._servers: dict[QueueKey, dict[_PoolKey, _Pool]] = {}
 
-    def ready_changed(self, row: Ready | None) -> None:
-        """Deleted rows need no word: their entries are seen to be stale."""
-        if row is not None:
-            heap = self._queues.setdefault((row.namespace, row.domain, row.name), [])
-            heappush(heap, (-row.priority, row.number))
+    def ready_changed(self, old: Ready | None, new: Ready | None) -> None:
+        row = new or old
+        if row is None or (old is not None and new is not None):
+            return
+        queue = (row.namespace, row.domain, row.name)
+        count = self._counts[queue] = self._counts.get(queue, 0) + (1 if new is not None else -1)
+        if new is None:
+            # Its entry is seen to be stale when it comes to the head.
+            if not count:
+                del self._counts[queue]
+            return
+        heap = self._queues.setdefault(queue, [])
+        heappush(heap, (-row.priority, row.number))
+        if len(heap) > 2 * count + _STALE_SLACK:
+            heap[:] = [entry for entry in heap if (entry[1],) in self._ready]
+            heapify(heap)
 
     def session_changed(self, old: Session | None, new: Session | None) -> None:
         if old is not None and (new is None or _pool_key(old) != _pool_key(new)):

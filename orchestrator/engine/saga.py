@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, ending, leases
+from orchestrator.engine import attempts, ending, leases, limits
 from orchestrator.engine.definitions.model import CompensationOrder
 from orchestrator.engine.model import (
     CompensationState,
@@ -56,7 +56,7 @@ def enter(step: Step, outcome: WorkflowStatus, reason: str, failed_task: str, ou
         paused_from=None,
         compensation=CompensationState.RUNNING,
         outcome=outcome,
-        reason=reason,
+        reason=reason[: limits.REASON_CHARS],
         failed_task=failed_task,
         output=output,
         settling=len(awaited),
@@ -65,6 +65,7 @@ def enter(step: Step, outcome: WorkflowStatus, reason: str, failed_task: str, ou
         lease = step.state.leases.get((attempt.fencing_token,))
         # Without a lease its worker is lost, and the message that says so is on its way.
         if lease is not None:
+            step.write(Table.LEASE, (lease.token,), replace(lease, settling=True))
             step.effects.append(leases.cancel_effect(lease, reason, fenced=False))
     grace_ms = step.plan.definition.compensation_grace_ms
     if awaited and grace_ms:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple, cast
 
 from orchestrator.engine.messages import Message
@@ -38,6 +38,7 @@ from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
 RESIDENT_TABLES = tuple(table for table in Table if table is not Table.META and table not in EXECUTION_TABLES)
 
 _ROW_BYTES = 700  # a small row in memory, for the estimate
+_STALE_SLACK = 1024
 
 
 class Change(NamedTuple):
@@ -353,14 +354,19 @@ class State:
             self.leases_of.setdefault(new.session_id, {})[new.token] = None
 
     def _ready_changed(self, old: Ready | None, new: Ready | None) -> None:
-        self.queues.ready_changed(new)
+        self.queues.ready_changed(old, new)
 
     def _session_changed(self, old: Session | None, new: Session | None) -> None:
         self.queues.session_changed(old, new)
 
     def _timer_changed(self, old: Timer | None, new: Timer | None) -> None:
-        if new is not None:
-            heappush(self._due, (new.fire_ms, new.number))
+        if new is None:
+            return
+        heappush(self._due, (new.fire_ms, new.number))
+        if len(self._due) > 2 * len(self.timers) + _STALE_SLACK:
+            # Most timers never fire: they are disarmed when what they watch ends in time.
+            self._due = [(timer.fire_ms, timer.number) for timer in self.timers.values()]
+            heapify(self._due)
 
     def _request_changed(self, old: Request | None, new: Request | None) -> None:
         if new is not None:

@@ -79,6 +79,7 @@ class Driver:
         self.now_ms = START_MS
         self.index = 0
         self.check = check
+        self.messages_per_entry = 1000
         self.evict = False  # after each entry, whatever can be evicted goes
         self.effects: list[AnyEffect] = []
         self.database: dict[tuple[Table, RowKey], bytes] = {}
@@ -86,7 +87,7 @@ class Driver:
 
     # --- entries
 
-    def entry(self, *items: AnyCommand | tuple[AnyCommand, RequestIdentity], messages: int = 1000) -> list[AnyResult]:
+    def entry(self, *items: AnyCommand | tuple[AnyCommand, RequestIdentity]) -> list[AnyResult]:
         """One log entry, then entries to continue until the inbox is empty."""
         self.index += 1
         self.machine.begin_entry(self.index, 1, self.now_ms, 1)
@@ -102,7 +103,7 @@ class Driver:
             assert not _is_internal(outcome.result) or not self.check, outcome.result
             self._perform(outcome.effects)
             self.verify()
-        for _ in range(messages):
+        for _ in range(self.messages_per_entry):
             key = self.machine.next_message()
             if key is None:
                 break
@@ -189,6 +190,7 @@ class Driver:
             if table is Table.META or table >= Table.WORKFLOW_DEFINITION:
                 other.state.restore(table, key, decode(table, data))
         other.state.restore_done()
+        other.messages_per_entry = self.messages_per_entry
         other.machine.chain = self.machine.chain
         if not cold:
             for table, key in self.database:

@@ -250,11 +250,20 @@ class Events:
                 driver.do(SignalWorkflow(*one, signal, b"{}"))
 
 
-def play(seed: int, events: int, driver: Driver | None = None, *, restart_every: int = 0, evict: bool = False) -> Driver:
+def play(
+    seed: int,
+    events: int,
+    driver: Driver | None = None,
+    *,
+    restart_every: int = 0,
+    evict: bool = False,
+    messages: int = 1000,
+) -> Driver:
     """A whole run: a few workflows, many events, and an orderly end."""
     rng = random.Random(seed)
     driver = driver or Driver(check=not evict)
     driver.evict = evict
+    driver.messages_per_entry = messages
     driver.register(*[Definitions(rng).make(f"d{number}") for number in range(2)])
     ids = [f"w{number}" for number in range(3)]
     happening = Events(rng, ids)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.engine import limits
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from tests.engine.scenario import play
 
@@ -25,6 +27,22 @@ def test_any_run_keeps_the_invariants_and_comes_to_an_end(seed: int, events: int
         assert hot is not None
         assert hot.execution.status in WORKFLOW_TERMINAL
         assert hot.execution.ended_ms >= hot.execution.created_ms
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="ENGINE_EXAMPLES" not in os.environ,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(seed=st.integers(0, 2**32), events=st.integers(0, 60), bound=st.integers(1, 4))
+def test_so_does_a_run_in_small_steps(seed: int, events: int, bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound on what a step may do, so low that everything goes on in later steps, and some in later entries."""
+    with monkeypatch.context() as patched:
+        patched.setattr(limits, "TRANSITIONS_PER_STEP", bound)
+        driver = play(seed, events, messages=bound)
+    assert not driver.state.leases
+    assert not driver.state.messages
 
 
 @settings(max_examples=max(EXAMPLES // 3, 1), deadline=None, derandomize="ENGINE_EXAMPLES" not in os.environ)

@@ -381,6 +381,20 @@ def test_a_step_that_no_worker_ever_took_is_not_compensated(driver: Driver) -> N
     assert driver.header().compensation is CompensationState.NONE
 
 
+def test_nothing_new_is_handed_out_once_the_workflow_turns_round(driver: Driver) -> None:
+    """Unleased tasks are cancelled: also where there are more than one step may cancel, and a slot becomes free."""
+    driver.ok(ExpireSession("s"))
+    driver.worker("t", "a", "b", "undo_a", "z", slots=1)
+    driver.check = False
+    wide = [[simple(f"z{number}", taskDefinition={"name": "z"}, name="z")] for number in range(600)]
+    begin(driver, simple("a", "undo_a"), *fork([failing("b")], *[[{**task[0], "name": "z"}] for task in wide]))
+    driver.check = True
+    driver.give("a")
+    driver.fail("b")
+    assert driver.undoing("a").status is TaskStatus.IN_PROGRESS
+    assert all(attempt.fencing_token == 0 for attempt in driver.hot().tasks.values() if attempt.name == "z")
+
+
 # --- Order
 
 

@@ -15,7 +15,7 @@ def task_leased(step: Step, message: TaskLeased) -> AnyResult:
         # The session has ended in between: its own message follows.
         return Done()
     attempt = step.task(message.task_sequence) if step.open(message.namespace, message.workflow_id) else None
-    if attempt is None or attempt.status is not TaskStatus.SCHEDULED:
+    if attempt is None or attempt.status is not TaskStatus.SCHEDULED or not leases.is_wanted(step, attempt):
         leases.end_lease(step, lease)
         return Done()
     session = step.state.sessions.get((lease.session_id,))

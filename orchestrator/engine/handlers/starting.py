@@ -11,7 +11,7 @@ from orchestrator.engine.commands import IfExists, StartWorkflow
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.model import TimeoutPolicy
 from orchestrator.engine.errors import LimitExceeded, refuse
-from orchestrator.engine.expressions import PayloadInvalid, check_payload, put_if_absent
+from orchestrator.engine.expressions import PayloadInvalid, check_payload, fields_of, put_if_absent, text_of
 from orchestrator.engine.handlers.definitions import refuse_definition
 from orchestrator.engine.model import (
     AgendaKind,
@@ -35,14 +35,14 @@ def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
         digest, text = bundle_for(step.state, command.namespace, document)
     except DefinitionError as error:
         refuse_definition(error)
+    existing = step.state.execution((command.namespace, command.workflow_id)) if command.workflow_id else None
+    if existing is not None:
+        wanted = text_of(fields_of(command.document)["name"]) if command.document else command.name
+        return _taken(command, existing.execution.name, wanted)
     bundle = cast(Bundle | None, step.state.resident[Table.BUNDLE].get((digest,)))
     bundle = bundle or Bundle(digest, text, 0)
     step.write(Table.BUNDLE, (digest,), replace(bundle, executions=bundle.executions + 1))
     definition = plan_of(step.state, digest).definition
-    if command.workflow_id:
-        existing = step.state.execution((command.namespace, command.workflow_id))
-        if existing is not None:
-            return _taken(step, command, existing.execution.name, definition.name)
     workflow_id = command.workflow_id or step.ids.make()
     step.create(
         Execution(
@@ -107,7 +107,7 @@ def _registered(step: Step, command: StartWorkflow) -> WorkflowDefinitionRow:
     return row
 
 
-def _taken(step: Step, command: StartWorkflow, existing: str, wanted: str) -> AnyResult:
+def _taken(command: StartWorkflow, existing: str, wanted: str) -> AnyResult:
     if command.if_exists is not IfExists.RETURN:
         message = f"the workflow id {command.workflow_id!r} is taken"
         refuse(Code.ALREADY_EXISTS, "WORKFLOW_ALREADY_EXISTS", message)
