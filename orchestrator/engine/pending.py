@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.engine.effects import Cancel, Deliver, TaskQueued
 from orchestrator.engine.leases import cancel_effect
-from orchestrator.engine.model import Lease, WorkflowStatus
+from orchestrator.engine.model import Lease
 from orchestrator.engine.state import State
 
 
@@ -33,6 +33,6 @@ def _owed_for(state: State, lease: Lease) -> list[Deliver | Cancel]:
     if not lease.started:
         return []
     deliver = Deliver(lease.session_id, lease.token, lease.namespace, lease.workflow_id, lease.task_sequence)
-    if not is_settling(state, lease.token):
+    if not lease.settling:
         return [deliver]
     return [deliver, cancel_effect(lease, "the workflow is compensating", fenced=False)]

@@ -230,7 +230,8 @@ class Events:
                 if (token,) in driver.state.leases:
                     result = driver.do(self._result(driver, token, TaskStatus.COMPLETED, b'{"ok":true}'))
                     assert not isinstance(result, Rejected)
-            if all(driver.header(workflow_id).status in WORKFLOW_TERMINAL for workflow_id in self._ids):
+            ended = all(driver.header(workflow_id).status in WORKFLOW_TERMINAL for workflow_id in self._ids)
+            if ended and not driver.state.leases:
                 return
             driver.wait(5_000)
         raise AssertionError(f"not at an end: {[driver.header(workflow_id) for workflow_id in self._ids]}")

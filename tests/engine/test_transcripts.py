@@ -145,7 +145,8 @@ class Story:
 
     def _effect(self, effect: AnyEffect) -> str | None:
         if isinstance(effect, Deliver):
-            return f"-> deliver {effect.workflow_id} #{effect.task_sequence} to {effect.session_id}, token {effect.token}"
+            what = f"{effect.workflow_id} #{effect.task_sequence}"
+            return f"-> deliver {what} to {effect.session_id}, token {effect.token}"
         if isinstance(effect, Cancel):
             return f"-> cancel token {effect.token} of {effect.session_id}{'' if effect.fenced else ', still awaited'}"
         if isinstance(effect, TaskQueued):
