@@ -1,16 +1,14 @@
 """The composition root: the only file that knows every part of a node.
 
-Everything that touches the world is made here and handed down: clocks, files, network, randomness.
+Everything that touches the world comes from a `World` and is handed down: clocks, files, network, randomness, threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ from orchestrator.replication import identity as identities
 from orchestrator.replication.applier import Applier
 from orchestrator.replication.clock import LogClock
 from orchestrator.replication.errors import LostLeadership, NotLeader, Stopped
-from orchestrator.replication.files import RealFiles
 from orchestrator.replication.log import ReplicatedLog, Role
 from orchestrator.replication.ports import SnapshotCopy
 from orchestrator.replication.sequencer import Sequencer
@@ -39,13 +36,14 @@ from orchestrator.rpc.errors import Addresses
 from orchestrator.rpc.server import RpcServer
 from orchestrator.services.admission import Admission, AdmissionLimits, AdmissionReadings
 from orchestrator.services.checkpoints import ContentCheck
-from orchestrator.services.gauges import Gauges, free_disk_bytes
+from orchestrator.services.gauges import Gauges
 from orchestrator.services.leadership import Leadership
 from orchestrator.storage.copies import Copies
 from orchestrator.storage.database import Database
 from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.search import ExecutionFilter, Page, search_executions
-from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.metrics import Metrics, MetricsServer
+from orchestrator.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +58,6 @@ CAUGHT_UP_ENTRIES = 1_000
 
 class NodeFailed(Exception):
     """The node stopped itself: going on could do harm. The cause says why."""
-
-
-class SystemClock:
-    """This machine's clocks."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wall_ms(self) -> int:
-        return time.time_ns() // 1_000_000
 
 
 class _Store:
@@ -93,25 +81,27 @@ class _Store:
 
 
 class Node:
-    """One member of the cluster, from `start` to `stop`."""
+    """One member of the cluster, from `start` to `stop`; `serve` opens it to clients."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, world: World | None = None) -> None:
         self.config = config
-        self._clock = SystemClock()
-        self._files = RealFiles()
+        self._world = world or World()
+        self._clock = self._world.clock
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._take_over: asyncio.Task[None] | None = None
         self._content = ContentCheck()
         self.metrics = Metrics(node=config.node, version=__version__)
-        self._gauges = Gauges(self.metrics, config.data_dir)
+        self._gauges = Gauges(self.metrics, self._free_disk_bytes)
+        self._server: RpcServer | None = None
+        self._metrics_server: MetricsServer | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Raises the identity's, the journal's and the database's errors, and OSError for an address in use."""
+        """Joins the cluster. Raises the identity's, the journal's and the database's errors, and OSError."""
         config = self.config
-        self.identity = identities.load(self._files, config.data_dir, node=config.node)
+        self.identity = identities.load(self._world.files, config.data_dir, node=config.node)
         self._open_storage()
         self._log = self._make_log()
         self._log_clock = LogClock(self._clock, self._log.peer_clock_offsets)
@@ -127,14 +117,19 @@ class Node:
         )
         self._admission = self._make_admission()
         self._flusher.start()
-        self._server = RpcServer(self._make_backend())
-        await self._server.start(*Address.parse(config.grpc_listen))
+        self.backend = self._make_backend()
         for loop in (self._applier.run(), self._flush(), self._tell(), self.metrics.measure_event_loop()):
             self._tasks.append(asyncio.create_task(self._guard(loop)))
-        self._metrics_server = None
+        self._role_changed(self._log.role, self._log.term)
+
+    async def serve(self) -> None:
+        """Opens the doors: gRPC and metrics. Raises OSError for an address in use."""
+        config = self.config
+        server = RpcServer(self.backend)
+        await server.start(*Address.parse(config.grpc_listen))
+        self._server = server
         if config.metrics_address is not None:
             self._metrics_server = await self.metrics.serve(*config.metrics_address)
-        self._role_changed(self._log.role, self._log.term)
         logger.info("serves", extra={"grpc": config.grpc_listen, "peers": config.peer_listen})
 
     async def wait_failed(self) -> None:
@@ -145,7 +140,8 @@ class Node:
         """Hands leadership over, ends calls, flushes and closes."""
         if self._log.role is Role.LEADER and len(self.identity.members) > 1 and not self._fatal.done():
             await self._log.transfer_leadership()
-        await self._server.stop(STOP_GRACE_SECONDS)
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_SECONDS)
         self._leadership.end("the node is stopping")
         self._sequencer.close(None)
         if not self._fatal.done():
@@ -174,7 +170,7 @@ class Node:
             await loop
         except Stopped:
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever ends a loop of this node must end the node
             self._fail(error)
 
     # -- parts -----------------------------------------------------------------------------------------------------
@@ -185,17 +181,22 @@ class Node:
             config.data_dir / "state.db",
             cluster_id=self.identity.cluster_id,
             recovery_epoch=self.identity.recovery_epoch,
+            vfs=self._world.database_vfs,
+            lanes=self._world.lanes,
+            files=self._world.database_files,
         )
         self._flusher = Flusher(
             self._database,
             durable_index=lambda: self._log.durable_index,
             wait_durable=self._wait_durable,
-            on_flushed=lambda index: self._log.flushed(index),
+            on_flushed=lambda index: self._log.flushed(index),  # noqa: PLW0108 - the log is made later
             on_fatal=self._fail,
             on_checkpoint=self._content.reached,
             settings=FlusherSettings(interval_ms=config.flush_interval_ms, dirty_bytes_max=config.max_dirty_bytes),
         )
-        self._copies = Copies(self._database, self._flusher, config.data_dir / "snapshots")
+        self._copies = Copies(
+            self._database, self._flusher, config.data_dir / "snapshots", lanes=self._world.lanes
+        )
         self._copies.remove_leftovers()
         self._initial_machine = self._restored_machine()
 
@@ -224,7 +225,7 @@ class Node:
                 journal_tail_entries=config.journal_tail_entries,
                 journal_tail_bytes=config.journal_tail_bytes,
             ),
-            files=self._files,
+            files=self._world.files,
             data_dir=config.data_dir,
             applied_index=applied.index,
             applied_term=applied.term,
@@ -233,7 +234,9 @@ class Node:
             on_role_change=self._role_changed,
             on_fatal=self._fail,
             clock=self._clock,
-            random=random.Random(),
+            random=self._world.random,
+            network=self._world.network,
+            workers=self._world.workers,
         )
 
     def _make_sequencer(self) -> Sequencer:
@@ -283,7 +286,7 @@ class Node:
                 pending_starts=lambda: self._sequencer.pending_starts,
                 live_executions=lambda: self._machine().state.meta.live_executions,
                 dirty_bytes=lambda: self._flusher.dirty_bytes,
-                free_disk_bytes=lambda: free_disk_bytes(config.data_dir),
+                free_disk_bytes=self._free_disk_bytes,
             ),
             on_refused=lambda reason: self.metrics.refused_starts.labels(reason).inc(),
         )
@@ -311,6 +314,9 @@ class Node:
     def _configuration(self) -> bytes:
         """The members, as the log has them: stored with the state, so that a copy says whose it is."""
         return msgspec.json.encode(self._log.status().configuration)
+
+    def _free_disk_bytes(self) -> int:
+        return self._world.free_disk_bytes(self.config.data_dir)
 
     def _machine(self) -> Machine:
         return self._applier.machine
@@ -413,7 +419,8 @@ class Node:
                 self._log.status(), machine.state, self._sequencer, self._flusher, self._applier.applied_index
             )
             self._content.compare(self._log.peer_gossip())
-            await self._server.set_healthy(self._ready())
+            if self._server is not None:
+                await self._server.set_healthy(self._ready())
             await self._hand_over_if_clock_is_off()
             await asyncio.sleep(GOSSIP_SECONDS)
 
@@ -443,6 +450,7 @@ async def run_node(config: Config) -> None:
     sys.setswitchinterval(THREAD_SWITCH_SECONDS)
     node = Node(config)
     await node.start()
+    await node.serve()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from orchestrator.replication.hard_state import HardStateFile
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.journal import Journal
 from orchestrator.replication.settings import RaftSettings
-from orchestrator.replication.worker import DiskQueue, ThreadWorker, call
+from orchestrator.replication.worker import DiskQueue, WorkerFactory, call
 
 DIRECTORY = "raft"
 
 
 class DurableState:
-    """Journal, hard state and identity on one ordered disk queue, with its thread; a second thread only reads."""
+    """Journal, hard state and identity on one ordered disk queue, with its worker; a second worker only reads."""
 
     def __init__(
         self,
@@ -30,16 +29,16 @@ class DurableState:
         identity: Identity,
         settings: RaftSettings,
         *,
+        workers: WorkerFactory,
         on_durable: Callable[[], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
-        loop = asyncio.get_running_loop()
         self.files = files
         self.data_dir = data_dir
         self.identity = identity
         self.directory = data_dir / DIRECTORY
-        self.writer = ThreadWorker(loop, f"journal of {identity.node}")
-        self.reader = ThreadWorker(loop, f"journal reader of {identity.node}")
+        self.writer = workers(f"journal of {identity.node}")
+        self.reader = workers(f"journal reader of {identity.node}")
         self.disk = DiskQueue(self.writer, on_error)
         self.hard_state = HardStateFile(files, self.directory, self.disk, on_durable)
         self.journal = Journal(

@@ -33,6 +33,7 @@ from orchestrator.replication.snapshots import SnapshotSender
 from orchestrator.replication.state import Role
 from orchestrator.replication.status import PeerStatus, Status, describe
 from orchestrator.replication.transport import PeerTransport
+from orchestrator.replication.worker import WorkerFactory, thread_worker
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class ReplicatedLog:
         clock: Clock,
         random: random.Random,
         network: Network | None = None,
+        workers: WorkerFactory = thread_worker,
         server_tls: ssl.SSLContext | None = None,
         client_tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -88,6 +90,7 @@ class ReplicatedLog:
         self._clock = clock
         self._random = random
         self._network = network or TcpNetwork()
+        self._workers = workers
         self._tls = (server_tls, client_tls)
         self._raft: SyncObj | None = None
         self._tick_soon = False
@@ -111,6 +114,7 @@ class ReplicatedLog:
             self._data_dir,
             self._identity,
             self._settings,
+            workers=self._workers,
             on_durable=self._durable_moved,
             on_error=self._fail,
         )

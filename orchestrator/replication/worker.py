@@ -23,6 +23,10 @@ class Worker(Protocol):
     def close(self) -> None: ...
 
 
+WorkerFactory = Callable[[str], Worker]
+"""Makes a worker of this name."""
+
+
 class ThreadWorker:
     """One thread. `close` lets the running job finish and drops the rest."""
 
@@ -55,6 +59,11 @@ class ThreadWorker:
                 self._loop.call_soon_threadsafe(done, error)
             except RuntimeError:  # the loop was closed under us: nobody is left to tell
                 return
+
+
+def thread_worker(name: str) -> Worker:
+    """For use inside the running loop."""
+    return ThreadWorker(asyncio.get_running_loop(), name)
 
 
 async def call(worker: Worker, job: Callable[[], T]) -> T:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Callable
 
 from orchestrator.engine.state import State
 from orchestrator.replication.log import Role, Status
@@ -15,9 +14,9 @@ from orchestrator.telemetry.metrics import Metrics
 class Gauges:
     """Remembers only who led, to count changes of leader."""
 
-    def __init__(self, metrics: Metrics, data_dir: Path) -> None:
+    def __init__(self, metrics: Metrics, free_disk_bytes: Callable[[], int]) -> None:
         self._metrics = metrics
-        self._data_dir = data_dir
+        self._free_disk_bytes = free_disk_bytes
         self._leader: str | None = None
 
     def set(self, status: Status, state: State, sequencer: Sequencer, flusher: Flusher, applied_index: int) -> None:
@@ -46,15 +45,9 @@ class Gauges:
             (metrics.leased_tasks, len(state.leases)),
             (metrics.worker_sessions, len(state.sessions)),
             (metrics.stuck_compensations, state.meta.stuck_compensations),
-            (metrics.disk_free_bytes, free_disk_bytes(self._data_dir)),
+            (metrics.disk_free_bytes, self._free_disk_bytes()),
         ):
             gauge.set(value)
         for peer in status.peers:
             if peer.lag_entries is not None:
                 metrics.follower_lag_entries.labels(peer.name).set(peer.lag_entries)
-
-
-def free_disk_bytes(directory: Path) -> int:
-    """Room for this process on the disk of the directory."""
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize

@@ -51,9 +51,11 @@ class Copies:
 
     def remove_leftovers(self) -> None:
         """Of a process that ended while it made copies. Blocks: for the start."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        for path in self._directory.glob(f"{_PREFIX}*"):
-            path.unlink(missing_ok=True)
+        files = self._database.files
+        files.make_directory(self._directory)
+        for name in files.listdir(self._directory):
+            if name.startswith(_PREFIX):
+                files.remove(self._directory / name)
 
     async def copy(self) -> DatabaseCopy:
         """A copy of what is flushed now, or later."""

@@ -14,6 +14,8 @@ class DatabaseFiles(Protocol):
     """All calls block. A name is durable only after `sync_directory`."""
 
     def exists(self, path: Path) -> bool: ...
+    def listdir(self, path: Path) -> list[str]: ...
+    def make_directory(self, path: Path) -> None: ...
     def size(self, path: Path) -> int: ...
     def sha256(self, path: Path) -> str: ...
     def sync(self, path: Path) -> None: ...
@@ -27,6 +29,12 @@ class RealFiles:
 
     def exists(self, path: Path) -> bool:
         return path.exists()
+
+    def listdir(self, path: Path) -> list[str]:
+        return sorted(entry.name for entry in path.iterdir())
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def size(self, path: Path) -> int:
         return path.stat().st_size

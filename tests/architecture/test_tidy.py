@@ -32,7 +32,7 @@ SILENCED_WELL = {
 
 # The clock and randomness are handed to the server's parts, so that a simulation can be both. Handed out they are here,
 # and the command line is outside the node.
-WORLD_HOMES = ("orchestrator/__main__.py", "orchestrator/cli/", "orchestrator/node.py")
+WORLD_HOMES = ("orchestrator/__main__.py", "orchestrator/cli/", "orchestrator/world.py")
 WORLD = re.compile(
     r"time\.(time|monotonic|perf_counter|process_time|clock_gettime)(_ns)?"
     r"|time\.(localtime|gmtime|ctime|strftime)"
@@ -213,7 +213,7 @@ INNOCENT = [
     Source(CLIENT, '"""Promise."""\nx = y()  # type: ignore[no-any-return]  # the stub lags behind\n'),
     Source(CLIENT, '"""Promise."""\nimport time\nimport random\nx = time.monotonic() + random.random()\n'),
     Source(SERVER, '"""Promise."""\nimport random\ndef f(rng: random.Random) -> float:\n    return rng.random()\n'),
-    Source("orchestrator/node.py", '"""Promise."""\nimport time\nnow = time.monotonic\n'),
+    Source("orchestrator/world.py", '"""Promise."""\nimport time\nnow = time.monotonic\n'),
     Source(ENGINE, '"""Promise."""\nfor x in sorted({1, 2}): pass\n'),
 ]
 

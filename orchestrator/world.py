@@ -1,0 +1,51 @@
+"""Everything outside the process that a node touches: clocks, randomness, disk, network, threads.
+
+`World()` is the real one. A simulation hands in another, and the node does not know the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.replication.files import Files, RealFiles
+from orchestrator.replication.ports import Clock, Network, TcpNetwork
+from orchestrator.replication.worker import WorkerFactory, thread_worker
+from orchestrator.storage import files as database_files
+from orchestrator.storage.files import DatabaseFiles
+from orchestrator.storage.lanes import LaneFactory, ThreadLane
+
+
+class SystemClock:
+    """This machine's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000  # noqa: TID251 - this is the clock that is injected
+
+
+def free_disk_bytes(directory: Path) -> int:
+    """Room for this process on the disk of the directory."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What is handed to a node; each part is replaceable by itself."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    random: random.Random = field(default_factory=random.Random)
+    network: Network = field(default_factory=TcpNetwork)
+    files: Files = field(default_factory=RealFiles)
+    database_files: DatabaseFiles = field(default_factory=database_files.RealFiles)
+    database_vfs: str | None = None
+    workers: WorkerFactory = thread_worker
+    lanes: LaneFactory = ThreadLane
+    free_disk_bytes: Callable[[Path], int] = free_disk_bytes
