@@ -366,3 +366,17 @@ def test_log_time_never_goes_back(driver: Driver) -> None:
     driver.now_ms -= 5_000
     driver.start("one")
     assert driver.header().created_ms == driver.now_ms + 5_000
+
+
+def test_an_existing_execution_is_answered_whatever_became_of_its_definition(driver: Driver) -> None:
+    import msgspec
+
+    document = msgspec.json.encode(workflow("inline", simple("a")))
+    assert isinstance(driver.start("", document=document), Started)
+    again = StartWorkflow("default", "inline", 0, "w", IfExists.RETURN, b"{}")
+    assert driver.do(again) == Started("w", existing=True)
+    again = StartWorkflow("default", "", 0, "w", IfExists.RETURN, b"{}", document=document)
+    assert driver.do(again) == Started("w", existing=True)
+    other = msgspec.json.encode(workflow("other", simple("a")))
+    again = StartWorkflow("default", "", 0, "w", IfExists.RETURN, b"{}", document=other)
+    assert driver.do(again).reason == "WORKFLOW_ID_OF_ANOTHER"

@@ -30,15 +30,16 @@ from orchestrator.engine.step import Step
 
 def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
     _check(command)
+    existing = step.state.execution((command.namespace, command.workflow_id)) if command.workflow_id else None
+    if existing is not None and not command.document:
+        return _taken(command, existing.execution.name, command.name)
     document = command.document or _registered(step, command).document
     try:
         digest, text = bundle_for(step.state, command.namespace, document)
     except DefinitionError as error:
         refuse_definition(error)
-    existing = step.state.execution((command.namespace, command.workflow_id)) if command.workflow_id else None
     if existing is not None:
-        wanted = text_of(fields_of(command.document)["name"]) if command.document else command.name
-        return _taken(command, existing.execution.name, wanted)
+        return _taken(command, existing.execution.name, text_of(fields_of(command.document)["name"]))
     bundle = cast(Bundle | None, step.state.resident[Table.BUNDLE].get((digest,)))
     bundle = bundle or Bundle(digest, text, 0)
     step.write(Table.BUNDLE, (digest,), replace(bundle, executions=bundle.executions + 1))
