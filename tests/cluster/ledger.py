@@ -7,6 +7,7 @@ attempt, with its tokens. The check names everything that is wrong, not only the
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections import Counter, defaultdict
@@ -72,7 +73,7 @@ class Ledger:
     def longest_pause_s(self, since: float) -> float:
         """The longest time between two acknowledgements after `since`."""
         times = [since, *(at for at in self.acknowledged_at if at > since)]
-        return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=float("inf"))
+        return max((later - earlier for earlier, later in itertools.pairwise(times)), default=float("inf"))
 
     async def check(self, client: Client, *, attempts_max: int = 1) -> None:
         """Every acknowledged execution is there, has ended well, once, with the right output.
