@@ -144,7 +144,7 @@ def _timeout_ms(step: Step, attempt: TaskAttempt) -> int:
         node = step.plan.node(attempt.reference)
     if not node.timeouts.task_ms or node.timeouts.policy == "ALERT_ONLY":
         return 0
-    # Counted from the start plus the start delay, although the delay has passed: as the anchor counts.
+    # Counted from the start plus the start delay, although the delay has passed: as Conductor counts.
     return node.timeouts.task_ms + node.start_delay_ms
 
 

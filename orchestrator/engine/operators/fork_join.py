@@ -10,7 +10,7 @@ from orchestrator.engine.model import AgendaKind, TaskAttempt
 from orchestrator.engine.step import Step
 
 TYPE = "FORK"
-"""What the attempt is called, as in the anchor."""
+"""What the attempt is called, as in Conductor."""
 
 
 class ForkJoin:
