@@ -166,6 +166,8 @@ class Elections:
         ):
             raft.send(name, VoteReply(raft.term, False))
             return
+        # Answers to a pre-vote of ours that are still under way would have us depose whom we vote for.
+        self._pre_votes = None
         raft.vote_for(name)
         raft.defer_election()
         self._owed = (name, raft.term)

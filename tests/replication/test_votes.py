@@ -91,6 +91,16 @@ async def test_silence_leads_to_a_pre_vote_that_leaves_the_term_alone() -> None:
     bench.disk.close()
 
 
+async def test_a_vote_given_ends_its_own_pre_vote() -> None:
+    """Else an answer that is still under way would depose the leader for which it has just voted."""
+    bench = Bench()
+    bench.tick(after_ms=700)
+    bench.hear("n2", VoteRequest(1, 0, 0, False))
+    bench.hear("n3", PreVoteReply(0, 1, True))
+    assert (bench.raft.term, bench.role()) == (1, Role.FOLLOWER)
+    bench.disk.close()
+
+
 async def test_a_voter_is_loyal_while_its_leader_lives() -> None:
     bench = Bench()
     bench.hear("n2", Heartbeat(3, 0, 1))
