@@ -1,0 +1,193 @@
+"""The tables of orchestrator/README.md say what the code says: no name is missing there, and none is invented.
+
+    REWRITE=1 .venv/bin/python -m pytest tests/architecture/test_tables.py
+
+writes the table of metrics anew; the others hold sentences, which people write.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from orchestrator.engine import attempts
+from orchestrator.engine.definitions import elements, operators, parse, tasks
+from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented
+from orchestrator.engine.definitions.model import TaskType
+from orchestrator.engine.definitions.parse import validate_task, validate_workflow
+from orchestrator.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "orchestrator" / "README.md"
+
+
+def section(name: str) -> str:
+    """What stands between `<!-- name -->` and `<!-- /name -->`."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"{PAGE} has no section {name!r}"
+    return found[1]
+
+
+def rows(name: str) -> list[list[str]]:
+    """The cells of each row of a section's table, its heading left out."""
+    lines = [line for line in section(name).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# --- definitions ------------------------------------------------------------------------------------------------------
+
+TASK = {"name": "t", "taskReferenceName": "t", "type": "SIMPLE"}
+WORKFLOW = {"name": "w", "tasks": [TASK]}
+# Values that do something; a field takes the first that it accepts.
+VALUES: list[Any] = [
+    7, "x", "PARALLEL", "RETRY", "TIME_OUT_WF", "LINEAR_BACKOFF", True, ["x"], {"x": 1}, [TASK | {"name": "u"}],
+    TASK | {"taskReferenceName": "u"}, {"name": "u", "retryCount": 1}, 1,
+]
+# Fields whose values depend on other fields, tested with the types they belong to, and the one that has a single value.
+ELSEWHERE = {"evaluatorType", "expression", "decisionCases", "defaultCase", "forkTasks", "joinOn", "schemaVersion",
+             "enforceSchema", "type"}
+
+
+def document(owner: str, field: str, value: Any) -> bytes:
+    if owner == "workflow":
+        return msgspec.json.encode(WORKFLOW | {field: value})
+    if owner == "task":
+        return msgspec.json.encode(WORKFLOW | {"tasks": [TASK | {field: value}]})
+    return msgspec.json.encode({"name": "t", field: value})
+
+
+def read(owner: str, text: bytes) -> object:
+    """What the engine takes from a document; the text itself is for readers."""
+    if owner == "task definition":
+        return validate_task(text).definition
+    return msgspec.structs.replace(validate_workflow(text), document=b"")
+
+
+def state(owner: str, field: str) -> str:
+    """What becomes of a field that is set: built, UNIMPLEMENTED or for readers only."""
+    plain = read(owner, msgspec.json.encode({"name": "t"} if owner == "task definition" else WORKFLOW))
+    effects = set()
+    for value in VALUES:
+        try:
+            effects.add(read(owner, document(owner, field, value)) != plain)
+        except DefinitionUnimplemented:
+            return "unimplemented"
+        except DefinitionInvalid:
+            continue
+    assert effects, f"no value fits {owner}.{field}"
+    return "built" if True in effects else "readers"
+
+
+FIELDS = {
+    "workflow": {*parse._KNOWN, *parse._UNBUILT},
+    "task": {*elements._KNOWN, *elements._UNBUILT},
+    "task definition": {*tasks._KNOWN, *tasks._UNBUILT},
+}
+
+
+@pytest.mark.parametrize("owner", FIELDS)
+def test_every_field_of_a_definition_is_in_its_column(owner: str) -> None:
+    [cells] = [row for row in rows("definitions") if row[0] == owner]
+    columns = {"built": names(cells[1]), "unimplemented": names(cells[2]), "readers": names(cells[3])}
+    listed = [name for column in columns.values() for name in column]
+    assert sorted(listed) == sorted(FIELDS[owner])
+    for column, fields in columns.items():
+        wrong = [field for field in fields if field not in ELSEWHERE and state(owner, field) != column]
+        assert not wrong, f"not {column} for a {owner}: {wrong}"
+
+
+@pytest.mark.parametrize("key", ["inputSchema", "outputSchema"])
+def test_a_schema_is_refused_only_if_it_is_to_be_enforced(key: str) -> None:
+    assert validate_workflow(msgspec.json.encode(WORKFLOW | {key: {"x": 1}, "enforceSchema": False}))
+    with pytest.raises(DefinitionUnimplemented):
+        validate_task(msgspec.json.encode({"name": "t", key: {"x": 1}, "enforceSchema": True}))
+
+
+@pytest.mark.parametrize(("row", "built", "unbuilt"), [
+    ("task `type`", {member.value for member in TaskType}, operators.UNBUILT_TYPES),
+    ("`compensateWith.type`", {"SIMPLE"}, operators.COMPENSATION_TYPES_UNBUILT),
+    ("`evaluatorType`", {"value-param"}, operators.EVALUATORS_UNBUILT),
+])
+def test_every_type_is_in_its_column(row: str, built: set[str], unbuilt: set[str]) -> None:
+    [cells] = [cells for cells in rows("definitions") if cells[0] == row]
+    assert sorted(names(cells[1])) == sorted(built)
+    assert sorted(names(cells[2])) == sorted(unbuilt)
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def metrics_table() -> str:
+    """All that a node adds to what Prometheus knows of every process."""
+    lines = ["| metric | type | labels | |", "|---|---|---|---|"]
+    registry = Metrics(node="a", version="0").registry
+    for collector in registry._collector_to_names:
+        # Those of the process have no labels of their own.
+        for family in collector.describe() if hasattr(collector, "_labelnames") else ():
+            kind = "state" if family.type == "stateset" else family.type
+            name = f"{family.name}_total" if kind == "counter" else family.name
+            labels = " ".join(f"`{label}`" for label in collector._labelnames)
+            lines.append(f"| `{name}` | {kind} | {labels} | {family.documentation} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_every_metric_is_in_the_table() -> None:
+    expected = metrics_table()
+    if os.environ.get("REWRITE"):
+        old, marker = PAGE.read_text(encoding="utf-8"), "<!-- metrics -->\n"
+        PAGE.write_text(old.replace(f"{marker}{section('metrics')}", f"{marker}{expected}"), encoding="utf-8")
+    assert section("metrics") == expected, "to write it anew: REWRITE=1, see the top of this file"
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def calls() -> Iterator[tuple[Path, str, list[str]]]:
+    """(file, function, its arguments as they are written) of every call in the engine and the gRPC services."""
+    for path in [*(ROOT / "orchestrator/engine").rglob("*.py"), *(ROOT / "orchestrator/rpc").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                yield path, node.func.id, [ast.unparse(argument) for argument in node.args]
+
+
+def reasons() -> set[tuple[str, str]]:
+    """(reason, canonical code) of every refusal that the code can utter."""
+    found = set()
+    for path, function, arguments in calls():
+        if function in ("refuse", "Rejected", "RpcFailure") and len(arguments) > 1:
+            code, reason = arguments[0].rpartition(".")[2], arguments[1]
+            if re.fullmatch(r"'[A-Z_]+'", reason):
+                found.add((reason.strip("'"), code))
+        elif function == "not_found" and path.parts[-2] == "rpc" and arguments[0].startswith("'"):
+            found.add((f"{arguments[0].strip(chr(39)).upper()}_NOT_FOUND", "NOT_FOUND"))
+    # Two helpers give a failure a closer reason after it was made.
+    text = (ROOT / "orchestrator/rpc/definitions.py").read_text(encoding="utf-8")
+    codes = {"failure": "INVALID_ARGUMENT", "unbuilt": "UNIMPLEMENTED"}
+    found |= {(reason, codes[name]) for name, reason in re.findall(r'(\w+)\.reason = "([A-Z_]+)"', text)}
+    return found
+
+
+def test_every_reason_is_in_the_table() -> None:
+    found = reasons()
+    assert ("NOT_LEADER", "UNAVAILABLE") in found
+    assert ("DEFINITION_UNIMPLEMENTED", "UNIMPLEMENTED") in found
+    listed = [(name, row[1]) for row in rows("errors") for name in names(row[0])]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == found
+
+
+def test_every_error_code_of_an_attempt_is_named() -> None:
+    codes = {value for name, value in vars(attempts).items() if name == value}
+    assert "WORKER_LOST" in codes
+    assert set(names(section("attempts"))) == codes
