@@ -185,5 +185,3 @@ def _index_of(token: str) -> int:
     if len(raw) != 9 or raw[:1] != b"1":
         raise invalid("read.consistency_token", "not a token of this cluster")
     return int.from_bytes(raw[1:], "big")
-
-

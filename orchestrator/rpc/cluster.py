@@ -19,6 +19,7 @@ _ROLES = {
     Role.FORMING: pb.NODE_ROLE_AWAITING_ADMISSION,
     Role.AWAITING_ADMISSION: pb.NODE_ROLE_AWAITING_ADMISSION,
 }
+_VOTELESS = (pb.NODE_ROLE_UNREACHABLE, pb.NODE_ROLE_AWAITING_ADMISSION)
 _ROLES_BY_NAME = {role.value: number for role, number in _ROLES.items()}
 
 
@@ -32,7 +33,8 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
         status = backend.log.status()
         state = backend.state()
         nodes = [self._own(status), *(self._peer(peer, status) for peer in status.peers)]
-        reachable = sum(node.role != pb.NODE_ROLE_UNREACHABLE for node in nodes)
+        # Who was not admitted has no vote.
+        reachable = sum(node.role not in _VOTELESS for node in nodes)
         quorum = len(nodes) // 2 + 1
         return pb.GetStatusResponse(
             cluster_id=backend.cluster_id,

@@ -24,6 +24,8 @@ from orchestrator_api.v1 import definitions_pb2 as pb
 from orchestrator_api.v1 import definitions_pb2_grpc as pb_grpc
 
 DOCUMENTS_MAX = 100
+# A page ends at about this size, so that every client accepts the message.
+PAGE_BYTES = 2 << 20
 
 
 class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
@@ -116,16 +118,21 @@ def _page(items: list[tuple[str, bytes]], page: common_pb2.PageRequest) -> tuple
     size = page_size(page)
     after = _key_of(page.token)
     rest = [(key, document) for key, document in sorted(items) if after is None or key > after]
-    token = base64.urlsafe_b64encode(rest[size - 1][0].encode()).decode() if len(rest) > size else ""
-    return [document for _, document in rest[:size]], token
+    documents: list[bytes] = []
+    filled = 0
+    for key, document in rest:
+        documents.append(document)
+        filled += len(document)
+        if len(documents) == size or filled >= PAGE_BYTES:
+            is_last = len(documents) == len(rest)
+            return documents, "" if is_last else base64.urlsafe_b64encode(key.encode()).decode()
+    return documents, ""
 
 
 def _key_of(token: str) -> str | None:
     if not token:
         return None
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise invalid("page.token", "not a token of this listing") from error
-
-

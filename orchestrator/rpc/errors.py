@@ -15,11 +15,20 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from orchestrator.engine.results import Rejected
-from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Overloaded, Stopped
+from orchestrator.replication.errors import (
+    EntryTooLarge,
+    LostLeadership,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    Stopped,
+)
 from orchestrator.storage.errors import InvalidPageToken, SearchTimeout
 
 DOMAIN = "orchestrator"
 RETRY_AFTER_MS = 100
+# Of a message, and of each value of the metadata: statuses travel in headers, which clients accept up to 8 KiB.
+TEXT_BYTES_MAX = 1_000
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +71,8 @@ def unimplemented(field: str, message: str) -> RpcFailure:
 def rejected(rejection: Rejected) -> RpcFailure:
     """A rejection of the state machine, as a failure."""
     code = _CODES[int(rejection.code)]
+    if code is grpc.StatusCode.INTERNAL:
+        logger.error("the state machine refused a command unexpectedly: %s", rejection.message)
     retry = RETRY_AFTER_MS if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
     return RpcFailure(code, rejection.reason, rejection.message, dict(rejection.metadata), retry)
 
@@ -100,6 +111,8 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
             return RpcFailure(grpc.StatusCode.UNAVAILABLE, "LEADERSHIP_LOST", str(error), addresses.hint())
         case OutcomeUnknown():
             return RpcFailure(grpc.StatusCode.UNAVAILABLE, "OUTCOME_UNKNOWN", str(error), addresses.hint())
+        case EntryTooLarge():
+            return RpcFailure(grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_TOO_LARGE", str(error))
         case Overloaded():
             return RpcFailure(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", str(error), retry_after_ms=RETRY_AFTER_MS
@@ -111,7 +124,8 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
 
 def _details(failure: RpcFailure) -> bytes:
     info = any_pb2.Any()
-    info.Pack(error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=failure.metadata))
+    metadata = {key: _shortened(value) for key, value in failure.metadata.items()}
+    info.Pack(error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=metadata))
     details = [info]
     if failure.retry_after_ms is not None:
         delay = duration_pb2.Duration()
@@ -119,14 +133,21 @@ def _details(failure: RpcFailure) -> bytes:
         retry = any_pb2.Any()
         retry.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
         details.append(retry)
-    status = status_pb2.Status(code=failure.code.value[0], message=failure.message, details=details)
+    status = status_pb2.Status(code=failure.code.value[0], message=_shortened(failure.message), details=details)
     return bytes(status.SerializeToString())
+
+
+def _shortened(value: str) -> str:
+    encoded = value.encode("utf-8", "replace")
+    if len(encoded) <= TEXT_BYTES_MAX:
+        return value
+    return encoded[:TEXT_BYTES_MAX].decode("utf-8", "ignore") + "..."
 
 
 async def abort(context: Any, error: Exception, addresses: Addresses) -> NoReturn:
     """Ends the call with the error's status and details."""
     failure = failure_of(error, addresses)
-    await context.abort(failure.code, failure.message, (("grpc-status-details-bin", _details(failure)),))
+    await context.abort(failure.code, _shortened(failure.message), (("grpc-status-details-bin", _details(failure)),))
     raise AssertionError("abort returns never")
 
 
@@ -141,7 +162,7 @@ def answers(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await method(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it becomes the status of the call
             servicer: Any = args[0]
             await abort(args[2], error, servicer.backend.addresses)
 

@@ -54,6 +54,7 @@ class RpcServer:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._healthy: bool | None = None
+        self.port = 0  # as bound
         definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(backend), self._server)
         workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(backend), self._server)
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), self._server)
@@ -72,6 +73,7 @@ class RpcServer:
             raise OSError(f"can't serve gRPC on {shown}: {error}") from error
         if bound == 0:
             raise OSError(f"can't serve gRPC on {shown}: the address is taken or not this machine's")
+        self.port = bound
         await self.set_healthy(False)
         await self._server.start()
 

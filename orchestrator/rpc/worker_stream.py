@@ -18,10 +18,8 @@ import msgspec
 
 from orchestrator.engine import commands
 from orchestrator.engine.effects import Cancel
-from orchestrator.engine.leases import cancel_effect
-from orchestrator.engine.model import Lease, Session, WorkflowStatus
+from orchestrator.engine.model import Lease, Session
 from orchestrator.engine.results import Rejected, SessionOpened
-from orchestrator.engine.state import ExecutionState
 from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, invalid
@@ -296,17 +294,7 @@ class WorkerConnection:
 
     async def _assignment(self, lease: Lease) -> pb.Assignment | None:
         held = await self._backend.execution(lease.namespace, lease.workflow_id)
-        if held is None:
-            return None
-        state = self._backend.state()
-        assignment = views.assignment(state, held, lease.token)
-        if assignment is None:
-            return None
-        is_cold = state.execution((lease.namespace, lease.workflow_id)) is None
-        if is_cold and _is_compensating(held) and not assignment.HasField("compensation"):
-            # What is owed to the session was derived without the rows of this execution.
-            self.cancel(cancel_effect(lease, "the workflow is compensating", fenced=False))
-        return assignment
+        return None if held is None else views.assignment(self._backend.state(), held, lease.token)
 
     def _frame(self, **content: Any) -> pb.WorkResponse:
         return pb.WorkResponse(term=self._term, generation=self._generation, **content)
@@ -363,7 +351,3 @@ def _welcome(session: Session, *, resumed: bool) -> pb.WorkWelcome:
         session_timeout_ms=session.timeout_ms,
         heartbeat_interval_ms=session.timeout_ms // HEARTBEATS_PER_TIMEOUT,
     )
-
-
-def _is_compensating(held: ExecutionState) -> bool:
-    return (held.execution.paused_from or held.execution.status) is WorkflowStatus.COMPENSATING

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from orchestrator.engine import commands
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import Judged, Polled, Rejected, Verdict
+from orchestrator.replication.errors import ReplicationError
 from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, abort, answers, invalid
+from orchestrator.rpc.hello import poller_session_id
 from orchestrator.rpc.requests import (
     NAME_CHARACTERS_MAX,
     in_range,
@@ -25,6 +29,8 @@ from orchestrator.rpc.worker_stream import WorkerConnection
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workers_pb2_grpc as pb_grpc
 from orchestrator_api.v1 import workflows_pb2
+
+logger = logging.getLogger(__name__)
 
 ERROR_CHARACTERS_MAX = 10_000
 POLL_TASKS_MAX = 1_000
@@ -43,13 +49,15 @@ _VERDICTS = {verdict: pb.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in
 class WorkerServicer(pb_grpc.WorkerServiceServicer):
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self._returning: set[asyncio.Task[None]] = set()
 
     async def Work(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.WorkResponse]:
         connection = WorkerConnection(self.backend, judge)
         try:
-            async for response in connection.serve(request_iterator):
-                yield response
-        except Exception as error:
+            async with aclosing(connection.serve(request_iterator)) as responses:
+                async for response in responses:
+                    yield response
+        except Exception as error:  # noqa: BLE001 - it becomes the status of the call
             await abort(context, error, self.backend.addresses)
 
     @answers
@@ -62,7 +70,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         seconds = in_range("wait_ms", request.wait_ms, 0, POLL_WAIT_MS_MAX) / 1000
         self.backend.require_leading()
         command = commands.PollTasks(
-            session_id=f"poll:{namespace}:{domain}:{worker_id}",
+            session_id=poller_session_id(namespace, domain, worker_id),
             namespace=namespace,
             domain=domain,
             worker_id=worker_id,
@@ -85,9 +93,9 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             while True:
                 queued.clear()
                 if any(self.backend.state().queues.head(key) is not None for key in keys):
-                    polled = await self.backend.submit(command, Polled)
-                    if polled.tokens:
-                        return polled.tokens
+                    tokens = await self._lease(command)
+                    if tokens:
+                        return tokens
                 left = deadline - asyncio.get_running_loop().time()
                 if left <= 0:
                     return ()
@@ -97,6 +105,25 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
                         await queued.wait()
                 except TimeoutError:
                     continue
+
+    async def _lease(self, command: commands.PollTasks) -> tuple[int, ...]:
+        """What was leased to a caller that has gone meanwhile goes back to its queue."""
+        polling = asyncio.ensure_future(self.backend.submit(command, Polled))
+        try:
+            return (await asyncio.shield(polling)).tokens
+        except asyncio.CancelledError:
+            returning = asyncio.create_task(self._give_back(command.session_id, polling))
+            self._returning.add(returning)
+            returning.add_done_callback(self._returning.discard)
+            raise
+
+    async def _give_back(self, session_id: str, polling: asyncio.Future[Polled]) -> None:
+        try:
+            for token in (await polling).tokens:
+                await self.backend.submit_any(commands.ReleaseTask(session_id, token), None)
+        except (RpcFailure, ReplicationError) as error:
+            # The response timeout of the attempts remains.
+            logger.info("a poll without a caller was not undone: %s", error)
 
     async def _assignment(self, token: int) -> pb.Assignment | None:
         """None if the attempt has ended since it was leased."""

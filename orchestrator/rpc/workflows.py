@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from orchestrator.engine import commands
@@ -11,11 +11,13 @@ from orchestrator.engine.commands import IfExists, TerminateCompensation
 from orchestrator.engine.results import ClientSessionOpened, Done, Started
 from orchestrator.engine.state import ExecutionState
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
+from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Stopped
 from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import abort, answers, invalid, not_found
 from orchestrator.rpc.requests import (
     REASON_CHARACTERS_MAX,
+    TASK_NAMES_MAX,
     identity_of,
     in_range,
     json_object,
@@ -70,7 +72,11 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         until = text("wait_until_task", request.wait_until_task)
         namespace = namespace_of(request.start.namespace)
         started = await self._start(request.start)
-        held = await self._wait(namespace, started.workflow_id, seconds, _ended_or_task_ended(until))
+        try:
+            held = await self._wait(namespace, started.workflow_id, seconds, _ended_or_task_ended(until))
+        except (NotLeader, LostLeadership, Stopped) as error:
+            # It has started: a caller who is told that this node does not lead would start it again elsewhere.
+            raise OutcomeUnknown from error
         return pb.StartWorkflowAndWaitResponse(workflow=self._workflow(held, include_tasks=True))
 
     @answers
@@ -121,11 +127,13 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
                 while True:
                     changed.clear()
                     held = await self._get(namespace, workflow_id)
+                    # Before it is sent: meanwhile the execution may go on, and end.
+                    has_ended = _ended(held)
                     yield pb.WatchWorkflowResponse(workflow=self._workflow(held, include_tasks=request.include_tasks))
-                    if _ended(held):
+                    if has_ended:
                         return
                     await self._changed(changed)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it becomes the status of the call
             await abort(context, error, self.backend.addresses)
 
     @answers
@@ -190,7 +198,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             correlation_id=text("correlation_id", request.correlation_id),
             priority=in_range("priority", request.priority, 0, 99),
             created_by=text("created_by", request.created_by),
-            task_to_domain=tuple(sorted(request.task_to_domain.items())),
+            task_to_domain=_domains(request.task_to_domain),
             document=request.definition_json,
         )
         return await self.backend.submit(command, Started, identity_of(request.request))
@@ -245,6 +253,13 @@ def _execution_of(request: Any) -> tuple[str, str]:
     return namespace_of(request.namespace), required("workflow_id", request.workflow_id)
 
 
+def _domains(by_task: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    in_range("task_to_domain", len(by_task), 0, TASK_NAMES_MAX)
+    return tuple(
+        (required("task_to_domain", name), text("task_to_domain", domains)) for name, domains in sorted(by_task.items())
+    )
+
+
 def _enum(field: str, values: dict[Any, Any], number: Any) -> Any:
     if number not in values:
         raise invalid(field, f"{number} is not one of its values")
@@ -255,7 +270,8 @@ def _ms(request: pb.SearchWorkflowsRequest, field: Any) -> int | None:
     if not request.HasField(field):
         return None
     value = getattr(request, field)
-    return int(value.seconds * 1000 + value.nanos // 1_000_000)
+    # Up, so that a bound between two milliseconds keeps its side.
+    return int(value.seconds * 1000 + -(-value.nanos // 1_000_000))
 
 
 def _ended(held: ExecutionState) -> bool:
@@ -268,9 +284,7 @@ def _ended_or_task_ended(reference: str) -> Callable[[ExecutionState], bool]:
             return True
         if not reference:
             return False
-        attempts = [attempt for attempt in held.tasks.values() if attempt.reference == reference]
-        return bool(attempts) and attempts[-1].status in TASK_TERMINAL and not attempts[-1].retried
+        latest = held.latest(reference)
+        return latest is not None and latest.status in TASK_TERMINAL and not latest.retried
 
     return enough
-
-

@@ -37,9 +37,9 @@ class Checkpointer:
         """Runs until cancelled, or until a proposal finds that this node leads no longer."""
         while True:
             await asyncio.sleep(self._interval_seconds)
-            self._poked.clear()
             await self._poked.wait()
             await self._submit(Checkpoint())
+            # The checkpoint itself is nothing new.
             self._poked.clear()
 
 

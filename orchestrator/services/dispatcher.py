@@ -92,5 +92,3 @@ class Dispatcher:
         lease = self._machine().state.leases.get((effect.token,))
         if lease is not None and not lease.fenced:
             stream.deliver(lease)
-
-

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from orchestrator.engine import pending
 from orchestrator.engine.effects import AnyEffect
@@ -21,6 +21,14 @@ from orchestrator.services.ports import CurrentMachine, Submit
 from orchestrator.services.ticker import Ticker
 
 logger = logging.getLogger(__name__)
+
+# A service whose proposal was refused goes on after this, if this node still leads.
+RESUME_SECONDS = 0.2
+
+
+class Service(Protocol):
+    async def run(self) -> None:
+        """Until cancelled. Raises NotLeader, OutcomeUnknown."""
 
 
 class Leadership:
@@ -57,7 +65,7 @@ class Leadership:
         self.liveness.begin(owed)
         logger.info("leads now", extra={"term": term, "owed_effects": len(owed)})
         for service in (self._ticker, self.liveness, self._checkpointer):
-            self._tasks.append(asyncio.create_task(self._run(service.run()), name=type(service).__name__))
+            self._tasks.append(asyncio.create_task(self._run(service), name=type(service).__name__))
 
     def end(self, reason: str) -> None:
         """Stops the services; worker streams and waiters are sent elsewhere."""
@@ -79,12 +87,13 @@ class Leadership:
         self._ticker.entry_applied()
         self._checkpointer.entry_applied()
 
-    async def _run(self, service: Coroutine[Any, Any, None]) -> None:
-        try:
-            await service
-        except (NotLeader, OutcomeUnknown):
-            # The end of the term; `end` follows.
-            return
-        except Exception as error:
-            self._on_fatal(error)
-            raise
+    async def _run(self, service: Service) -> None:
+        while True:
+            try:
+                await service.run()
+            except (NotLeader, OutcomeUnknown):
+                # The end of the term, and `end` follows; or leadership was to be handed over and nobody took it.
+                await asyncio.sleep(RESUME_SECONDS)
+            except Exception as error:  # noqa: BLE001 - a leader without one of its services must not go on
+                self._on_fatal(error)
+                return

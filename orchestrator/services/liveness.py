@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
 
 from orchestrator.engine.commands import AnyCommand, DeadlineKind, ExpireDeadline, ExpireSession
 from orchestrator.engine.effects import AnyEffect, Deliver, LeaseEnded, SessionEnded, TaskQueued
@@ -17,19 +18,11 @@ from orchestrator.engine.state import State
 from orchestrator.services.ports import CurrentMachine, Submit
 
 SCAN_SECONDS = 0.2
+# What has passed and is still there, because its proposal was lost or refused, is proposed again after this.
+REPEAT_SECONDS = 2.0
+_SLACK = 1_000
 
-_Key = TypeVar("_Key", int, str)
-
-
-class _Deadline:
-    __slots__ = ("at", "timeout_seconds")
-
-    def __init__(self, timeout_ms: int, now: float) -> None:
-        self.timeout_seconds = timeout_ms / 1000
-        self.at = now + self.timeout_seconds
-
-    def refresh(self, now: float) -> None:
-        self.at = now + self.timeout_seconds
+_Key = TypeVar("_Key", bound=int | str)
 
 
 class Liveness:
@@ -39,25 +32,18 @@ class Liveness:
         self._submit = submit
         self._machine = machine
         self._monotonic = monotonic
-        self._sessions: dict[str, _Deadline] = {}
-        self._leases: dict[int, _Deadline] = {}
-        self._polls: dict[int, _Deadline] = {}
+        self._sessions: _Deadlines[str] = _Deadlines()
+        self._leases: _Deadlines[int] = _Deadlines()
+        self._polls: _Deadlines[int] = _Deadlines()
 
     def session_seen(self, session_id: str) -> None:
         """A sign of life of the session's worker."""
-        deadline = self._sessions.get(session_id)
-        if deadline is not None:
-            deadline.refresh(self._monotonic())
-            return
-        session = self._state().sessions.get((session_id,))
-        if session is not None and session.kind is SessionKind.STREAM:
-            self._sessions[session_id] = _Deadline(session.timeout_ms, self._monotonic())
+        if not self._sessions.refresh(session_id, self._monotonic()):
+            self._watch_session(session_id)
 
     def attempt_seen(self, token: int) -> None:
         """A sign of life of one attempt."""
-        deadline = self._leases.get(token)
-        if deadline is not None:
-            deadline.refresh(self._monotonic())
+        self._leases.refresh(token, self._monotonic())
 
     def attempts_seen(self, session_id: str) -> None:
         """A sign of life of every attempt that the session holds."""
@@ -70,21 +56,18 @@ class Liveness:
             case Deliver(token=token):
                 self._watch_lease(token)
             case LeaseEnded(token=token):
-                self._leases.pop(token, None)
+                self._leases.drop(token)
             case SessionEnded(session_id=session_id):
-                self._sessions.pop(session_id, None)
+                self._sessions.drop(session_id)
             case TaskQueued(number=number, poll_timeout_ms=timeout_ms) if timeout_ms:
-                self._polls[number] = _Deadline(timeout_ms, self._monotonic())
+                self._polls.add(number, timeout_ms, self._monotonic())
             case _:
                 pass
 
     def begin(self, owed: Iterable[AnyEffect]) -> None:
         """This node leads now: everything starts with a full timeout."""
-        self._sessions.clear()
-        self._leases.clear()
-        self._polls.clear()
-        for session in self._state().sessions.values():
-            self.session_seen(session.id)
+        self._sessions, self._leases, self._polls = _Deadlines(), _Deadlines(), _Deadlines()
+        self._watch_sessions()
         for effect in owed:
             self.perform(effect)
 
@@ -92,31 +75,117 @@ class Liveness:
         """Runs until cancelled, or until a proposal finds that this node leads no longer."""
         while True:
             await asyncio.sleep(SCAN_SECONDS)
-            expired = self._expired()
+            expired = self.expired()
             if expired:
                 await asyncio.gather(*(self._submit(command) for command in expired))
 
-    def _expired(self) -> list[AnyCommand]:
+    def expired(self) -> list[AnyCommand]:
+        """What is to be proposed now; again after a while, for as long as it has not come true."""
         now = self._monotonic()
         state = self._state()
-        for number in [number for number in self._polls if (number,) not in state.ready]:
-            del self._polls[number]
-        commands: list[AnyCommand] = [ExpireSession(key) for key in _take_passed(self._sessions, now)]
-        commands += [ExpireDeadline(DeadlineKind.RESPONSE, token) for token in _take_passed(self._leases, now)]
-        commands += [ExpireDeadline(DeadlineKind.POLL, number) for number in _take_passed(self._polls, now)]
+        # Also those whose worker went away before its stream was served.
+        self._watch_sessions()
+        if len(self._polls) > 2 * len(state.ready) + _SLACK:
+            self._polls.keep(lambda number: (number,) in state.ready)
+        commands: list[AnyCommand] = [
+            ExpireSession(session_id) for session_id in self._sessions.passed(now, lambda key: (key,) in state.sessions)
+        ]
+        for token in self._leases.passed(now, self._is_awaited):
+            commands.append(ExpireDeadline(DeadlineKind.RESPONSE, token))
+        for number in self._polls.passed(now, lambda key: (key,) in state.ready):
+            commands.append(ExpireDeadline(DeadlineKind.POLL, number))
         return commands
+
+    def _is_awaited(self, token: int) -> bool:
+        lease = self._state().leases.get((token,))
+        return lease is not None and not lease.fenced
+
+    def _watch_sessions(self) -> None:
+        for session in self._state().sessions.values():
+            if session.id not in self._sessions:
+                self._watch_session(session.id)
+
+    def _watch_session(self, session_id: str) -> None:
+        session = self._state().sessions.get((session_id,))
+        if session is not None and session.kind is SessionKind.STREAM:
+            self._sessions.add(session_id, session.timeout_ms, self._monotonic())
 
     def _watch_lease(self, token: int) -> None:
         lease = self._state().leases.get((token,))
         if lease is not None and lease.response_timeout_ms:
-            self._leases[token] = _Deadline(lease.response_timeout_ms, self._monotonic())
+            self._leases.add(token, lease.response_timeout_ms, self._monotonic())
 
     def _state(self) -> State:
         return self._machine().state
 
 
-def _take_passed(deadlines: dict[_Key, _Deadline], now: float) -> list[_Key]:
-    passed = [key for key, deadline in deadlines.items() if deadline.at <= now]
-    for key in passed:
-        del deadlines[key]
-    return passed
+class _Deadline(Generic[_Key]):
+    __slots__ = ("at", "key", "timeout_seconds")
+
+    def __init__(self, key: _Key, timeout_seconds: float, at: float) -> None:
+        self.key = key
+        self.timeout_seconds = timeout_seconds
+        self.at = at
+
+
+class _Deadlines(Generic[_Key]):
+    """Deadlines by key; the heap is corrected when one that was moved comes to its top."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[_Key, _Deadline[_Key]] = {}
+        self._heap: list[tuple[float, int, _Deadline[_Key]]] = []
+        self._pushed = 0
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __contains__(self, key: _Key) -> bool:
+        return key in self._by_key
+
+    def add(self, key: _Key, timeout_ms: int, now: float) -> None:
+        deadline = _Deadline(key, timeout_ms / 1000, now + timeout_ms / 1000)
+        self._by_key[key] = deadline
+        if len(self._heap) > 2 * len(self._by_key) + _SLACK:
+            self._make_heap()
+        else:
+            self._push(deadline)
+
+    def refresh(self, key: _Key, now: float) -> bool:
+        """Starts the timeout anew; False if there is no such deadline."""
+        deadline = self._by_key.get(key)
+        if deadline is None:
+            return False
+        deadline.at = now + deadline.timeout_seconds
+        return True
+
+    def drop(self, key: _Key) -> None:
+        self._by_key.pop(key, None)
+
+    def keep(self, wanted: Callable[[_Key], bool]) -> None:
+        self._by_key = {key: deadline for key, deadline in self._by_key.items() if wanted(key)}
+        self._make_heap()
+
+    def passed(self, now: float, is_there: Callable[[_Key], bool]) -> list[_Key]:
+        """The keys whose deadline has passed; they are asked for again later. What is there no longer is dropped."""
+        found: list[_Key] = []
+        while self._heap and self._heap[0][0] <= now:
+            _, _, deadline = heappop(self._heap)
+            if self._by_key.get(deadline.key) is not deadline:
+                continue
+            if deadline.at <= now:
+                if not is_there(deadline.key):
+                    del self._by_key[deadline.key]
+                    continue
+                found.append(deadline.key)
+                deadline.at = now + min(deadline.timeout_seconds, REPEAT_SECONDS)
+            self._push(deadline)
+        return found
+
+    def _make_heap(self) -> None:
+        self._heap = []
+        for deadline in self._by_key.values():
+            self._push(deadline)
+
+    def _push(self, deadline: _Deadline[_Key]) -> None:
+        self._pushed += 1
+        heappush(self._heap, (deadline.at, self._pushed, deadline))

@@ -51,6 +51,7 @@ class Notifier:
     @asynccontextmanager
     async def _subscribed(self, topics: list[_Topic]) -> AsyncIterator[asyncio.Event]:
         event = asyncio.Event()
+        topics = list(dict.fromkeys(topics))
         for topic in topics:
             self._events.setdefault(topic, {})[event] = None
         try:
