@@ -329,7 +329,7 @@ class Node:
         return await self._sequencer.submit(command, identity)
 
     async def _search(self, wanted: ExecutionFilter, *, page_size: int, page_token: str) -> Page:
-        self._applier.stage_soon()
+        await self._applier.stage_now()
         await self._flusher.flush_now()
         return await search_executions(self._database, wanted, page_size=page_size, page_token=page_token)
 

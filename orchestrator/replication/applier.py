@@ -150,6 +150,13 @@ class Applier:
         else:
             self._stage(checkpoint=False)
 
+    async def stage_now(self) -> None:
+        """Returns once the store has everything that was applied when this was called."""
+        self.stage_soon()
+        if self._in_entry:
+            # Rows are handed over between entries only, and those of the entries before are among them.
+            await self.wait_applied(self.applied_index + 1)
+
     @property
     def staged_index(self) -> int:
         """Everything up to here has been handed to the store."""
