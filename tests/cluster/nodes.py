@@ -34,9 +34,10 @@ class Pinned:
         message = workflows_pb2.StartWorkflowRequest(name=name, input=Payload(inline=inline), request=request, **fields)
         return await self._call(self._service.StartWorkflow, message, timeout_s)
 
-    async def get(self, workflow_id: str, *, stale_ok: bool = False,
+    async def get(self, workflow_id: str, *, stale_ok: bool = False, consistency_token: str = "",
                   timeout_s: float = 10) -> workflows_pb2.GetWorkflowResponse | Failure:
-        message = workflows_pb2.GetWorkflowRequest(workflow_id=workflow_id, read=ReadOptions(stale_ok=stale_ok))
+        read = ReadOptions(stale_ok=stale_ok, consistency_token=consistency_token)
+        message = workflows_pb2.GetWorkflowRequest(workflow_id=workflow_id, read=read)
         return await self._call(self._service.GetWorkflow, message, timeout_s)
 
     async def search(self, *, stale_ok: bool = False, timeout_s: float = 10,

@@ -10,8 +10,8 @@ from orchestrator.cli.local_cluster import LocalCluster
 from orchestrator_client import Client
 from tests.cluster.ledger import Ledger, Ran
 from tests.cluster.nodes import check_same_content
-from tests.cluster.workload import PATIENCE_S, Gate, Number, eventually
 from tests.cluster.worker_process import worker_process
+from tests.cluster.workload import PATIENCE_S, Gate, Number, eventually
 
 
 @pytest.mark.parametrize("leader_dies_too", [False, True])

@@ -76,6 +76,7 @@ async def test_the_one_that_remains_of_three_acknowledges_nothing(
     print("failed as", Counter(kind.name for pair in kinds for kind in pair))
     for n, pair in enumerate(kinds):
         unknown = sum(kind not in CERTAIN for kind in pair)
-        assert counts[f"minority-{n}"] <= unknown, f"minority-{n}: failed as {pair}, is there {counts[f'minority-{n}']}x"
+        there = counts[f"minority-{n}"]
+        assert there <= unknown, f"minority-{n} failed as {pair}, and is there {there} times"
     await ledger.check(client)
     await check_same_content(cluster)

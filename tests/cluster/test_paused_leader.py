@@ -1,4 +1,4 @@
-"""A leader that was paused (SIGSTOP) wakes up as a leader of the past: it acknowledges nothing and answers nothing old."""
+"""A leader that was paused (SIGSTOP) wakes up as one of the past: it acknowledges nothing and answers nothing old."""
 
 from __future__ import annotations
 
