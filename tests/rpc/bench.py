@@ -70,7 +70,7 @@ class Bench:
         self.notifier = Notifier()
         self.liveness = Liveness(self.submit_alone, lambda: self.driver.machine, lambda: self.now)
         self.dispatcher = Dispatcher(lambda: self.driver.machine, self.liveness.session_seen)
-        self.server = RpcServer(self.backend())
+        self.server: RpcServer  # while it is served
 
     def backend(self) -> Backend:
         return Backend(
@@ -188,6 +188,7 @@ class Stubs:
 
 @contextlib.asynccontextmanager
 async def served(bench: Bench) -> AsyncIterator[Stubs]:
+    bench.server = RpcServer(bench.backend())
     await bench.server.start("127.0.0.1", 0)
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{bench.server.port}", options=options) as channel:

@@ -1,0 +1,105 @@
+"""What a node says of the cluster, from its own knowledge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator import __version__
+from orchestrator.replication.log import Role
+from orchestrator.replication.status import PeerStatus, Status
+from orchestrator_api.v1 import cluster_pb2 as pb
+from tests.rpc.bench import Bench, Stubs
+
+
+def peer(name: str, *, connected: bool = True, match: int | None = None) -> PeerStatus:
+    return PeerStatus(name, connected, match, None, None, None, None, None if match is None else 12)
+
+
+def status(role: Role, *peers: PeerStatus) -> Status:
+    return Status(
+        node="n1", role=role, awaiting_reason=None, term=7, leader="n1", ready_to_lead=True, first_index=1,
+        last_index=110, durable_index=110, commit_index=100, flushed_index=90, journal_bytes=5, configuration=None,
+        peers=peers, transfers=(), counters={},
+    )
+
+
+def says(role: str, **facts: Any) -> dict[str, Any]:
+    return {"role": role, "grpc_address": "127.0.0.1:7402", "term": 7, "commit_index": 99, "applied_index": 95} | facts
+
+
+async def nodes(stubs: Stubs) -> dict[str, pb.NodeStatus]:
+    reply = await stubs.cluster.GetStatus(pb.GetStatusRequest())
+    return {node.name: node for node in reply.nodes}
+
+
+async def test_the_leader_says_what_each_member_holds(bench: Bench, stubs: Stubs) -> None:
+    bench.status_answer = status(Role.LEADER, peer("n3", match=98), peer("n2", match=100))
+    bench.peer_facts = {"n2": says("follower"), "n3": says("follower")}
+    bench.driver.index = 100
+    reply = await stubs.cluster.GetStatus(pb.GetStatusRequest())
+    assert (reply.cluster_id, reply.node, reply.term, reply.leader, reply.version) == ("c", "n1", 7, "n1", __version__)
+    assert [node.name for node in reply.nodes] == ["n1", "n2", "n3"]
+    own, _, third = reply.nodes
+    assert (own.role, own.grpc_address, own.peer_address) == (pb.NODE_ROLE_LEADER, "127.0.0.1:7401", "127.0.0.1:7501")
+    assert (own.last_index, own.commit_index, own.applied_index, own.lag_entries) == (110, 100, 100, 0)
+    assert (third.role, third.last_index, third.lag_entries, third.last_contact_ms) == (
+        pb.NODE_ROLE_FOLLOWER, 98, 2, 12
+    )
+    assert (third.grpc_address, third.peer_address, third.commit_index) == ("127.0.0.1:7402", "127.0.0.1:7503", 99)
+
+
+async def test_a_follower_goes_by_what_the_others_say_of_themselves(bench: Bench, stubs: Stubs) -> None:
+    bench.status_answer = status(Role.FOLLOWER, peer("n2"), peer("n3"))
+    bench.peer_facts = {"n2": says("leader")}
+    found = await nodes(stubs)
+    assert found["n2"].role == pb.NODE_ROLE_LEADER and found["n2"].lag_entries == 5
+    assert found["n3"].role == pb.NODE_ROLE_UNSPECIFIED and found["n3"].grpc_address == ""
+
+
+@pytest.mark.parametrize(
+    ("peers", "facts", "tolerable"),
+    [
+        ([peer("n2"), peer("n3")], {"n2": says("follower"), "n3": says("follower")}, 1),
+        ([peer("n2"), peer("n3", connected=False)], {"n2": says("follower"), "n3": says("follower")}, 0),
+        ([peer("n2"), peer("n3")], {"n2": says("follower"), "n3": says("awaiting_admission")}, 0),
+        ([peer("n2", connected=False), peer("n3", connected=False)], {}, 0),
+    ],
+    ids=["all there", "one gone", "one without a vote", "alone"],
+)
+async def test_how_many_more_may_fail(
+    bench: Bench, stubs: Stubs, peers: list[PeerStatus], facts: dict[str, Any], tolerable: int
+) -> None:
+    bench.status_answer = status(Role.LEADER, *peers)
+    bench.peer_facts = facts
+    reply = await stubs.cluster.GetStatus(pb.GetStatusRequest())
+    assert reply.faults_tolerable == tolerable
+    gone = {each.name for each in peers if not each.connected}
+    assert {node.name for node in reply.nodes if node.role == pb.NODE_ROLE_UNREACHABLE} == gone
+
+
+async def test_what_is_under_way_is_counted(bench: Bench, stubs: Stubs) -> None:
+    bench.status_answer = status(Role.LEADER)
+    bench.order("pay")
+    bench.driver.worker("s", "pay")
+    for number in range(3):
+        bench.start(f"w{number}")
+    reply = await stubs.cluster.GetStatus(pb.GetStatusRequest())
+    assert (reply.live_workflows, reply.worker_sessions, reply.leased_tasks, reply.ready_tasks) == (3, 1, 1, 2)
+    assert reply.log_time_ms == bench.driver.now_ms
+
+
+async def test_any_node_says_who_leads_as_far_as_it_knows(bench: Bench, stubs: Stubs) -> None:
+    bench.lose_leadership()
+    reply = await stubs.cluster.GetLeader(pb.GetLeaderRequest())
+    assert (reply.leader, reply.grpc_address, reply.term) == ("n2", "127.0.0.1:7402", 8)
+    bench.leader = None
+    reply = await stubs.cluster.GetLeader(pb.GetLeaderRequest())
+    assert (reply.leader, reply.grpc_address) == ("", "")
+
+
+def test_every_role_has_its_number() -> None:
+    from orchestrator.rpc.cluster import _ROLES
+
+    assert set(_ROLES) == set(Role)
