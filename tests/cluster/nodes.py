@@ -66,10 +66,14 @@ async def pinned(cluster: LocalCluster, name: str) -> AsyncIterator[Pinned]:
 async def metric(node: LocalNode, name: str) -> float:
     """The value of a metric that has one series; 0 if it has none yet."""
     def read() -> str:
-        with urllib.request.urlopen(f"http://{node.metrics_address}/metrics", timeout=5) as page:
-            return str(page.read().decode())
+        try:
+            with urllib.request.urlopen(f"http://{node.metrics_address}/metrics", timeout=5) as page:
+                return str(page.read().decode())
+        except OSError:
+            return ""  # it has just been started
 
-    for line in (await asyncio.to_thread(read)).splitlines():
+    page = await eventually(lambda: asyncio.to_thread(read), f"the metrics of node {node.name}")
+    for line in page.splitlines():
         if line.split("{")[0] == name:
             return float(line.rpartition(" ")[2])
     return 0.0
