@@ -259,7 +259,6 @@ class WorkerConnection:
         for answer in answers:
             self._room.give_back(answer.size)
         async for assignments in self._assignments([item for item in batch if isinstance(item, Lease)]):
-            self._given.update(assignment.fencing_token for assignment in assignments)
             yield self._frame(assignments=pb.WorkAssignments(assignments=assignments))
         cancels: list[Cancel] = []
         for item in batch:
@@ -281,9 +280,10 @@ class WorkerConnection:
         assignments: list[pb.Assignment] = []
         size = 0
         for lease in leases:
-            assignment = await self._assignment(lease)
+            assignment = None if lease.token in self._given else await self._assignment(lease)
             if assignment is None:
                 continue
+            self._given.add(lease.token)
             assignments.append(assignment)
             size += assignment.ByteSize()
             if size >= FRAME_BYTES:

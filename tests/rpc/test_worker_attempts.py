@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.engine import commands
 from orchestrator.engine.commands import DeadlineKind, ExpireDeadline
+from orchestrator.engine.effects import Deliver
 from orchestrator.replication.errors import NotLeader, OutcomeUnknown
 from orchestrator.rpc import worker_stream
 from orchestrator_api.v1 import workers_pb2 as pb
@@ -173,6 +174,22 @@ async def test_attempts_that_are_many_and_large_come_in_frames_that_every_client
     given = await worker.assigned(60)
     assert {len(each.input.inline) for each in given} == {200_010}
     assert max(frame.ByteSize() for frame in worker.frames) < 2 << 20
+
+
+async def test_an_attempt_that_a_stream_is_given_twice_is_sent_once(bench: Bench, stubs: Stubs) -> None:
+    bench.order("pay")
+    worker = Worker(stubs)
+    await worker.hello()
+    bench.start("w1")
+    # As when a stream attaches in the middle of an entry: the lease is owed, and its own effect follows.
+    (lease,) = bench.driver.state.leases.values()
+    effect = Deliver(lease.session_id, lease.token, lease.namespace, lease.workflow_id, lease.task_sequence)
+    for _ in range(2):
+        bench.perform(effect)
+    await worker.assigned(1)
+    bench.perform(effect)
+    await worker.say(heartbeat=pb.WorkHeartbeat())
+    await worker.next("alive")
 
 
 async def test_the_attempt_of_a_cold_execution_is_delivered_too(bench: Bench, stubs: Stubs) -> None:
