@@ -194,11 +194,9 @@ class Applier:
         machine.begin_entry(entry.index, entry.term, decoded.time_ms, decoded.behaviour_level)
         # Replayed entries say nothing about how fast time passes.
         self._log_clock.observe(machine.state.meta.log_time_ms, live=entry.index > self._replayed_until)
+        # All at once, and once: nothing goes cold before the end of the entry.
         await self._make_hot(self._named(command for _, command in decoded.commands))
         for identity, command in decoded.commands:
-            needed = machine.execution_needed(command)
-            if needed is not None:
-                await self._make_hot([needed])
             outcome = machine.apply(command, identity)
             results.append(outcome.result)
             effects.extend(outcome.effects)
