@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator_client import CompensationReport, Execution, NotFound, TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator_api.v1 import workflows_pb2 as pb
+from orchestrator_api.v1.common_pb2 import Payload
+from orchestrator_client import Execution, NotFound, TaskStatus, WorkflowStatus
+from orchestrator_client.execution import read_execution
 from tests.cluster.ledger import Ledger, Ran
 
-ATTEMPT = TaskAttempt("t1", "charge", "charge", "SIMPLE", TaskStatus.COMPLETED, 1, 1, 0, {}, {}, "", "w", "key", 7,
-                      None, None, None, "", None)
-EXECUTION = Execution("w1", "default", "order", 1, WorkflowStatus.COMPLETED, "", "", {}, {"x": 1}, {}, "", 0, "", None,
-                      None, None, 1, CompensationReport(), [ATTEMPT])
+EXECUTION = read_execution(pb.Workflow(
+    workflow_id="w1", status=pb.WORKFLOW_STATUS_COMPLETED, output=Payload(inline=b'{"x": 1}'),
+    tasks=[pb.Task(task_id="t1", reference="charge", name="charge", type="SIMPLE", status=pb.TASK_STATUS_COMPLETED,
+                   sequence=1, idempotency_key="key", fencing_token=7)],
+))
+ATTEMPT = EXECUTION.tasks[0]
 RAN = Ran("w1", "charge", 0, 1, "t1", 7, "key")
 
 
