@@ -46,6 +46,8 @@ def main() -> int:
     )
     around = surroundings(options)
     print(f"{around['cpus']} processors, load {around['load_1m']}, fsync of 4 KiB {around['fsync_p50_ms']} ms")
+    if around["load_1m"] > around["cpus"] / 2:
+        print("the machine is busy with something else: times are longer than they would be, CPU-seconds a little")
     measurements = asyncio.run(_measure(arguments.rows, options))
     for measurement in measurements:
         measurement.settings.update(around)
