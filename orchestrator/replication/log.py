@@ -466,4 +466,5 @@ class ReplicatedLog:
             configuration=self._membership.configuration,
             flushed_index=self._flushed_index,
             counters=dict(self._transport.counters),
+            strangers=self._transport.strangers(),
         )

@@ -20,6 +20,8 @@ class PeerStatus:
     in_flight_bytes: int | None
     mode: str | None
     last_contact_ms: int | None
+    # It answers, but it is not the member whose name it has: it was not admitted.
+    stranger: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def describe(
     configuration: dict[str, str] | None,
     flushed_index: int,
     counters: dict[str, int],
+    strangers: frozenset[str],
 ) -> Status:
     return Status(
         node=raft.name,
@@ -75,15 +78,15 @@ def describe(
         flushed_index=flushed_index,
         journal_bytes=raft.journal.size_bytes,
         configuration=configuration,
-        peers=tuple(_peer(raft, name) for name in raft.peers),
+        peers=tuple(_peer(raft, name, stranger=name in strangers) for name in raft.peers),
         transfers=tuple(_transfers(raft)),
         counters=counters,
     )
 
 
-def _peer(raft: SyncObj, name: str) -> PeerStatus:
+def _peer(raft: SyncObj, name: str, *, stranger: bool) -> PeerStatus:
     if raft.role is not Role.LEADER:
-        return PeerStatus(name, raft.connected(name), None, None, None, None, None, None)
+        return PeerStatus(name, raft.connected(name), None, None, None, None, None, None, stranger)
     progress = raft.replicator.progress[name]
     match = raft.match_index(name)
     return PeerStatus(
@@ -95,6 +98,7 @@ def _peer(raft: SyncObj, name: str) -> PeerStatus:
         in_flight_bytes=progress.in_flight_bytes,
         mode=progress.mode.value,
         last_contact_ms=int((raft.clock.monotonic() - raft.last_contact(name)) * 1000),
+        stranger=stranger,
     )
 
 

@@ -219,6 +219,16 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
             self._membership.lost(name)
         self.review()
 
+    def strangers(self) -> frozenset[str]:
+        """Peers that answer under a member's name and are not that member: their disks are others."""
+        if self._membership.configuration is None:
+            return frozenset()  # nobody is known yet
+        return frozenset(
+            name
+            for name, link in self._links.items()
+            if link.up and link.hello is not None and not self._membership.counts(name, link.hello.incarnation)
+        )
+
     def link_refused(self, name: str) -> None:
         self._on_refused(name)
 

@@ -77,6 +77,8 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
     def _peer(self, peer: PeerStatus, status: Status) -> pb.NodeStatus:
         said = self.backend.peers().get(peer.name, {})
         role = _ROLES_BY_NAME.get(str(said.get("role", "")), pb.NODE_ROLE_UNSPECIFIED)
+        if not peer.connected:
+            role = pb.NODE_ROLE_AWAITING_ADMISSION if peer.stranger else pb.NODE_ROLE_UNREACHABLE
         applied = int(said.get("applied_index", 0))
         # What it acknowledged is known to the leader only; the others go by what it says of itself.
         held = applied if peer.match_index is None else max(peer.match_index, applied)
@@ -84,7 +86,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             name=peer.name,
             grpc_address=str(said.get("grpc_address", "")),
             peer_address=self.backend.members.get(peer.name, ""),
-            role=role if peer.connected else pb.NODE_ROLE_UNREACHABLE,
+            role=role,
             last_index=held,
             commit_index=int(said.get("commit_index", 0)),
             applied_index=applied,

@@ -47,9 +47,9 @@ async def wipe(cluster: LocalCluster, name: str) -> None:
 
 async def check_refused(cluster: LocalCluster, leader: str, wiped: str) -> None:
     async def awaits() -> bool:
-        return await role_of(cluster, wiped) == "AWAITING_ADMISSION"
+        return [await role_of(cluster, wiped, asked=asked) for asked in (wiped, leader)] == ["AWAITING_ADMISSION"] * 2
 
-    await eventually(awaits, f"node {wiped} to await its admission")
+    await eventually(awaits, f"node {wiped} to await its admission, as it and the leader see it")
     status = await cluster.status(leader)
     assert status is not None and status.faults_tolerable == 0
     assert "neither votes nor acknowledges" in cluster.nodes[wiped].log_tail()

@@ -63,6 +63,9 @@ async def test_a_wiped_node_neither_votes_nor_acknowledges(tmp_path: Path, name:
         assert "cluster replace" in str(wiped.log.status().awaiting_reason)
         others = cluster.others(wiped)
         await cluster.put(b"by the rest", others)
+        for other in others:
+            seen = {peer.name: (peer.connected, peer.stranger) for peer in other.log.status().peers}
+            assert seen.pop(name) == (False, True) and set(seen.values()) == {(True, False)}
         # With one of the two left, the wiped one must not make a majority.
         await others[1].kill()
         await wait_until("the last one to stop leading", lambda: others[0].log.role is not Role.LEADER)

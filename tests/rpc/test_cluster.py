@@ -13,8 +13,8 @@ from orchestrator_api.v1 import cluster_pb2 as pb
 from tests.rpc.bench import Bench, Stubs
 
 
-def peer(name: str, *, connected: bool = True, match: int | None = None) -> PeerStatus:
-    return PeerStatus(name, connected, match, None, None, None, None, None if match is None else 12)
+def peer(name: str, *, connected: bool = True, match: int | None = None, stranger: bool = False) -> PeerStatus:
+    return PeerStatus(name, connected, match, None, None, None, None, None if match is None else 12, stranger)
 
 
 def status(role: Role, *peers: PeerStatus) -> Status:
@@ -48,6 +48,16 @@ async def test_the_leader_says_what_each_member_holds(bench: Bench, stubs: Stubs
         pb.NODE_ROLE_FOLLOWER, 98, 2, 12
     )
     assert (third.grpc_address, third.peer_address, third.commit_index) == ("127.0.0.1:7402", "127.0.0.1:7503", 99)
+
+
+async def test_one_that_was_not_admitted_is_told_from_one_that_is_away(bench: Bench, stubs: Stubs) -> None:
+    peers = [peer("n2", connected=False), peer("n3", connected=False, stranger=True)]
+    bench.status_answer = status(Role.LEADER, *peers)
+    # What the node said that had the name before does not count any more.
+    bench.peer_facts = {"n2": says("follower"), "n3": says("follower")}
+    found = await nodes(stubs)
+    assert found["n2"].role == pb.NODE_ROLE_UNREACHABLE
+    assert found["n3"].role == pb.NODE_ROLE_AWAITING_ADMISSION
 
 
 async def test_a_follower_goes_by_what_the_others_say_of_themselves(bench: Bench, stubs: Stubs) -> None:
