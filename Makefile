@@ -21,7 +21,8 @@ PYTEST       := $(BIN)/python -m pytest --timeout=300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install proto proto-check proto-lint proto-release ruff types contracts lint test check bench demo lock clean
+.PHONY: help install proto proto-check proto-lint proto-release ruff types contracts lint test check simulate bench demo \
+	lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +107,11 @@ test: $(INSTALLED) ## All tests
 check: ## lint and test, in this order
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test
+
+# Without any of the three: a minute.
+simulate: $(INSTALLED) ## Whole clusters under virtual time; SEED=7 replays one, SEEDS=500, SECONDS=60, FROM=0, MUTANT=name
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(if $(SEEDS),--seeds $(SEEDS),--seconds $(or $(SECONDS),60))) \
+		$(if $(FROM),--from $(FROM)) $(if $(MUTANT),--mutant $(MUTANT)) $(ARGS)
 
 # --- to see it work -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,194 @@
+"""A machine of the simulation: its disk, its clocks, and the process that runs on it until something happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from orchestrator.replication import worker
+from orchestrator.storage import lanes
+from orchestrator.storage.errors import StorageClosed
+from orchestrator.storage.vfs import KeptVFS
+from orchestrator.testing.disk import DatabaseKeeper, LogFiles, SimulatedDisk, StoreFiles
+from orchestrator.testing.loop import Process, VirtualLoop
+from orchestrator.testing.network import NodeNetwork, SimulatedNetwork
+from orchestrator.world import World
+
+EPOCH_MS = 1_700_000_000_000
+FREE_DISK_BYTES = 1 << 40
+
+
+class MachineClock:
+    """The clocks of one process: a monotonic one of its own speed, and a wall clock that may be set."""
+
+    def __init__(self, loop: VirtualLoop, machine: Machine, process: Process) -> None:
+        self._loop = loop
+        self._machine = machine
+        self._process = process
+
+    def monotonic(self) -> float:
+        return self._process.local(self._loop.now)
+
+    def wall_ms(self) -> int:
+        return EPOCH_MS + int(self._loop.now * self._process.rate * 1000) + self._machine.wall_offset_ms
+
+
+class Machine:
+    """Survives its processes."""
+
+    def __init__(
+        self, name: str, loop: VirtualLoop, network: SimulatedNetwork, dice: random.Random, scratch: Path | None
+    ) -> None:
+        self.name = name
+        self.loop = loop
+        self.network = network
+        self.dice = dice
+        self.disk = SimulatedDisk(dice)
+        self.vfs = KeptVFS(DatabaseKeeper(self.disk), scratch / name) if scratch is not None else None
+        self.wall_offset_ms = 0
+        self.rate = 1.0
+        # Work off the loop takes about so long, and syncs this much longer.
+        self.job_seconds = 0.0004
+        self.stall_seconds = 0.0
+        self.process: Process | None = None
+        self.boots = 0
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    def boot(self) -> Process:
+        """A new process, of which the caller makes what it likes."""
+        assert not self.running
+        self.boots += 1
+        self.process = Process(f"{self.name}#{self.boots}", rate=self.rate, offset=self.dice.uniform(10, 10_000))
+        if self.vfs is not None:
+            self.vfs.restart()
+        self.network.set_up(self.name, up=True)
+        return self.process
+
+    def spawn(self, program: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        assert self.process is not None
+        return self.loop.spawn(self.process, program, name)
+
+    def kill(self) -> None:
+        """As kill -9: what was written stays written, and connections end."""
+        if self.process is not None and self.process.alive:
+            self.process.alive = False
+            self.network.process_ended(self.process, silent=False)
+            self.disk.strikes_at = None
+
+    def lose_power(self) -> None:
+        """The process is gone without a word, and what was not synced may be."""
+        process = self.process
+        if process is not None:
+            process.alive = False
+            self.network.process_ended(process, silent=True)
+        self.network.set_up(self.name, up=False)
+        self.disk.lose_power()
+
+    def pause(self) -> None:
+        if self.process is not None:
+            self.process.paused = True
+
+    def resume(self) -> None:
+        if self.process is not None and self.process.paused:
+            self.loop.resume(self.process)
+
+    def world(self) -> World:
+        """For a node in the process that runs now."""
+        assert self.process is not None and self.vfs is not None
+        process = self.process
+        return World(
+            clock=MachineClock(self.loop, self, process),
+            random=random.Random(self.dice.getrandbits(64)),  # noqa: S311 - a simulation repeats
+            network=NodeNetwork(self.network, process, self.name),
+            files=LogFiles(self.disk),
+            database_files=StoreFiles(self.disk),
+            database_vfs=self.vfs.name,
+            workers=lambda name: SimulatedWorker(self),
+            lanes=lambda name: SimulatedLane(self),
+            free_disk_bytes=lambda directory: 0 if self.disk.full else FREE_DISK_BYTES,
+        )
+
+    def job_delay(self) -> float:
+        """How long a job off the loop takes."""
+        return self.job_seconds * (0.25 + self.dice.random()) + self.stall_seconds * self.dice.random()
+
+
+_Done = Callable[[Any, BaseException | None], None]
+
+
+class _Jobs:
+    """One job after the other, each at once but late, and its end told a little later."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.waiting: deque[tuple[Callable[[], Any], _Done]] = deque()
+        self._busy = False
+
+    def add(self, job: Callable[[], Any], done: _Done) -> None:
+        self.waiting.append((job, done))
+        if not self._busy:
+            self._busy = True
+            self.later(self._begin)
+
+    def later(self, callback: Callable[..., object], *args: Any) -> None:
+        asyncio.get_running_loop().call_later(self._machine.job_delay() / 2, callback, *args)
+
+    def _begin(self) -> None:
+        if not self.waiting:
+            self._busy = False
+            return
+        job, done = self.waiting.popleft()
+        self.later(self._end, done, *_outcome(job))
+
+    def _end(self, done: _Done, result: Any, error: BaseException | None) -> None:
+        done(result, error)
+        self._begin()
+
+
+class SimulatedWorker:
+    """The replicated log's thread; what has not begun when it is closed never will."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._jobs = _Jobs(machine)
+        self._closed = False
+
+    def submit(self, job: Callable[[], None], done: worker.Done) -> None:
+        if not self._closed:
+            self._jobs.add(job, lambda result, error: None if self._closed else done(error))
+
+    def close(self) -> None:
+        self._closed = True
+        self._jobs.waiting.clear()
+
+
+class SimulatedLane:
+    """The database's thread; closing it waits for the jobs that were given."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._jobs = _Jobs(machine)
+        self._closed = False
+
+    def submit(self, job: Callable[[], Any], done: lanes.Done) -> None:
+        if self._closed:
+            raise StorageClosed("the database is closed")
+        self._jobs.add(job, done)
+
+    def close(self) -> None:
+        self._closed = True
+        while self._jobs.waiting:
+            job, done = self._jobs.waiting.popleft()
+            self._jobs.later(done, *_outcome(job))
+
+
+def _outcome(job: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return job(), None
+    except Exception as error:  # noqa: BLE001 - it is the caller's, in the loop
+        return None, error

@@ -1,0 +1,1 @@
+"""Whole clusters under virtual time: `python -m tests.simulation --help`."""

@@ -1,0 +1,212 @@
+"""Real nodes on simulated machines."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.config import Config
+from orchestrator.engine.effects import AnyEffect
+from orchestrator.engine.results import AnyResult
+from orchestrator.node import Node, NodeFailed
+from orchestrator.replication import identity as identities
+from orchestrator.replication.identity import Identity
+from orchestrator.replication.log import Role
+from orchestrator.rpc.cluster import ClusterServicer
+from orchestrator.rpc.definitions import DefinitionServicer
+from orchestrator.rpc.workers import WorkerServicer
+from orchestrator.rpc.workflows import WorkflowServicer
+from orchestrator.testing.disk import LogFiles
+from orchestrator.testing.loop import VirtualLoop
+from orchestrator.testing.machine import Machine
+from orchestrator.testing.network import SimulatedNetwork
+from orchestrator.testing.rpc import SimulatedServer
+from orchestrator.world import World
+from orchestrator_api.v1 import cluster_pb2_grpc, definitions_pb2_grpc, workers_pb2_grpc, workflows_pb2_grpc
+from tests.simulation.watcher import Watcher
+
+DATA = Path("/data")
+PEER_PORT, GRPC_PORT = 7500, 7400
+STOP_SECONDS = 5.0
+
+
+class WatchedNode(Node):
+    """Tells the watcher what it does."""
+
+    def __init__(self, config: Config, world: World, watcher: Watcher) -> None:
+        super().__init__(config, world)
+        self.watcher = watcher
+        self.commit_seen = 0
+
+    def entry_applied(self, index: int, term: int, results: Sequence[AnyResult], effects: list[AnyEffect]) -> None:
+        machine = self._applier.machine
+        self.watcher.entry_applied(self.config.node, index, term, machine.chain, machine.state)
+        commit = self.log.commit_index
+        if commit < self.commit_seen or commit < index:
+            self.watcher.violated(f"{self.config.node}: the commit index went from {self.commit_seen} to {commit}")
+        self.commit_seen = commit
+        super().entry_applied(index, term, results, effects)
+
+    @property
+    def log(self):  # type: ignore[no-untyped-def]  # as the node has it
+        return self._log
+
+    def _role_changed(self, role: Role, term: int) -> None:
+        if hasattr(self, "_leadership"):
+            self.watcher.trace(self.config.node, f"{role.value} in term {term}")
+            if role is Role.LEADER:
+                journal = self._log._core.journal
+                self.watcher.became_leader(self.config.node, term, journal.term_at, journal.first_index)
+        super()._role_changed(role, term)
+
+
+class Member:
+    """One member of the cluster, across its restarts."""
+
+    def __init__(self, machine: Machine, config: Config, watcher: Watcher) -> None:
+        self.machine = machine
+        self.config = config
+        self.watcher = watcher
+        self.node: WatchedNode | None = None
+        self.server = SimulatedServer()
+        # A disk error or damage was put there: the node may stop itself, or refuse to start.
+        self.may_fail = False
+        self.failures = 0
+        machine.disk.on_write = self._written
+
+    @property
+    def name(self) -> str:
+        return self.machine.name
+
+    @property
+    def serving(self) -> bool:
+        return self.machine.running and self.node is not None
+
+    def _written(self, path: str, offset: int, data: bytes) -> None:
+        if path.endswith(".journal"):
+            self.watcher.journal_written(self.name, offset, data)
+
+    def start(self) -> None:
+        self.machine.boot()
+        self.node = None
+        self.watcher.trace(self.name, "starts")
+        self.machine.spawn(self._run(), f"node {self.name}")
+
+    async def _run(self) -> None:
+        process = self.machine.process
+        assert process is not None
+        node = WatchedNode(self.config, self.machine.world(), self.watcher)
+        try:
+            await node.start()
+            self.node = node
+            self._serve(node)
+            await node.wait_failed()
+        except NodeFailed as error:
+            self._failed(error)
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await node.stop()
+            except Exception as stopping:  # noqa: BLE001 - it is on its way out
+                self.watcher.trace(self.name, f"did not stop well: {stopping!r}")
+        except Exception as error:  # noqa: BLE001 - a node that does not start says why
+            self._failed(error)
+        self.node = None
+        if self.machine.process is process:
+            self.machine.kill()
+
+    async def stop(self) -> None:
+        """As SIGTERM."""
+        node, process = self.node, self.machine.process
+        if node is not None:
+            self.server.stop()
+            await node.stop()
+        if self.machine.process is process:
+            self.machine.kill()
+
+    def _failed(self, error: BaseException) -> None:
+        self.failures += 1
+        self.watcher.trace(self.name, f"stops itself: {error!r}")
+        if not self.may_fail:
+            self.watcher.violated(f"{self.name} stops itself without a fault of its disk: {error!r}")
+
+    def _serve(self, node: WatchedNode) -> None:
+        server = self.server = SimulatedServer()
+        definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(node.backend), server)
+        workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(node.backend), server)
+        workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(node.backend), server)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(node.backend), server)
+        assert self.machine.process is not None
+        server.start(self.machine.network, self.machine.process, self.name, GRPC_PORT)
+
+
+class SimulatedCluster:
+    """All members, the network, and the virtual time that they live in."""
+
+    def __init__(self, seed: int, size: int, scratch: Path, *, verbose: bool = False) -> None:
+        self.seed = seed
+        self.loop = VirtualLoop()
+        self.watcher = Watcher(lambda: self.loop.now, verbose)
+        dice = self.dice("cluster")
+        self.network = SimulatedNetwork(self.loop, self.dice("network"), (0.0001, dice.choice((0.0005, 0.002, 0.01))))
+        self.scratch = scratch
+        names = [f"n{number + 1}" for number in range(size)]
+        self.members: dict[str, Member] = {}
+        addresses = {name: f"{name}:{PEER_PORT}" for name in names}
+        settings = self._settings(dice)
+        for name in names:
+            machine = Machine(name, self.loop, self.network, self.dice(name), scratch)
+            machine.rate = 1 + dice.choice((0, 0, 0.0005, -0.0005, 0.02, -0.02))
+            machine.job_seconds = dice.choice((0.0002, 0.0005, 0.002))
+            self._initialise(machine, name, addresses, dice)
+            config = Config(
+                node=name, data_dir=DATA, grpc_listen=f"{name}:{GRPC_PORT}", peer_listen=addresses[name], **settings
+            )
+            self.members[name] = Member(machine, config, self.watcher)
+
+    def dice(self, purpose: str) -> random.Random:
+        """Randomness of its own for each purpose, so that one does not shift another."""
+        return random.Random(f"{self.seed}/{purpose}")
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [f"{name}:{GRPC_PORT}" for name in self.members]
+
+    @property
+    def majority(self) -> int:
+        return len(self.members) // 2 + 1
+
+    def leaders(self) -> list[Member]:
+        return [m for m in self.members.values() if m.serving and m.node is not None and m.node.log.role is Role.LEADER]
+
+    def close(self) -> None:
+        """Nothing of it runs any more."""
+        self.loop.close()
+        for member in self.members.values():
+            if member.machine.vfs is not None:
+                if member.machine.process is not None:
+                    member.machine.process.alive = False
+                member.machine.vfs.close()
+
+    @staticmethod
+    def _settings(dice: random.Random) -> dict[str, int]:
+        """Small, so that snapshots, evictions and segments happen all the time."""
+        return {
+            "journal_segment_bytes": 64 * 1024,
+            "journal_tail_entries": dice.choice((0, 50, 400)),
+            "journal_tail_bytes": dice.choice((64 * 1024, 1 << 20)),
+            "flush_interval_ms": dice.choice((100, 500, 1_000)),
+            "hot_executions_max": 100,
+            "entries_in_flight": dice.choice((1, 1, 4)),
+            "entry_close_commands": dice.choice((3, 1_000)),
+        }
+
+    @staticmethod
+    def _initialise(machine: Machine, name: str, members: dict[str, str], dice: random.Random) -> None:
+        files = LogFiles(machine.disk)
+        machine.disk.make_directory(str(DATA))
+        machine.disk.sync_directory("/")
+        incarnation = f"{dice.getrandbits(128):032x}"
+        identity = Identity(cluster_id="simulated", node=name, incarnation=incarnation, members=members)
+        identities.save(files, DATA, identity)

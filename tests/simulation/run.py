@@ -1,0 +1,201 @@
+"""One run of one seed: trouble for a while, then peace, in which everything must come to an end and agree."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.storage.reading import content_hash
+from orchestrator_client import attempts
+from tests.simulation import findings
+from tests.simulation.cluster import Member, SimulatedCluster
+from tests.simulation.faults import Faults
+from tests.simulation.workload import Work
+
+TROUBLE_SECONDS = 20.0
+# How long the cluster has, after the faults, until a client is answered, everything has ended, and all agree.
+SETTLE_SECONDS = 240.0
+AGREE_SECONDS = 20.0
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass
+class Result:
+    """What one seed showed."""
+
+    seed: int
+    violations: list[str] = field(default_factory=list)
+    trace_hash: str = ""
+    lines: list[str] = field(default_factory=list)
+    simulated_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    operations: int = 0
+    checks: int = 0
+    entries: int = 0
+    steps: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+def run_seed(seed: int, *, verbose: bool = False, trouble_seconds: float = TROUBLE_SECONDS) -> Result:
+    """Repeats itself exactly, violations included."""
+    began = time.process_time()
+    scratch = Path(tempfile.mkdtemp(prefix="simulation-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
+    session_ids, level = attempts.new_session_id, logging.root.manager.disable
+    if not verbose:
+        logging.disable(logging.CRITICAL)
+    # Collections would come at other moments each time, and end what a killed process has left.
+    gc.collect()
+    gc.disable()
+    try:
+        result = _run(seed, scratch, verbose=verbose, trouble_seconds=trouble_seconds)
+    finally:
+        attempts.new_session_id = session_ids
+        logging.disable(logging.CRITICAL)
+        hook, sys.unraisablehook = sys.unraisablehook, lambda left: None
+        gc.enable()
+        gc.collect()
+        sys.unraisablehook = hook
+        logging.disable(level)
+        shutil.rmtree(scratch, ignore_errors=True)
+    result.cpu_seconds = time.process_time() - began
+    return result
+
+
+def _run(seed: int, scratch: Path, *, verbose: bool, trouble_seconds: float) -> Result:
+    size = 3 if random.Random(seed).random() < 0.75 else 5
+    cluster = SimulatedCluster(seed, size, scratch, verbose=verbose)
+    result = Result(seed)
+    handler = _into_trace(cluster) if verbose else None
+    ids = cluster.dice("sessions")
+    attempts.new_session_id = lambda: f"{ids.getrandbits(128):032x}"
+    try:
+        _Run(cluster, result).run(trouble_seconds)
+    finally:
+        if handler is not None:
+            logging.getLogger("orchestrator").removeHandler(handler)
+        cluster.close()
+    watcher = cluster.watcher
+    result.violations = watcher.violations
+    result.trace_hash, result.lines, result.checks = watcher.trace_hash, watcher.lines, watcher.checks
+    result.entries, result.steps = watcher.highest, cluster.loop.steps
+    result.simulated_seconds = cluster.loop.now
+    return result
+
+
+class _Run:
+    def __init__(self, cluster: SimulatedCluster, result: Result) -> None:
+        self.cluster = cluster
+        self.result = result
+        self.watcher = cluster.watcher
+
+    def run(self, trouble_seconds: float) -> None:
+        cluster, loop = self.cluster, self.cluster.loop
+        asyncio._set_running_loop(loop)
+        for member in cluster.members.values():
+            member.start()
+        asyncio._set_running_loop(None)
+        self._until(10.0, lambda: bool(cluster.leaders()), "the cluster forms")
+        asyncio._set_running_loop(loop)
+        work = Work(cluster)
+        faults = Faults(cluster)
+        asyncio._set_running_loop(None)
+        self._advance(trouble_seconds)
+        if self._broken():
+            return
+        faults.heal()
+        self.watcher.trace("FAULT", "no more of them")
+        self.result.faults = faults.counts
+        work.stopped = True
+        settling = work.operator.machine.spawn(work.operator.settle(), "settle")
+        self._until(SETTLE_SECONDS, lambda: work.operator.settled or settling.done(), "everything comes to an end")
+        self._until(60.0, lambda: work.callers_left == 0, "every caller is answered")
+        for person in [*work.callers, *work.workers, work.operator]:
+            person.machine.kill()
+        self._agree()
+        self.result.operations = len(work.history.operations)
+        if not self.watcher.violations:
+            for problem in findings.problems(work.history, self.executions):
+                self.watcher.violated(problem)
+        for error in loop.errors:
+            self.watcher.violated(f"nobody caught: {error}")
+
+    def _advance(self, seconds: float) -> None:
+        loop = self.cluster.loop
+        loop.run(loop.now + seconds, self._broken)
+
+    def _until(self, seconds: float, reached: Any, what: str) -> None:
+        loop = self.cluster.loop
+        loop.run(loop.now + seconds, lambda: self._broken() or reached())
+        if not reached() and not self._broken():
+            self.watcher.violated(f"not within {seconds:.0f} s of peace: {what}")
+
+    def _broken(self) -> bool:
+        return bool(self.watcher.violations)
+
+    # -- agreement ---------------------------------------------------------------------------------------------------
+
+    def _agree(self) -> None:
+        """All members hold the same rows at the same index, and the rows are those of their hash."""
+        loop, members = self.cluster.loop, list(self.cluster.members.values())
+        self.executions: list[findings.Held] = []
+        self._until(AGREE_SECONDS, lambda: all(member.serving for member in members), "all members serve")
+        deadline = loop.now + AGREE_SECONDS
+        while not self._broken():
+            stands = [self._of(member, self._flushed(member)) for member in members]
+            if len({stand[0] for stand in stands}) == 1:
+                break
+            if loop.now > deadline:
+                self.watcher.violated(f"the members do not come to stand at one index: {stands}")
+            self._advance(0.5)
+        if self._broken():
+            return
+        if len(set(stands)) != 1:
+            self.watcher.violated(f"the members hold different rows: {stands}")
+        for member in members:
+            if self._of(member, self._scanned(member)) != stands[0][2]:
+                self.watcher.violated(f"{member.name} holds rows that are not those of its content hash")
+            assert member.node is not None
+            self.watcher.check_state(member.name, member.node._machine().state)
+        self.executions = self._of(members[0], findings.collect(members[0]))
+
+    def _of(self, member: Member, question: Any) -> Any:
+        task = member.machine.spawn(question, "question")
+        self._until(30.0, task.done, f"{member.name} answers")
+        return task.result() if task.done() else None
+
+    @staticmethod
+    async def _flushed(member: Member) -> tuple[int, bytes, int]:
+        node = member.node
+        assert node is not None
+        node._applier.stage_soon()
+        await node._flusher.flush_now()
+        applied = node._database.applied()
+        return applied.index, applied.chain_hash, applied.content_hash
+
+    @staticmethod
+    async def _scanned(member: Member) -> int:
+        assert member.node is not None
+        return await member.node._database.search(content_hash)
+
+
+def _into_trace(cluster: SimulatedCluster) -> logging.Handler:
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines = cluster.watcher.lines
+            lines.append(f"{cluster.loop.now:10.6f}          {record.levelname.lower()}: {record.getMessage()}")
+
+    handler = Lines()
+    logger = logging.getLogger("orchestrator")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    return handler

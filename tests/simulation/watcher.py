@@ -1,0 +1,121 @@
+"""What must hold after every step of any node, whatever happens around it. The first breach ends the run."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orchestrator.engine import invariants
+from orchestrator.engine.state import State
+from orchestrator.replication.segment import HEADER, HEADER_MAGIC, decode_record
+
+# The scan of the whole state is made on each node after one entry of so many.
+INVARIANTS_EVERY = 24
+# They need every execution in memory, which no node promises.
+_WHOLE_STATE = {"live_executions_are_counted", "bundles_are_counted"}
+
+
+@dataclass
+class Applied:
+    """What the first node that applied an index made of it."""
+
+    term: int
+    chain: bytes
+    log_time_ms: int
+    by: str
+
+
+@dataclass
+class Watcher:
+    """One for a whole run."""
+
+    now: Callable[[], float]
+    verbose: bool = False
+    violations: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    leaders: dict[int, str] = field(default_factory=dict)
+    applied: dict[int, Applied] = field(default_factory=dict)
+    # (index, term) -> (what the record holds, the term of the one before it)
+    records: dict[tuple[int, int], tuple[int, int | None]] = field(default_factory=dict)
+    checks: int = 0
+    _terms: dict[str, dict[int, int]] = field(default_factory=dict)
+    _digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))  # type: ignore[type-arg]
+
+    @property
+    def trace_hash(self) -> str:
+        return self._digest.hexdigest()
+
+    @property
+    def highest(self) -> int:
+        """The highest index that anybody has applied."""
+        return max(self.applied, default=0)
+
+    def trace(self, who: str, what: str) -> None:
+        line = f"{self.now():10.6f} {who:<8} {what}"
+        self._digest.update(line.encode())
+        if self.verbose:
+            self.lines.append(line)
+
+    def violated(self, what: str) -> None:
+        self.violations.append(f"at {self.now():.3f} s: {what}")
+        self.trace("CHECK", what)
+
+    # -- raft --------------------------------------------------------------------------------------------------------
+
+    def became_leader(self, node: str, term: int, term_at: Callable[[int], int | None], first_index: int) -> None:
+        """At most one leader per term, and it holds everything that anybody has applied."""
+        self.checks += 1
+        if self.leaders.setdefault(term, node) != node:
+            self.violated(f"{node} and {self.leaders[term]} both lead term {term}")
+        highest = self.highest
+        if highest >= first_index and term_at(highest) != self.applied[highest].term:
+            self.violated(
+                f"{node} leads term {term} with {term_at(highest)} at index {highest}, where "
+                f"{self.applied[highest].by} applied an entry of term {self.applied[highest].term}"
+            )
+
+    def journal_written(self, node: str, offset: int, data: bytes) -> None:
+        """Log matching: where two records agree in index and term, they and the records before them agree."""
+        terms = self._terms.setdefault(node, {})
+        at = 0
+        if offset == 0 and data[:4] == HEADER_MAGIC:
+            _, _, _, base_index, base_term, _ = HEADER.unpack_from(data, 0)
+            terms[base_index] = base_term
+            at = HEADER.size
+        while (decoded := decode_record(data, at)) is not None:
+            record, _, at = decoded
+            self.checks += 1
+            held = (zlib.crc32(record.data, record.kind), terms.get(record.index - 1))
+            known = self.records.setdefault((record.index, record.term), held)
+            if known != held:
+                self.violated(f"{node} has another entry at index {record.index} of term {record.term}, or before it")
+            terms[record.index] = record.term
+
+    # -- what is applied ---------------------------------------------------------------------------------------------
+
+    def entry_applied(self, node: str, index: int, term: int, chain: bytes, state: State) -> None:
+        """Every node makes the same of the same index."""
+        self.checks += 1
+        log_time_ms = state.meta.log_time_ms
+        known = self.applied.setdefault(index, Applied(term, chain, log_time_ms, node))
+        if known.by == node:
+            self.trace(node, f"applied {index} of term {term}: {chain.hex()[:12]}")
+        if (known.term, known.chain, known.log_time_ms) != (term, chain, log_time_ms):
+            self.violated(
+                f"{node} applied index {index} of term {term} with the chain {chain.hex()}, and "
+                f"{known.by} of term {known.term} with {known.chain.hex()}"
+            )
+        before = self.applied.get(index - 1)
+        if before is not None and before.log_time_ms > log_time_ms:
+            self.violated(f"log time goes back from {before.log_time_ms} to {log_time_ms} at index {index}")
+        if (index + sum(node.encode())) % INVARIANTS_EVERY == 0:
+            self.check_state(node, state)
+
+    def check_state(self, node: str, state: State) -> None:
+        for check in invariants.CHECKS:
+            if check.__name__ not in _WHOLE_STATE:
+                self.checks += 1
+                for breach in check(state):
+                    self.violated(f"{node}: {check.__name__}: {breach}")
