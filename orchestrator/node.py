@@ -6,6 +6,7 @@ Everything that touches the world comes from a `World` and is handed down: clock
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 GOSSIP_SECONDS = 0.2
 PEER_SILENCE_MS_MIN = 3_000
 THREAD_SWITCH_SECONDS = 0.0001
+GARBAGE_THRESHOLD = 50_000
 STOP_GRACE_SECONDS = 1.0
 HANDOVER_PAUSE_SECONDS = 5.0
 # A node that is further behind than this is not ready to serve.
@@ -91,6 +93,7 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
         self._take_over: asyncio.Task[None] | None = None
         self._content = ContentCheck()
+        self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=__version__)
         self._gauges = Gauges(self.metrics, self._free_disk_bytes)
         self._server: RpcServer | None = None
@@ -102,9 +105,12 @@ class Node:
         """Joins the cluster. Raises the identity's, the journal's and the database's errors, and OSError."""
         config = self.config
         self.identity = identities.load(self._world.files, config.data_dir, node=config.node)
+        self._free_disk = self._world.free_disk_bytes(config.data_dir)
         self._open_storage()
         self._log = self._make_log()
-        self._log_clock = LogClock(self._clock, self._log.peer_clock_offsets)
+        self._log_clock = LogClock(
+            self._clock, self._log.peer_clock_offsets, voices_min=len(self.identity.members) // 2 + 1
+        )
         await self._log.start()
         self._sequencer = self._make_sequencer()
         self._applier = self._make_applier()
@@ -118,7 +124,14 @@ class Node:
         self._admission = self._make_admission()
         self._flusher.start()
         self.backend = self._make_backend()
-        for loop in (self._applier.run(), self._flush(), self._tell(), self.metrics.measure_event_loop()):
+        loops = (
+            self._applier.run(),
+            self._flush(),
+            self._tell(),
+            self._keep_time(),
+            self.metrics.measure_event_loop(),
+        )
+        for loop in loops:
             self._tasks.append(asyncio.create_task(self._guard(loop)))
         self._role_changed(self._log.role, self._log.term)
 
@@ -140,9 +153,10 @@ class Node:
         """Hands leadership over, ends calls, flushes and closes."""
         if self._log.role is Role.LEADER and len(self.identity.members) > 1 and not self._fatal.done():
             await self._log.transfer_leadership()
+        # Workers and waiters are told before their calls are cut.
+        self._leadership.end("the node is stopping")
         if self._server is not None:
             await self._server.stop(STOP_GRACE_SECONDS)
-        self._leadership.end("the node is stopping")
         self._sequencer.close(None)
         if not self._fatal.done():
             self._applier.stage_soon()
@@ -269,6 +283,7 @@ class Node:
             replayed_until=self._log.last_index,
             hot_executions_max=config.hot_executions_max,
             hot_bytes_max=config.hot_bytes_max,
+            on_apply_seconds=self.metrics.apply_seconds.observe,
         )
 
     def _make_admission(self) -> Admission:
@@ -316,7 +331,8 @@ class Node:
         return msgspec.json.encode(self._log.status().configuration)
 
     def _free_disk_bytes(self) -> int:
-        return self._world.free_disk_bytes(self.config.data_dir)
+        """Asked of the disk at most once per round of gossip, for each start wants to know."""
+        return self._free_disk
 
     def _machine(self) -> Machine:
         return self._applier.machine
@@ -324,7 +340,8 @@ class Node:
     # -- what the parts ask of each other --------------------------------------------------------------------------
 
     async def _submit(self, command: AnyCommand, identity: RequestIdentity | None) -> AnyResult:
-        if isinstance(command, StartWorkflow):
+        # Who can't take it anyway has no say in whether there is room.
+        if isinstance(command, StartWorkflow) and self._sequencer.is_open:
             self._admission.check()
         return await self._sequencer.submit(command, identity)
 
@@ -364,6 +381,7 @@ class Node:
 
     def entry_applied(self, index: int, term: int, results: Sequence[AnyResult], effects: list[AnyEffect]) -> None:
         self._sequencer.applied(index, term, results)
+        self._gauges.entry_applied(results, effects, leading=self._leadership.leading)
         self._leadership.entry_applied(effects)
 
     # -- leadership ------------------------------------------------------------------------------------------------
@@ -414,6 +432,7 @@ class Node:
         """Tells the peers and the metrics how this node is, and compares checkpoints."""
         while True:
             self._say()
+            self._free_disk = self._world.free_disk_bytes(self.config.data_dir)
             machine = self._machine()
             self._gauges.set(
                 self._log.status(), machine.state, self._sequencer, self._flusher, self._applier.applied_index
@@ -421,8 +440,17 @@ class Node:
             self._content.compare(self._log.peer_gossip())
             if self._server is not None:
                 await self._server.set_healthy(self._ready())
-            await self._hand_over_if_clock_is_off()
             await asyncio.sleep(GOSSIP_SECONDS)
+
+    async def _keep_time(self) -> None:
+        """Follows the leader's log time while nothing is logged; hands over when this node's clock is off."""
+        while True:
+            await asyncio.sleep(GOSSIP_SECONDS)
+            leader = self._log.leader
+            told = self._log.peer_gossip().get(leader or "", {}).get("log_time_ms")
+            if leader != self.config.node and isinstance(told, int) and told:
+                self._log_clock.observe(told, live=True)
+            await self._hand_over_if_clock_is_off()
 
     def _say(self) -> None:
         self._log.set_gossip(
@@ -432,6 +460,7 @@ class Node:
                 "term": self._log.term,
                 "commit_index": self._log.commit_index,
                 "applied_index": self._applier.applied_index,
+                "log_time_ms": self._log_clock.peek_ms() if self._leadership.leading else 0,
                 **self._content.facts(),
             }
         )
@@ -451,6 +480,10 @@ async def run_node(config: Config) -> None:
     node = Node(config)
     await node.start()
     await node.serve()
+    # What was made until now stays: the collector need not look at it again, nor as often at what comes and goes.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -45,8 +45,11 @@ class LeaseEnded(Effect, frozen=True):
 
 
 class SessionEnded(Effect, frozen=True):
+    """`lost`: the worker was not heard of; otherwise it said goodbye."""
+
     session_id: str
     reason: str
+    lost: bool = False
 
 
 class TaskQueued(Effect, frozen=True):

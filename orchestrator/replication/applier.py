@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -19,11 +20,13 @@ from orchestrator.engine.commands import AnyCommand
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.model import ExecutionKey, Row, RowKey, Table
-from orchestrator.engine.results import AnyResult, Checkpointed
+from orchestrator.engine.results import AnyResult, Checkpointed, Code, Rejected
 from orchestrator.replication.clock import LogClock
 from orchestrator.replication.errors import SnapshotInstalled
 from orchestrator.replication.log import Entry, EntryKind
 from orchestrator.replication.ports import Clock
+
+logger = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.005
 EVICTIONS_PER_ENTRY_MAX = 256
@@ -85,6 +88,7 @@ class Applier:
         hot_executions_max: int,
         hot_bytes_max: int,
         staged_every_bytes: int = 4 << 20,
+        on_apply_seconds: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._log = log
         self.machine = machine
@@ -95,6 +99,7 @@ class Applier:
         self._hot_executions_max = hot_executions_max
         self._hot_bytes_max = hot_bytes_max
         self._staged_every_bytes = staged_every_bytes
+        self._on_apply_seconds = on_apply_seconds
         self.applied_index = applied_index
         self.applied_term = applied_term
         self._replayed_until = replayed_until
@@ -126,7 +131,9 @@ class Applier:
                     if self._stood_still != stood_still:
                         # The database may be another one by now: the log says what comes next.
                         break
+                    began = self._clock.monotonic()
                     await self._apply(entry)
+                    self._on_apply_seconds(self._clock.monotonic() - began)
 
     @asynccontextmanager
     async def standing_still(self) -> AsyncIterator[None]:
@@ -198,20 +205,23 @@ class Applier:
         await self._make_hot(self._named(command for _, command in decoded.commands))
         for identity, command in decoded.commands:
             outcome = machine.apply(command, identity)
+            _tell_errors(entry, type(command).__name__, outcome.result)
             results.append(outcome.result)
             effects.extend(outcome.effects)
             await self._yield_if_long()
-        await self._drain_messages(effects)
+        await self._drain_messages(entry, effects)
         machine.end_entry(hashlib.blake2b(entry.data, digest_size=16).digest())
 
-    async def _drain_messages(self, effects: list[AnyEffect]) -> None:
+    async def _drain_messages(self, entry: Entry, effects: list[AnyEffect]) -> None:
         machine = self.machine
         for _ in range(limits.MESSAGES_PER_ENTRY):
             needed = machine.next_message()
             if needed is None:
                 return
             await self._make_hot([needed])
-            effects.extend(machine.apply_message().effects)
+            outcome = machine.apply_message()
+            _tell_errors(entry, f"a message to {needed}", outcome.result)
+            effects.extend(outcome.effects)
             await self._yield_if_long()
 
     def _named(self, commands: Iterable[AnyCommand]) -> list[ExecutionKey]:
@@ -265,3 +275,11 @@ class Applier:
             else:
                 future.set_result(None)
         self._waiters = still
+
+
+def _tell_errors(entry: Entry, what: str, result: AnyResult) -> None:
+    """An unexpected error in a step is the same on every node, changes nothing, and is ours to mend."""
+    if isinstance(result, Rejected) and result.code is Code.INTERNAL:
+        logger.error(
+            "a step failed: %s", result.message, extra={"index": entry.index, "step": what, "reason": result.reason}
+        )

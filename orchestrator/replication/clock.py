@@ -23,9 +23,11 @@ def lower_median(values: Iterable[int]) -> int:
 class LogClock:
     """Gives the time of the next entry. One per node; followers keep it in step by `observe`."""
 
-    def __init__(self, clock: Clock, peer_offsets: Callable[[], dict[str, int]]) -> None:
+    def __init__(self, clock: Clock, peer_offsets: Callable[[], dict[str, int]], voices_min: int = 1) -> None:
         self._clock = clock
         self._peer_offsets = peer_offsets
+        # Log time jumps forward only on the word of so many wall clocks, this node's included.
+        self._voices_min = voices_min
         self._time_ms = 0
         self._at = clock.monotonic()
         self._live = False  # whether the newest time was seen as it was given, not in replay
@@ -57,8 +59,11 @@ class LogClock:
     def next_ms(self) -> int:
         """The time for an entry that is appended now."""
         self._advance()
-        self._live = True
+        self._live = self._live or self._enough_voices()
         return self._time_ms
+
+    def _enough_voices(self) -> bool:
+        return 1 + len(self._peer_offsets()) >= self._voices_min
 
     def _advance(self) -> None:
         now = self._clock.monotonic()
@@ -69,7 +74,7 @@ class LogClock:
         # Kept apart from the time itself, whose float would have no room left for microseconds.
         moved = max(0.0, self._carry + passed + max(-limit, min(limit, behind)))
         self._at = now
-        if not self._live and behind > 0:
+        if not self._live and behind > 0 and self._enough_voices():
             self._time_ms, self._carry = median, 0.0
             return
         self._time_ms += int(moved)

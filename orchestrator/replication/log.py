@@ -418,9 +418,9 @@ class ReplicatedLog:
         return self._gossiper.peers()
 
     def peer_clock_offsets(self) -> dict[str, int]:
-        """Peer name -> its wall clock minus ours, ms."""
-        self._core  # noqa: B018 - raises before start
-        return self._gossiper.clock_offsets()
+        """Peer name -> its wall clock minus ours, ms; of peers that are connected, for others may have been corrected."""
+        offsets = self._gossiper.clock_offsets()
+        return {name: offset for name, offset in offsets.items() if self._core.connected(name)}
 
     # -- what it knows -----------------------------------------------------------------------------------------------
 

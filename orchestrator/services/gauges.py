@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from orchestrator.engine.effects import AnyEffect, SessionEnded
+from orchestrator.engine.results import AnyResult, Started
 from orchestrator.engine.state import State
 from orchestrator.replication.log import Role, Status
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.storage.flusher import Flusher
 from orchestrator.telemetry.metrics import Metrics
+
+# What the transport counts besides its traffic.
+TRAFFIC = frozenset({"frames_sent", "frames_received", "bytes_sent"})
 
 
 class Gauges:
@@ -18,6 +23,7 @@ class Gauges:
         self._metrics = metrics
         self._free_disk_bytes = free_disk_bytes
         self._leader: str | None = None
+        self._dropped: dict[str, int] = {}
 
     def set(self, status: Status, state: State, sequencer: Sequencer, flusher: Flusher, applied_index: int) -> None:
         metrics = self._metrics
@@ -48,6 +54,27 @@ class Gauges:
             (metrics.disk_free_bytes, self._free_disk_bytes()),
         ):
             gauge.set(value)
+        self._count_drops(status.counters)
         for peer in status.peers:
             if peer.lag_entries is not None:
                 metrics.follower_lag_entries.labels(peer.name).set(peer.lag_entries)
+
+    def entry_applied(self, results: Sequence[AnyResult], effects: Sequence[AnyEffect], *, leading: bool) -> None:
+        """Counts what an entry did; what happens once in the cluster is counted by the leader alone."""
+        if results:
+            self._metrics.entry_commands.observe(len(results))
+        if not leading:
+            return
+        self._metrics.workflows_started.inc(
+            sum(isinstance(result, Started) and not result.existing for result in results)
+        )
+        self._metrics.sessions_lost.inc(
+            sum(isinstance(effect, SessionEnded) and effect.lost for effect in effects)
+        )
+
+    def _count_drops(self, counters: Mapping[str, int]) -> None:
+        for reason, count in counters.items():
+            if reason in TRAFFIC:
+                continue
+            self._metrics.transport_drops.labels(reason).inc(count - self._dropped.get(reason, 0))
+            self._dropped[reason] = count

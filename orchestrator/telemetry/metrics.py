@@ -67,7 +67,6 @@ class Metrics:
         self.commit_seconds = self._histogram(
             "commit_seconds", "From the proposal of an entry until it is on a majority of disks; on the leader only.")
         self.entry_commands = self._histogram("entry_commands", "Commands in one log entry.", buckets=_COUNTS)
-        self.barrier_seconds = self._histogram("barrier_seconds", "What a linearizable read waits for its heartbeats.")
         self.queue_bytes = self._gauge("queue_bytes", "Commands that wait for their log entry.")
         self.queue_commands = self._gauge("queue_commands", "How many commands wait for their log entry.")
         self.transport_drops = self._counter(
@@ -75,16 +74,12 @@ class Metrics:
         self.peers_connected = self._gauge("peers_connected", "Peers with a connection now.")
 
     def _storage(self) -> None:
-        self.fsync_seconds = self._histogram("fsync_seconds", "One sync of the journal to disk.")
         self.journal_bytes = self._gauge("journal_bytes", "The journal on disk.")
         self.apply_seconds = self._histogram("apply_seconds", "Applying one log entry.")
-        self.commands_applied = self._counter("commands_applied", "Commands applied, by outcome.", "command", "outcome")
         self.flushed_index = self._gauge("flushed_index", "The highest log index in this node's database.")
         self.flush_lag_entries = self._gauge("flush_lag_entries", "Applied entries that are not in the database yet.")
-        self.flush_seconds = self._histogram("flush_seconds", "Writing changed rows to the database, with its sync.")
         self.dirty_bytes = self._gauge("dirty_bytes", "Changed rows in memory that are not in the database yet.")
         self.hot_executions = self._gauge("hot_executions", "Executions held in memory.")
-        self.snapshots_sent = self._counter("snapshots_sent", "Snapshots sent to followers that were too far behind.")
         self.snapshots_installed = self._counter("snapshots_installed", "Snapshots that replaced this node's database.")
         self.disk_free_bytes = self._gauge("disk_free_bytes", "Room on the disk that holds the data directory.")
 
@@ -96,17 +91,11 @@ class Metrics:
         self.stuck_compensations = self._gauge(
             "stuck_compensations", "Executions whose compensation used up its attempts and waits for an operator.")
         self.workflows_started = self._counter("workflows_started", "Executions that were started.")
-        self.workflows_ended = self._counter("workflows_ended", "Executions that ended, by status.", "status")
-        self.task_retries = self._counter("task_retries", "Attempts that were made because one before failed.")
-        self.task_timeouts = self._counter(
-            "task_timeouts", "Attempts that ran out of time, or whose worker was lost.", "kind")
         self.sessions_lost = self._counter("sessions_lost", "Worker sessions that ended for want of a sign of life.")
 
     def _health(self) -> None:
         self.refused_starts = self._counter(
             "refused_starts", "Starts refused for lack of room, by what ran short.", "reason")
-        self.calls = self._counter("calls", "Calls answered, by gRPC method and status code.", "method", "code")
-        self.call_seconds = self._histogram("call_seconds", "Answering one call.", "method")
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How much later than asked the event loop woke; heartbeats are as late as this.")
 

@@ -32,14 +32,15 @@ def attempt(reference: str, status: TaskStatus, **changes: Any) -> TaskAttempt:
     made = TaskAttempt(
         task_id=f"t-{reference}", reference=reference, name=reference, type="SIMPLE", status=status, sequence=1,
         attempt=1, iteration=0, input={}, output={}, reason="", worker_id="w1", idempotency_key="k", fencing_token=1,
-        scheduled_time=NOON, start_time=NOON, end_time=NOON, compensates="", heartbeat_details=None)
+        scheduled_time=NOON, start_time=NOON, end_time=NOON, compensates="", heartbeat_details=None,
+        error_code="")
     return replace(made, **changes)
 
 
 def execution(workflow_id: str, status: WorkflowStatus = WorkflowStatus.RUNNING, **changes: Any) -> Execution:
     made = Execution(
         workflow_id=workflow_id, namespace="default", name="order", version=1, status=status, reason="", failed_task="",
-        input={"id": 1}, output={}, variables={}, correlation_id="", priority=0, created_by="", start_time=NOON,
+        error_code="", input={"id": 1}, output={}, variables={}, correlation_id="", priority=0, created_by="", start_time=NOON,
         update_time=NOON, end_time=NOON if status.ended else None, run=1, compensation=CompensationReport(), tasks=[])
     return replace(made, **changes)
 

@@ -51,11 +51,11 @@ def close_session(step: Step, command: CloseSession) -> AnyResult:
 
 
 def expire_session(step: Step, command: ExpireSession) -> AnyResult:
-    _end(step, _require(step, command.session_id), "nothing was heard of the worker")
+    _end(step, _require(step, command.session_id), "nothing was heard of the worker", lost=True)
     return Done()
 
 
-def _end(step: Step, session: Session, reason: str) -> None:
+def _end(step: Step, session: Session, reason: str, *, lost: bool = False) -> None:
     for token in sorted(step.state.leases_of.get(session.id, ())):
         lease = step.state.leases[token,]
         step.write(Table.LEASE, (token,), None)
@@ -63,7 +63,7 @@ def _end(step: Step, session: Session, reason: str) -> None:
         if not lease.fenced:
             step.send(WorkerLost(lease.namespace, lease.workflow_id, lease.task_sequence, token))
     step.write(Table.SESSION, (session.id,), None)
-    step.effects.append(SessionEnded(session.id, reason))
+    step.effects.append(SessionEnded(session.id, reason, lost))
 
 
 def poll_tasks(step: Step, command: PollTasks) -> AnyResult:
