@@ -418,7 +418,7 @@ class ReplicatedLog:
         return self._gossiper.peers()
 
     def peer_clock_offsets(self) -> dict[str, int]:
-        """Peer name -> its wall clock minus ours, ms; of peers that are connected, for others may have been corrected."""
+        """Peer name -> its wall clock minus ours, ms; of connected peers, for those of others may be long corrected."""
         offsets = self._gossiper.clock_offsets()
         return {name: offset for name, offset in offsets.items() if self._core.connected(name)}
 

@@ -40,8 +40,9 @@ def attempt(reference: str, status: TaskStatus, **changes: Any) -> TaskAttempt:
 def execution(workflow_id: str, status: WorkflowStatus = WorkflowStatus.RUNNING, **changes: Any) -> Execution:
     made = Execution(
         workflow_id=workflow_id, namespace="default", name="order", version=1, status=status, reason="", failed_task="",
-        error_code="", input={"id": 1}, output={}, variables={}, correlation_id="", priority=0, created_by="", start_time=NOON,
-        update_time=NOON, end_time=NOON if status.ended else None, run=1, compensation=CompensationReport(), tasks=[])
+        error_code="", input={"id": 1}, output={}, variables={}, correlation_id="", priority=0, created_by="",
+        start_time=NOON, update_time=NOON, end_time=NOON if status.ended else None, run=1,
+        compensation=CompensationReport(), tasks=[])
     return replace(made, **changes)
 
 

@@ -176,3 +176,23 @@ def test_no_answer_is_ever_less_than_one_before_whatever_the_clocks_do(seed: int
                 given = clock.next_ms()
                 assert given >= newest
                 newest = given
+
+
+def test_log_time_jumps_only_on_the_word_of_a_majority() -> None:
+    world = World()
+    clock = LogClock(world, lambda: world.offsets, voices_min=2)
+    clock.observe(START_MS - HOUR_MS, live=False)
+    world.pass_ms(1000)
+    alone = clock.next_ms()
+    assert alone <= START_MS - HOUR_MS + 1051
+    world.offsets = {"b": -3}
+    assert clock.next_ms() >= START_MS + 990
+
+
+def test_the_leaders_word_keeps_a_follower_in_step_while_nothing_is_logged() -> None:
+    world = World()
+    clock = LogClock(world, lambda: world.offsets, voices_min=2)
+    clock.observe(START_MS, live=False)
+    world.offsets = {"b": 0}
+    clock.observe(START_MS + HOUR_MS, live=True)
+    assert clock.next_ms() == START_MS + HOUR_MS
