@@ -81,14 +81,16 @@ class SimulatedDisk:
         self._unsynced_names: list[tuple[str, _NameChange]] = []
         self.operations = 0
         self.syncs = 0
-        # The power fails, or the process is killed, in the middle of this operation.
-        self.strikes_at: int | None = None
+        # The power fails, or the process is killed, in the middle of so many further operations on such files.
+        self.strikes_in = 0
+        self.strikes_on = ""
         self.strike: Callable[[], None] = lambda: None
         self.full = False
         self.failing_syncs = 0
         self.ignores_syncs = False
-        # Told of every write to a file: path, offset, data.
+        # Told of every write to a file (path, offset, data), and of every sync of one that was really made.
         self.on_write: Callable[[str, int, bytes], None] = lambda path, offset, data: None
+        self.on_sync: Callable[[str], None] = lambda path: None
 
     # -- faults ----------------------------------------------------------------------------------------------------
 
@@ -103,18 +105,22 @@ class SimulatedDisk:
             inode.lose_power(self._dice)
         self._seen = dict(self._platters)
         self._directories = dict(self._durable_directories)
-        self.strikes_at = None
+        self.strikes_in = 0
         self.failing_syncs = 0
         self.full = False
 
-    def strike_after(self, operations: int, strike: Callable[[], None]) -> None:
-        """Calls it in the middle of a later operation, which then fails."""
-        self.strikes_at = self.operations + operations
-        self.strike = strike
+    def strike_after(self, operations: int, path_part: str, strike: Callable[[], None]) -> None:
+        """Calls it in the middle of a later operation on a file whose path has this part; which then fails."""
+        self.strikes_in, self.strikes_on, self.strike = operations, path_part, strike
 
     def files(self, ending: str) -> list[str]:
         """The paths of all files with this ending."""
         return sorted(path for path in self._seen if path.endswith(ending))
+
+    def on_platters(self, path: str) -> bytes:
+        """What a power loss would leave of the file, at the least."""
+        inode = self._platters.get(path)
+        return bytes(inode.platters) if inode is not None else b""
 
     def flip_bit(self, path: str) -> None:
         """Silent damage."""
@@ -127,14 +133,15 @@ class SimulatedDisk:
 
     # -- operations ------------------------------------------------------------------------------------------------
 
-    def operate(self) -> None:
+    def operate(self, path: str) -> None:
         """Before each change; raises when there is nobody to make it for."""
         self.check()
         self.operations += 1
-        if self.strikes_at is not None and self.operations >= self.strikes_at:
-            self.strikes_at = None
-            self.strike()
-            self.check()
+        if self.strikes_in and self.strikes_on in path:
+            self.strikes_in -= 1
+            if not self.strikes_in:
+                self.strike()
+                self.check()
 
     def check(self) -> None:
         process = current_process()
@@ -155,26 +162,27 @@ class SimulatedDisk:
         if inode is None:
             if _directory_of(path) not in self._directories:
                 raise FileNotFoundError(2, "no such directory", path)
-            self.operate()
+            self.operate(path)
             inode = created = Inode()
             self._change_names(path, lambda names: names.__setitem__(path, created))
         return inode
 
     def write(self, path: str, inode: Inode, offset: int, data: bytes) -> None:
-        self.operate()
+        self.operate(path)
         if self.full:
             raise OSError(28, "No space left on device")
         inode.write(offset, data)
         self.on_write(path, offset, data)
 
-    def sync(self, inode: Inode) -> None:
-        self.operate()
+    def sync(self, path: str, inode: Inode) -> None:
+        self.operate(path)
         self.syncs += 1
         if self.failing_syncs:
             self.failing_syncs -= 1
             raise OSError(5, "Input/output error")
         if not self.ignores_syncs:
             inode.sync()
+            self.on_sync(path)
 
     def sync_name(self, path: str, inode: Inode) -> None:
         """As a log's first sync does."""
@@ -183,12 +191,12 @@ class SimulatedDisk:
 
     def remove(self, path: str) -> None:
         self.inode(path)
-        self.operate()
+        self.operate(path)
         self._change_names(path, lambda names: names.pop(path, None))
 
     def rename(self, source: str, target: str) -> None:
         inode = self.inode(source)
-        self.operate()
+        self.operate(target)
 
         def change(names: dict[str, Inode]) -> None:
             names.pop(source, None)
@@ -197,7 +205,7 @@ class SimulatedDisk:
         self._change_names(target, change)
 
     def sync_directory(self, path: str) -> None:
-        self.operate()
+        self.operate(path)
         if self.ignores_syncs:
             return
         left: list[tuple[str, _NameChange]] = []
@@ -240,10 +248,10 @@ class AppendFile:
         self._disk.write(self._path, self._inode, len(self._inode.seen), bytes(data))
 
     def fdatasync(self) -> None:
-        self._disk.sync(self._inode)
+        self._disk.sync(self._path, self._inode)
 
     def truncate(self, size: int) -> None:
-        self._disk.operate()
+        self._disk.operate(self._path)
         self._inode.truncate(size)
 
     def size(self) -> int:
@@ -300,7 +308,7 @@ class StoreFiles(LogFiles):
             self._disk.remove(str(path))
 
     def sync(self, path: Path) -> None:
-        self._disk.sync(self._disk.inode(str(path)))
+        self._disk.sync(str(path), self._disk.inode(str(path)))
 
     def sha256(self, path: Path) -> str:
         return hashlib.sha256(self._disk.inode(str(path)).seen).hexdigest()
@@ -346,7 +354,7 @@ class DatabaseFile:
 
     def truncate(self, size: int) -> None:
         self._check()
-        self._disk.operate()
+        self._disk.operate(self._path)
         self._inode.truncate(size)
 
     def size(self) -> int:
@@ -354,7 +362,7 @@ class DatabaseFile:
 
     def sync(self) -> None:
         self._check()
-        self._disk.sync(self._inode)
+        self._disk.sync(self._path, self._inode)
         if self._synced_with_its_name:
             self._disk.sync_name(self._path, self._inode)
 

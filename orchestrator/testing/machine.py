@@ -80,7 +80,7 @@ class Machine:
         if self.process is not None and self.process.alive:
             self.process.alive = False
             self.network.process_ended(self.process, silent=False)
-            self.disk.strikes_at = None
+            self.disk.strikes_in = 0
 
     def lose_power(self) -> None:
         """The process is gone without a word, and what was not synced may be."""

@@ -113,6 +113,7 @@ def _report(results: list[Result]) -> int:
         "faults": dict(sorted(faults.items())),
         "client_operations": sum(result.operations for result in results),
         "entries": sum(result.entries for result in results),
+        "snapshots_installed": sum(result.snapshots for result in results),
         "operations_checked": checked,
         "violations": sum(len(result.violations) for result in results),
         "failing_seeds": [result.seed for result in failing][:50],

@@ -14,17 +14,19 @@ from orchestrator.node import Node, NodeFailed
 from orchestrator.replication import identity as identities
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.log import Role
+from orchestrator.replication.sequencer import Sequencer
 from orchestrator.rpc.cluster import ClusterServicer
 from orchestrator.rpc.definitions import DefinitionServicer
 from orchestrator.rpc.workers import WorkerServicer
 from orchestrator.rpc.workflows import WorkflowServicer
-from orchestrator.testing.disk import LogFiles
+from orchestrator.testing.disk import LogFiles, SimulatedDisk
 from orchestrator.testing.loop import VirtualLoop
 from orchestrator.testing.machine import Machine
 from orchestrator.testing.network import SimulatedNetwork
 from orchestrator.testing.rpc import SimulatedServer
 from orchestrator.world import World
 from orchestrator_api.v1 import cluster_pb2_grpc, definitions_pb2_grpc, workers_pb2_grpc, workflows_pb2_grpc
+from tests.simulation.taps import LogTaps
 from tests.simulation.watcher import Watcher
 
 DATA = Path("/data")
@@ -35,13 +37,17 @@ STOP_SECONDS = 5.0
 class WatchedNode(Node):
     """Tells the watcher what it does."""
 
-    def __init__(self, config: Config, world: World, watcher: Watcher) -> None:
+    def __init__(self, config: Config, world: World, watcher: Watcher, disk: SimulatedDisk) -> None:
         super().__init__(config, world)
         self.watcher = watcher
+        self.disk = disk
+        self.taps: LogTaps | None = None
         self.commit_seen = 0
 
     def entry_applied(self, index: int, term: int, results: Sequence[AnyResult], effects: list[AnyEffect]) -> None:
         machine = self._applier.machine
+        assert self.taps is not None
+        self.taps.applied()
         self.watcher.entry_applied(self.config.node, index, term, machine.chain, machine.state)
         commit = self.log.commit_index
         if commit < self.commit_seen or commit < index:
@@ -49,11 +55,23 @@ class WatchedNode(Node):
         self.commit_seen = commit
         super().entry_applied(index, term, results, effects)
 
+    async def install(self, path: Path, index: int, term: int) -> None:
+        await super().install(path, index, term)
+        self.watcher.trace(self.config.node, f"installed a snapshot of index {index}")
+        self.watcher.snapshots += 1
+
     @property
     def log(self):  # type: ignore[no-untyped-def]  # as the node has it
         return self._log
 
+    def _make_sequencer(self) -> Sequencer:
+        # The log has just started, and nothing was applied yet.
+        self.taps = LogTaps(self.config.node, self._log, self.disk, self.watcher)
+        return super()._make_sequencer()
+
     def _role_changed(self, role: Role, term: int) -> None:
+        if self.taps is not None and role is Role.LEADER:
+            self.taps.elected()
         if hasattr(self, "_leadership"):
             self.watcher.trace(self.config.node, f"{role.value} in term {term}")
             if role is Role.LEADER:
@@ -75,6 +93,7 @@ class Member:
         self.may_fail = False
         self.failures = 0
         machine.disk.on_write = self._written
+        machine.disk.on_sync = self._synced
 
     @property
     def name(self) -> str:
@@ -86,7 +105,11 @@ class Member:
 
     def _written(self, path: str, offset: int, data: bytes) -> None:
         if path.endswith(".journal"):
-            self.watcher.journal_written(self.name, offset, data)
+            self.watcher.journal_written(self.name, path, offset, data)
+
+    def _synced(self, path: str) -> None:
+        if path.endswith(".journal"):
+            self.watcher.journal_synced(self.name, path)
 
     def start(self) -> None:
         self.machine.boot()
@@ -97,7 +120,7 @@ class Member:
     async def _run(self) -> None:
         process = self.machine.process
         assert process is not None
-        node = WatchedNode(self.config, self.machine.world(), self.watcher)
+        node = WatchedNode(self.config, self.machine.world(), self.watcher, self.machine.disk)
         try:
             await node.start()
             self.node = node
@@ -147,9 +170,10 @@ class SimulatedCluster:
     def __init__(self, seed: int, size: int, scratch: Path, *, verbose: bool = False) -> None:
         self.seed = seed
         self.loop = VirtualLoop()
-        self.watcher = Watcher(lambda: self.loop.now, verbose)
+        self.watcher = Watcher(lambda: self.loop.now, verbose, members=size)
         dice = self.dice("cluster")
-        self.network = SimulatedNetwork(self.loop, self.dice("network"), (0.0001, dice.choice((0.0005, 0.002, 0.01))))
+        latency_seconds = (0.0001, dice.choice((0.0005, 0.002, 0.01, 0.03)))
+        self.network = SimulatedNetwork(self.loop, self.dice("network"), latency_seconds)
         self.scratch = scratch
         names = [f"n{number + 1}" for number in range(size)]
         self.members: dict[str, Member] = {}
@@ -158,7 +182,7 @@ class SimulatedCluster:
         for name in names:
             machine = Machine(name, self.loop, self.network, self.dice(name), scratch)
             machine.rate = 1 + dice.choice((0, 0, 0.0005, -0.0005, 0.02, -0.02))
-            machine.job_seconds = dice.choice((0.0002, 0.0005, 0.002))
+            machine.job_seconds = dice.choice((0.0003, 0.001, 0.01, 0.04))
             self._initialise(machine, name, addresses, dice)
             config = Config(
                 node=name, data_dir=DATA, grpc_listen=f"{name}:{GRPC_PORT}", peer_listen=addresses[name], **settings

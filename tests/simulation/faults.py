@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable
 from tests.simulation.cluster import Member, SimulatedCluster
 
 RESTART_SECONDS = 0.4
+# Parts of paths: whatever is written next of these is what the power fails in.
+OFTEN = ("", ".journal", "-wal")
+STRUCK = (*OFTEN, "hard_state", "state.db", "incoming-", "copy-")
 
 
 class Faults:
@@ -38,9 +41,9 @@ class Faults:
             "transfer": self._transfer,
             "graceful_stop": self._graceful_stop,
         }
-        chosen = self.dice.sample(sorted(kinds), self.dice.randint(2, 6))
+        chosen = self.dice.sample(sorted(kinds), self.dice.randint(2, 7))
         self.kinds = {name: kinds[name] for name in sorted(chosen)}
-        self.pause_seconds = self.dice.choice((0.5, 1.5, 4.0))
+        self.pause_seconds = self.dice.choice((0.3, 0.7, 1.5, 4.0))
         self._tasks = [cluster.loop.create_task(self._supervise(member)) for member in cluster.members.values()]
         self._tasks += [cluster.loop.create_task(self._disturb()) for _ in range(self.dice.randint(1, 2))]
 
@@ -73,7 +76,7 @@ class Faults:
             machine = member.machine
             machine.resume()
             machine.stall_seconds = 0.0
-            machine.disk.strikes_at = None
+            machine.disk.strikes_in = 0
             machine.disk.full = False
             machine.disk.failing_syncs = 0
             machine.wall_offset_ms = 0
@@ -128,7 +131,8 @@ class Faults:
         for member in members:
             machine = member.machine
             strike = machine.lose_power if self.dice.random() < 0.5 else machine.kill
-            machine.disk.strike_after(self.dice.randint(1, 120), strike)
+            part = self.dice.choice(STRUCK)
+            machine.disk.strike_after(self.dice.randint(1, 60 if part in OFTEN else 6), part, strike)
         await asyncio.sleep(self.dice.random())
 
     async def _pause(self) -> None:

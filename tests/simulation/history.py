@@ -90,26 +90,32 @@ def linearizable(operations: list[Operation], initial: Any, model: Model) -> boo
     An operation whose outcome is unknown may take effect at any time after its invocation, or never.
     """
     calls = sorted(operations, key=lambda operation: operation.invoked_at)
-    certain = frozenset(at for at, call in enumerate(calls) if call.outcome != UNKNOWN)
-    tried: set[tuple[frozenset[int], Any]] = set()
-    waiting: list[tuple[frozenset[int], Any]] = [(frozenset(), initial)]
+    certain = sum(1 << at for at, call in enumerate(calls) if call.outcome != UNKNOWN)
+    tried: set[tuple[int, Any]] = set()
+    # What is done, as bits; below the second number all certain ones are.
+    waiting: list[tuple[int, int, Any]] = [(0, 0, initial)]
     while waiting:
-        done, state = waiting.pop()
-        if certain <= done:
+        done, first, state = waiting.pop()
+        if certain & done == certain:
             return True
         if (done, state) in tried:
             continue
         tried.add((done, state))
+        while first < len(calls) and (done >> first & 1):
+            first += 1
         # Whoever had not been invoked when the first of the rest returned can't be the next.
-        limit = min(call.returned_at for at, call in enumerate(calls) if at not in done)
-        for at, call in enumerate(calls):
+        limit = float("inf")
+        for at in range(first, len(calls)):
+            call = calls[at]
             if call.invoked_at > limit:
                 break
-            if at in done:
+            if done >> at & 1:
                 continue
+            if call.outcome != UNKNOWN:
+                limit = min(limit, call.returned_at)
             possible, after = model(state, call)
             if possible:
-                waiting.append((done | {at}, after))
+                waiting.append((done | 1 << at, first, after))
     return False
 
 

@@ -1,42 +1,292 @@
 """Mistakes that can be planted in the product, to see that the simulation finds them.
 
-Each replaces one function by one with a plausible mistake, while it is planted.
+Each replaces one function by one with a plausible mistake, for as long as it is planted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from orchestrator.replication import journal
+from orchestrator.engine import commands, dedup, limits
+from orchestrator.engine.handlers import results
+from orchestrator.engine.machine import COMMANDS
+from orchestrator.engine.messages import TimerFired
+from orchestrator.engine.model import Table, TaskStatus, TimerKind
+from orchestrator.engine.results import Done
+from orchestrator.replication import sequencer
+from orchestrator.replication.barrier import ReadBarrier
+from orchestrator.replication.core import SyncObj
+from orchestrator.replication.errors import NotLeader
+from orchestrator.replication.follower import Follower
+from orchestrator.replication.frames import Ack, VoteReply
+from orchestrator.replication.hard_state import HardStateFile
+from orchestrator.replication.journal import SegmentWriter
+from orchestrator.replication.leader import Replicator
+from orchestrator.replication.log import ReplicatedLog
+from orchestrator.replication.sequencer import Sequencer
+from orchestrator.replication.state import Role
+from orchestrator.replication.votes import Elections
+from orchestrator.storage import schema
 
 VARIABLE = "SIMULATION_MUTANT"
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """A mistake: which attribute of what is replaced, and by what."""
+class Mutant(NamedTuple):
+    """A mistake: what is replaced (an attribute, or the item of a dict), and what makes the replacement of it."""
 
     about: str
     owner: Any
-    attribute: str
+    name: Any
     make: Callable[[Any], Any]
 
 
+# -- the replicated log --------------------------------------------------------------------------------------------
+
+
 def _journal_without_fsync(original: Any) -> Any:
-    def sync(self: journal.SegmentWriter) -> None:
+    def sync(self: SegmentWriter) -> None:
         self._drain()
         self._dirty = False
 
     return sync
 
 
+def _acknowledges_before_durable(original: Any) -> Any:
+    def send_ack(self: Follower) -> None:
+        raft = self._raft
+        if self._leader is None or raft.leader != self._leader or raft.term != self._term:
+            return
+        match = min(self._verified, raft.last_index)
+        if match <= self._acked and not self._ack_due:
+            return
+        self._ack_due = False
+        self._acked = match
+        raft.send(self._leader, Ack(self._term, match, self._round))
+
+    return send_ack
+
+
+def _counts_stale_acknowledgements(original: Any) -> Any:
+    def to_leader(self: SyncObj, handle: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+        def received(name: str, message: Any) -> None:
+            if message.term > self.term:
+                self.follow(message.term, None)
+            elif self.role is Role.LEADER and getattr(message, "match_index", 0) <= self.last_index:
+                handle(name, message)
+
+        return received
+
+    return to_leader
+
+
+def _commits_what_one_has_not_synced(original: Any) -> Any:
+    def advance_commit(self: Replicator) -> None:
+        raft = self._raft
+        matches = sorted([raft.last_index, *(raft.match_index(name) for name in raft.peers)], reverse=True)
+        index = matches[raft.majority - 1]
+        if index > raft.commit_index and raft.journal.term_at(index) == raft.term:
+            raft.commit_index = index
+
+    return advance_commit
+
+
+def _commits_entries_of_earlier_terms(original: Any) -> Any:
+    def advance_commit(self: Replicator) -> None:
+        raft = self._raft
+        matches = sorted([raft.journal.durable_index, *(raft.match_index(name) for name in raft.peers)], reverse=True)
+        raft.commit_index = max(raft.commit_index, matches[raft.majority - 1])
+
+    return advance_commit
+
+
+def _commits_without_a_majority(original: Any) -> Any:
+    def advance_commit(self: Replicator) -> None:
+        raft = self._raft
+        index = raft.journal.durable_index
+        if index > raft.commit_index and raft.journal.term_at(index) == raft.term:
+            raft.commit_index = index
+
+    return advance_commit
+
+
+def _votes_twice(original: Any) -> Any:
+    def on_vote_request(self: Elections, name: str, message: Any) -> None:
+        raft = self._raft
+        if message.term > raft.term:
+            raft.follow(message.term, None)
+        if message.term == raft.term and self._up_to_date(message.last_index, message.last_term):
+            raft.send(name, VoteReply(raft.term, True))
+
+    return on_vote_request
+
+
+def _votes_before_durable(original: Any) -> Any:
+    def save(self: HardStateFile, state: Any) -> None:
+        if state != self.current:
+            original(self, state)
+            self.durable = state
+            self._on_durable()
+
+    return save
+
+
+def _votes_for_whoever_asks(original: Any) -> Any:
+    return lambda self, last_index, last_term: True
+
+
+def _cuts_without_a_conflict(original: Any) -> Any:
+    def take(self: Follower, prev_index: int, entries: Any) -> None:
+        raft = self._raft
+        index = max(prev_index, raft.commit_index)
+        entries = entries[index - prev_index :]
+        if entries:
+            raft.journal.truncate_from(index + 1)
+        for entry in entries:
+            index += 1
+            raft.journal.append(index, entry.term, entry.kind, entry.data)
+
+    return take
+
+
+def _reads_without_a_round(original: Any) -> Any:
+    async def wait(self: ReadBarrier) -> int:
+        if self._raft.role is not Role.LEADER:
+            raise NotLeader(self._raft.leader)
+        return self._raft.commit_index
+
+    return wait
+
+
+def _cuts_the_journal_too_early(original: Any) -> Any:
+    def flushed(self: ReplicatedLog, index: int) -> None:
+        original(self, index)
+        journal = self._core.journal
+        journal.remove_below(self._core.handed_out_index)
+        self._durable.disk.kick()
+
+    return flushed
+
+
+# -- the sequencer and the database --------------------------------------------------------------------------------
+
+
+def _calls_the_unknown_certain(original: Any) -> Any:
+    return lambda: NotLeader(None)
+
+
+def _answers_whoever_waits(original: Any) -> Any:
+    def applied(self: Sequencer, index: int, term: int, given: Any) -> None:
+        entry = self._in_flight.get(index)
+        if entry is not None:
+            entry.term = term
+        original(self, index, term, given)
+
+    return applied
+
+
+def _answers_before_commit(original: Any) -> Any:
+    def pump(self: Sequencer) -> None:
+        original(self)
+        for entry in self._in_flight.values():
+            for future in entry.futures:
+                if not future.done():
+                    future.set_result(Done())
+
+    return pump
+
+
+def _database_without_sync(original: Any) -> Any:
+    def connect(*arguments: Any, **options: Any) -> Any:
+        connection = original(*arguments, **options)
+        connection.pragma("synchronous", "OFF")
+        return connection
+
+    return connect
+
+
+# -- the engine ----------------------------------------------------------------------------------------------------
+
+
+def _accepts_late_completions(original: Any) -> Any:
+    return lambda step, attempt, token: attempt.status is TaskStatus.IN_PROGRESS
+
+
+def _forgets_requests(original: Any) -> Any:
+    return lambda state, identity: None
+
+
+def _fires_early(original: Any) -> Any:
+    def fire_timers(step: Any, command: Any) -> Any:
+        for _ in range(limits.TIMERS_PER_COMMAND):
+            timer = step.state.next_timer()
+            if timer is None or timer.fire_ms > step.now + 700:
+                break
+            if timer.kind is TimerKind.CLIENT_SESSION_IDLE:
+                break
+            step.write(Table.TIMER, (timer.number,), None)
+            step.send(TimerFired(timer.namespace, timer.workflow_id, timer.kind, timer.task_sequence, timer.number))
+        return original(step, command)
+
+    return fire_timers
+
+
 MUTANTS: dict[str, Mutant] = {
-    "skip_fsync": Mutant(
-        "the journal is written, but not synced", journal.SegmentWriter, "sync", _journal_without_fsync
+    "skip_fsync": Mutant("the journal is not synced", SegmentWriter, "sync", _journal_without_fsync),
+    "ack_before_durable": Mutant(
+        "a follower acknowledges what it has not synced", Follower, "send_ack", _acknowledges_before_durable
     ),
+    "count_stale_ack": Mutant(
+        "acknowledgements of earlier terms count", SyncObj, "_to_leader", _counts_stale_acknowledgements
+    ),
+    "commit_unsynced": Mutant(
+        "the leader counts its own copy before it is durable",
+        Replicator,
+        "advance_commit",
+        _commits_what_one_has_not_synced,
+    ),
+    "commit_old_term": Mutant(
+        "entries of earlier terms are committed by counting",
+        Replicator,
+        "advance_commit",
+        _commits_entries_of_earlier_terms,
+    ),
+    "commit_alone": Mutant(
+        "the leader commits without a majority", Replicator, "advance_commit", _commits_without_a_majority
+    ),
+    "vote_twice": Mutant("two votes in one term", Elections, "on_vote_request", _votes_twice),
+    "vote_before_durable": Mutant("a vote is sent before it is durable", HardStateFile, "save", _votes_before_durable),
+    "vote_for_anybody": Mutant(
+        "a candidate that lacks committed entries is voted for", Elections, "_up_to_date", _votes_for_whoever_asks
+    ),
+    "cut_without_conflict": Mutant(
+        "a repeated append cuts what came after it", Follower, "_take", _cuts_without_a_conflict
+    ),
+    "read_without_round": Mutant(
+        "reads do not ask whether this node still leads", ReadBarrier, "wait", _reads_without_a_round
+    ),
+    "cut_journal_early": Mutant(
+        "the journal is cut above what the database holds", ReplicatedLog, "flushed", _cuts_the_journal_too_early
+    ),
+    "unknown_is_certain": Mutant(
+        "a call that may take effect is told that it will not",
+        sequencer,
+        "OutcomeUnknown",
+        _calls_the_unknown_certain,
+    ),
+    "answer_by_index": Mutant(
+        "callers get the results of another leader's entry", Sequencer, "applied", _answers_whoever_waits
+    ),
+    "answer_before_commit": Mutant(
+        "a call is answered when it is appended", Sequencer, "_pump", _answers_before_commit
+    ),
+    "database_unsynced": Mutant("the database is not synced", schema, "connect", _database_without_sync),
+    "accept_late": Mutant(
+        "a completion is accepted under any token", results, "_holds", _accepts_late_completions
+    ),
+    "forget_requests": Mutant("repeated requests are executed again", dedup, "recall", _forgets_requests),
+    "fire_early": Mutant("timers fire up to 0.7 s early", COMMANDS, commands.FireTimers, _fires_early),
 }
 
 
@@ -47,9 +297,16 @@ def planted(name: str) -> Iterator[None]:
         yield
         return
     mutant = MUTANTS[name]
-    original = getattr(mutant.owner, mutant.attribute)
-    setattr(mutant.owner, mutant.attribute, mutant.make(original))
+    if isinstance(mutant.owner, dict):
+        original = mutant.owner[mutant.name]
+        mutant.owner[mutant.name] = mutant.make(original)
+    else:
+        original = getattr(mutant.owner, mutant.name)
+        setattr(mutant.owner, mutant.name, mutant.make(original))
     try:
         yield
     finally:
-        setattr(mutant.owner, mutant.attribute, original)
+        if isinstance(mutant.owner, dict):
+            mutant.owner[mutant.name] = original
+        else:
+            setattr(mutant.owner, mutant.name, original)

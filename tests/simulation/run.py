@@ -42,6 +42,7 @@ class Result:
     operations: int = 0
     checks: int = 0
     entries: int = 0
+    snapshots: int = 0
     steps: int = 0
     faults: Counter[str] = field(default_factory=Counter)
 
@@ -87,7 +88,7 @@ def _run(seed: int, scratch: Path, *, verbose: bool, trouble_seconds: float) -> 
     watcher = cluster.watcher
     result.violations = watcher.violations
     result.trace_hash, result.lines, result.checks = watcher.trace_hash, watcher.lines, watcher.checks
-    result.entries, result.steps = watcher.highest, cluster.loop.steps
+    result.entries, result.snapshots, result.steps = watcher.highest, watcher.snapshots, cluster.loop.steps
     result.simulated_seconds = cluster.loop.now
     return result
 

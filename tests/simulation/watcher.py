@@ -40,7 +40,14 @@ class Watcher:
     # (index, term) -> (what the record holds, the term of the one before it)
     records: dict[tuple[int, int], tuple[int, int | None]] = field(default_factory=dict)
     checks: int = 0
+    snapshots: int = 0
+    members: int = 0
+    votes: dict[tuple[str, int], str] = field(default_factory=dict)
     _terms: dict[str, dict[int, int]] = field(default_factory=dict)
+    # Of each node: records written to each file and not yet synced; what is synced; what a snapshot covers.
+    _unsynced: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
+    _synced: dict[str, dict[int, int]] = field(default_factory=dict)
+    _covered: dict[str, int] = field(default_factory=dict)
     _digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))  # type: ignore[type-arg]
 
     @property
@@ -76,13 +83,21 @@ class Watcher:
                 f"{self.applied[highest].by} applied an entry of term {self.applied[highest].term}"
             )
 
-    def journal_written(self, node: str, offset: int, data: bytes) -> None:
+    def voted(self, node: str, term: int, candidate: str) -> None:
+        """One vote per term, whatever happens to the node meanwhile."""
+        self.checks += 1
+        if self.votes.setdefault((node, term), candidate) != candidate:
+            self.violated(f"{node} votes for {candidate} and {self.votes[node, term]} in term {term}")
+
+    def journal_written(self, node: str, path: str, offset: int, data: bytes) -> None:
         """Log matching: where two records agree in index and term, they and the records before them agree."""
+        unsynced = self._unsynced.setdefault((node, path), [])
         terms = self._terms.setdefault(node, {})
         at = 0
         if offset == 0 and data[:4] == HEADER_MAGIC:
             _, _, _, base_index, base_term, _ = HEADER.unpack_from(data, 0)
             terms[base_index] = base_term
+            self._covered[node] = max(self._covered.get(node, 0), base_index)
             at = HEADER.size
         while (decoded := decode_record(data, at)) is not None:
             record, _, at = decoded
@@ -92,6 +107,27 @@ class Watcher:
             if known != held:
                 self.violated(f"{node} has another entry at index {record.index} of term {record.term}, or before it")
             terms[record.index] = record.term
+            unsynced.append((record.index, record.term))
+
+    def journal_synced(self, node: str, path: str) -> None:
+        self._synced.setdefault(node, {}).update(self._unsynced.pop((node, path), ()))
+
+    def opened(self, node: str, covered: int, terms: dict[int, int]) -> None:
+        """The node has opened its journal, and so made durable what it found there."""
+        for place in [place for place in self._unsynced if place[0] == node]:
+            del self._unsynced[place]
+        self._synced[node] = terms
+        self._covered[node] = covered
+
+    def _check_durable(self, node: str, index: int, term: int) -> None:
+        """What is applied is on the platters of a majority."""
+        holders = sum(
+            1
+            for name, synced in self._synced.items()
+            if synced.get(index) == term or self._covered.get(name, 0) >= index
+        )
+        if holders * 2 <= self.members:
+            self.violated(f"{node} applied index {index} of term {term}, and {holders} disks hold it")
 
     # -- what is applied ---------------------------------------------------------------------------------------------
 
@@ -101,6 +137,7 @@ class Watcher:
         log_time_ms = state.meta.log_time_ms
         known = self.applied.setdefault(index, Applied(term, chain, log_time_ms, node))
         if known.by == node:
+            self._check_durable(node, index, term)
             self.trace(node, f"applied {index} of term {term}: {chain.hex()[:12]}")
         if (known.term, known.chain, known.log_time_ms) != (term, chain, log_time_ms):
             self.violated(

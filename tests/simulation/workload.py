@@ -31,7 +31,7 @@ SWITCH = {
         }
     ],
 }
-CALL_SECONDS = 6.0
+CALL_SECONDS = (0.7, 2.0, 6.0)
 
 
 class Person:
@@ -56,7 +56,8 @@ class Person:
         self.dice.shuffle(endpoints)
 
         async def make() -> Client:
-            return Client(endpoints, open_channel=open_channel, rng=self.dice, deadline_s=CALL_SECONDS)
+            patience = self.dice.choice(CALL_SECONDS)
+            return Client(endpoints, open_channel=open_channel, rng=self.dice, deadline_s=patience)
 
         self.client = self.machine.spawn(make(), "client")
         self.life = self.machine.spawn(self.live(), f"{self.name} lives")
@@ -121,7 +122,7 @@ class Caller(Person):
         operation = self.history.invoke(self.name, "start", mark, name)
 
         async def start() -> str:
-            given = {"case": self.dice.choice("abz")}
+            given = {"case": self.dice.choice("abz"), "pad": "x" * self.dice.choice((0, 0, 300, 5_000))}
             run = await client.start(
                 name, given, id=chosen, correlation_id=mark, priority=self.dice.randint(0, 2), register=False
             )
@@ -288,7 +289,7 @@ class Work:
         watcher = cluster.watcher
         self.history = History(lambda: cluster.loop.now, watcher.trace, watcher.violated)
         self.stopped = False
-        self.rate = dice.choice((2.0, 4.0, 8.0))
+        self.rate = dice.choice((3.0, 6.0, 12.0))
         self.started: list[str] = []
         self.switches: list[str] = []
         self.handed_out: dict[str, tuple[str, int]] = {}

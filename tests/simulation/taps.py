@@ -1,0 +1,91 @@
+"""Listens to a node's replicated log where a promise is given, and compares with what its platters hold.
+
+A lost acknowledgement needs several misfortunes at once to show; the broken promise behind it shows by itself.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orchestrator.replication.frames import VoteReply
+from orchestrator.replication.hard_state import HardState
+from orchestrator.replication.log import ReplicatedLog, Role
+from orchestrator.testing.disk import SimulatedDisk
+from tests.simulation.watcher import Watcher
+
+if TYPE_CHECKING:
+    from orchestrator.replication.journal import Journal
+
+HARD_STATE = "/data/raft/hard_state"
+
+
+class LogTaps:
+    """Put on one log, for as long as its process lives."""
+
+    def __init__(self, node: str, log: ReplicatedLog, disk: SimulatedDisk, watcher: Watcher) -> None:
+        self._node = node
+        self._log = log
+        self._disk = disk
+        self._watcher = watcher
+        # What was cut last: (index, term).
+        self._cut: tuple[int, int | None] | None = None
+        self._committed_when_elected = 0
+        raft: Any = log._core
+        self._journal: Journal = raft.journal
+        self._tap_journal(raft.journal)
+        self._tap_transport(log._transport)
+        first, last = self._journal.first_index, self._journal.last_index
+        watcher.opened(node, first - 1, {at: self._journal.term_at(at) or 0 for at in range(first, last + 1)})
+
+    def elected(self) -> None:
+        self._committed_when_elected = self._log.commit_index
+
+    def applied(self) -> None:
+        """A leader commits by counting entries of its own term only."""
+        commit = self._log.commit_index
+        if self._log.role is Role.LEADER and commit > self._committed_when_elected:
+            term = self._journal.term_at(commit)
+            if term is not None and term != self._log.term:
+                what = f"{self._node} leads term {self._log.term} and committed up to {commit}, of term {term}"
+                self._watcher.violated(f"{what}, by counting")
+
+    def _tap_journal(self, journal: Any) -> None:
+        truncate_from, append = journal.truncate_from, journal.append
+
+        def truncating(index: int) -> None:
+            if index <= journal.last_index:
+                self._cut = (index, journal.term_at(index))
+                if index <= self._log.commit_index:
+                    self._watcher.violated(f"{self._node} cuts index {index}, which it knows to be committed")
+            truncate_from(index)
+
+        def appending(index: int, term: int, kind: int, data: bytes) -> Any:
+            if self._cut == (index, term):
+                self._watcher.violated(f"{self._node} cut index {index} of term {term} without a conflict")
+            self._cut = None
+            return append(index, term, kind, data)
+
+        journal.truncate_from, journal.append = truncating, appending
+
+    def _tap_transport(self, transport: Any) -> None:
+        send = transport.send
+
+        def sending(node: Any, message: Any) -> bool:
+            if isinstance(message, VoteReply) and message.granted:
+                self._vote(node.id, message.term)
+            return bool(send(node, message))
+
+        transport.send = sending
+
+    def _vote(self, candidate: str, term: int) -> None:
+        self._watcher.voted(self._node, term, candidate)
+        raw = self._disk.on_platters(HARD_STATE)
+        state = HardState()
+        if len(raw) > 4 and zlib.crc32(raw[4:]).to_bytes(4, "big") == raw[:4]:
+            state = msgspec.msgpack.decode(raw[4:], type=HardState)
+        if (state.term, state.voted_for) != (term, candidate):
+            told = f"{self._node} votes for {candidate} in term {term}"
+            self._watcher.violated(f"{told}, and its disk says {state.voted_for} in {state.term}")
