@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.config import Config
+from orchestrator.engine.commands import AnyCommand, CompleteTask, RequestIdentity
 from orchestrator.engine.effects import AnyEffect
-from orchestrator.engine.results import AnyResult
+from orchestrator.engine.results import AnyResult, Judged, Verdict
 from orchestrator.node import Node, NodeFailed
 from orchestrator.replication import identity as identities
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.log import Role
 from orchestrator.replication.sequencer import Sequencer
+from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.cluster import ClusterServicer
 from orchestrator.rpc.definitions import DefinitionServicer
 from orchestrator.rpc.workers import WorkerServicer
@@ -91,7 +94,9 @@ class Member:
         self.server = SimulatedServer()
         # A disk error or damage was put there: the node may stop itself, or refuse to start.
         self.may_fail = False
-        self.failures = 0
+        self.is_damaged = False
+        # Damaged, and it said so: it stays away, as nobody replaces it.
+        self.is_out = False
         machine.disk.on_write = self._written
         machine.disk.on_sync = self._synced
 
@@ -149,19 +154,31 @@ class Member:
             self.machine.kill()
 
     def _failed(self, error: BaseException) -> None:
-        self.failures += 1
+        self.is_out = self.is_damaged
         self.watcher.trace(self.name, f"stops itself: {error!r}")
-        if not self.may_fail:
+        if not self.may_fail and not self.is_damaged:
             self.watcher.violated(f"{self.name} stops itself without a fault of its disk: {error!r}")
 
     def _serve(self, node: WatchedNode) -> None:
         server = self.server = SimulatedServer()
-        definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(node.backend), server)
-        workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(node.backend), server)
-        workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(node.backend), server)
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(node.backend), server)
+        backend = self._listening(node.backend)
+        definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(backend), server)
+        workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(backend), server)
+        workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), server)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), server)
         assert self.machine.process is not None
         server.start(self.machine.network, self.machine.process, self.name, GRPC_PORT)
+
+    def _listening(self, backend: Backend) -> Backend:
+        submit_any = backend.submit_any
+
+        async def submit(command: AnyCommand, identity: RequestIdentity | None) -> AnyResult:
+            result = await submit_any(command, identity)
+            if isinstance(command, CompleteTask) and isinstance(result, Judged) and result.verdict is Verdict.ACCEPTED:
+                self.watcher.completion_accepted(command.task_id, command.fencing_token, command.output)
+            return result
+
+        return dataclasses.replace(backend, submit_any=submit)
 
 
 class SimulatedCluster:

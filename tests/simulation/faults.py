@@ -40,6 +40,7 @@ class Faults:
             "full_disk": self._full_disk,
             "transfer": self._transfer,
             "graceful_stop": self._graceful_stop,
+            "damage": self._damage,
         }
         chosen = self.dice.sample(sorted(kinds), self.dice.randint(2, 7))
         self.kinds = {name: kinds[name] for name in sorted(chosen)}
@@ -61,7 +62,7 @@ class Faults:
         """Starts whatever has ended, as a service manager does."""
         while True:
             await asyncio.sleep(RESTART_SECONDS * (0.5 + self.dice.random()))
-            if not member.machine.running and self.held[member.name] <= 0:
+            if not member.machine.running and not member.is_out and self.held[member.name] <= 0:
                 if member.machine.disk.failing_syncs or member.may_fail:
                     member.machine.lose_power()
                     member.may_fail = False
@@ -97,10 +98,14 @@ class Faults:
 
     def _one_of_minority(self) -> Member | None:
         """Somebody whose disk may fail while those of a majority do not."""
-        failing = [member for member in self.cluster.members.values() if member.may_fail]
+        members = list(self.cluster.members.values())
+        failing = [member for member in members if member.may_fail or member.is_damaged]
         if len(failing) + 1 >= self.cluster.majority:
             return None
-        return self.dice.choice([member for member in self.cluster.members.values() if not member.may_fail])
+        return self.dice.choice([member for member in members if member not in failing])
+
+    def _damaged(self) -> bool:
+        return any(member.is_damaged for member in self.cluster.members.values())
 
     async def _while_held(self, members: list[Member], seconds: float) -> None:
         for member in members:
@@ -223,3 +228,15 @@ class Faults:
             member.machine.disk.full = True
             await asyncio.sleep(self.dice.expovariate(1))
             member.machine.disk.full = False
+
+    async def _damage(self) -> None:
+        """Bits of one disk turn over while nobody looks: the node must notice, or do as if nothing had happened."""
+        member = self._one_of_minority()
+        if member is None or self._damaged():
+            return
+        member.is_damaged = True
+        member.machine.kill()
+        paths = [path for ending in (".journal", "state.db", "-wal") for path in member.machine.disk.files(ending)]
+        for path in self.dice.sample(paths, min(len(paths), self.dice.randint(1, 2))):
+            member.machine.disk.flip_bit(path)
+            self.cluster.watcher.trace(member.name, f"a bit of {path} turns over")

@@ -54,8 +54,11 @@ async def collect(member: Member) -> list[Held]:
     return found
 
 
-def problems(history: History, executions: list[Held]) -> Iterator[str]:
+def problems(
+    history: History, executions: list[Held], accepted: dict[str, set[tuple[int, bytes]]]
+) -> Iterator[str]:
     """Everything that is wrong."""
+    yield from _completions(executions, accepted)
     by_id = {held.execution.workflow_id: held for held in executions}
     yield from _starts(history, executions)
     yield from _notes(history, by_id)
@@ -79,6 +82,18 @@ def _starts(history: History, executions: list[Held]) -> Iterator[str]:
             yield f"an acknowledged start is lost: {operation}"
         elif operation.outcome in (FAILED, REFUSED) and count:
             yield f"a start that certainly failed took effect: {operation}"
+
+
+def _completions(executions: list[Held], accepted: dict[str, set[tuple[int, bytes]]]) -> Iterator[str]:
+    """A completion that was accepted is there, as it was said."""
+    attempts = {attempt.task_id: (held, attempt) for held in executions for attempt in held.tasks}
+    for task_id, said in sorted(accepted.items()):
+        if task_id not in attempts:
+            yield f"an accepted completion is lost with its attempt {task_id}"
+            continue
+        held, attempt = attempts[task_id]
+        if not attempt.accepted or (attempt.fencing_token, held.payload(attempt.output)) not in said:
+            yield f"the accepted completion of {task_id} was {said}, and the attempt is {attempt}"
 
 
 def _notes(history: History, by_id: dict[str, Held]) -> Iterator[str]:

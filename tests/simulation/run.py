@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,8 @@ def run_seed(seed: int, *, verbose: bool = False, trouble_seconds: float = TROUB
         logging.disable(logging.CRITICAL)
         hook, sys.unraisablehook = sys.unraisablehook, lambda left: None
         gc.enable()
-        gc.collect()
+        with warnings.catch_warnings(action="ignore"):  # coroutines of killed processes
+            gc.collect()
         sys.unraisablehook = hook
         logging.disable(level)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -125,7 +127,7 @@ class _Run:
         self._agree()
         self.result.operations = len(work.history.operations)
         if not self.watcher.violations:
-            for problem in findings.problems(work.history, self.executions):
+            for problem in findings.problems(work.history, self.executions, self.watcher.accepted):
                 self.watcher.violated(problem)
         for error in loop.errors:
             self.watcher.violated(f"nobody caught: {error}")
@@ -147,7 +149,9 @@ class _Run:
 
     def _agree(self) -> None:
         """All members hold the same rows at the same index, and the rows are those of their hash."""
-        loop, members = self.cluster.loop, list(self.cluster.members.values())
+        loop = self.cluster.loop
+        # Whose disk was damaged may have refused to start; whoever runs must agree.
+        members = [member for member in self.cluster.members.values() if not member.is_out]
         self.executions: list[findings.Held] = []
         self._until(AGREE_SECONDS, lambda: all(member.serving for member in members), "all members serve")
         deadline = loop.now + AGREE_SECONDS

@@ -42,6 +42,8 @@ class Watcher:
     checks: int = 0
     snapshots: int = 0
     members: int = 0
+    # Of each attempt, by its id: the tokens and the outputs of the completions that were answered as accepted.
+    accepted: dict[str, set[tuple[int, bytes]]] = field(default_factory=dict)
     votes: dict[tuple[str, int], str] = field(default_factory=dict)
     _terms: dict[str, dict[int, int]] = field(default_factory=dict)
     # Of each node: records written to each file and not yet synced; what is synced; what a snapshot covers.
@@ -128,6 +130,14 @@ class Watcher:
         )
         if holders * 2 <= self.members:
             self.violated(f"{node} applied index {index} of term {term}, and {holders} disks hold it")
+
+    def completion_accepted(self, task_id: str, token: int, output: bytes) -> None:
+        """One lease at most of an attempt has a result that counts."""
+        self.checks += 1
+        accepted = self.accepted.setdefault(task_id, set())
+        accepted.add((token, output))
+        if len({token for token, _ in accepted}) > 1:
+            self.violated(f"completions of {task_id} were accepted under different tokens")
 
     # -- what is applied ---------------------------------------------------------------------------------------------
 
