@@ -29,6 +29,8 @@ DOMAIN = "orchestrator"
 RETRY_AFTER_MS = 100
 # Of a message, and of each value of the metadata: statuses travel in headers, which clients accept up to 8 KiB.
 TEXT_BYTES_MAX = 1_000
+# Limits that no waiting changes.
+_FULL_FOR_GOOD = frozenset(("EXECUTION_TOO_LARGE",))
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,8 @@ def rejected(rejection: Rejected) -> RpcFailure:
     code = _CODES[int(rejection.code)]
     if code is grpc.StatusCode.INTERNAL:
         logger.error("the state machine refused a command unexpectedly: %s", rejection.message)
-    retry = RETRY_AFTER_MS if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
+    waiting_helps = code is grpc.StatusCode.RESOURCE_EXHAUSTED and rejection.reason not in _FULL_FOR_GOOD
+    retry = RETRY_AFTER_MS if waiting_helps else None
     return RpcFailure(code, rejection.reason, rejection.message, dict(rejection.metadata), retry)
 
 

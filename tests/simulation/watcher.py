@@ -74,8 +74,11 @@ class Watcher:
     # -- raft --------------------------------------------------------------------------------------------------------
 
     def became_leader(self, node: str, term: int, term_at: Callable[[int], int | None], first_index: int) -> None:
-        """At most one leader per term, and it holds everything that anybody has applied."""
+        """At most one leader per term, and it holds everything that leaders of earlier terms have committed."""
         self.checks += 1
+        if any(later > term for later in self.leaders):
+            # Elected long ago, told only now: what a later leader has committed is not its concern.
+            first_index = self.highest + 1
         if self.leaders.setdefault(term, node) != node:
             self.violated(f"{node} and {self.leaders[term]} both lead term {term}")
         highest = self.highest
