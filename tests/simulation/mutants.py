@@ -176,14 +176,23 @@ def _calls_the_unknown_certain(original: Any) -> Any:
     return lambda: NotLeader(None)
 
 
-def _answers_whoever_waits(original: Any) -> Any:
-    def applied(self: Sequencer, index: int, term: int, given: Any) -> None:
-        entry = self._in_flight.get(index)
-        if entry is not None:
-            entry.term = term
-        original(self, index, term, given)
+class _AnyTerm(int):
+    def __ne__(self, other: object) -> bool:
+        return False
 
-    return applied
+    def __hash__(self) -> int:
+        return 0
+
+
+def _answers_whoever_waits(original: Any) -> Any:
+    def close(self: Sequencer, leader: str | None) -> None:
+        kept, self._in_flight = self._in_flight, {}
+        original(self, leader)
+        for entry in kept.values():
+            entry.term = _AnyTerm()
+        self._in_flight = kept
+
+    return close
 
 
 def _answers_before_commit(original: Any) -> Any:
@@ -276,7 +285,7 @@ MUTANTS: dict[str, Mutant] = {
         _calls_the_unknown_certain,
     ),
     "answer_by_index": Mutant(
-        "callers get the results of another leader's entry", Sequencer, "applied", _answers_whoever_waits
+        "callers get the results of another leader's entry", Sequencer, "close", _answers_whoever_waits
     ),
     "answer_before_commit": Mutant(
         "a call is answered when it is appended", Sequencer, "_pump", _answers_before_commit

@@ -108,6 +108,8 @@ class _Run:
             member.start()
         asyncio._set_running_loop(None)
         self._until(10.0, lambda: bool(cluster.leaders()), "the cluster forms")
+        if self._broken():
+            return
         asyncio._set_running_loop(loop)
         work = Work(cluster)
         faults = Faults(cluster)

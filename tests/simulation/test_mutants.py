@@ -1,0 +1,40 @@
+"""The simulation finds mistakes that are planted: some of them here, all of them in the table of the README."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation import mutants
+from tests.simulation.run import run_seed
+
+SEEDS = 8
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "skip_fsync",
+        "ack_before_durable",
+        "commit_unsynced",
+        "commit_alone",
+        "vote_twice",
+        "vote_before_durable",
+        "commit_old_term",
+        "cut_without_conflict",
+        "database_unsynced",
+        "accept_late",
+        "forget_requests",
+        "fire_early",
+    ],
+)
+def test_a_planted_mistake_is_found(name: str) -> None:
+    with mutants.planted(name):
+        assert any(run_seed(seed).violations for seed in range(SEEDS)), mutants.MUTANTS[name].about
+
+
+def test_a_mistake_is_gone_afterwards() -> None:
+    before = run_seed(3, trouble_seconds=2.0)
+    with mutants.planted("skip_fsync"):
+        assert run_seed(3, trouble_seconds=2.0).violations
+    assert run_seed(3, trouble_seconds=2.0).trace_hash == before.trace_hash
+    assert not before.violations
