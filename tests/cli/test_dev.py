@@ -14,8 +14,18 @@ from tests.cli.fakes import FakeCluster
 
 
 async def wait_text(stream: io.StringIO, text: str) -> None:
-    async with asyncio.timeout(15):
-        while text not in stream.getvalue():  # noqa: ASYNC110 - a terminal announces nothing
+    try:
+        async with asyncio.timeout(60):
+            while text not in stream.getvalue():  # noqa: ASYNC110 - a terminal announces nothing
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"the screen never showed {text!r}; it showed:\n{stream.getvalue()[-2000:]}")
+
+
+async def wait_words(cluster: FakeCluster, name: str) -> None:
+    """That another node leads says nothing of how far this one has come."""
+    async with asyncio.timeout(60):
+        while "I am" not in cluster.nodes[name].log_tail():  # noqa: ASYNC110 - a file announces nothing
             await asyncio.sleep(0.02)
 
 
@@ -27,6 +37,7 @@ async def test_a_node_that_dies_is_shown_and_started_again(tmp_path: Path, plain
     view = Development(cluster, restart=True, plain=plain, console=console, restart_after_s=0.2)
     running = asyncio.create_task(view.run())
     await wait_text(stream, "b leads in term 3")
+    await wait_words(cluster, "a")
     await cluster.kill_node("a")
     await wait_text(stream, "a died: SIGKILL; its last words: I am a")
     await wait_text(stream, "a started again")
