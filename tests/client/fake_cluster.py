@@ -103,7 +103,7 @@ class WorkStream:
 
     async def frame(self, kind: str) -> Any:
         """The next frame, which must be of this kind."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             frame = await self.received.get()
         assert frame is not None, f"the worker ended the stream instead of sending {kind}"
         assert frame.WhichOneof("frame") == kind, frame
@@ -165,11 +165,11 @@ class FakeCluster:
 
     async def reached(self, method: str, count: int = 1) -> None:
         """Returns once that many calls of the method have come to a leader."""
-        async with asyncio.timeout(10), self.called:
+        async with asyncio.timeout(60), self.called:
             await self.called.wait_for(lambda: len(self.requests(method)) >= count)
 
     async def stream(self) -> WorkStream:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.streams.get()
 
     async def end(self, workflow_id: str, status: int = workflows_pb2.WORKFLOW_STATUS_COMPLETED, **fields: Any) -> None:

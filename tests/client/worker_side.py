@@ -58,7 +58,7 @@ class Gate:
         self.task = gated
 
     async def wait(self, event: asyncio.Event) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await event.wait()
 
 
