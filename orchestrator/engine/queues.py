@@ -77,7 +77,7 @@ class Queues:
         heap = self._queues.setdefault(queue, [])
         heappush(heap, (-row.priority, row.number))
         if len(heap) > 2 * count + _STALE_SLACK:
-            heap[:] = [entry for entry in heap if (entry[1],) in self._ready]
+            heap[:] = [entry for entry in heap if self._row_of(queue, entry) is not None]
             heapify(heap)
 
     def session_changed(self, old: Session | None, new: Session | None) -> None:
@@ -113,12 +113,20 @@ class Queues:
         if heap is None:
             return None
         while heap:
-            row = self._ready.get((heap[0][1],))
+            row = self._row_of(queue, heap[0])
             if row is not None:
                 return row
             heappop(heap)
         del self._queues[queue]
         return None
+
+    def _row_of(self, queue: QueueKey, entry: tuple[int, int]) -> Ready | None:
+        """The row that the entry is of, if there is one: a step that was discarded leaves its numbers to the next."""
+        priority, number = entry
+        row = self._ready.get((number,))
+        if row is None or (row.namespace, row.domain, row.name, -row.priority) != (*queue, priority):
+            return None
+        return row
 
     def best_session(self, queue: QueueKey) -> str | None:
         """The session with the most free slots of those that serve the queue."""

@@ -93,6 +93,9 @@ class ExecutionState:
             if old is not None:
                 sequences = self._siblings(old)
                 sequences.remove(old.sequence)
+                if not sequences:
+                    # As if there had never been one: a replica that reads the rows anew knows of none either.
+                    self._forget(old)
                 self.by_task_id.pop(old.task_id, None)
                 self.open.pop(old.sequence, None)
             return
@@ -108,6 +111,12 @@ class ExecutionState:
         if attempt.compensates:
             return self.undoing.setdefault(attempt.compensates, [])
         return self.attempts_of.setdefault(attempt.reference, [])
+
+    def _forget(self, attempt: TaskAttempt) -> None:
+        if attempt.compensates:
+            del self.undoing[attempt.compensates]
+        else:
+            del self.attempts_of[attempt.reference]
 
 
 class State:

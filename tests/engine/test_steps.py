@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import commands, machine, messages, step, walk
+from orchestrator.engine import commands, leases, machine, messages, step, walk
 from orchestrator.engine.commands import IfExists, RequestIdentity, StartWorkflow, TerminateCompensation
 from orchestrator.engine.model import SessionKind, Table, TaskStatus
-from orchestrator.engine.results import Code, Rejected
+from orchestrator.engine.results import Code, Done, Rejected
 from orchestrator.engine.state import State
 from tests.engine.driver import Driver, simple, workflow
 from tests.engine.scenario import play
@@ -139,6 +139,42 @@ def test_a_break_at_any_write_changes_nothing(driver: Driver, kind: type, monkey
         assert other.do(command) == twin.do(command) or kind is commands.OpenClientSession
         assert {mark[0]: 1 for mark in other.rows()} == {mark[0]: 1 for mark in twin.rows()}
     raise AssertionError("more writes than were tried")
+
+
+def complete_a_in_vain(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """c, which follows a, is made and queued; then the step breaks."""
+    match = leases.match
+
+    def broken(one: step.Step) -> None:
+        match(one)
+        raise KeyError("broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(leases, "match", broken)
+        assert driver.do(command_of(driver, commands.CompleteTask)).code is Code.INTERNAL
+
+
+def test_what_a_step_that_breaks_had_queued_is_not_mistaken_for_what_is_queued_next(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete_a_in_vain(driver, monkeypatch)
+    driver.register(workflow("other", simple("x")))
+    driver.start("other", "w2")
+    # The number that c had is now that of x.
+    driver.worker("t", "c", slots=9)
+    assert list(driver.state.leases) == [(1,)]
+    driver.worker("u", "x")
+    assert driver.latest("x", "w2").worker_id == "worker-u"
+
+
+def test_what_a_step_that_breaks_had_made_is_unknown_to_operators(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete_a_in_vain(driver, monkeypatch)
+    driver.ok(commands.TerminateWorkflow(*ONE, "stop", TerminateCompensation.SKIP))
+    twin = driver.restart()
+    assert driver.do(commands.RetryWorkflow(*ONE)) == twin.do(commands.RetryWorkflow(*ONE)) == Done()
+    assert driver.rows() == twin.rows()
 
 
 @pytest.mark.parametrize("kind", list(machine.MESSAGES))
