@@ -39,8 +39,8 @@ TASK: dict[T, tuple[T, ...]] = {
     # An optional task that failed for good counts as completed with errors.
     # A JOIN that did not end well is reopened in place when an operator retries the workflow.
     T.FAILED: (T.COMPLETED_WITH_ERRORS, T.IN_PROGRESS),
-    T.FAILED_WITH_TERMINAL_ERROR: (T.COMPLETED_WITH_ERRORS,),
-    T.TIMED_OUT: (T.COMPLETED_WITH_ERRORS,),
+    T.FAILED_WITH_TERMINAL_ERROR: (T.COMPLETED_WITH_ERRORS, T.IN_PROGRESS),
+    T.TIMED_OUT: (T.COMPLETED_WITH_ERRORS, T.IN_PROGRESS),
     T.CANCELED: (T.COMPLETED_WITH_ERRORS, T.IN_PROGRESS),
 }
 

@@ -258,6 +258,33 @@ def test_retry_gives_failed_and_cancelled_tasks_another_attempt(driver: Driver) 
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
+@pytest.mark.parametrize("how", ["too large", "too late"])
+def test_a_join_that_failed_for_good_is_reopened_too(driver: Driver, how: str) -> None:
+    """Latest attempts TIMED_OUT and FAILED_WITH_TERMINAL_ERROR, too: a JOIN is reopened in place."""
+    tasks = fork([simple("a", permissive=True, retryCount=0)], [simple("b")], [simple("c")])
+    if how == "too late":
+        tasks[1]["taskDefinition"] = {"name": "j", "totalTimeoutSeconds": 60, "timeoutPolicy": "RETRY"}
+    begin(driver, *tasks)
+    large = b'{"v":"' + b"x" * 200_000 + b'"}'
+    driver.give("b", large)
+    if how == "too late":
+        driver.wait(60_000)
+        assert driver.latest("j").status is TaskStatus.TIMED_OUT
+    else:
+        driver.fail("a")
+        driver.give("c", large)
+        assert driver.latest("j").status is TaskStatus.FAILED_WITH_TERMINAL_ERROR
+    driver.ok(RetryWorkflow(*ONE))
+    assert driver.latest("a").status is driver.latest("j").status is TaskStatus.IN_PROGRESS
+    assert (driver.latest("j").reason, driver.latest("j").error_code) == ("", "")
+    driver.give("a")
+    if how == "too late":
+        driver.give("c")
+        assert driver.header().status is WorkflowStatus.COMPLETED
+    else:
+        assert driver.header().status is WorkflowStatus.FAILED
+
+
 def test_retry_is_refused_where_there_is_nothing_to_retry(driver: Driver) -> None:
     """Running is refused; nothing retriable 409 (so also COMPLETED)."""
     begin(driver, simple("a"))

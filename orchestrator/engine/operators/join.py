@@ -27,7 +27,7 @@ class Join:
 def reopen(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     """An operator retries the workflow: the JOIN goes on in place."""
     step.change(open_tasks=step.x.open_tasks + 1)
-    _await(step, node, replace(attempt, ended_ms=0, reason="", output=b""))
+    _await(step, node, replace(attempt, ended_ms=0, reason="", error_code="", output=b""))
 
 
 def _await(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
