@@ -122,7 +122,7 @@ def _start_due(step: Step) -> None:
 
 
 def _attempt(
-    step: Step, record: SagaRecord, previous: TaskAttempt | None, how: attempts.Another, *, afresh: bool = False
+    step: Step, record: SagaRecord, previous: TaskAttempt | None, how: attempts.Another
 ) -> None:
     node = step.plan.undoes[record.reference]
     made = attempts.create(
@@ -132,7 +132,6 @@ def _attempt(
         record=record,
         retry_count=how.retry_count,
         losses=how.losses,
-        afresh=afresh,
     )
     if made is not None:
         delay_ms = how.delay_ms or (node.start_delay_ms if previous is None else 0)
@@ -191,9 +190,14 @@ def retry_stuck(step: Step) -> None:
     """A fresh set of attempts for what is stuck."""
     stuck = stuck_records(step)
     _unstick(step)
-    first = attempts.Another(0, 0, 0)
     for number in stuck:
-        _attempt(step, step.hot.records[number], step.hot.latest_undoing(number), first, afresh=True)
+        record = step.hot.records[number]
+        made = attempts.create(
+            step, step.plan.undoes[record.reference], previous=step.hot.latest_undoing(number), record=record, afresh=True
+        )
+        if made is not None:
+            # Queued as the compensation proceeds, which is not while it is paused.
+            attempts.make_ready(step, made[0])
 
 
 def skip_stuck(step: Step) -> None:

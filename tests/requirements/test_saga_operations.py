@@ -147,6 +147,20 @@ def test_an_operator_retries_a_stuck_compensation(driver: Driver) -> None:
     assert driver.header().compensation is CompensationState.COMPLETE
 
 
+def test_a_compensation_retried_while_paused_waits_for_resume(driver: Driver) -> None:
+    """`pause` holds it: also what an operator asks for meanwhile."""
+    stuck(driver)
+    driver.ok(PauseWorkflow(*ONE))
+    driver.ok(RetryCompensation(*ONE))
+    assert driver.header().compensation is CompensationState.RUNNING
+    assert driver.undoing("b").status is TaskStatus.SCHEDULED
+    driver.ok(ResumeWorkflow(*ONE))
+    assert driver.undoing("b").status is TaskStatus.IN_PROGRESS
+    driver.give(driver.undoing("b"))
+    driver.give(driver.undoing("a"))
+    assert driver.header().compensation is CompensationState.COMPLETE
+
+
 def test_an_operator_skips_a_stuck_compensation(driver: Driver) -> None:
     """`skip` (recorded as left, go on)."""
     stuck(driver)
