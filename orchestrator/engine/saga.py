@@ -80,9 +80,11 @@ def proceed(step: Step) -> None:
         if step.x.open_tasks:
             return
         _settle(step)
+    _start_due(step)
     while step.undo_agenda and step.budget > 0:
         _follow(step, step.undo_agenda.popleft())
-    _start_due(step)
+        # One that can't be made has ended at once, and is followed in turn.
+        _start_due(step)
     if not step.x.owed and not step.x.compensating and not step.undo_agenda:
         _conclude(step)
 
@@ -121,9 +123,7 @@ def _start_due(step: Step) -> None:
         _attempt(step, step.hot.records[number], None, attempts.Another(0, 0, 0))
 
 
-def _attempt(
-    step: Step, record: SagaRecord, previous: TaskAttempt | None, how: attempts.Another
-) -> None:
+def _attempt(step: Step, record: SagaRecord, previous: TaskAttempt | None, how: attempts.Another) -> None:
     node = step.plan.undoes[record.reference]
     made = attempts.create(
         step,
@@ -192,9 +192,8 @@ def retry_stuck(step: Step) -> None:
     _unstick(step)
     for number in stuck:
         record = step.hot.records[number]
-        made = attempts.create(
-            step, step.plan.undoes[record.reference], previous=step.hot.latest_undoing(number), record=record, afresh=True
-        )
+        node, last = step.plan.undoes[record.reference], step.hot.latest_undoing(number)
+        made = attempts.create(step, node, previous=last, record=record, afresh=True)
         if made is not None:
             # Queued as the compensation proceeds, which is not while it is paused.
             attempts.make_ready(step, made[0])

@@ -136,6 +136,20 @@ def test_a_compensation_that_exhausts_its_retries_is_stuck(driver: Driver) -> No
     assert driver.header().status is WorkflowStatus.COMPENSATING
 
 
+def test_a_compensation_that_cannot_be_made_is_stuck(driver: Driver) -> None:
+    """As one whose attempts are used up: the workflow says so and waits for an operator."""
+    large = {"name": "undo_b", "type": "SIMPLE", "inputParameters": {str(n): "${a.output.v}" for n in range(9)}}
+    begin(driver, simple("a", "undo_a"), {**simple("b"), "compensateWith": large}, failing("c"))
+    driver.give("a", b'{"v":"' + b"x" * 200_000 + b'"}')
+    driver.give("b")
+    driver.fail("c")
+    assert driver.header().compensation is CompensationState.STUCK
+    assert "limit of" in driver.undoing("b").reason
+    driver.ok(SkipCompensation(*ONE))
+    driver.give(driver.undoing("a"))
+    assert driver.header().compensation is CompensationState.INCOMPLETE
+
+
 def test_an_operator_retries_a_stuck_compensation(driver: Driver) -> None:
     """`compensation retry` (attempts reset)."""
     stuck(driver)
