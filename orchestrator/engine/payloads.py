@@ -6,7 +6,15 @@ from orchestrator.engine import limits
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
-from orchestrator.engine.model import INLINE_PAYLOAD_BYTES, Payload, PayloadRow, SagaRecord, Table, TaskStatus
+from orchestrator.engine.model import (
+    INLINE_PAYLOAD_BYTES,
+    Payload,
+    PayloadRow,
+    SagaRecord,
+    Table,
+    TaskStatus,
+    WorkflowStatus,
+)
 from orchestrator.engine.scopes import ExecutionScope, load
 from orchestrator.engine.step import Step
 
@@ -16,6 +24,9 @@ _FIXED_FIELDS = frozenset("input variables workflowId workflowType version corre
 
 def check_room(step: Step, more: int) -> None:
     """Raises LimitExceeded if the execution cannot take so many bytes more."""
+    if step.phase is WorkflowStatus.COMPENSATING:
+        # A limit must not keep what was done from being undone.
+        return
     if step.x.payload_bytes + more > limits.EXECUTION_BYTES:
         raise LimitExceeded(f"the execution's payloads exceed the limit of {limits.EXECUTION_BYTES} bytes")
 
@@ -57,8 +68,10 @@ def make_input(step: Step, node: TaskNode, task_id: str, record: SagaRecord | No
     """Resolves the input of a new attempt. Raises LimitExceeded."""
     scope = ExecutionScope(step.plan, step.hot, step.x, task_id=task_id, record=record)
     text = resolve(node.input, scope)
-    if len(text) > PAYLOAD_BYTES_MAX:
-        raise LimitExceeded(f"the task's input exceeds the limit of {PAYLOAD_BYTES_MAX} bytes")
+    # A compensation has room for the input and the output of its step besides.
+    most = PAYLOAD_BYTES_MAX if record is None else 3 * PAYLOAD_BYTES_MAX
+    if len(text) > most:
+        raise LimitExceeded(f"the task's input exceeds the limit of {most} bytes")
     if len(text) > INLINE_PAYLOAD_BYTES and _can_bind(step, node):
         bindings = tuple(
             (reference, attempt.sequence)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import queries
+from orchestrator.engine import limits, queries
 from orchestrator.engine.commands import (
     DeadlineKind,
     ExpireDeadline,
@@ -95,6 +95,33 @@ def test_a_compensation_sees_exactly_the_record_of_its_step(driver: Driver) -> N
     assert (step.reference, step.name, step.outcome_unknown) == ("a", "a", False)
     assert (step.input, step.output) == (b'{"amount":1}', b'{"receipt":"r7"}')
     assert step.idempotency_key == step_key
+
+
+def test_the_record_of_a_large_step_fits_into_the_input_of_its_compensation(driver: Driver) -> None:
+    """In the compensation's input `${step.input...}` and `${step.output...}` mean exactly that record."""
+    large = b'{"v":"' + b"x" * 200_000 + b'"}'
+    begin(driver, simple("a"), simple("b", "undo_b", inputParameters={"v": "${a.output.v}"}), failing("c"))
+    driver.give("a", large)
+    driver.give("b", large)
+    driver.fail("c")
+    assert len(driver.hot().undoing) == 1
+    shown = queries.resolved_input(driver.state, driver.hot(), driver.undoing("b"))
+    assert shown == b'{"step":{"input":' + large + b',"output":' + large + b"}}"
+    driver.give(driver.undoing("b"))
+    assert driver.header().compensation is CompensationState.COMPLETE
+
+
+def test_an_execution_without_room_is_compensated_all_the_same(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Execution 64 MiB: a limit does not keep what was done from being undone."""
+    begin(driver, simple("a", "undo_a"), failing("b"))
+    driver.give("a", b'{"v":"' + b"x" * 100 + b'"}')
+    monkeypatch.setattr(limits, "EXECUTION_BYTES", driver.header().payload_bytes + 10)
+    driver.give("b", b'{"v":"too large"}')
+    assert driver.latest("b").status is TaskStatus.FAILED_WITH_TERMINAL_ERROR
+    driver.give(driver.undoing("a"), b'{"v":"it is undone"}')
+    assert driver.header().compensation is CompensationState.COMPLETE
 
 
 def test_only_steps_with_a_compensation_are_recorded(driver: Driver) -> None:
