@@ -77,7 +77,10 @@ def encode_key(key: RowKey) -> bytes:
 
 
 def decode_key(data: bytes) -> RowKey:
-    return _key_decoder.decode(data)
+    try:
+        return _key_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RowCorrupt(f"not the key of a row: {error}") from error
 
 
 def row_hash(table: Table, key: RowKey, data: bytes) -> int:

@@ -95,6 +95,12 @@ def test_keys_come_back() -> None:
         assert decode_key(encode_key(key)) == key
 
 
+@pytest.mark.parametrize("data", [b"", b"\xc0", encode_key(("default", "w1"))[:-1], b"\x91\xa2\xff\xff"])
+def test_what_is_no_key_is_refused(data: bytes) -> None:
+    with pytest.raises(RowCorrupt):
+        decode_key(data)
+
+
 def test_the_hash_depends_on_table_key_and_row() -> None:
     data = encode_row(ATTEMPT)
     hashes = {

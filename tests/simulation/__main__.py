@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.mutant:
         os.environ[mutants.VARIABLE] = options.mutant
     results = [_one(options)] if options.seed is not None else list(_many(options))
+    if options.seed is None and (broken := next((result for result in results if result.violations), None)):
+        print(f"the end of seed {broken.seed}:")
+        print("\n".join(job(broken.seed, options.trouble, verbose=True).lines[-TRACE_LINES:]))
     return _report(results)
 
 

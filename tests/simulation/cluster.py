@@ -173,9 +173,12 @@ class Member:
         submit_any = backend.submit_any
 
         async def submit(command: AnyCommand, identity: RequestIdentity | None) -> AnyResult:
+            if not isinstance(command, CompleteTask):
+                return await submit_any(command, identity)
+            self.watcher.completion_said(command.task_id, command.fencing_token, command.output)
             result = await submit_any(command, identity)
-            if isinstance(command, CompleteTask) and isinstance(result, Judged) and result.verdict is Verdict.ACCEPTED:
-                self.watcher.completion_accepted(command.task_id, command.fencing_token, command.output)
+            if isinstance(result, Judged) and result.verdict is Verdict.ACCEPTED:
+                self.watcher.completion_accepted(command.task_id, command.fencing_token)
             return result
 
         return dataclasses.replace(backend, submit_any=submit)

@@ -35,6 +35,7 @@ class Faults:
             "slow_network": self._slow_network,
             "lost_connections": self._lost_connections,
             "clock_jump": self._clock_jump,
+            "clock_strobe": self._clock_strobe,
             "sync_error": self._sync_error,
             "slow_disk": self._slow_disk,
             "full_disk": self._full_disk,
@@ -206,6 +207,15 @@ class Faults:
     async def _clock_jump(self) -> None:
         for member in self._some():
             member.machine.wall_offset_ms += self.dice.choice((-3_600_000, -5_000, -500, 500, 5_000, 3_600_000))
+
+    async def _clock_strobe(self) -> None:
+        """A clock that is set to and fro."""
+        member = self.dice.choice(list(self.cluster.members.values()))
+        offset_ms = self.dice.choice((300, 2_000, 60_000))
+        for _ in range(self.dice.randint(5, 30)):
+            member.machine.wall_offset_ms += offset_ms
+            offset_ms = -offset_ms
+            await asyncio.sleep(self.dice.random() * 0.2)
 
     async def _sync_error(self) -> None:
         member = self._one_of_minority()

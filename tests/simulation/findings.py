@@ -9,9 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.engine.definitions.model import TaskType
-from orchestrator.engine.model import Execution, PayloadRow, SagaRecord, Signal, Table, TaskAttempt, TaskStatus
+from orchestrator.engine.model import (
+    Execution,
+    PayloadRow,
+    SagaRecord,
+    Signal,
+    StepOutcome,
+    Table,
+    TaskAttempt,
+    TaskStatus,
+)
 from tests.simulation.cluster import Member
 from tests.simulation.history import FAILED, OK, REFUSED, History, Operation, linearizable, switch_model
+from tests.simulation.watcher import Watcher
 
 SWITCH_KINDS = ("get", "pause", "resume", "terminate")
 
@@ -55,17 +65,18 @@ async def collect(member: Member) -> list[Held]:
 
 
 def problems(
-    history: History, executions: list[Held], accepted: dict[str, set[tuple[int, bytes]]]
+    history: History, watcher: Watcher, executions: list[Held], definitions: list[dict[str, Any]]
 ) -> Iterator[str]:
     """Everything that is wrong."""
-    yield from _completions(executions, accepted)
+    parallel = {document["name"] for document in definitions if document.get("compensationOrder") == "PARALLEL"}
+    yield from _completions(executions, watcher)
     by_id = {held.execution.workflow_id: held for held in executions}
     yield from _starts(history, executions)
     yield from _notes(history, by_id)
     yield from _switches(history, by_id)
     for held in executions:
         yield from _times(held)
-        yield from _saga(held)
+        yield from _saga(held, in_order=held.execution.name not in parallel)
 
 
 def _starts(history: History, executions: list[Held]) -> Iterator[str]:
@@ -84,16 +95,17 @@ def _starts(history: History, executions: list[Held]) -> Iterator[str]:
             yield f"a start that certainly failed took effect: {operation}"
 
 
-def _completions(executions: list[Held], accepted: dict[str, set[tuple[int, bytes]]]) -> Iterator[str]:
-    """A completion that was accepted is there, as it was said."""
+def _completions(executions: list[Held], watcher: Watcher) -> Iterator[str]:
+    """A completion that was accepted is there, under its token, and as somebody said it."""
     attempts = {attempt.task_id: (held, attempt) for held in executions for attempt in held.tasks}
-    for task_id, said in sorted(accepted.items()):
+    for task_id, token in watcher.accepted.items():
         if task_id not in attempts:
             yield f"an accepted completion is lost with its attempt {task_id}"
             continue
         held, attempt = attempts[task_id]
-        if not attempt.accepted or (attempt.fencing_token, held.payload(attempt.output)) not in said:
-            yield f"the accepted completion of {task_id} was {said}, and the attempt is {attempt}"
+        said = watcher.said[task_id, token]
+        if not attempt.accepted or attempt.fencing_token != token or held.payload(attempt.output) not in said:
+            yield f"a completion of {task_id} under {token} was accepted, of {list(said)}, and it is {attempt}"
 
 
 def _notes(history: History, by_id: dict[str, Held]) -> Iterator[str]:
@@ -141,9 +153,15 @@ def _times(held: Held) -> Iterator[str]:
                 yield f"{what} waited {attempt.ended_ms - attempt.started_ms} ms instead of 5 s"
 
 
-def _saga(held: Held) -> Iterator[str]:
-    """Nothing that is owed is left over at an end, and nothing was undone twice."""
+def _saga(held: Held, *, in_order: bool) -> Iterator[str]:
+    """Nothing was undone twice; first what nobody knows of, then what completed, the last first."""
     execution = held.execution
+    undone_first = [(held.records[number].outcome is StepOutcome.COMPLETED, -number) for number in execution.done]
+    if in_order and [known for known, _ in undone_first] != sorted(known for known, _ in undone_first):
+        yield f"{execution.workflow_id} undid a step before one of unknown outcome: {undone_first}"
+    numbers = [number for known, number in undone_first if known]
+    if in_order and numbers != sorted(numbers):
+        yield f"{execution.workflow_id} did not undo its steps in reverse order: {execution.done}"
     done = Counter(execution.done)
     if any(count > 1 for count in done.values()):
         yield f"{execution.workflow_id} undid a step twice: {execution.done}"

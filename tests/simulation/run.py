@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ class _Run:
         self._agree()
         self.result.operations = len(work.history.operations)
         if not self.watcher.violations:
-            for problem in findings.problems(work.history, self.executions, self.watcher.accepted):
+            for problem in findings.problems(work.history, self.watcher, self.executions, work.definitions):
                 self.watcher.violated(problem)
         for error in loop.errors:
             self.watcher.violated(f"nobody caught: {error}")
@@ -152,13 +153,12 @@ class _Run:
     def _agree(self) -> None:
         """All members hold the same rows at the same index, and the rows are those of their hash."""
         loop = self.cluster.loop
-        # Whose disk was damaged may have refused to start; whoever runs must agree.
-        members = [member for member in self.cluster.members.values() if not member.is_out]
         self.executions: list[findings.Held] = []
-        self._until(AGREE_SECONDS, lambda: all(member.serving for member in members), "all members serve")
+        self._until(AGREE_SECONDS, lambda: all(member.serving for member in self._members()), "all members serve")
         deadline = loop.now + AGREE_SECONDS
+        stands: list[Any] = []
         while not self._broken():
-            stands = [self._of(member, self._flushed(member)) for member in members]
+            stands = [stand for member in self._members() if (stand := self._of(member, self._flushed)) is not None]
             if len({stand[0] for stand in stands}) == 1:
                 break
             if loop.now > deadline:
@@ -168,17 +168,28 @@ class _Run:
             return
         if len(set(stands)) != 1:
             self.watcher.violated(f"the members hold different rows: {stands}")
-        for member in members:
-            if self._of(member, self._scanned(member)) != stands[0][2]:
+        # Damage in rows that nobody has read is not known yet.
+        sound = [member for member in self._members() if not member.is_damaged]
+        for member in sound:
+            if self._of(member, self._scanned) != stands[0][2]:
                 self.watcher.violated(f"{member.name} holds rows that are not those of its content hash")
             assert member.node is not None
             self.watcher.check_state(member.name, member.node._machine().state)
-        self.executions = self._of(members[0], findings.collect(members[0]))
+        self.executions = self._of(sound[0], findings.collect)
 
-    def _of(self, member: Member, question: Any) -> Any:
-        task = member.machine.spawn(question, "question")
-        self._until(30.0, task.done, f"{member.name} answers")
-        return task.result() if task.done() else None
+    def _members(self) -> list[Member]:
+        """Whose disk was damaged may have refused to go on; whoever runs must agree."""
+        return [member for member in self.cluster.members.values() if not member.is_out]
+
+    def _of(self, member: Member, question: Callable[[Member], Any]) -> Any:
+        """The answer, or None from a member that goes away with its damaged disk."""
+        if not member.machine.running:
+            return None
+        task = member.machine.spawn(question(member), "question")
+        self._until(30.0, lambda: task.done() or member.is_out, f"{member.name} answers")
+        if not task.done() or (member.is_damaged and task.exception() is not None):
+            return None
+        return task.result()
 
     @staticmethod
     async def _flushed(member: Member) -> tuple[int, bytes, int]:

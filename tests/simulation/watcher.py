@@ -42,8 +42,9 @@ class Watcher:
     checks: int = 0
     snapshots: int = 0
     members: int = 0
-    # Of each attempt, by its id: the tokens and the outputs of the completions that were answered as accepted.
-    accepted: dict[str, set[tuple[int, bytes]]] = field(default_factory=dict)
+    # Outputs that were said for an attempt under a token, and the token under which one was accepted.
+    said: dict[tuple[str, int], dict[bytes, None]] = field(default_factory=dict)
+    accepted: dict[str, int] = field(default_factory=dict)
     votes: dict[tuple[str, int], str] = field(default_factory=dict)
     _terms: dict[str, dict[int, int]] = field(default_factory=dict)
     # Of each node: records written to each file and not yet synced; what is synced; what a snapshot covers.
@@ -134,13 +135,15 @@ class Watcher:
         if holders * 2 <= self.members:
             self.violated(f"{node} applied index {index} of term {term}, and {holders} disks hold it")
 
-    def completion_accepted(self, task_id: str, token: int, output: bytes) -> None:
+    def completion_said(self, task_id: str, token: int, output: bytes) -> None:
+        """Somebody who has, or had, the token says so; whether it counts is another matter."""
+        self.said.setdefault((task_id, token), {})[output] = None
+
+    def completion_accepted(self, task_id: str, token: int) -> None:
         """One lease at most of an attempt has a result that counts."""
         self.checks += 1
-        accepted = self.accepted.setdefault(task_id, set())
-        accepted.add((token, output))
-        if len({token for token, _ in accepted}) > 1:
-            self.violated(f"completions of {task_id} were accepted under different tokens")
+        if self.accepted.setdefault(task_id, token) != token:
+            self.violated(f"completions of {task_id} were accepted under {self.accepted[task_id]} and {token}")
 
     # -- what is applied ---------------------------------------------------------------------------------------------
 
