@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.engine import limits
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
-from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
+from orchestrator.engine.expressions import resolve
 from orchestrator.engine.model import (
     INLINE_PAYLOAD_BYTES,
     Payload,
@@ -15,7 +15,7 @@ from orchestrator.engine.model import (
     TaskStatus,
     WorkflowStatus,
 )
-from orchestrator.engine.scopes import ExecutionScope, load
+from orchestrator.engine.scopes import ExecutionScope, input_bytes_max, load
 from orchestrator.engine.step import Step
 
 # What `workflow.<field>` never changes, or is bound as it was.
@@ -67,9 +67,8 @@ class Input:
 def make_input(step: Step, node: TaskNode, task_id: str, record: SagaRecord | None) -> Input:
     """Resolves the input of a new attempt. Raises LimitExceeded."""
     scope = ExecutionScope(step.plan, step.hot, step.x, task_id=task_id, record=record)
-    text = resolve(node.input, scope)
-    # A compensation has room for the input and the output of its step besides.
-    most = PAYLOAD_BYTES_MAX if record is None else 3 * PAYLOAD_BYTES_MAX
+    most = input_bytes_max(record)
+    text = resolve(node.input, scope, most)
     if len(text) > most:
         raise LimitExceeded(f"the task's input exceeds the limit of {most} bytes")
     if len(text) > INLINE_PAYLOAD_BYTES and _can_bind(step, node):

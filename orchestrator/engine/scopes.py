@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from orchestrator.engine.expressions import dump_string, resolve
+from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, dump_string, resolve
 from orchestrator.engine.model import Execution, Payload, SagaRecord, StepOutcome, TaskAttempt
 from orchestrator.engine.plan import Plan
 from orchestrator.engine.state import ExecutionState
@@ -21,6 +21,11 @@ _number = msgspec.json.encode
 def load(hot: ExecutionState, payload: Payload) -> bytes:
     """The JSON text of a payload; `b""` if there is none."""
     return hot.payloads[payload].data if isinstance(payload, int) else payload
+
+
+def input_bytes_max(record: SagaRecord | None) -> int:
+    """How large a task's input may be: a compensation has room for the input and the output of its step besides."""
+    return PAYLOAD_BYTES_MAX if record is None else 3 * PAYLOAD_BYTES_MAX
 
 
 def input_of(plan: Plan, hot: ExecutionState, header: Execution, attempt: TaskAttempt) -> bytes:
@@ -39,7 +44,7 @@ def input_of(plan: Plan, hot: ExecutionState, header: Execution, attempt: TaskAt
         bindings=dict(attempt.bindings),
         variables=attempt.bound_variables,
     )
-    return resolve(node.input, scope)
+    return resolve(node.input, scope, input_bytes_max(record))
 
 
 def record_input(plan: Plan, hot: ExecutionState, header: Execution, record: SagaRecord) -> bytes:

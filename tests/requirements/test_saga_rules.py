@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -97,16 +98,31 @@ def test_a_compensation_sees_exactly_the_record_of_its_step(driver: Driver) -> N
     assert step.idempotency_key == step_key
 
 
-def test_the_record_of_a_large_step_fits_into_the_input_of_its_compensation(driver: Driver) -> None:
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"i": "${step.input.v}", "o": "${step.output.v}", "a": "${a.output.v}"},
+        {"both": "${step.input.v} ${step.output.v}"},
+    ],
+)
+def test_the_record_of_a_large_step_fits_into_the_input_of_its_compensation(
+    driver: Driver, parameters: dict[str, str]
+) -> None:
     """In the compensation's input `${step.input...}` and `${step.output...}` mean exactly that record."""
     large = b'{"v":"' + b"x" * 200_000 + b'"}'
-    begin(driver, simple("a"), simple("b", "undo_b", inputParameters={"v": "${a.output.v}"}), failing("c"))
+    step = simple("b", "undo_b", inputParameters={"v": "${a.output.v}"})
+    if parameters:
+        step["compensateWith"]["inputParameters"] = parameters
+    begin(driver, simple("a"), step, failing("c"))
     driver.give("a", large)
     driver.give("b", large)
     driver.fail("c")
-    assert len(driver.hot().undoing) == 1
-    shown = queries.resolved_input(driver.state, driver.hot(), driver.undoing("b"))
-    assert shown == b'{"step":{"input":' + large + b',"output":' + large + b"}}"
+    shown = json.loads(queries.resolved_input(driver.state, driver.hot(), driver.undoing("b")))
+    v = json.loads(large)["v"]
+    assert shown == ({key: (v + " " + v if " " in text else v) for key, text in parameters.items()} or {
+        "step": {"input": {"v": v}, "output": {"v": v}}
+    })
     driver.give(driver.undoing("b"))
     assert driver.header().compensation is CompensationState.COMPLETE
 

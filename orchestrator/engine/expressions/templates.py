@@ -109,9 +109,8 @@ class Embedded(msgspec.Struct, frozen=True):
 
     pieces: tuple[bytes | Reference | Computed | Empty, ...]
 
-    def read(self, scope: Scope) -> bytes:
+    def read(self, scope: Scope, room: int = PAYLOAD_BYTES_MAX) -> bytes:
         written = [b'"']
-        room = PAYLOAD_BYTES_MAX
         for piece in self.pieces:
             if isinstance(piece, bytes):
                 written.append(piece)
@@ -140,21 +139,21 @@ class Template(msgspec.Struct, frozen=True):
     defaults: tuple[tuple[str, Template], ...] = ()  # take the place of fields that are absent or resolve to null
 
 
-def resolve(template: Template, scope: Scope) -> bytes:
+def resolve(template: Template, scope: Scope, most: int = PAYLOAD_BYTES_MAX) -> bytes:
     """The template's value in the scope. Untouched values keep their text.
 
-    What expressions add is bounded: beyond PAYLOAD_BYTES_MAX further ones read as null. Such a result is itself
-    larger than a payload may be, so whoever checks results refuses it.
+    What expressions add is bounded: beyond `most` bytes further ones read as null. Such a result is itself
+    larger than it may be, so whoever checks results refuses it.
     """
     parts = template.parts
     if not parts:
         value = template.source
     elif len(parts) == 1:
         part = parts[0]
-        value = part if isinstance(part, bytes) else part.read(scope)
+        value = part if isinstance(part, bytes) else _read(part, scope, most)
     else:
-        value = _join(parts, scope)
-    return _fill(template.defaults, value, scope) if template.defaults else value
+        value = _join(parts, scope, most)
+    return _fill(template.defaults, value, scope, most) if template.defaults else value
 
 
 def resolve_value(template: Template, scope: Scope) -> object:
@@ -200,27 +199,31 @@ def parse_template(raw: bytes, path: str, names: Container[str] | None = None, s
     )
 
 
-def _join(parts: tuple[Part, ...], scope: Scope) -> bytes:
+def _read(part: Reference | Computed | Empty | Embedded, scope: Scope, most: int) -> bytes:
+    return part.read(scope, most) if isinstance(part, Embedded) else part.read(scope)
+
+
+def _join(parts: tuple[Part, ...], scope: Scope, most: int) -> bytes:
     written = []
-    room = PAYLOAD_BYTES_MAX
+    room = most
     for part in parts:
         if isinstance(part, bytes):
             written.append(part)
         elif room < 0:
             written.append(NULL)
         else:
-            piece = part.read(scope)
+            piece = _read(part, scope, most)
             room -= len(piece)
             written.append(piece)
     return b"".join(written)
 
 
-def _fill(defaults: tuple[tuple[str, Template], ...], value: bytes, scope: Scope) -> bytes:
+def _fill(defaults: tuple[tuple[str, Template], ...], value: bytes, scope: Scope, most: int) -> bytes:
     fields = fields_of(value)
-    room = PAYLOAD_BYTES_MAX - len(value)
+    room = most - len(value)
     for key, default in defaults:
         if room >= 0 and (key not in fields or is_null(bytes(fields[key]))):
-            fields[key] = msgspec.Raw(resolve(default, scope))
+            fields[key] = msgspec.Raw(resolve(default, scope, most))
             room -= len(fields[key])
     return assemble_object(fields.items())
 
