@@ -166,7 +166,14 @@ def end_lease(step: Step, lease: Lease) -> None:
 
 
 def fence(step: Step, lease: Lease, reason: str) -> None:
-    """The attempt has ended without its worker: nothing it says counts any more, and it is told to stop."""
+    """The attempt has ended without its worker: nothing it says counts any more, and it is told to stop.
+
+    A poller can't be told, nor is a slot of it to be kept: its lease is over.
+    """
+    session = step.state.sessions.get((lease.session_id,))
+    if session is not None and session.kind is SessionKind.POLL:
+        end_lease(step, lease)
+        return
     step.write(Table.LEASE, (lease.token,), replace(lease, fenced=True))
     step.effects.append(cancel_effect(lease, reason, fenced=True))
 

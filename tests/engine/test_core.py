@@ -190,6 +190,16 @@ def test_polling_leases_and_leaves_no_free_slot(driver: Driver) -> None:
     assert driver.ok(PollTasks("p", "default", "", "poller", ("a",), 9)) == Polled((3,))
 
 
+def test_nothing_is_kept_of_a_poller_that_never_answers(driver: Driver) -> None:
+    driver.start("one")
+    (token,) = driver.ok(PollTasks("p", "default", "", "poller", ("a",), 1)).tokens
+    attempt = driver.latest("a")
+    driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, token))
+    assert driver.hot().tasks[attempt.sequence].status is TaskStatus.TIMED_OUT
+    assert (driver.state.leases, driver.state.sessions) == ({}, {})
+    assert driver.give(attempt).verdict is Verdict.FENCED
+
+
 def test_slots_can_be_changed_and_a_drained_session_gets_nothing(driver: Driver) -> None:
     driver.worker("s", "a", slots=2)
     driver.ok(UpdateSession("s", (), 0))
