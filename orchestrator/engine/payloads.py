@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.engine import limits
-from orchestrator.engine.definitions.model import TaskNode
+from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import resolve
 from orchestrator.engine.model import (
@@ -12,6 +12,7 @@ from orchestrator.engine.model import (
     PayloadRow,
     SagaRecord,
     Table,
+    TaskAttempt,
     TaskStatus,
     WorkflowStatus,
 )
@@ -86,6 +87,13 @@ def _can_bind(step: Step, node: TaskNode) -> bool:
     if not _FIXED_FIELDS.issuperset(node.input.workflow_fields):
         return False
     made = [attempt for name in node.input.references if (attempt := step.hot.latest(name)) is not None]
-    if any(not (attempt.passed or attempt.status is TaskStatus.COMPLETED) for attempt in made):
+    if not all(_is_final(attempt) for attempt in made):
         return False
     return not node.input.reads_task_input or all(attempt.input != b"" for attempt in made)
+
+
+def _is_final(attempt: TaskAttempt) -> bool:
+    """Whether the attempt stays as it is. A JOIN that did not end well may be reopened in place."""
+    if attempt.type == TaskType.JOIN:
+        return attempt.status in (TaskStatus.COMPLETED, TaskStatus.COMPLETED_WITH_ERRORS)
+    return attempt.passed or attempt.status is TaskStatus.COMPLETED

@@ -102,13 +102,14 @@ def _settle(step: Step) -> None:
 
 
 def _unknown_steps(step: Step) -> list[TaskAttempt]:
-    """The last attempts of steps of which nobody knows whether they took effect, the latest first."""
+    """Of steps of which nobody knows whether they took effect, the last attempt that may have; the latest first."""
     found = []
     for reference in step.plan.undoes:
         made = [step.hot.tasks[sequence] for sequence in step.hot.attempts_of.get(reference, [])]
         completed = max((a.sequence for a in made if a.status is TaskStatus.COMPLETED), default=0)
-        if any(attempt.outcome_unknown and attempt.sequence > completed for attempt in made):
-            found.append(made[-1])
+        # Later attempts may have had another input, and are known to have done nothing.
+        unknown = [attempt for attempt in made if attempt.outcome_unknown and attempt.sequence > completed]
+        found.extend(unknown[-1:])
     return sorted(found, key=lambda attempt: -attempt.sequence)
 
 

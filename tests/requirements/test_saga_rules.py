@@ -340,6 +340,22 @@ def test_a_step_of_unknown_outcome_is_compensated(driver: Driver, how: str) -> N
     assert driver.header().compensation is CompensationState.COMPLETE
 
 
+def test_what_may_have_happened_is_undone_with_the_input_that_it_had(driver: Driver) -> None:
+    """The record of a step whose outcome is unknown is that of the attempt that may have taken effect."""
+    variable = {"name": "v", "taskReferenceName": "v", "type": "SET_VARIABLE", "inputParameters": {"v": 2}}
+    step = simple("a", "undo_a", retryCount=1, inputParameters={"v": "${workflow.variables.v}"})
+    begin(driver, *fork([step], [simple("b"), variable, failing("c")]), variables={"v": 1})
+    driver.give("b")
+    driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, driver.latest("a").fencing_token))
+    assert driver.latest("a").input == b'{"v":2}'
+    driver.fail("c")
+    undoing = driver.undoing("a")
+    view = queries.assignment_view(driver.state, driver.hot(), undoing.fencing_token)
+    assert view is not None
+    assert view.compensation is not None
+    assert (view.compensation.outcome_unknown, view.compensation.input) == (True, b'{"v":1}')
+
+
 def test_a_later_failure_does_not_make_an_unknown_outcome_known(driver: Driver) -> None:
     """Timed out in any attempt, with no later completion."""
     driver.register_task(name="a", retryCount=1, retryDelaySeconds=0)

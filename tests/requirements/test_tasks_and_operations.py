@@ -179,6 +179,19 @@ def test_large_inputs_are_resolved_at_hand_out_and_stay_what_they_were(driver: D
     assert shown_input(driver, "c") == {"all": "x" * 10_000}
 
 
+def test_a_large_input_stays_what_it_was_when_a_join_is_reopened(driver: Driver) -> None:
+    """What is referenced is immutable: an input that refers to what may be reopened in place is kept as it is."""
+    forked, join = fork([simple("a", permissive=True, retryCount=0)], [simple("b")])
+    begin(driver, forked, {**join, "permissive": True}, simple("c", inputParameters={"v": "${j.output.b.v}"}))
+    driver.give("b", b'{"v":"' + b"x" * 5000 + b'"}')
+    driver.fail("a")
+    before = shown_input(driver, "c")
+    driver.give("c")
+    driver.ok(RetryWorkflow(*ONE))
+    assert driver.latest("j").status is TaskStatus.IN_PROGRESS
+    assert shown_input(driver, "c") == before
+
+
 def test_an_input_that_is_too_large_fails_the_task(driver: Driver) -> None:
     """Crossing a limit fails the task with a reason that names it."""
     big = b'{"big":"' + b"x" * 200_000 + b'"}'
