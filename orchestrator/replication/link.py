@@ -143,14 +143,19 @@ class Outbound(Connection):
     def __init__(self, owner: Owner, link: Link) -> None:
         super().__init__(owner, link.name)
         self._link = link
+        self._said: Hello | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.write(encode_frame(self.owner.hello()))
+        self._said = self.owner.hello()
+        self.write(encode_frame(self._said))
 
     def shook_hands(self, hello: Hello) -> None:
         self._link.opened(self, hello)
+        # While hands were shaken this link was not up, and so passed over when this node's standing was announced.
+        if (current := self.owner.hello()) != self._said:
+            self.write(encode_frame(current))
 
     def message_received(self, message: AnyMessage) -> None:
         self.fail("malformed")

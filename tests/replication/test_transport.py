@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import msgspec
 import pytest
 
-from orchestrator.replication.frames import PROTOCOL_VERSION, Heartbeat, Hello, encode_frame
+from orchestrator.replication.frames import (
+    HELLO_BYTES_MAX,
+    PROTOCOL_VERSION,
+    FrameReader,
+    Heartbeat,
+    Hello,
+    encode_frame,
+)
+from orchestrator.replication.link import Outbound
 from orchestrator.replication.settings import RaftSettings
 from tests.replication.cluster import Cluster, wait_until
 
@@ -140,3 +152,21 @@ async def test_an_address_in_use_is_said_at_start(tmp_path: Path) -> None:
     await node.start()
     await cluster.put(b"x")
     await node.stop()
+
+
+async def test_what_was_decided_while_hands_were_shaken_is_said_afterwards() -> None:
+    """Else a peer whose only other word of us is older would wait for the cluster to form for ever."""
+    own = Hello(PROTOCOL_VERSION, "cluster", "a", "1", "a:1", ["a", "b"], None)
+    owner = SimpleNamespace(
+        settings=RaftSettings(), counters=Counter(), hello=lambda: own, admit=lambda hello, expected: None
+    )
+    link = SimpleNamespace(name="b", opened=lambda connection, hello: None)
+    written: list[bytes] = []
+    transport = SimpleNamespace(write=written.append, is_closing=lambda: False, abort=lambda: None)
+    connection = Outbound(cast(Any, owner), cast(Any, link))
+    connection.connection_made(cast(Any, transport))
+    own = msgspec.structs.replace(own, configuration={"a": "1", "b": "2"})
+    theirs = Hello(PROTOCOL_VERSION, "cluster", "b", "2", "b:1", ["a", "b"], None)
+    connection.data_received(encode_frame(theirs))
+    said = [message for frame in written for message in FrameReader(HELLO_BYTES_MAX).feed(frame)]
+    assert [cast(Hello, hello).configuration for hello in said] == [None, {"a": "1", "b": "2"}]
