@@ -253,7 +253,8 @@ def describe(execution: Execution) -> Any:
         ("started", moment(execution.start_time)), ("ended", moment(execution.end_time)),
         ("input", compact(execution.input)), ("output", compact(execution.output)),
         ("compensation", status(report.state) if report.state != CompensationState.NONE else ""),
-        ("undone", ", ".join(step.reference for step in report.done)), ("not undone", ", ".join(steps)),
+        ("undone", ", ".join(step.reference for step in report.done)),
+        ("not undone" if execution.status.ended else "to undo if it fails", ", ".join(steps)),
     ))
     if not execution.tasks:
         return head
