@@ -113,8 +113,6 @@ def test_locks_name_everything_that_is_asked_for(lock: str, wanted: list[list[st
     assert asked <= locked
 
 
-def test_a_released_version_has_an_image_of_its_api() -> None:
+def test_there_is_an_image_of_the_api_that_must_not_break() -> None:
     """Without the image, `make proto-lint` has nothing to compare with, and a break would pass."""
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    released = re.findall(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)
-    assert bool(released) == (ROOT / "proto/released.binpb").exists(), f"releases: {released}; see `make proto-release`"
+    assert (ROOT / "proto/released.binpb").exists(), "see `make proto-release`"
