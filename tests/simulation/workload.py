@@ -31,11 +31,14 @@ SWITCH = {
         }
     ],
 }
-CALL_SECONDS = (0.7, 2.0, 6.0)
+# How long callers wait for an answer; everybody else takes the last.
+CALL_SECONDS = (0.1, 0.7, 2.0, 6.0)
 
 
 class Person:
     """A machine without a disk, and a client of the SDK on it."""
+
+    patience_seconds = CALL_SECONDS[-1]
 
     def __init__(self, cluster: SimulatedCluster, name: str) -> None:
         self.cluster = cluster
@@ -56,8 +59,7 @@ class Person:
         self.dice.shuffle(endpoints)
 
         async def make() -> Client:
-            patience = self.dice.choice(CALL_SECONDS)
-            return Client(endpoints, open_channel=open_channel, rng=self.dice, deadline_s=patience)
+            return Client(endpoints, open_channel=open_channel, rng=self.dice, deadline_s=self.patience_seconds)
 
         self.client = self.machine.spawn(make(), "client")
         self.life = self.machine.spawn(self.live(), f"{self.name} lives")
@@ -78,13 +80,16 @@ class Caller(Person):
         self.work = work
         self.history = work.history
         self.number = 0
+        self.patience_seconds = cluster.dice(name + "/patience").choice(CALL_SECONDS)
         super().__init__(cluster, name)
 
     async def live(self) -> None:
         client = await self.client
-        await self._register(client)
         while not self.work.stopped:
             await asyncio.sleep(self.dice.expovariate(self.work.rate))
+            if not self.work.switches:
+                # Nothing is registered yet.
+                continue
             if self.dice.random() < 0.2:
                 # Several at once, which may share a log entry.
                 await asyncio.gather(*(self._operate(client) for _ in range(self.dice.randint(2, 5))))
@@ -92,18 +97,10 @@ class Caller(Person):
                 await self._operate(client)
         self.work.callers_left -= 1
 
-    async def _register(self, client: Client) -> None:
-        while True:
-            try:
-                await client.register(*self.work.definitions, overwrite=True)
-                return
-            except errors.ClusterError:
-                await asyncio.sleep(0.5)
-
     async def _operate(self, client: Client) -> None:
         dice, work = self.dice, self.work
         roll = dice.random()
-        if roll < 0.25 or not work.started or not work.switches:
+        if roll < 0.25 or not work.started:
             await self._start(client)
         elif roll < 0.5:
             await self._switch(client, dice.choice(work.switches))
