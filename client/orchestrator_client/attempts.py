@@ -23,6 +23,9 @@ RESULTS_PER_FRAME = 500
 RESULT_BYTES_PER_FRAME = 1 << 20
 # How many ended attempts are remembered, in case a new leader hands one out again that it believes not received.
 ENDED_KEPT = 10_000
+# Heartbeats that are to be answered after no slot is offered any more, until it is certain that nothing comes: the
+# first answer may be to a heartbeat that was said before.
+ANSWERS_TO_DRAIN = 2
 # How many of the newest releases are said again after a reconnection; a release has no answer.
 RELEASES_REPEATED = 1_000
 
@@ -98,6 +101,14 @@ class WorkerSession:
         # Beats that wait for the next tick; others go at once.
         self._idle_beats: set[Key] = set()
         self._slots: int | None = None
+        # Of heartbeats, since the leader was told that there are no slots any more.
+        self._answers = 0
+        self._asks = False
+
+    @property
+    def drained(self) -> bool:
+        """Nothing is held, and the leader has said everything that it said before it knew of no slots."""
+        return self.draining and not self.attempts and self._answers >= ANSWERS_TO_DRAIN
 
     def hello(self) -> pb.WorkHello:
         """The first frame of a stream; everything unanswered is said again after it."""
@@ -141,6 +152,9 @@ class WorkerSession:
             return Events(verdicts=[pair for verdict in frame.verdicts.verdicts for pair in self._judged(verdict)])
         if kind == "go_away":
             return Events(go_away=frame.go_away)
+        if kind == "alive" and self.draining and self._slots is None:
+            self._answers += 1
+            self._asks = self._answers < ANSWERS_TO_DRAIN
         return Events()
 
     def finish(self, attempt: Attempt, result: pb.TaskResult) -> None:
@@ -200,6 +214,10 @@ class WorkerSession:
         if self._slots is not None:
             yield pb.WorkRequest(slots=pb.WorkSlots(slots=self._slots))
             self._slots = None
+            self._answers, self._asks = 0, True
+        if self._asks:
+            self._asks = False
+            yield pb.WorkRequest(heartbeat=self.heartbeat())
         due = [key for key in self._beats if key not in self._idle_beats]
         if due:
             yield pb.WorkRequest(heartbeat=pb.WorkHeartbeat(attempts=[self._beats.pop(key) for key in due]))

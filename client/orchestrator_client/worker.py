@@ -95,6 +95,7 @@ class Worker:
         self._retry: CallRetry | None = None
         self._welcomed_at = 0.0
         self._serving: asyncio.Task[None] | None = None
+        self._idle: asyncio.TimerHandle | None = None
 
     @property
     def running(self) -> int:
@@ -267,8 +268,17 @@ class Worker:
     def _progress(self) -> None:
         """There may be something to say, and draining may have come to its end."""
         if self._session.draining and not self._session.attempts:
-            self._leave()
+            if self._session.drained or not self._connected.is_set():
+                self._leave()
+            elif self._idle is None:
+                # The leader may have leased something before it knew, and says so at once if it is there at all.
+                self._idle = asyncio.get_running_loop().call_later(GOODBYE_S, self._leave_if_idle)
         self._wake.set()
+
+    def _leave_if_idle(self) -> None:
+        self._idle = None
+        if not self._session.attempts:
+            self._leave()
 
     def _leave(self) -> None:
         if not self._says_goodbye and self._serving is not None:

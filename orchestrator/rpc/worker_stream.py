@@ -237,8 +237,12 @@ class WorkerConnection:
             if self._failure is not None:
                 raise self._failure
             batch, self._outgoing = self._outgoing, deque()
+            alive, self._alive_owed = self._alive_owed, False
             async for frame in self._frames(batch):
                 yield frame
+            if alive:
+                # After what was leased before the heartbeat: whoever gives up its slots goes by this.
+                yield self._frame(alive=pb.WorkAlive())
             leaving = next((item for item in batch if isinstance(item, _GoAway)), None)
             if leaving is not None:
                 leader_address = self._backend.addresses.hint().get("leader_address", "")
@@ -250,9 +254,6 @@ class WorkerConnection:
 
     async def _frames(self, batch: deque[_Outgoing]) -> AsyncIterator[pb.WorkResponse]:
         """What is queued, in few frames; attempts come before their cancellations."""
-        if self._alive_owed:
-            self._alive_owed = False
-            yield self._frame(alive=pb.WorkAlive())
         answers = [item for item in batch if isinstance(item, _Answer)]
         if answers:
             yield self._frame(verdicts=pb.WorkVerdicts(verdicts=[answer.verdict for answer in answers]))

@@ -138,6 +138,7 @@ class FakeCluster:
         self.effects: list[str] = []
         self.streams: asyncio.Queue[WorkStream] = asyncio.Queue()
         self.work_fault: Callable[[], Refused | None] = lambda: None
+        self.answers_heartbeats = True
 
     async def start(self, nodes: int = 3) -> None:
         for _ in range(nodes):
@@ -391,6 +392,8 @@ class FakeNode(
                 beat = request.heartbeat
                 if request.HasField("heartbeat") and not any(each.HasField("details") for each in beat.attempts):
                     stream.heartbeats.put_nowait(None)
+                    if self.cluster.answers_heartbeats and not self.silent:
+                        stream.send(alive=workers_pb2.WorkAlive())
                 else:
                     stream.received.put_nowait(request)
             stream.received.put_nowait(None)

@@ -10,6 +10,7 @@ import signal
 import grpc
 import pytest
 
+from orchestrator_api.v1 import workers_pb2
 from orchestrator_client import (
     Client,
     InvalidRequest,
@@ -73,6 +74,26 @@ async def test_stopping_finishes_what_runs_and_says_goodbye(cluster: FakeCluster
         results = await stream.results(1)
         assert not stopping.done()
         stream.judge(*results)
+        await stream.frame("goodbye")
+        await asyncio.wait_for(asyncio.gather(stopping, running.run), 10)
+
+
+async def test_what_was_leased_before_the_leader_knew_is_finished(cluster: FakeCluster, client: Client) -> None:
+    gate = Gate()
+    async with working(client, gate.task) as running:
+        stream = await cluster.stream()
+        stream.welcome()
+        await running.worker.connected()
+        cluster.answers_heartbeats = False
+        stopping = asyncio.ensure_future(running.worker.stop())
+        assert (await stream.frame("slots")).slots == 0
+        # Leased while that was on its way.
+        stream.assign(assignment("gated"))
+        stream.send(alive=workers_pb2.WorkAlive())
+        stream.send(alive=workers_pb2.WorkAlive())
+        await gate.wait(gate.started)
+        gate.open.set()
+        stream.judge(*await stream.results(1))
         await stream.frame("goodbye")
         await asyncio.wait_for(asyncio.gather(stopping, running.run), 10)
 

@@ -310,6 +310,24 @@ async def test_heartbeats_are_answered_and_keep_session_and_attempts_alive(bench
     assert bench.liveness.expired() == [ExpireDeadline(DeadlineKind.RESPONSE, given.fencing_token)]
 
 
+async def test_a_heartbeat_is_answered_after_what_was_leased_before_it(bench: Bench, stubs: Stubs) -> None:
+    bench.order("pay")
+    worker = Worker(stubs)
+    await worker.hello(session_id="s")
+    # Queued in the same turn in which the heartbeat comes.
+    seen = bench.liveness.session_seen
+
+    def lease_first(session_id: str) -> None:
+        bench.liveness.session_seen = seen  # type: ignore[method-assign]
+        bench.start("w1")
+        seen(session_id)
+
+    bench.liveness.session_seen = lease_first  # type: ignore[method-assign]
+    await worker.say(heartbeat=pb.WorkHeartbeat())
+    frames = [await soon("an attempt and an answer", worker.call.read()) for _ in range(2)]
+    assert [frame.WhichOneof("frame") for frame in frames] == ["assignments", "alive"]
+
+
 async def test_the_details_of_a_heartbeat_are_any_json_and_the_next_attempt_reads_them(
     bench: Bench, stubs: Stubs
 ) -> None:
