@@ -118,9 +118,9 @@ def _arm(step: Step, session_id: str, namespace: str, fire_ms: int) -> int:
     return number
 
 
-def drop_expired(step: Step) -> None:
-    """Forgets requests that would be refused anyway, a few at a time."""
-    for _ in range(limits.REQUESTS_DROPPED_PER_ENTRY):
+def drop_expired(step: Step, come: int) -> None:
+    """Forgets requests that would be refused anyway: as many as have come with this entry, and a few more."""
+    for _ in range(come + limits.REQUESTS_DROPPED_PER_ENTRY):
         oldest = step.state.oldest_request()
         if oldest is None or oldest.time_ms + limits.REQUEST_WINDOW_MS >= step.now:
             return

@@ -81,10 +81,12 @@ class Machine:
         self.behaviour_level = 1
         self._ids = Identifiers(state.cluster_id, state.recovery_epoch)
         self._entry = chain.EntryHash()
+        self._requests = 0  # that came with an identity, in this entry
 
     def begin_entry(self, index: int, term: int, time_ms: int, behaviour_level: int) -> None:
         self.index, self.term, self.behaviour_level = index, term, behaviour_level
         self._entry = chain.EntryHash()
+        self._requests = 0
         self._run(lambda step: system.advance_time(step, time_ms))
         self._ids.begin(index, self.state.meta.log_time_ms)
 
@@ -95,6 +97,7 @@ class Machine:
 
     def apply(self, command: commands.AnyCommand, identity: commands.RequestIdentity | None = None) -> Outcome:
         handler = COMMANDS[type(command)]
+        self._requests += identity is not None
         done = self._run(lambda step: handler(step, command), identity)
         result = done.result
         if isinstance(command, commands.Checkpoint) and isinstance(result, Done):
@@ -126,7 +129,7 @@ class Machine:
 
     def end_entry(self, entry_digest: bytes) -> bytes:
         """The chain hash after this entry."""
-        self._run(system.drop_expired_requests)
+        self._run(lambda step: system.drop_expired_requests(step, self._requests))
         self.chain = self._entry.finish(self.chain, entry_digest, self.state)
         return self.chain
 

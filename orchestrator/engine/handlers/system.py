@@ -44,6 +44,6 @@ def take_message(step: Step, number: int) -> AnyResult:
     return Done()
 
 
-def drop_expired_requests(step: Step) -> AnyResult:
-    dedup.drop_expired(step)
+def drop_expired_requests(step: Step, come: int) -> AnyResult:
+    dedup.drop_expired(step, come)
     return Done()
