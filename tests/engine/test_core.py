@@ -318,8 +318,8 @@ def test_remembered_requests_are_dropped_after_the_window_a_few_at_a_time(driver
 def test_requests_are_dropped_as_fast_as_they_come(driver: Driver) -> None:
     start = StartWorkflow("default", "no such", 0, "", IfExists.FAIL, b"{}")
     for entry in range(30):
-        ids = [ulid(driver.now_ms, f"{entry * 100 + number:016d}") for number in range(100)]
-        driver.entry(*[(start, RequestIdentity(request_id=id)) for id in ids])
+        names = [ulid(driver.now_ms, f"{entry * 100 + number:016d}") for number in range(100)]
+        driver.entry(*[(start, RequestIdentity(request_id=name)) for name in names])
         driver.now_ms += REQUEST_WINDOW_MS // 4
     assert len(driver.state.resident[Table.REQUEST]) <= 600
 
