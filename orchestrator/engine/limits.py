@@ -23,6 +23,8 @@ CLIENT_SESSION_IDLE_MS = 3_600_000
 CLIENT_RESULTS = 1024
 
 WORKER_LOSSES_FREE = 3
+# For a polled attempt without a response timeout: nothing else would tell that its worker is gone.
+POLLED_RESPONSE_MS = 3_600_000
 RETRY_DELAY_MS = (2**31 - 1) * 1000
 
 DELIVERED_TOGETHER = 1000

@@ -190,6 +190,13 @@ def test_polling_leases_and_leaves_no_free_slot(driver: Driver) -> None:
     assert driver.ok(PollTasks("p", "default", "", "poller", ("a",), 9)) == Polled((3,))
 
 
+def test_a_polled_attempt_always_has_a_response_timeout(driver: Driver) -> None:
+    driver.register_task(name="a", responseTimeoutSeconds=0)
+    driver.start("one")
+    (token,) = driver.ok(PollTasks("p", "default", "", "poller", ("a",), 1)).tokens
+    assert driver.state.leases[token,].response_timeout_ms == 3_600_000
+
+
 def test_nothing_is_kept_of_a_poller_that_never_answers(driver: Driver) -> None:
     driver.start("one")
     (token,) = driver.ok(PollTasks("p", "default", "", "poller", ("a",), 1)).tokens

@@ -77,6 +77,8 @@ def poll_tasks(step: Step, command: PollTasks) -> AnyResult:
         ready = step.state.queues.best_ready(command.namespace, command.domain, names)
         if ready is None:
             break
+        if not ready.response_timeout_ms:
+            ready = replace(ready, response_timeout_ms=limits.POLLED_RESPONSE_MS)
         tokens.append(leases.take(step, ready, command.session_id, command.worker_id))
     if tokens:
         used = len(tokens) + (0 if session is None else session.used)
