@@ -113,6 +113,12 @@ class _Run:
             return
         asyncio._set_running_loop(loop)
         work = Work(cluster)
+        asyncio._set_running_loop(None)
+        if cluster.dice("beginning").random() < 0.5:
+            self._until(30.0, lambda: work.is_prepared, "the first workflows start")
+        if self._broken():
+            return
+        asyncio._set_running_loop(loop)
         faults = Faults(cluster)
         asyncio._set_running_loop(None)
         self._advance(trouble_seconds)
@@ -121,6 +127,7 @@ class _Run:
         faults.heal()
         self.watcher.trace("FAULT", "no more of them")
         self.result.faults = faults.counts
+        self._until(60.0, lambda: work.is_prepared, "the first workflows start")
         work.stopped = True
         settling = work.operator.machine.spawn(work.operator.settle(), "settle")
         self._until(SETTLE_SECONDS, lambda: work.operator.settled or settling.done(), "everything comes to an end")

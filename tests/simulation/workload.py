@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from typing import Any
 
 from orchestrator.testing.machine import Machine
@@ -31,6 +30,7 @@ SWITCH = {
         }
     ],
 }
+SWITCHES = 3
 # How long callers wait for an answer; everybody else takes the last.
 CALL_SECONDS = (0.1, 0.7, 2.0, 6.0)
 
@@ -87,7 +87,7 @@ class Caller(Person):
         client = await self.client
         while not self.work.stopped:
             await asyncio.sleep(self.dice.expovariate(self.work.rate))
-            if not self.work.switches:
+            if not self.work.is_prepared:
                 # Nothing is registered yet.
                 continue
             if self.dice.random() < 0.2:
@@ -296,12 +296,13 @@ class Work:
         self.callers_left = dice.randint(2, 4)
         self.callers = [Caller(cluster, f"c{number}", self) for number in range(self.callers_left)]
         self.workers: list[Person] = [Labourer(cluster, f"w{number}", self) for number in range(dice.randint(1, 3))]
-        self.workers += [Zombie(cluster, f"z{number}", self) for number in range(dice.randint(0, 1))]
+        self.workers += [Zombie(cluster, f"z{number}", self) for number in range(dice.randint(1, 2))]
         self.operator = Operator(cluster, "op", self)
 
     @property
-    def dice(self) -> random.Random:
-        return self.cluster.dice("work")
+    def is_prepared(self) -> bool:
+        """Definitions are registered, and the switches wait."""
+        return len(self.switches) == SWITCHES
 
 
 class Operator(Person):
@@ -314,7 +315,7 @@ class Operator(Person):
 
     async def live(self) -> None:
         client = await self.client
-        while len(self.work.switches) < 3:
+        while not self.work.is_prepared:
             workflow_id = f"switch-{len(self.work.switches)}"
             try:
                 await client.register(*self.work.definitions, overwrite=True)
