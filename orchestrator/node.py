@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from orchestrator import __version__
 from orchestrator.config import Address, Config
 from orchestrator.engine.commands import AnyCommand, RequestIdentity, StartWorkflow
@@ -65,7 +63,7 @@ class NodeFailed(Exception):
 class _Store:
     """The database and its flusher, as the applier sees them."""
 
-    def __init__(self, database: Database, flusher: Flusher, configuration: Callable[[], bytes]) -> None:
+    def __init__(self, database: Database, flusher: Flusher, configuration: Callable[[int], bytes]) -> None:
         self._database = database
         self._flusher = flusher
         self._configuration = configuration
@@ -76,7 +74,7 @@ class _Store:
     def stage(
         self, changes: Sequence[Any], index: int, term: int, chain: bytes, *, checkpoint: bool
     ) -> None:
-        self._flusher.stage(changes, index, term, self._configuration(), chain, checkpoint=checkpoint)
+        self._flusher.stage(changes, index, term, self._configuration(index), chain, checkpoint=checkpoint)
 
     async def wait_room(self) -> None:
         await self._flusher.wait_room()
@@ -243,6 +241,7 @@ class Node:
             data_dir=config.data_dir,
             applied_index=applied.index,
             applied_term=applied.term,
+            applied_configuration=applied.configuration,
             snapshot_source=self,
             snapshot_sink=self,
             on_role_change=self._role_changed,
@@ -274,7 +273,7 @@ class Node:
         return Applier(
             log=self._log,
             machine=self._initial_machine,
-            store=_Store(self._database, self._flusher, self._configuration),
+            store=_Store(self._database, self._flusher, self._log.configuration_at),
             clock=self._clock,
             log_clock=self._log_clock,
             observer=self,
@@ -325,10 +324,6 @@ class Node:
             search=self._search,
             peers=self._log.peer_gossip,
         )
-
-    def _configuration(self) -> bytes:
-        """The members, as the log has them: stored with the state, so that a copy says whose it is."""
-        return msgspec.json.encode(self._log.status().configuration)
 
     def _free_disk_bytes(self) -> int:
         """Asked of the disk at most once per round of gossip, for each start wants to know."""

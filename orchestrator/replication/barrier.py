@@ -55,7 +55,8 @@ class ReadBarrier:
     def _finish_if_echoed(self) -> None:
         if self._read_index is None:
             return
-        count = 1 + sum(1 for round_ in self._echoed.values() if round_ >= self.round)
+        others = self._raft.voters - {self._raft.name}
+        count = 1 + sum(1 for name, round_ in self._echoed.items() if round_ >= self.round and name in others)
         if count >= self._raft.majority:
             for future in self._sharing:
                 if not future.done():
@@ -64,6 +65,12 @@ class ReadBarrier:
             self._read_index = None
             if self._waiting:
                 self._raft.wake()
+
+    def peers_changed(self, renewed: set[str]) -> None:
+        """Echoes of who had the name before mean nothing; those of the others may be a majority now."""
+        for name in renewed:
+            self._echoed.pop(name, None)
+        self._finish_if_echoed()
 
     def term_began(self) -> None:
         """Echoes of an earlier term mean nothing in this one."""

@@ -116,7 +116,7 @@ class SyncObj(RaftState):
         def received(name: str, message: Any) -> None:
             if message.term > self.term:
                 self.follow(message.term, None)
-            elif message.term == self.term and self.role is Role.LEADER:
+            elif message.term == self.term and self.role is Role.LEADER and name in self.replicator.progress:
                 handle(name, message)
 
         return received
@@ -131,13 +131,24 @@ class SyncObj(RaftState):
         super().__onNodeDisconnected(node)
         self.wake()
 
+    def reconfigure(
+        self, voters: frozenset[str], learners: frozenset[str], renewed: set[str], *, is_voter: bool
+    ) -> None:
+        super().reconfigure(voters, learners, renewed, is_voter=is_voter)
+        self.replicator.peers_changed(renewed)
+        self.barrier.peers_changed(renewed)
+        if self.sender is not None:
+            for name in [name for name in self.sender.transfers if name in renewed or name not in self.peers]:
+                self.sender.give_up(name)
+        self.wake()
+
     # -- the tick ------------------------------------------------------------------------------------------------
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
         now = self.clock.monotonic()
         if self.participating:
             self.elections.tick(now)
-            if self.role is Role.LEADER and not self.replicator.has_quorum_contact(now):
+            if self.role is Role.LEADER and not (self.is_voter and self.replicator.has_quorum_contact(now)):
                 self.follow(self.term, None)
             if self.role is Role.LEADER:
                 self.replicator.advance_commit()

@@ -7,6 +7,8 @@ ReplicationError
 ├── LostLeadership       a read could not be confirmed; nothing was changed, ask again
 ├── SnapshotInstalled    the applier is behind a snapshot: continue from (index, term)
 ├── EntryTooLarge        the caller's entry is over the limit
+├── MembershipError      the change of members was not begun (certain: it has no effect)
+│   ├── ChangeInProgress · WouldLoseQuorum · UnknownMember · MemberExists · InvalidMember
 ├── Stopped              this node is stopping
 ├── JournalCorrupt       durable data is damaged or missing: the node must not start
 └── IdentityError        the data directory is not the one this node needs
@@ -54,6 +56,30 @@ class SnapshotInstalled(ReplicationError):
 
 class EntryTooLarge(ReplicationError):
     """The entry is over `entry_bytes_max`."""
+
+
+class MembershipError(ReplicationError):
+    """The change of members was refused, and has no effect."""
+
+
+class ChangeInProgress(MembershipError):
+    """One change at a time: another one is not committed yet, or its learner has not caught up."""
+
+
+class WouldLoseQuorum(MembershipError):
+    """The members that can be reached now would be no majority after the change."""
+
+
+class UnknownMember(MembershipError):
+    """No member or learner has this name."""
+
+
+class MemberExists(MembershipError):
+    """The name is taken, by another data directory."""
+
+
+class InvalidMember(MembershipError):
+    """The name, the incarnation or the address can't be one."""
 
 
 class Stopped(ReplicationError):

@@ -9,9 +9,10 @@ import struct
 
 import msgspec
 
+from orchestrator.replication.configuration import Configuration
 from orchestrator.replication.segment import EntryKind, Record
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 LENGTH = struct.Struct(">I")
 HELLO_BYTES_MAX = 64 * 1024
 
@@ -31,8 +32,10 @@ class Hello(Message, frozen=True):
     incarnation: str
     advertised: str
     members: list[str]
-    # Name -> incarnation, from the moment the sender began to record it.
-    configuration: dict[str, str] | None
+    # The one in force, from the moment the sender began to record its first; its index; whether that is committed.
+    configuration: Configuration | None
+    configuration_index: int = 0
+    configuration_committed: bool = False
 
 
 class Gossip(Message, frozen=True):

@@ -49,6 +49,12 @@ class Gossiper:
         if message.data is not None:
             self._peers[name] = gossip_values(message.data)
 
+    def forget(self, names: set[str]) -> None:
+        """What nodes said that are members no longer."""
+        for name in names:
+            self._peers.pop(name, None)
+            self._offsets.pop(name, None)
+
     def peers(self) -> dict[str, dict[str, GossipValue]]:
         return {name: dict(facts) for name, facts in self._peers.items()}
 

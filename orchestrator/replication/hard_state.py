@@ -24,6 +24,8 @@ class HardState(msgspec.Struct, frozen=True):
     voted_for: str | None = None
     # Node name -> incarnation; None until the cluster was formed.
     configuration: dict[str, str] | None = None
+    # The configuration with which this node was admitted to a cluster that was there before it; empty if it was not.
+    admitted: bytes = b""
 
 
 class HardStateFile:

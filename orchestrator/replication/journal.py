@@ -17,6 +17,7 @@ from orchestrator.replication.errors import JournalCorrupt
 from orchestrator.replication.files import Files, WritableFile
 from orchestrator.replication.segment import (
     SUFFIX,
+    EntryKind,
     Record,
     Segment,
     decode_record,
@@ -121,6 +122,10 @@ class Journal:
         self._unsubmitted = False
         # Grows with every truncation, so that a read that raced with one can tell.
         self._generation = 0
+        # (index, bytes) of each configuration it holds, and the newest of those that were removed below.
+        self._configurations: list[tuple[int, bytes]] = []
+        # Called when the newest of them became another one.
+        self.on_configuration: Callable[[], None] = lambda: None
         self.durable_index = 0
 
     # -- open and close ------------------------------------------------------------------------------------------
@@ -150,6 +155,7 @@ class Journal:
                 self._files.remove(leftover.path)
             self._files.sync_directory(self._directory)
             self._segments.clear()
+            self._configurations.clear()
         if self._segments:
             before = self._segments[-1]
             if (segment.base_index, segment.base_term) != (before.last_index, before.last_term):
@@ -158,6 +164,7 @@ class Journal:
                     f"ends at {before.last_index}: a segment is missing. Restore it, or replace this node."
                 )
         self._segments.append(segment)
+        self._configurations += segment.configurations
         # Also when nothing was cut: what a killed process wrote may be in the page cache only, and now it counts.
         file = self._files.open_append(path)
         if torn:
@@ -223,6 +230,13 @@ class Journal:
                 high = middle - 1
         return low
 
+    def configuration(self, at: int | None = None) -> tuple[int, bytes] | None:
+        """(index, bytes) of the newest configuration, committed or not, or of that which `at` is under."""
+        for index, data in reversed(self._configurations):
+            if at is None or index <= at:
+                return index, data
+        return None
+
     # -- writing -------------------------------------------------------------------------------------------------
 
     def append(self, index: int, term: int, kind: int, data: bytes) -> Record:
@@ -238,6 +252,9 @@ class Journal:
         self._unsubmitted = True
         self._cache[index] = record
         self._cached_bytes += len(data)
+        if kind == EntryKind.CONFIGURATION:
+            self._configurations.append((index, data))
+            self.on_configuration()
         return record
 
     def flush(self) -> None:
@@ -269,6 +286,9 @@ class Journal:
         self._generation += 1
         self._lower(index - 1)
         self._disk.add(partial(self._writer.cut, segment.path, segment.size, later))
+        if self._configurations and self._configurations[-1][0] >= index:
+            self._configurations = [found for found in self._configurations if found[0] < index]
+            self.on_configuration()
 
     def reset(self, index: int, term: int) -> None:
         """Begins anew after (index, term), which a snapshot holds."""
@@ -280,6 +300,8 @@ class Journal:
         self._cache_low = index + 1
         self._in_flight.append([index])
         self._disk.add(partial(self._writer.remove, leftovers), self._synced)
+        self._configurations.clear()
+        self.on_configuration()
 
     def remove_below(self, index: int) -> None:
         """Removes whole segments that hold nothing above `index`; the last one always stays."""
@@ -290,6 +312,8 @@ class Journal:
             paths = [segment.path for segment in self._segments[:gone]]
             del self._segments[:gone]
             self._disk.add(partial(self._writer.remove, paths))
+            while len(self._configurations) > 1 and self._configurations[1][0] <= self.base_index:
+                del self._configurations[0]
 
     def bytes_between(self, after: int, last: int) -> int:
         """About how many bytes of segments hold entries in (after, last]; whole segments only."""

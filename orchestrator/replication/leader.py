@@ -73,8 +73,21 @@ class Replicator:
         self._heartbeat_at = 0.0
         self._notice_at = None
 
+    def peers_changed(self, renewed: set[str]) -> None:
+        """Another configuration is in force; of `renewed` peers nothing is known any more."""
+        kept = {name: progress for name, progress in self.progress.items() if name not in renewed}
+        self.progress = {name: kept.get(name) or Progress() for name in self._raft.peers}
+        now = self._raft.clock.monotonic()
+        if self._raft.role is Role.LEADER:
+            for name in self.progress.keys() - kept.keys():
+                # Nothing was heard of it yet, and nothing counts on it before it has caught up.
+                self._raft.contacted(name)
+        self._heartbeat_at = min(self._heartbeat_at, now)
+
     def peer_connected(self, name: str) -> None:
         """What was in flight on the old connection may be lost: ask the follower where it stands."""
+        if name not in self.progress:
+            return
         transferring = self.progress[name].mode is Mode.SNAPSHOT
         self.progress[name] = Progress(mode=Mode.SNAPSHOT if transferring else Mode.PROBE)
         raft = self._raft
@@ -238,8 +251,8 @@ class Replicator:
 
     def snapshot_done(self, name: str, index: int | None) -> None:
         """The follower stands at `index` of the snapshot that was sent; None when the transfer failed."""
-        progress = self.progress[name]
-        if self._raft.role is not Role.LEADER or progress.mode is not Mode.SNAPSHOT:
+        progress = self.progress.get(name)
+        if self._raft.role is not Role.LEADER or progress is None or progress.mode is not Mode.SNAPSHOT:
             return
         progress.mode = Mode.PROBE
         progress.forget_flight()
@@ -252,7 +265,8 @@ class Replicator:
 
     def advance_commit(self) -> None:
         raft = self._raft
-        matches = sorted([raft.journal.durable_index, *(raft.match_index(name) for name in raft.peers)], reverse=True)
+        others = raft.voters - {raft.name}
+        matches = sorted([raft.journal.durable_index, *(raft.match_index(name) for name in others)], reverse=True)
         index = matches[raft.majority - 1]
         if index > raft.commit_index and raft.journal.term_at(index) == raft.term:
             raft.commit_index = index
@@ -260,4 +274,19 @@ class Replicator:
     def has_quorum_contact(self, now: float) -> bool:
         raft = self._raft
         limit = now - raft.settings.election_timeout_max_ms / 1000
-        return 1 + sum(1 for name in raft.peers if raft.last_contact(name) > limit) >= raft.majority
+        return 1 + sum(1 for name in raft.voters - {raft.name} if raft.last_contact(name) > limit) >= raft.majority
+
+    def reachable(self, now: float) -> set[str]:
+        """Peers that answered within an election timeout, and this node."""
+        raft = self._raft
+        limit = now - raft.settings.election_timeout_max_ms / 1000
+        return {raft.name} | {
+            name for name in raft.peers if raft.connected(name) and raft.last_contact(name) > limit
+        }
+
+    def caught_up(self, name: str, index: int) -> bool:
+        """Holds `index`, and lacks at most `learner_lag_entries_max` of what this leader has."""
+        raft, progress = self._raft, self.progress[name]
+        match = raft.match_index(name)
+        close = match >= raft.last_index - raft.settings.learner_lag_entries_max
+        return progress.mode is Mode.REPLICATE and match >= index and close

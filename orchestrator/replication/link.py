@@ -26,13 +26,14 @@ class Owner(Protocol):
 
     def hello(self) -> Hello: ...
     def jitter(self) -> float: ...
+    def address_of(self, name: str) -> tuple[str, int] | None: ...
     def admit(self, hello: Hello, expected: str | None) -> str | None: ...
     def inbound_opened(self, inbound: Inbound) -> None: ...
     def inbound_named(self, inbound: Inbound, hello: Hello) -> None: ...
     def inbound_closed(self, inbound: Inbound) -> None: ...
     def received(self, inbound: Inbound, message: AnyMessage) -> None: ...
     def link_opened(self, link: Link, hello: Hello) -> None: ...
-    def link_closed(self, name: str) -> None: ...
+    def link_closed(self, link: Link) -> None: ...
     def link_refused(self, name: str) -> None: ...
     def link_failed(self, error: BaseException) -> None: ...
 
@@ -174,6 +175,8 @@ class Link:
         self._connection: Outbound | None = None
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        # Where the connection that is up, or being made, leads.
+        self.dialled: tuple[str, int] | None = None
 
     @property
     def up(self) -> bool:
@@ -182,6 +185,10 @@ class Link:
     @property
     def hello(self) -> Hello | None:
         return self._connection.hello if self._connection is not None else None
+
+    @property
+    def ended(self) -> bool:
+        return self._task is None or self._task.done()
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"link to {self.name}")
@@ -240,7 +247,10 @@ class Link:
 
     async def _dial(self) -> bool:
         """One connection from dialling to its end; whether it ever was up."""
-        host, port = self._owner.identity.address_of(self.name)
+        self.dialled = self._owner.address_of(self.name)
+        if self.dialled is None:
+            return False
+        host, port = self.dialled
         connections: list[Outbound] = []
 
         def make() -> Outbound:
@@ -263,5 +273,5 @@ class Link:
             was_up = self._connection is connection
             self._connection = None
             if was_up:
-                self._owner.link_closed(self.name)
+                self._owner.link_closed(self)
         return was_up

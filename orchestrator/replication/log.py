@@ -12,15 +12,18 @@ import logging
 import random
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.replication import configuration as configurations
+from orchestrator.replication.changes import MembershipChanges
+from orchestrator.replication.configuration import Member
 from orchestrator.replication.core import SyncObj
 from orchestrator.replication.durable import DurableState
-from orchestrator.replication.errors import EntryTooLarge, NotLeader, SnapshotInstalled, Stopped
+from orchestrator.replication.errors import EntryTooLarge, NotLeader, Stopped
 from orchestrator.replication.files import Files
 from orchestrator.replication.frames import GossipValue
 from orchestrator.replication.gossip import Gossiper
+from orchestrator.replication.handing_out import Entry, HandingOut
 from orchestrator.replication.handover import hand_over
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.membership import Membership, Standing
@@ -46,15 +49,6 @@ KIND_NO_OP = EntryKind.NO_OP
 IDLE_TICK_S = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    index: int
-    term: int
-    # COMMANDS, or an internal one with empty data that only moves the index.
-    kind: EntryKind
-    data: bytes
-
-
 class ReplicatedLog:
     def __init__(
         self,
@@ -66,6 +60,7 @@ class ReplicatedLog:
         data_dir: Path,
         applied_index: int,
         applied_term: int,
+        applied_configuration: bytes = b"",
         snapshot_source: SnapshotSource,
         snapshot_sink: SnapshotSink,
         on_role_change: Callable[[Role, int], None],
@@ -83,6 +78,7 @@ class ReplicatedLog:
         self._files = files
         self._data_dir = data_dir
         self._applied = (applied_index, applied_term)
+        self._applied_configuration = applied_configuration
         self._source = snapshot_source
         self._sink = snapshot_sink
         self._on_role_change = on_role_change
@@ -98,9 +94,6 @@ class ReplicatedLog:
         self._stopped = False
         self._transferring = False
         self._flushed_index = applied_index
-        # A snapshot replaced the database at this (index, term).
-        self._installed: tuple[int, int] | None = None
-        self._waiters: list[asyncio.Future[None]] = []
         self._role: tuple[Role, int] | None = None
         self._gossip: dict[str, GossipValue] = {}
 
@@ -132,7 +125,14 @@ class ReplicatedLog:
 
     def _assemble(self) -> None:
         durable = self._durable
-        self._membership = Membership(self._identity, durable.hard_state, self._formed, self._announce)
+        self._membership = Membership(
+            self._identity,
+            durable.hard_state,
+            durable.journal,
+            stored=configurations.decode_stored(self._applied_configuration, self._identity.members),
+            on_formed=self._formed,
+            on_announce=self._announce,
+        )
         self._transport = PeerTransport(
             identity=self._identity,
             membership=self._membership,
@@ -160,6 +160,7 @@ class ReplicatedLog:
             on_fatal=self._fail,
             on_advance=self._notify,
         )
+        self._handing_out = HandingOut(raft, lambda: self._stopped)
         raft.sender = SnapshotSender(raft, self._source, self._files, durable.reader, raft.replicator.snapshot_done)
         raft.receiver = SnapshotReceiver(
             raft,
@@ -173,6 +174,17 @@ class ReplicatedLog:
         )
         raft.receiver.remove_leftovers()
         raft.on_transition = self._transition
+        self._changes = MembershipChanges(
+            raft,
+            self._membership,
+            self._gossiper,
+            may_append=lambda: not self._transferring,
+            is_stopped=lambda: self._stopped,
+            wait=self._handing_out.wait,
+            hand_over=self.transfer_leadership,
+        )
+        self._changes.follow()
+        durable.journal.on_configuration = self._membership.refresh
         raft.participating = self._membership.standing is Standing.FORMED
 
     async def stop(self) -> None:
@@ -235,6 +247,8 @@ class ReplicatedLog:
         raft = self._raft
         try:
             raft.doTick()
+            self._membership.committed_up_to(raft.commit_index)
+            self._changes.promote()
             now = self._clock.monotonic()
             self._gossiper.tick(now)
             self._transport.drop_silent()
@@ -255,12 +269,14 @@ class ReplicatedLog:
         self._durable.mark_formed()
         self._core.participating = True
         self._core.defer_election()
+        self._announce()
+
+    def _announce(self) -> None:
+        """This node's standing or its configuration is another one: raft, the peers and the owner are told."""
+        self._changes.follow()
         self._transport.announce()
         self._review_role()
         self._wake()
-
-    def _announce(self) -> None:
-        self._transport.announce()
 
     def _refused(self, name: str) -> None:
         if self._core.participating:
@@ -282,17 +298,8 @@ class ReplicatedLog:
             self._on_role_change(*current)
 
     def _notify(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def _wait(self, timeout_s: float | None = None) -> None:
-        """Until the log, the role or the database moved, or this node stops."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.append(waiter)
-        await asyncio.wait([waiter], timeout=timeout_s)
-        waiter.cancel()
+        if self._raft is not None:
+            self._handing_out.notify()
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
@@ -318,31 +325,8 @@ class ReplicatedLog:
         Raises SnapshotInstalled(index, term) when a snapshot replaced the database beyond `after`: go on from there.
         While one is being installed nothing is returned. Raises Stopped.
         """
-        raft = self._core
-        while True:
-            if self._stopped:
-                raise Stopped("the replicated log has stopped")
-            if not raft.follower.installing:
-                if self._installed is not None and after < self._installed[0]:
-                    raise SnapshotInstalled(*self._installed)
-                if after < raft.journal.base_index:
-                    raise ValueError(
-                        f"entries after {after} were flushed, and the journal begins after {raft.journal.base_index}"
-                    )
-                if after < raft.handed_out_index:
-                    generation = self._installed
-                    records = await raft.journal.read(after + 1, limit_bytes)
-                    last = raft.handed_out_index
-                    entries = [
-                        Entry(record.index, record.term, EntryKind(record.kind), record.data)
-                        for record in records
-                        if record.index <= last
-                    ]
-                    if entries and generation == self._installed and not raft.follower.installing:
-                        return entries
-                    await asyncio.sleep(0)
-                    continue
-            await self._wait()
+        self._core  # noqa: B018 - raises before start
+        return await self._handing_out.committed(after, limit_bytes)
 
     async def barrier(self) -> int:
         """A read index: what is applied up to there, with everything acknowledged before this call, is linearizable.
@@ -376,11 +360,13 @@ class ReplicatedLog:
         if not busy:
             self._notify()
 
-    async def _snapshot_installed(self, index: int, term: int) -> None:
+    async def _snapshot_installed(self, index: int, term: int, configuration: bytes = b"") -> None:
         raft = self._core
-        self._installed = (index, term)
+        self._handing_out.snapshot_installed(index, term)
         if raft.journal.term_at(index) != term:
             raft.journal.reset(index, term)
+        stored = configurations.decode_stored(configuration, self._identity.members)
+        self._membership.snapshot_installed(stored)
         await self._durable.disk.drain()
         self._flushed_index = max(self._flushed_index, index)
         if index > raft.commit_index:
@@ -400,9 +386,37 @@ class ReplicatedLog:
             return False
         self._transferring = True
         try:
-            return await hand_over(raft, self._wait)
+            return await hand_over(raft, self._handing_out.wait)
         finally:
             self._transferring = False
+
+    # -- members ---------------------------------------------------------------------------------------------------
+
+    async def add_member(self, name: str, incarnation: str, address: str) -> None:
+        """Admits a node as a learner; committed when it returns. It becomes a member by itself once it caught up.
+
+        Raises MembershipError or NotLeader, LostLeadership (certain: no effect), OutcomeUnknown: then ask again.
+        """
+        self._core  # noqa: B018 - raises before start
+        await self._changes.add(name, Member(incarnation, address))
+
+    async def remove_member(self, name: str) -> None:
+        """As `add_member`. A leader that is to go hands over, and raises NotLeader: ask the next one."""
+        self._core  # noqa: B018 - raises before start
+        await self._changes.remove(name)
+
+    async def replace_member(self, name: str, incarnation: str, address: str | None = None) -> None:
+        """As `add_member`, in the place of the member that has this name now, and at its address unless one is given."""
+        self._core  # noqa: B018 - raises before start
+        await self._changes.replace(name, incarnation, address)
+
+    def candidates(self) -> dict[str, Member]:
+        """Nodes that are connected and could be admitted, by name."""
+        return self._membership.candidates()
+
+    def configuration_at(self, index: int) -> bytes:
+        """The members as of the entry at `index`, to be stored with a database that stands there."""
+        return configurations.encode_stored(self._membership.at(index))
 
     # -- gossip ------------------------------------------------------------------------------------------------------
 
@@ -429,9 +443,10 @@ class ReplicatedLog:
         standing = self._membership.standing
         if standing is Standing.FORMING:
             return Role.FORMING
-        if standing is Standing.AWAITING_ADMISSION:
+        if standing in (Standing.AWAITING_ADMISSION, Standing.REMOVED):
             return Role.AWAITING_ADMISSION
-        return self._core.role
+        learns = self._core.role is Role.FOLLOWER and not self._core.is_voter
+        return Role.LEARNER if learns else self._core.role
 
     @property
     def leader(self) -> str | None:

@@ -5,7 +5,9 @@ Position 0 is the base, the (index, term) that a snapshot or nothing at all stan
 
 from __future__ import annotations
 
-from orchestrator.replication.hard_state import HardState, HardStateFile
+import msgspec
+
+from orchestrator.replication.hard_state import HardStateFile
 from orchestrator.replication.journal import Journal
 
 LogTuple = tuple[bytes, int, int]
@@ -42,7 +44,8 @@ class RaftLog:
         return self.hard_state.current.voted_for
 
     def setCurrentTerm(self, term: int, voted_for: str | None) -> None:
-        self.hard_state.save(HardState(term, voted_for, self.hard_state.current.configuration))
+        current = self.hard_state.current
+        self.hard_state.save(msgspec.structs.replace(current, term=term, voted_for=voted_for))
 
     def getRaftCommitIndex(self) -> int:
         return self._commit_index

@@ -34,6 +34,8 @@ class EntryKind(enum.IntEnum):
     COMMANDS = 0
     # Begins a leader's term; empty.
     NO_OP = 1
+    # Who the members are from here on.
+    CONFIGURATION = 2
 
 
 @dataclass(slots=True)
@@ -56,6 +58,8 @@ class Segment:
     reset: bool = False
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     terms: array[int] = field(default_factory=lambda: array("Q"))
+    # What a scan found: (index, bytes) of each configuration.
+    configurations: list[tuple[int, bytes]] = field(default_factory=list)
 
     @property
     def last_index(self) -> int:
@@ -124,6 +128,8 @@ def scan_segment(files: Files, path: Path, *, is_last: bool) -> tuple[Segment | 
         if record.index != segment.last_index + 1 or record.term < segment.last_term:
             break
         segment.add(record.term, end - offset)
+        if record.kind == EntryKind.CONFIGURATION:
+            segment.configurations.append((record.index, record.data))
         offset = end
     torn = offset < len(data)
     if torn and (not is_last or _later_durable_mark(data, offset) > segment.last_index):

@@ -16,6 +16,8 @@ class RaftSettings:
     # After the leader's connection closed and redialling was refused: its process is gone, no need to wait for silence.
     fast_failover_min_ms: int = 10
     fast_failover_max_ms: int = 50
+    # A learner whose log is this close to the leader's becomes a member that votes.
+    learner_lag_entries_max: int = 100
     # Followers learn a new commit index at most this late when no entry carries it.
     commit_notice_ms: int = 5
     gossip_interval_ms: int = 250

@@ -45,7 +45,7 @@ class SnapshotReceiver:
         writer: Worker,
         *,
         installing: Callable[[bool], None],
-        installed: Callable[[int, int], Awaitable[None]],
+        installed: Callable[[int, int, bytes], Awaitable[None]],
         on_error: Callable[[BaseException], None],
     ) -> None:
         self._raft = raft
@@ -128,7 +128,7 @@ class SnapshotReceiver:
         self._installing(True)
         try:
             await self._sink.install(incoming.path, begin.index, begin.snapshot_term)
-            await self._installed(begin.index, begin.snapshot_term)
+            await self._installed(begin.index, begin.snapshot_term, begin.configuration)
         finally:
             self._busy = False
             self._installing(False)

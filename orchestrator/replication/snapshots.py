@@ -59,6 +59,11 @@ class SnapshotSender:
         pins = [transfer.copy.index if transfer.copy else 0 for transfer in self.transfers.values()]
         return min(pins, default=None)
 
+    def give_up(self, name: str) -> None:
+        """The peer is gone, or another one by the same name."""
+        if (task := self._tasks.get(name)) is not None:
+            task.cancel()
+
     def cancel(self) -> None:
         for task in self._tasks.values():
             task.cancel()

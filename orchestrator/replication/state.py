@@ -26,6 +26,8 @@ class Role(enum.Enum):
     FOLLOWER = "follower"
     CANDIDATE = "candidate"
     LEADER = "leader"
+    # Follows, and is counted nowhere: until it has caught up, or was promoted.
+    LEARNER = "learner"
     # Not yet, or not, a member: neither votes nor acknowledges.
     FORMING = "forming"
     AWAITING_ADMISSION = "awaiting_admission"
@@ -79,6 +81,10 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
         self.on_transition: Callable[[], None] = lambda: None
         self.__peers = transport
         self.__announced: tuple[Role, int, str | None] | None = None
+        # The configuration in force: who votes, who only receives, and whether this node is one of the former.
+        self.voters: frozenset[str] = frozenset(self.nodes)
+        self.learners: frozenset[str] = frozenset()
+        self.is_voter = True
         conf = pysyncobj.SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=True,
@@ -174,14 +180,30 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
 
     @property
     def peers(self) -> list[str]:
-        return [name for name in self.nodes if name != self.name]
+        """Whom a leader sends to: members and learners."""
+        return sorted((self.voters | self.learners) - {self.name})
 
     @property
     def majority(self) -> int:
-        return len(self.nodes) // 2 + 1
+        return len(self.voters) // 2 + 1
+
+    def reconfigure(
+        self, voters: frozenset[str], learners: frozenset[str], renewed: set[str], *, is_voter: bool
+    ) -> None:
+        """Another configuration is in force; `renewed` peers have lost what was known of them."""
+        self.voters, self.learners, self.is_voter = voters, learners, is_voter
+        others = {self.nodes.setdefault(name, Node(name)) for name in self.peers}
+        for node in [node for node in self.__raftMatchIndex if node not in others or node.id in renewed]:
+            self.__raftMatchIndex.pop(node, None)
+            self.__raftNextIndex.pop(node, None)
+            self.__lastResponseTime.pop(node, None)
+        for node in others - self.__raftMatchIndex.keys():
+            self.__raftMatchIndex[node] = 0
+            self.__raftNextIndex[node] = self.last_index + 1
+        self.__otherNodes = others
 
     def connected(self, name: str) -> bool:
-        return bool(self.isNodeConnected(self.nodes[name]))
+        return name in self.nodes and bool(self.isNodeConnected(self.nodes[name]))
 
     def next_index(self, name: str) -> int:
         index: int = self.__raftNextIndex[self.nodes[name]]
@@ -216,7 +238,7 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
             self.__setCurrentTerm(term, None)
         if self.role is not Role.FOLLOWER:
             self.defer_election()
-        self.__raftLeader = self.nodes[leader] if leader is not None else None
+        self.__raftLeader = self.nodes.setdefault(leader, Node(leader)) if leader is not None else None
         self.__setState(_FOLLOWER)
         self.announce()
 

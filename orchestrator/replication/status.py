@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from orchestrator.replication.configuration import Configuration
 from orchestrator.replication.core import SyncObj
 from orchestrator.replication.state import Role
 
@@ -22,6 +23,8 @@ class PeerStatus:
     last_contact_ms: int | None
     # It answers, but it is not the member whose name it has: it was not admitted.
     stranger: bool = False
+    # Sent everything, counted nowhere.
+    learner: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Status:
     commit_index: int
     flushed_index: int
     journal_bytes: int
-    configuration: dict[str, str] | None
+    configuration: Configuration | None
     peers: tuple[PeerStatus, ...]
     transfers: tuple[TransferStatus, ...]
     counters: dict[str, int]
@@ -59,7 +62,7 @@ def describe(
     *,
     role: Role,
     awaiting_reason: str | None,
-    configuration: dict[str, str] | None,
+    configuration: Configuration | None,
     flushed_index: int,
     counters: dict[str, int],
     strangers: frozenset[str],
@@ -85,8 +88,9 @@ def describe(
 
 
 def _peer(raft: SyncObj, name: str, *, stranger: bool) -> PeerStatus:
+    learner = name in raft.learners
     if raft.role is not Role.LEADER:
-        return PeerStatus(name, raft.connected(name), None, None, None, None, None, None, stranger)
+        return PeerStatus(name, raft.connected(name), None, None, None, None, None, None, stranger, learner)
     progress = raft.replicator.progress[name]
     match = raft.match_index(name)
     return PeerStatus(
@@ -99,6 +103,7 @@ def _peer(raft: SyncObj, name: str, *, stranger: bool) -> PeerStatus:
         mode=progress.mode.value,
         last_contact_ms=int((raft.clock.monotonic() - raft.last_contact(name)) * 1000),
         stranger=stranger,
+        learner=learner,
     )
 
 

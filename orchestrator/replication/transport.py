@@ -2,7 +2,7 @@
 
 Promises: frames of one connection arrive in order; nothing is buffered without a bound; a peer that is malformed,
 oversized, of another cluster or protocol version is dropped and counted; messages of a peer whose incarnation is
-not in the configuration never reach raft.
+not in the configuration never reach raft, but for those of a leader or candidate that a newer one lists.
 """
 
 from __future__ import annotations
@@ -16,12 +16,31 @@ from collections.abc import Callable
 from pysyncobj.node import Node  # type: ignore[import-untyped]  # the package has no types
 from pysyncobj.transport import Transport  # type: ignore[import-untyped]  # the package has no types
 
-from orchestrator.replication.frames import PROTOCOL_VERSION, AnyMessage, Hello, Outgoing, encode_frame
+from orchestrator.replication.configuration import address_parts
+from orchestrator.replication.frames import (
+    PROTOCOL_VERSION,
+    AnyMessage,
+    Append,
+    Heartbeat,
+    Hello,
+    Outgoing,
+    PreVoteRequest,
+    SnapshotBegin,
+    SnapshotChunk,
+    TimeoutNow,
+    VoteRequest,
+    encode_frame,
+)
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.link import Inbound, Link
 from orchestrator.replication.membership import Membership
 from orchestrator.replication.ports import Clock, Network
 from orchestrator.replication.settings import RaftSettings
+
+# Said by leaders and candidates; what they mean is checked by term and log, not by who is counted here.
+FROM_ABOVE = (Append, Heartbeat, SnapshotBegin, SnapshotChunk, TimeoutNow, PreVoteRequest, VoteRequest)
+# Connections of nodes that no configuration lists, as those that wait to be admitted.
+STRANGERS_MAX = 32
 
 
 class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no types
@@ -40,7 +59,9 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         on_refused: Callable[[str], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
-        self.nodes: dict[str, Node] = {name: Node(name) for name in identity.members}
+        names = {identity.node, *membership.peers()}
+        # Every peer that was ever known; who counts is for the configuration to say.
+        self.nodes: dict[str, Node] = {name: Node(name) for name in sorted(names)}
         own = self.nodes[identity.node]
         super().__init__(None, own, [node for node in self.nodes.values() if node != own])
         self.identity = identity
@@ -59,6 +80,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self._inbound: dict[str, Inbound] = {}
         self._unnamed: set[Inbound] = set()
         self._links: dict[str, Link] = {name: Link(self, name) for name in membership.peers()}
+        self._closing: set[Link] = set()
         self._connected: set[str] = set()
         self._heard_at: dict[str, float] = {}
 
@@ -72,10 +94,10 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         return self.send_frame(node.id, encode_frame(message))
 
     def addNode(self, node: Node) -> None:
-        raise NotImplementedError("membership is fixed at formation")
+        raise NotImplementedError("members come from the configuration in force")
 
     def dropNode(self, node: Node) -> None:
-        raise NotImplementedError("membership is fixed at formation")
+        raise NotImplementedError("members come from the configuration in force")
 
     def destroy(self) -> None:
         self.abort()
@@ -101,7 +123,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
     async def stop(self) -> None:
         server = self._server
         self.abort()
-        for link in self._links.values():
+        for link in [*self._links.values(), *self._closing]:
             await link.join()
         if server is not None:
             await server.wait_closed()
@@ -124,15 +146,37 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
                 self.send_frame(name, frame)
 
     def announce(self) -> None:
-        """Tells all peers that this node's standing changed, and looks anew at who counts."""
+        """Tells all peers that this node's standing changed, and looks anew at who they are and who counts."""
         self.broadcast(self._membership.hello())
+        self._reconcile()
         self.review()
+
+    def _reconcile(self) -> None:
+        """Dials whom the configuration lists, where it says; and, to be heard, strangers while they are there."""
+        wanted = {*self._membership.peers(), *self._inbound}
+        for name in wanted - self._links.keys():
+            self.nodes.setdefault(name, Node(name))
+            self._links[name] = Link(self, name)
+            if self._server is not None:
+                self._links[name].start()
+        for name in self._links.keys() - wanted:
+            link = self._links.pop(name)
+            self._heard_at.pop(name, None)
+            link.abort()
+            self._closing = {closing for closing in {*self._closing, link} if not closing.ended}
+            self._membership.lost(name)
+            if name in self._connected:
+                self._connected.discard(name)
+                self._onNodeDisconnected(self.nodes[name])
+        for name, link in self._links.items():
+            if link.dialled is not None and link.dialled != self.address_of(name):
+                link.drop()
 
     def drop_silent(self) -> None:
         """Connections to a peer that says nothing, not even gossip, are made anew: TCP alone would take minutes."""
         limit = self.clock.monotonic() - self.settings.silence_limit_ms / 1000
         for name, heard_at in list(self._heard_at.items()):
-            if heard_at < limit and self._links[name].up:
+            if heard_at < limit and name in self._links and self._links[name].up:
                 self.counters["silent"] += 1
                 del self._heard_at[name]
                 self._links[name].drop()
@@ -144,6 +188,9 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
     def jitter(self) -> float:
         return self.rng.random()
 
+    def address_of(self, name: str) -> tuple[str, int] | None:
+        return self._membership.address_of(name)
+
     def hello(self) -> Hello:
         return self._membership.hello()
 
@@ -153,8 +200,13 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
             return "version"
         if hello.cluster_id != self.identity.cluster_id:
             return "foreign"
-        if hello.node == self.identity.node or hello.node not in self.nodes or expected not in (None, hello.node):
+        if hello.node == self.identity.node or expected not in (None, hello.node):
             return "unknown"
+        if address_parts(hello.advertised) is None:
+            return "malformed"
+        if not self._membership.known(hello.node) and hello.node not in self._inbound:
+            strangers = sum(not self._membership.known(name) for name in self._inbound)
+            return "unknown" if strangers >= STRANGERS_MAX else None
         return None
 
     def inbound_opened(self, inbound: Inbound) -> None:
@@ -173,6 +225,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
             previous.abort()
         self._heard_at[hello.node] = self.clock.monotonic()
         self._membership.heard(hello)
+        self._reconcile()
         self._links[hello.node].hurry()
         self.review()
 
@@ -185,10 +238,11 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         name = inbound.name
         if name is not None and self._inbound.get(name) is inbound:
             del self._inbound[name]
-            if not self._links[name].up:
+            if name not in self._links or not self._links[name].up:
                 self._membership.lost(name)
             for passed_over in [other for other in self._unnamed if other.name == name]:
                 passed_over.abort()
+            self._reconcile()
 
     def received(self, inbound: Inbound, message: AnyMessage) -> None:
         name, hello = inbound.name, inbound.hello
@@ -204,7 +258,9 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
             inbound.hello = message
             self._membership.heard(message)
             self.review()
-        elif not self._membership.counts(name, hello.incarnation):
+        elif not self._membership.counts(name, hello.incarnation) and not (
+            isinstance(message, FROM_ABOVE) and self._membership.hears(name, hello.incarnation)
+        ):
             self.counters["unlisted"] += 1
         else:
             self._onMessageReceived(self.nodes[name], message)
@@ -214,19 +270,22 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self._membership.heard(hello)
         self.review()
 
-    def link_closed(self, name: str) -> None:
-        if name not in self._inbound:
+    def link_closed(self, link: Link) -> None:
+        if self._links.get(link.name) is not link:
+            return  # it was given up
+        if (name := link.name) not in self._inbound:
             self._membership.lost(name)
         self.review()
 
     def strangers(self) -> frozenset[str]:
         """Peers that answer under a member's name and are not that member: their disks are others."""
-        if self._membership.configuration is None:
+        configuration = self._membership.configuration
+        if configuration is None:
             return frozenset()  # nobody is known yet
         return frozenset(
             name
             for name, link in self._links.items()
-            if link.up and link.hello is not None and not self._membership.counts(name, link.hello.incarnation)
+            if configuration.find(name) and link.up and link.hello is not None and not self._membership.counts(name, link.hello.incarnation)
         )
 
     def link_refused(self, name: str) -> None:

@@ -36,6 +36,9 @@ class Elections:
         raft = self._raft
         if raft.role is Role.LEADER:
             return
+        if not raft.is_voter:
+            self._wait(now)
+            return
         if raft.role is Role.CANDIDATE and not self._requested and self._own_vote_durable():
             self._request_votes()
         if self._quick_at is not None and now >= self._quick_at:
@@ -44,6 +47,15 @@ class Elections:
         elif now >= raft.election_deadline:
             raft.follow(raft.term, None)
             self._start_pre_vote()
+
+    def _wait(self, now: float) -> None:
+        """A learner, or a node that was removed, never campaigns; it votes when it is asked."""
+        raft = self._raft
+        self._quick_at = None
+        self._pre_votes = None
+        if raft.role is Role.CANDIDATE or now >= raft.election_deadline:
+            raft.follow(raft.term, None)
+            raft.defer_election()
 
     def next_deadline(self) -> float:
         if self._raft.role is Role.LEADER:
@@ -90,7 +102,7 @@ class Elections:
         self._round += 1
         self._pre_votes = {raft.name}
         request = PreVoteRequest(raft.term + 1, raft.last_index, raft.last_term, self._round)
-        for name in raft.peers:
+        for name in sorted(raft.voters - {raft.name}):
             if raft.connected(name):
                 raft.send(name, request)
         self._count_pre_votes()
@@ -117,7 +129,7 @@ class Elections:
             self._count_pre_votes()
 
     def _count_pre_votes(self) -> None:
-        if self._pre_votes is not None and len(self._pre_votes) >= self._raft.majority:
+        if self._pre_votes is not None and len(self._pre_votes & self._raft.voters) >= self._raft.majority:
             self._campaign(transfer=False)
 
     # -- vote ----------------------------------------------------------------------------------------------------
@@ -125,7 +137,7 @@ class Elections:
     def on_timeout_now(self, name: str, message: TimeoutNow) -> None:
         """The leader hands over to us; it has checked that we hold its whole log."""
         raft = self._raft
-        if message.term == raft.term and raft.leader == name and raft.role is Role.FOLLOWER:
+        if message.term == raft.term and raft.leader == name and raft.role is Role.FOLLOWER and raft.is_voter:
             self._campaign(transfer=True)
 
     def _campaign(self, *, transfer: bool) -> None:
@@ -148,7 +160,7 @@ class Elections:
         raft = self._raft
         self._requested = True
         request = VoteRequest(raft.term, raft.last_index, raft.last_term, self._transfer)
-        for name in raft.peers:
+        for name in sorted(raft.voters - {raft.name}):
             raft.send(name, request)
         self._count(raft.name)
 
@@ -193,7 +205,7 @@ class Elections:
 
     def _count(self, name: str) -> None:
         self._votes.add(name)
-        if len(self._votes) >= self._raft.majority:
+        if len(self._votes & self._raft.voters) >= self._raft.majority:
             self._raft.lead()
 
     def _up_to_date(self, last_index: int, last_term: int) -> bool:

@@ -43,7 +43,7 @@ class Bench:
         self.settings = settings or RaftSettings()
         identity = Identity(cluster_id="c", node="n1", incarnation="i", members=dict.fromkeys(names, "host:1"))
         rng = random.Random(1)
-        membership = Membership(identity, self.disk.hard_state, lambda: None, lambda: None)
+        membership = Membership(identity, self.disk.hard_state, self.disk.journal)
         transport = PeerTransport(
             identity=identity,
             membership=membership,

@@ -121,6 +121,8 @@ class Node:
         self.applied: list[bytes] = []
         self.applied_index = 0
         self.applied_term = 0
+        # As the database holds it.
+        self.configuration = b""
         # Index -> (term, data) of what a test appended here and waits for.
         self.awaited: dict[int, tuple[int, bytes]] = {}
         self.observe: Callable[[Node, int, bytes], None] = lambda node, index, data: None
@@ -151,6 +153,7 @@ class Node:
             data_dir=self.directory,
             applied_index=self.applied_index,
             applied_term=self.applied_term,
+            applied_configuration=self.configuration,
             snapshot_source=self,
             snapshot_sink=self,
             on_role_change=lambda role, term: self.roles.append((role, term)),
@@ -197,18 +200,22 @@ class Node:
 
     def flush(self) -> None:
         """Writes the database, then lets the journal go."""
+        self.configuration = self.log.configuration_at(self.applied_index)
         replace_file(self.files, self.database, self._encode())
         self.log.flushed(self.applied_index)
 
     def _encode(self) -> bytes:
-        return json.dumps([self.applied_index, self.applied_term, [data.hex() for data in self.applied]]).encode()
+        content = [data.hex() for data in self.applied]
+        return json.dumps([self.applied_index, self.applied_term, self.configuration.decode(), content]).encode()
 
     def _read_database(self) -> None:
-        self.applied_index, self.applied_term, applied = json.loads(self.files.read(self.database))
+        self.applied_index, self.applied_term, configuration, applied = json.loads(self.files.read(self.database))
+        self.configuration = configuration.encode()
         self.applied = [bytes.fromhex(data) for data in applied]
 
     async def copy(self) -> SnapshotCopy:
         self.copies += 1
+        self.configuration = self.log.configuration_at(self.applied_index)
         data = self._encode()
         path = self.directory.parent / f"{self.name}.copy{self.copies}"
         files = self.files
@@ -220,7 +227,13 @@ class Node:
                 files.remove(path)
 
         return SnapshotCopy(
-            path, self.applied_index, self.applied_term, len(data), hashlib.sha256(data).hexdigest(), b"", release
+            path,
+            self.applied_index,
+            self.applied_term,
+            len(data),
+            hashlib.sha256(data).hexdigest(),
+            self.configuration,
+            release,
         )
 
     async def install(self, path: Path, index: int, term: int) -> None:
@@ -237,7 +250,7 @@ class Node:
         """As kill -9: memory is gone, so the state machine starts again from its database."""
         self.log.abort()
         await self._end()
-        self.applied, self.applied_index, self.applied_term = [], 0, 0
+        self.applied, self.applied_index, self.applied_term, self.configuration = [], 0, 0, b""
         self.awaited.clear()
 
     async def _end(self) -> None:

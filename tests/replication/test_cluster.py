@@ -265,7 +265,7 @@ async def measure(leader: Node, count: int) -> list[float]:
         began = time.perf_counter()
         index, _ = leader.log.append(b"x" * 100)
         while leader.applied_index < index:
-            await leader.log._wait()
+            await leader.log._handing_out.wait()
             await asyncio.sleep(0)
         took.append((time.perf_counter() - began) * 1000)
     return took

@@ -58,10 +58,11 @@ async def test_what_strangers_send_is_dropped_and_counted(tmp_path: Path) -> Non
         await throw(cluster, encode_frame(Heartbeat(10**6, 10**6, 1)))
         await throw(cluster, hello(cluster, cluster_id="other"))
         await throw(cluster, hello(cluster, version=PROTOCOL_VERSION + 1))
-        await throw(cluster, hello(cluster, node="n9"))
+        await throw(cluster, hello(cluster, node="n1"))
+        await throw(cluster, hello(cluster, advertised="nowhere"))
         counters = cluster["n1"].log.status().counters
         assert counters["oversized"] == 1
-        assert counters["malformed"] == 2
+        assert counters["malformed"] == 3
         assert (counters["foreign"], counters["version"], counters["unknown"]) == (1, 1, 1)
         assert cluster["n1"].log.term == 1
         await cluster.put(b"y")
