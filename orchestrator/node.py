@@ -106,9 +106,7 @@ class Node:
         self._free_disk = self._world.free_disk_bytes(config.data_dir)
         self._open_storage()
         self._log = self._make_log()
-        self._log_clock = LogClock(
-            self._clock, self._log.peer_clock_offsets, voices_min=len(self.identity.members) // 2 + 1
-        )
+        self._log_clock = LogClock(self._clock, self._log.peer_clock_offsets, voices_min=lambda: self._log.quorum)
         await self._log.start()
         self._sequencer = self._make_sequencer()
         self._applier = self._make_applier()
@@ -149,7 +147,7 @@ class Node:
 
     async def stop(self) -> None:
         """Hands leadership over, ends calls, flushes and closes."""
-        if self._log.role is Role.LEADER and len(self.identity.members) > 1 and not self._fatal.done():
+        if self._log.role is Role.LEADER and not self._fatal.done():
             await self._log.transfer_leadership()
         # Workers and waiters are told before their calls are cut.
         self._leadership.end("the node is stopping")

@@ -1,4 +1,4 @@
-"""`orchestrator cluster`: what the nodes say of each other, also when there is no leader to ask."""
+"""`orchestrator cluster`: what the nodes say of each other, also when there is no leader to ask; and who they are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rich.text import Text
 from orchestrator.cli import exits
 from orchestrator.cli.cluster_calls import ask_leader, ask_status
 from orchestrator.cli.output import facts, stacked, status, table, visible
-from orchestrator.cli.session import Session, common_options, current_session
+from orchestrator.cli.session import Session, calls_cluster, common_options, current_session
 from orchestrator_api.v1 import cluster_pb2
+from orchestrator_client import Client
 
 _LAG_NOTABLE_ENTRIES = 1_000
 
@@ -22,7 +23,7 @@ Answer = TypeVar("Answer")
 
 @click.group()
 def cluster() -> None:
-    """See how the cluster is."""
+    """See how the cluster is, and change who its members are."""
 
 
 @cluster.command("status")
@@ -51,6 +52,52 @@ def show_leader() -> None:
         raise exits.Failure("the cluster has no leader now", exits.UNAVAILABLE)
     session.output.show({"leader": found.leader, "grpc_address": found.grpc_address, "term": found.term},
                         f"{found.leader} {found.grpc_address}")
+
+
+_INCARNATION = click.option("--incarnation", default="",
+                            help="Of its data directory, as init printed it.  [default: of the node that waits]")
+_ADDRESS = click.option("--peer-address", default="", metavar="HOST:PORT",
+                        help="Where its peers are to reach it.  [default: what it says itself]")
+
+
+@cluster.command("add")
+@click.argument("name")
+@_INCARNATION
+@_ADDRESS
+@calls_cluster
+async def add_member(session: Session, client: Client, *, name: str, incarnation: str, peer_address: str) -> None:
+    """Admit the new node NAME, which was initialised with this cluster's id and is running.
+
+    It receives everything first, and votes once it has caught up: see `cluster status`.
+    """
+    request = cluster_pb2.AddMemberRequest(name=name, incarnation=incarnation, peer_address=peer_address)
+    reply = await client.connection.call(lambda node: node.cluster.AddMember, request)
+    session.output.said(f"{name} is admitted; it votes once it has caught up", _admitted(name, reply))
+
+
+@cluster.command("remove")
+@click.argument("name")
+@calls_cluster
+async def remove_member(session: Session, client: Client, *, name: str) -> None:
+    """Take the member NAME out of the cluster; then it can be stopped. A leader hands over first."""
+    await client.connection.call(lambda node: node.cluster.RemoveMember, cluster_pb2.RemoveMemberRequest(name=name))
+    session.output.said(f"{name} is a member no longer", {"name": name})
+
+
+@cluster.command("replace")
+@click.argument("name")
+@_INCARNATION
+@_ADDRESS
+@calls_cluster
+async def replace_member(session: Session, client: Client, *, name: str, incarnation: str, peer_address: str) -> None:
+    """Admit the node NAME with a new data directory in the place of the one that was lost."""
+    request = cluster_pb2.ReplaceMemberRequest(name=name, incarnation=incarnation, peer_address=peer_address)
+    reply = await client.connection.call(lambda node: node.cluster.ReplaceMember, request)
+    session.output.said(f"{name} is replaced; it votes once it has caught up", _admitted(name, reply))
+
+
+def _admitted(name: str, reply: cluster_pb2.AddMemberResponse | cluster_pb2.ReplaceMemberResponse) -> dict[str, str]:
+    return {"name": name, "incarnation": reply.incarnation, "peer_address": reply.peer_address}
 
 
 async def best_status(addresses: list[str], timeout_s: float) -> cluster_pb2.GetStatusResponse | None:

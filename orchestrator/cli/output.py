@@ -25,7 +25,7 @@ _STYLES = {
     "FAILED": "red", "FAILED_WITH_TERMINAL_ERROR": "red", "TIMED_OUT": "red", "TERMINATED": "yellow",
     "STUCK": "bold red", "INCOMPLETE": "red", "IN_PROGRESS": "cyan", "SCHEDULED": "blue", "CANCELED": "yellow",
     "LEADER": "bold green", "FOLLOWER": "green", "CANDIDATE": "yellow", "UNREACHABLE": "bold red",
-    "AWAITING_ADMISSION": "yellow",
+    "AWAITING_ADMISSION": "yellow", "LEARNER": "cyan",
 }
 
 

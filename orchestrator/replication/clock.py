@@ -23,7 +23,9 @@ def lower_median(values: Iterable[int]) -> int:
 class LogClock:
     """Gives the time of the next entry. One per node; followers keep it in step by `observe`."""
 
-    def __init__(self, clock: Clock, peer_offsets: Callable[[], dict[str, int]], voices_min: int = 1) -> None:
+    def __init__(
+        self, clock: Clock, peer_offsets: Callable[[], dict[str, int]], voices_min: int | Callable[[], int] = 1
+    ) -> None:
         self._clock = clock
         self._peer_offsets = peer_offsets
         # Log time jumps forward only on the word of so many wall clocks, this node's included.
@@ -63,7 +65,8 @@ class LogClock:
         return self._time_ms
 
     def _enough_voices(self) -> bool:
-        return 1 + len(self._peer_offsets()) >= self._voices_min
+        needed = self._voices_min if isinstance(self._voices_min, int) else self._voices_min()
+        return 1 + len(self._peer_offsets()) >= needed
 
     def _advance(self) -> None:
         now = self._clock.monotonic()

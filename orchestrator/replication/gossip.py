@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from orchestrator.replication.frames import Gossip, GossipValue, gossip_values
 from orchestrator.replication.ports import Clock
@@ -49,7 +50,7 @@ class Gossiper:
         if message.data is not None:
             self._peers[name] = gossip_values(message.data)
 
-    def forget(self, names: set[str]) -> None:
+    def forget(self, names: Iterable[str]) -> None:
         """What nodes said that are members no longer."""
         for name in names:
             self._peers.pop(name, None)

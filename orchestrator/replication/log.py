@@ -406,7 +406,7 @@ class ReplicatedLog:
         await self._changes.remove(name)
 
     async def replace_member(self, name: str, incarnation: str, address: str | None = None) -> None:
-        """As `add_member`, in the place of the member that has this name now, and at its address unless one is given."""
+        """As `add_member`, in the place of the member of this name, and at its address unless one is given."""
         self._core  # noqa: B018 - raises before start
         await self._changes.replace(name, incarnation, address)
 
@@ -460,6 +460,11 @@ class ReplicatedLog:
     def ready_to_lead(self) -> bool:
         """Leads, and its own term's no-op is committed: it knows everything its predecessors acknowledged."""
         return self._core.barrier.ready()
+
+    @property
+    def quorum(self) -> int:
+        """How many members are a majority now."""
+        return self._core.majority
 
     @property
     def last_index(self) -> int:

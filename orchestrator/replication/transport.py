@@ -282,10 +282,10 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         configuration = self._membership.configuration
         if configuration is None:
             return frozenset()  # nobody is known yet
+        counts = self._membership.counts
+        heard = {name: link.hello for name, link in self._links.items() if link.up and configuration.find(name)}
         return frozenset(
-            name
-            for name, link in self._links.items()
-            if configuration.find(name) and link.up and link.hello is not None and not self._membership.counts(name, link.hello.incarnation)
+            name for name, hello in heard.items() if hello is not None and not counts(name, hello.incarnation)
         )
 
     def link_refused(self, name: str) -> None:

@@ -27,6 +27,7 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.results import AnyResult, Rejected
 from orchestrator.engine.state import ExecutionState, State
+from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.errors import Addresses, invalid, rejected
 from orchestrator.storage.search import ExecutionFilter, Page
@@ -74,7 +75,7 @@ class Changes(Protocol):
 
 
 class Log(Protocol):
-    """The part of the replicated log that reads need."""
+    """The part of the replicated log that reads, and changes of the members, need."""
 
     @property
     def term(self) -> int: ...
@@ -85,6 +86,14 @@ class Log(Protocol):
     async def barrier(self) -> int: ...
 
     def status(self) -> Any: ...
+
+    def candidates(self) -> dict[str, Member]: ...
+
+    async def add_member(self, name: str, incarnation: str, address: str) -> None: ...
+
+    async def remove_member(self, name: str) -> None: ...
+
+    async def replace_member(self, name: str, incarnation: str, address: str | None = None) -> None: ...
 
 
 class Search(Protocol):
@@ -99,7 +108,7 @@ class Backend:
 
     node: str
     cluster_id: str
-    members: Mapping[str, str]  # peer addresses by node name
+    members: Mapping[str, str]  # peer addresses by node name, as this node was initialised
     log: Log
     addresses: Addresses
     dispatch: Dispatch

@@ -1,14 +1,17 @@
-"""ClusterService: what this node knows of the cluster. Any node answers, from its own knowledge."""
+"""ClusterService: what this node knows of the cluster, which any node answers; and who its members are."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import grpc
+
 from orchestrator import __version__
+from orchestrator.replication.configuration import Member
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.errors import answers
+from orchestrator.rpc.errors import RpcFailure, answers
 from orchestrator_api.v1 import cluster_pb2 as pb
 from orchestrator_api.v1 import cluster_pb2_grpc as pb_grpc
 
@@ -16,10 +19,11 @@ _ROLES = {
     Role.FOLLOWER: pb.NODE_ROLE_FOLLOWER,
     Role.CANDIDATE: pb.NODE_ROLE_CANDIDATE,
     Role.LEADER: pb.NODE_ROLE_LEADER,
+    Role.LEARNER: pb.NODE_ROLE_LEARNER,
     Role.FORMING: pb.NODE_ROLE_AWAITING_ADMISSION,
     Role.AWAITING_ADMISSION: pb.NODE_ROLE_AWAITING_ADMISSION,
 }
-_VOTELESS = (pb.NODE_ROLE_UNREACHABLE, pb.NODE_ROLE_AWAITING_ADMISSION)
+_VOTELESS = (pb.NODE_ROLE_UNREACHABLE, pb.NODE_ROLE_AWAITING_ADMISSION, pb.NODE_ROLE_LEARNER)
 _ROLES_BY_NAME = {role.value: number for role, number in _ROLES.items()}
 
 
@@ -35,7 +39,8 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
         nodes = [self._own(status), *(self._peer(peer, status) for peer in status.peers)]
         # Who was not admitted has no vote.
         reachable = sum(node.role not in _VOTELESS for node in nodes)
-        quorum = len(nodes) // 2 + 1
+        learners = status.configuration.learners if status.configuration is not None else {}
+        quorum = sum(node.name not in learners for node in nodes) // 2 + 1
         return pb.GetStatusResponse(
             cluster_id=backend.cluster_id,
             node=backend.node,
@@ -60,12 +65,55 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             leader=hint.get("leader", ""), grpc_address=hint.get("leader_address", ""), term=self.backend.log.term
         )
 
+    @answers
+    async def AddMember(self, request: pb.AddMemberRequest, context: Any) -> Any:
+        member = self._wanted(request.name, request.incarnation, request.peer_address, "")
+        await self.backend.log.add_member(request.name, member.incarnation, member.address)
+        return pb.AddMemberResponse(incarnation=member.incarnation, peer_address=member.address)
+
+    @answers
+    async def RemoveMember(self, request: pb.RemoveMemberRequest, context: Any) -> Any:
+        await self.backend.log.remove_member(request.name)
+        return pb.RemoveMemberResponse()
+
+    @answers
+    async def ReplaceMember(self, request: pb.ReplaceMemberRequest, context: Any) -> Any:
+        now = self._peer_address(request.name, self.backend.log.status())
+        member = self._wanted(request.name, request.incarnation, request.peer_address, now)
+        await self.backend.log.replace_member(request.name, member.incarnation, member.address or None)
+        return pb.ReplaceMemberResponse(incarnation=member.incarnation, peer_address=member.address)
+
+    def _wanted(self, name: str, incarnation: str, address: str, otherwise: str) -> Member:
+        """Who is meant: what the request leaves out is what the node under that name says itself."""
+        self.backend.require_leading()
+        waits = self.backend.log.candidates().get(name)
+        listed = self.backend.log.status().configuration
+        known = listed.find(name) if listed is not None else None
+        if not incarnation:
+            # Asked again, after its answer was lost, it waits no more.
+            found = waits or (known if known is not None and name in listed.learners else None)
+            if found is None:
+                raise RpcFailure(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "NODE_NOT_WAITING",
+                    f"no node {name!r} waits to be admitted: start it, or give the incarnation that its init printed",
+                )
+            incarnation = found.incarnation
+            address = address or found.address
+        if waits is not None and waits.incarnation == incarnation:
+            otherwise = waits.address
+        return Member(incarnation, address or otherwise)
+
+    def _peer_address(self, name: str, status: Status) -> str:
+        member = status.configuration.find(name) if status.configuration is not None else None
+        return member.address if member is not None else self.backend.members.get(name, "")
+
     def _own(self, status: Status) -> pb.NodeStatus:
         backend = self.backend
         return pb.NodeStatus(
             name=backend.node,
             grpc_address=backend.addresses.of(backend.node),
-            peer_address=backend.members.get(backend.node, ""),
+            peer_address=self._peer_address(backend.node, status),
             role=_ROLES[status.role],
             last_index=status.last_index,
             commit_index=status.commit_index,
@@ -79,13 +127,15 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
         role = _ROLES_BY_NAME.get(str(said.get("role", "")), pb.NODE_ROLE_UNSPECIFIED)
         if not peer.connected:
             role = pb.NODE_ROLE_AWAITING_ADMISSION if peer.stranger else pb.NODE_ROLE_UNREACHABLE
+        elif peer.learner:
+            role = pb.NODE_ROLE_LEARNER
         applied = int(said.get("applied_index", 0))
         # What it acknowledged is known to the leader only; the others go by what it says of itself.
         held = applied if peer.match_index is None else max(peer.match_index, applied)
         return pb.NodeStatus(
             name=peer.name,
             grpc_address=str(said.get("grpc_address", "")),
-            peer_address=self.backend.members.get(peer.name, ""),
+            peer_address=self._peer_address(peer.name, status),
             role=role,
             last_index=held,
             commit_index=int(said.get("commit_index", 0)),

@@ -16,12 +16,17 @@ from google.rpc import error_details_pb2, status_pb2
 
 from orchestrator.engine.results import Rejected
 from orchestrator.replication.errors import (
+    ChangeInProgress,
     EntryTooLarge,
+    InvalidMember,
     LostLeadership,
+    MemberExists,
     NotLeader,
     OutcomeUnknown,
     Overloaded,
     Stopped,
+    UnknownMember,
+    WouldLoseQuorum,
 )
 from orchestrator.storage.errors import InvalidPageToken, SearchTimeout
 
@@ -120,6 +125,16 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
             return RpcFailure(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", str(error), retry_after_ms=RETRY_AFTER_MS
             )
+        case InvalidMember():
+            return invalid("name", str(error))
+        case UnknownMember():
+            return RpcFailure(grpc.StatusCode.NOT_FOUND, "MEMBER_NOT_FOUND", str(error))
+        case MemberExists():
+            return RpcFailure(grpc.StatusCode.ALREADY_EXISTS, "MEMBER_EXISTS", str(error))
+        case ChangeInProgress():
+            return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "MEMBERSHIP_CHANGE_IN_PROGRESS", str(error))
+        case WouldLoseQuorum():
+            return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "QUORUM_WOULD_BE_LOST", str(error))
         case _:
             logger.error("a request failed unexpectedly", exc_info=error)
             return RpcFailure(grpc.StatusCode.INTERNAL, "INTERNAL", f"{type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from prometheus_client import metrics_core as core
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 
-ROLES = ("follower", "candidate", "leader", "awaiting_admission")
+ROLES = ("follower", "candidate", "leader", "learner", "awaiting_admission")
 
 # From a fast disk's sync to an election's length.
 _LATENCY_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)

@@ -31,7 +31,8 @@ async def test_no_cluster_is_formed_before_all_initial_members_are_there(tmp_pat
     configuration = {name: identities.load(cluster.files, tmp_path / name).incarnation for name in cluster.members}
     for node in cluster.nodes.values():
         found = node.log.status().configuration
-        assert found is not None and {name: member.incarnation for name, member in found.members.items()} == configuration
+        assert found is not None
+        assert {name: member.incarnation for name, member in found.members.items()} == configuration
     assert identities.load(cluster.files, tmp_path / "n3").formed
     await cluster.__aexit__()
 

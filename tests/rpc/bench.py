@@ -16,6 +16,7 @@ from orchestrator.engine.commands import AnyCommand, RequestIdentity
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.model import EXECUTION_TABLES, Row, RowKey, Table
 from orchestrator.engine.results import AnyResult
+from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
@@ -64,6 +65,9 @@ class Bench:
         self.grpc_addresses = {"n1": "127.0.0.1:7401", "n2": "127.0.0.1:7402"}
         self.barrier_error: Exception | None = None
         self.status_answer: Any = None
+        self.waiting: dict[str, Member] = {}
+        self.changed_members: list[tuple[str, ...]] = []
+        self.change_error: Exception | None = None
         self.peer_facts: dict[str, dict[str, Any]] = {}
         self.pages: Callable[[ExecutionFilter, int, str], Page] = lambda wanted, size, token: Page([], "")
         self.now = 1000.0
@@ -104,6 +108,24 @@ class Bench:
 
     def status(self) -> Any:
         return self.status_answer
+
+    def candidates(self) -> dict[str, Member]:
+        return self.waiting
+
+    async def add_member(self, name: str, incarnation: str, address: str) -> None:
+        await self.change_members(("add", name, incarnation, address))
+
+    async def remove_member(self, name: str) -> None:
+        await self.change_members(("remove", name))
+
+    async def replace_member(self, name: str, incarnation: str, address: str | None = None) -> None:
+        await self.change_members(("replace", name, incarnation, address or ""))
+
+    async def change_members(self, change: tuple[str, ...]) -> None:
+        await asyncio.sleep(0)
+        if self.change_error is not None:
+            raise self.change_error
+        self.changed_members.append(change)
 
     async def submit_alone(self, command: AnyCommand) -> AnyResult:
         return await self.submit(command, None)

@@ -37,6 +37,8 @@ class _NodeRoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     """Blank, and not admitted: neither votes nor acknowledges."""
     NODE_ROLE_UNREACHABLE: _NodeRole.ValueType  # 5
     """Not reachable from the node that answers."""
+    NODE_ROLE_LEARNER: _NodeRole.ValueType  # 6
+    """Follows the leader, but is counted nowhere: it has yet to catch up."""
 
 class NodeRole(_NodeRole, metaclass=_NodeRoleEnumTypeWrapper):
     """The part a node plays."""
@@ -53,6 +55,8 @@ NODE_ROLE_AWAITING_ADMISSION: NodeRole.ValueType  # 4
 """Blank, and not admitted: neither votes nor acknowledges."""
 NODE_ROLE_UNREACHABLE: NodeRole.ValueType  # 5
 """Not reachable from the node that answers."""
+NODE_ROLE_LEARNER: NodeRole.ValueType  # 6
+"""Follows the leader, but is counted nowhere: it has yet to catch up."""
 global___NodeRole = NodeRole
 
 @typing.final
@@ -230,3 +234,129 @@ class GetLeaderResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["grpc_address", b"grpc_address", "leader", b"leader", "term", b"term"]) -> None: ...
 
 global___GetLeaderResponse = GetLeaderResponse
+
+@typing.final
+class AddMemberRequest(google.protobuf.message.Message):
+    """See AddMember."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The node's name."""
+    incarnation: builtins.str
+    """The incarnation of its data directory; empty for that of the node which waits under this name."""
+    peer_address: builtins.str
+    """Where its peers are to reach it, host:port; empty for what the node says itself."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        incarnation: builtins.str = ...,
+        peer_address: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "name", b"name", "peer_address", b"peer_address"]) -> None: ...
+
+global___AddMemberRequest = AddMemberRequest
+
+@typing.final
+class AddMemberResponse(google.protobuf.message.Message):
+    """See AddMember."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: builtins.int
+    incarnation: builtins.str
+    """The incarnation that was admitted."""
+    peer_address: builtins.str
+    """Where its peers reach it."""
+    def __init__(
+        self,
+        *,
+        incarnation: builtins.str = ...,
+        peer_address: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "peer_address", b"peer_address"]) -> None: ...
+
+global___AddMemberResponse = AddMemberResponse
+
+@typing.final
+class RemoveMemberRequest(google.protobuf.message.Message):
+    """See RemoveMember."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The member's name."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+
+global___RemoveMemberRequest = RemoveMemberRequest
+
+@typing.final
+class RemoveMemberResponse(google.protobuf.message.Message):
+    """See RemoveMember."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___RemoveMemberResponse = RemoveMemberResponse
+
+@typing.final
+class ReplaceMemberRequest(google.protobuf.message.Message):
+    """See ReplaceMember."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The member's name."""
+    incarnation: builtins.str
+    """The incarnation of the new data directory; empty for that of the node which waits under this name."""
+    peer_address: builtins.str
+    """Where its peers are to reach it, host:port; empty for what the node says itself or else the member's address."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        incarnation: builtins.str = ...,
+        peer_address: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "name", b"name", "peer_address", b"peer_address"]) -> None: ...
+
+global___ReplaceMemberRequest = ReplaceMemberRequest
+
+@typing.final
+class ReplaceMemberResponse(google.protobuf.message.Message):
+    """See ReplaceMember."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: builtins.int
+    incarnation: builtins.str
+    """The incarnation that was admitted."""
+    peer_address: builtins.str
+    """Where its peers reach it."""
+    def __init__(
+        self,
+        *,
+        incarnation: builtins.str = ...,
+        peer_address: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "peer_address", b"peer_address"]) -> None: ...
+
+global___ReplaceMemberResponse = ReplaceMemberResponse

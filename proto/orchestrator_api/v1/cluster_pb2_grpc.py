@@ -45,6 +45,21 @@ class ClusterServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.GetLeaderRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.GetLeaderResponse.FromString,
                 _registered_method=True)
+        self.AddMember = channel.unary_unary(
+                '/orchestrator.v1.ClusterService/AddMember',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.AddMemberRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.AddMemberResponse.FromString,
+                _registered_method=True)
+        self.RemoveMember = channel.unary_unary(
+                '/orchestrator.v1.ClusterService/RemoveMember',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.RemoveMemberRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.RemoveMemberResponse.FromString,
+                _registered_method=True)
+        self.ReplaceMember = channel.unary_unary(
+                '/orchestrator.v1.ClusterService/ReplaceMember',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -65,6 +80,27 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddMember(self, request, context):
+        """Admits a new node. It first learns what the others know, counted nowhere, and then becomes a member that votes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveMember(self, request, context):
+        """Takes a member out. A leader hands over before it goes, and answers NOT_LEADER: ask the next one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceMember(self, request, context):
+        """Admits a node with a blank data directory in the place of the member that has its name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +113,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.GetLeader,
                     request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.GetLeaderRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.GetLeaderResponse.SerializeToString,
+            ),
+            'AddMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddMember,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.AddMemberRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.AddMemberResponse.SerializeToString,
+            ),
+            'RemoveMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveMember,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.RemoveMemberRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.RemoveMemberResponse.SerializeToString,
+            ),
+            'ReplaceMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceMember,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +185,87 @@ class ClusterService(object):
             '/orchestrator.v1.ClusterService/GetLeader',
             orchestrator__api_dot_v1_dot_cluster__pb2.GetLeaderRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_cluster__pb2.GetLeaderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/AddMember',
+            orchestrator__api_dot_v1_dot_cluster__pb2.AddMemberRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.AddMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/RemoveMember',
+            orchestrator__api_dot_v1_dot_cluster__pb2.RemoveMemberRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.RemoveMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/ReplaceMember',
+            orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,

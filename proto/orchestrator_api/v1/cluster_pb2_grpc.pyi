@@ -33,6 +33,24 @@ class ClusterServiceStub:
     ]
     """The leader, as this node knows it; any node answers."""
 
+    AddMember: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.AddMemberRequest,
+        orchestrator_api.v1.cluster_pb2.AddMemberResponse,
+    ]
+    """Admits a new node. It first learns what the others know, counted nowhere, and then becomes a member that votes."""
+
+    RemoveMember: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.RemoveMemberRequest,
+        orchestrator_api.v1.cluster_pb2.RemoveMemberResponse,
+    ]
+    """Takes a member out. A leader hands over before it goes, and answers NOT_LEADER: ask the next one."""
+
+    ReplaceMember: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.ReplaceMemberRequest,
+        orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse,
+    ]
+    """Admits a node with a blank data directory in the place of the member that has its name."""
+
 class ClusterServiceAsyncStub:
     """The cluster itself."""
 
@@ -47,6 +65,24 @@ class ClusterServiceAsyncStub:
         orchestrator_api.v1.cluster_pb2.GetLeaderResponse,
     ]
     """The leader, as this node knows it; any node answers."""
+
+    AddMember: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.AddMemberRequest,
+        orchestrator_api.v1.cluster_pb2.AddMemberResponse,
+    ]
+    """Admits a new node. It first learns what the others know, counted nowhere, and then becomes a member that votes."""
+
+    RemoveMember: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.RemoveMemberRequest,
+        orchestrator_api.v1.cluster_pb2.RemoveMemberResponse,
+    ]
+    """Takes a member out. A leader hands over before it goes, and answers NOT_LEADER: ask the next one."""
+
+    ReplaceMember: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.ReplaceMemberRequest,
+        orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse,
+    ]
+    """Admits a node with a blank data directory in the place of the member that has its name."""
 
 class ClusterServiceServicer(metaclass=abc.ABCMeta):
     """The cluster itself."""
@@ -66,5 +102,29 @@ class ClusterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.cluster_pb2.GetLeaderResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.GetLeaderResponse]]:
         """The leader, as this node knows it; any node answers."""
+
+    @abc.abstractmethod
+    def AddMember(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.AddMemberRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.cluster_pb2.AddMemberResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.AddMemberResponse]]:
+        """Admits a new node. It first learns what the others know, counted nowhere, and then becomes a member that votes."""
+
+    @abc.abstractmethod
+    def RemoveMember(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.RemoveMemberRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.cluster_pb2.RemoveMemberResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.RemoveMemberResponse]]:
+        """Takes a member out. A leader hands over before it goes, and answers NOT_LEADER: ask the next one."""
+
+    @abc.abstractmethod
+    def ReplaceMember(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.ReplaceMemberRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse]]:
+        """Admits a node with a blank data directory in the place of the member that has its name."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
