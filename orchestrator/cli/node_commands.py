@@ -53,7 +53,8 @@ def init(config_file: Path | None, data_dir: Path | None, node: str | None, memb
     """Make the data directory of one node, once.
 
     --config gives node and data_dir from the file that `serve` will use. All members have to be initialised with the
-    same members and cluster id before the cluster forms.
+    same members and cluster id before the cluster forms. A node that is to join later (`orchestrator cluster add`) is
+    given that cluster's id, itself and those that are there.
     """
     config = _config(config_file, {"node": node, "data_dir": data_dir})
     named = dict(members)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import grpc
 import pytest
 
 from orchestrator import __version__
+from orchestrator.replication.configuration import Configuration, Member
+from orchestrator.replication.errors import (
+    ChangeInProgress,
+    InvalidMember,
+    MemberExists,
+    NotLeader,
+    UnknownMember,
+    WouldLoseQuorum,
+)
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator_api.v1 import cluster_pb2 as pb
+from orchestrator_client.connection import failure_of
 from tests.rpc.bench import Bench, Stubs
 
 
@@ -113,3 +125,73 @@ def test_every_role_has_its_number() -> None:
     from orchestrator.rpc.cluster import _ROLES
 
     assert set(_ROLES) == set(Role)
+
+
+MEMBERS = Configuration(
+    members={"n1": Member("i1", "127.0.0.1:7501"), "n2": Member("i2", "127.0.0.1:7777")},
+    learners={"n3": Member("i3", "127.0.0.1:7503")},
+)
+
+
+def with_members(bench: Bench) -> None:
+    answer = status(Role.LEADER, peer("n2", match=100), dataclasses.replace(peer("n3", match=1), learner=True))
+    bench.status_answer = dataclasses.replace(answer, configuration=MEMBERS)
+    bench.peer_facts = {"n2": says("follower"), "n3": says("learner")}
+
+
+async def test_a_learner_is_shown_as_one_and_counted_nowhere(bench: Bench, stubs: Stubs) -> None:
+    with_members(bench)
+    reply = await stubs.cluster.GetStatus(pb.GetStatusRequest())
+    assert [node.role for node in reply.nodes][2] == pb.NODE_ROLE_LEARNER
+    assert reply.faults_tolerable == 0
+    # Where the configuration says, not where this node was once told.
+    assert reply.nodes[1].peer_address == "127.0.0.1:7777"
+
+
+async def test_what_a_change_leaves_out_is_what_the_waiting_node_says_itself(bench: Bench, stubs: Stubs) -> None:
+    with_members(bench)
+    bench.waiting = {"n2": Member("new", "127.0.0.1:1"), "n4": Member("i4", "127.0.0.1:4")}
+    reply = await stubs.cluster.AddMember(pb.AddMemberRequest(name="n4"))
+    assert (reply.incarnation, reply.peer_address) == ("i4", "127.0.0.1:4")
+    await stubs.cluster.AddMember(pb.AddMemberRequest(name="n5", incarnation="i5", peer_address="h:5"))
+    await stubs.cluster.ReplaceMember(pb.ReplaceMemberRequest(name="n2"))
+    await stubs.cluster.ReplaceMember(pb.ReplaceMemberRequest(name="n2", incarnation="other"))
+    await stubs.cluster.RemoveMember(pb.RemoveMemberRequest(name="n2"))
+    assert bench.changed_members == [
+        ("add", "n4", "i4", "127.0.0.1:4"),
+        ("add", "n5", "i5", "h:5"),
+        ("replace", "n2", "new", "127.0.0.1:1"),
+        ("replace", "n2", "other", "127.0.0.1:7777"),
+        ("remove", "n2"),
+    ]
+
+
+async def test_nobody_waits(bench: Bench, stubs: Stubs) -> None:
+    with_members(bench)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stubs.cluster.AddMember(pb.AddMemberRequest(name="n4"))
+    assert failure_of(raised.value).reason == "NODE_NOT_WAITING"
+    # Asked again: it is being admitted already.
+    await stubs.cluster.AddMember(pb.AddMemberRequest(name="n3"))
+    assert bench.changed_members == [("add", "n3", "i3", "127.0.0.1:7503")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (NotLeader("n2"), grpc.StatusCode.UNAVAILABLE, "NOT_LEADER"),
+        (ChangeInProgress("x"), grpc.StatusCode.FAILED_PRECONDITION, "MEMBERSHIP_CHANGE_IN_PROGRESS"),
+        (WouldLoseQuorum("x"), grpc.StatusCode.FAILED_PRECONDITION, "QUORUM_WOULD_BE_LOST"),
+        (UnknownMember("x"), grpc.StatusCode.NOT_FOUND, "MEMBER_NOT_FOUND"),
+        (MemberExists("x"), grpc.StatusCode.ALREADY_EXISTS, "MEMBER_EXISTS"),
+        (InvalidMember("x"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
+    ],
+)
+async def test_why_a_change_was_refused(
+    bench: Bench, stubs: Stubs, error: Exception, code: grpc.StatusCode, reason: str
+) -> None:
+    with_members(bench)
+    bench.change_error = error
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stubs.cluster.RemoveMember(pb.RemoveMemberRequest(name="n2"))
+    assert (raised.value.code(), failure_of(raised.value).reason) == (code, reason)
