@@ -62,14 +62,12 @@ class ChangingChaos(Chaos):
 
     async def begin(self, name: str) -> str:
         """A blank node; its incarnation."""
-        node = self.cluster.nodes.get(name)
-        if node is None:
-            node = Node(self.cluster.directory / name, name, SETTINGS, PowerLossFiles(), self.cluster.network.of(name))
-            node.observe = self.applied
         files = PowerLossFiles()
-        files.make_durable_directory(node.directory.parent)
-        made = identities.initialise(files, node.directory, self.cluster.cluster_id, name, self.cluster.members)
-        node.files = files
+        directory = self.cluster.directory / name
+        files.make_durable_directory(directory.parent)
+        made = identities.initialise(files, directory, self.cluster.cluster_id, name, self.cluster.members)
+        node = Node(directory, name, SETTINGS, files, self.cluster.network.of(name))
+        node.observe = self.applied
         await node.start()
         self.cluster.nodes[name] = node
         return made.incarnation
@@ -88,11 +86,10 @@ class ChangingChaos(Chaos):
 
     async def replace(self, name: str) -> None:
         async with self.processes:
-            await self.cluster[name].kill()
-            self.down.add(name)
+            node = self.cluster.nodes.pop(name)
+            await node.kill()
             await asyncio.sleep(self.rng.random() * 0.1)
             incarnation = await self.begin(name)
-            self.down.discard(name)
 
         def voting(found: Configuration) -> bool:
             return name in found.members and found.members[name].incarnation == incarnation
@@ -105,7 +102,6 @@ class ChangingChaos(Chaos):
         async with self.processes:
             node = self.cluster.nodes.pop(name)
             await node.kill()
-            self.down.discard(name)
         del self.cluster.network.ports[int(self.cluster.members[name].rpartition(":")[2])]
         self.changes.append(f"remove {name}")
 
