@@ -79,7 +79,7 @@ class Replicator:
         self.progress = {name: kept.get(name) or Progress() for name in self._raft.peers}
         now = self._raft.clock.monotonic()
         if self._raft.role is Role.LEADER:
-            for name in self.progress.keys() - kept.keys():
+            for name in sorted(self.progress.keys() - kept.keys()):
                 # Nothing was heard of it yet, and nothing counts on it before it has caught up.
                 self._raft.contacted(name)
         self._heartbeat_at = min(self._heartbeat_at, now)

@@ -154,12 +154,12 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
     def _reconcile(self) -> None:
         """Dials whom the configuration lists, where it says; and, to be heard, strangers while they are there."""
         wanted = {*self._membership.peers(), *self._inbound}
-        for name in wanted - self._links.keys():
+        for name in sorted(wanted - self._links.keys()):
             self.nodes.setdefault(name, Node(name))
             self._links[name] = Link(self, name)
             if self._server is not None:
                 self._links[name].start()
-        for name in self._links.keys() - wanted:
+        for name in sorted(self._links.keys() - wanted):
             link = self._links.pop(name)
             self._heard_at.pop(name, None)
             link.abort()

@@ -21,7 +21,7 @@ from orchestrator.replication.errors import (
 )
 from orchestrator.replication.log import Role
 from orchestrator.replication.settings import RaftSettings
-from tests.replication.cluster import Cluster, Node, free_port, wait_until, within
+from tests.replication.cluster import Cluster, Node, free_port, wait_until
 
 SMALL = RaftSettings(journal_segment_bytes=1 << 10, journal_tail_entries=5, journal_tail_bytes=1 << 10)
 
@@ -211,7 +211,7 @@ async def test_only_one_change_at_a_time(tmp_path: Path) -> None:
                 await attempt
         assert learners(leader) == ["n8"]
         with pytest.raises(OutcomeUnknown):
-            await within("the change to fail", pending)
+            await asyncio.wait_for(pending, 15)
         leader.log._core.barrier.wait = first  # type: ignore[method-assign]
         # The others elect one of them, whose log lacks the change: it is rolled back.
         await cluster.put(b"x", followers)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from orchestrator.replication.configuration import initial
 from orchestrator.replication.frames import (
     HELLO_BYTES_MAX,
     PROTOCOL_VERSION,
@@ -166,8 +167,9 @@ async def test_what_was_decided_while_hands_were_shaken_is_said_afterwards() -> 
     transport = SimpleNamespace(write=written.append, is_closing=lambda: False, abort=lambda: None)
     connection = Outbound(cast(Any, owner), cast(Any, link))
     connection.connection_made(cast(Any, transport))
-    own = msgspec.structs.replace(own, configuration={"a": "1", "b": "2"})
+    decided = initial({"a": "1", "b": "2"}, {"a": "a:1", "b": "b:1"})
+    own = msgspec.structs.replace(own, configuration=decided)
     theirs = Hello(PROTOCOL_VERSION, "cluster", "b", "2", "b:1", ["a", "b"], None)
     connection.data_received(encode_frame(theirs))
     said = [message for frame in written for message in FrameReader(HELLO_BYTES_MAX).feed(frame)]
-    assert [cast(Hello, hello).configuration for hello in said] == [None, {"a": "1", "b": "2"}]
+    assert [cast(Hello, hello).configuration for hello in said] == [None, decided]
