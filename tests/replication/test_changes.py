@@ -51,7 +51,11 @@ def learners(node: Node) -> list[str]:
 async def votes(cluster: Cluster, name: str) -> None:
     """Until every running node, the new one included, has it as a member."""
     running = [node for node in cluster.nodes.values() if not node.log._stopped]
-    await wait_until(f"{name} to vote", lambda: all(name in members(node) for node in running))
+
+    def votes_on(node: Node) -> bool:
+        return name in members(node) and node.log._membership.index <= node.log.commit_index
+
+    await wait_until(f"{name} to vote", lambda: all(votes_on(node) for node in running))
 
 
 async def come(cluster: Cluster, name: str) -> Node:
