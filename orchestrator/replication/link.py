@@ -177,6 +177,8 @@ class Link:
         self._hurry = asyncio.Event()
         # Where the connection that is up, or being made, leads.
         self.dialled: tuple[str, int] | None = None
+        # `wait_for` may swallow a cancellation that comes together with what it waits for.
+        self._given_up = False
 
     @property
     def up(self) -> bool:
@@ -195,6 +197,7 @@ class Link:
         self._task.add_done_callback(self._ended)
 
     def abort(self) -> None:
+        self._given_up = True
         if self._task is not None:
             self._task.cancel()
         self.drop()
@@ -234,7 +237,7 @@ class Link:
     async def _run(self) -> None:
         settings = self._owner.settings
         delay_ms: float = settings.redial_min_ms
-        while True:
+        while not self._given_up:
             if await self._dial():
                 # At once: whether that is refused tells a dead process from a lost connection.
                 delay_ms = settings.redial_min_ms

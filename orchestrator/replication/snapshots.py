@@ -29,6 +29,8 @@ class Transfer:
     acked: int | None = None
     installed: bool = False
     failed: bool = False
+    # `wait_for` may swallow a cancellation that comes together with what it waits for.
+    given_up: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -61,12 +63,14 @@ class SnapshotSender:
 
     def give_up(self, name: str) -> None:
         """The peer is gone, or another one by the same name."""
+        if (transfer := self.transfers.get(name)) is not None:
+            transfer.given_up = True
         if (task := self._tasks.get(name)) is not None:
             task.cancel()
 
     def cancel(self) -> None:
-        for task in self._tasks.values():
-            task.cancel()
+        for name in list(self._tasks):
+            self.give_up(name)
 
     def on_ack(self, name: str, message: SnapshotAck) -> None:
         """Only answers of the current term get here."""
@@ -111,7 +115,7 @@ class SnapshotSender:
     async def _stream(self, transfer: Transfer, copy: SnapshotCopy) -> None:
         settings = self._raft.settings
         window = settings.snapshot_chunk_bytes * settings.snapshot_chunks_in_flight
-        while not transfer.installed and not transfer.failed:
+        while not transfer.installed and not transfer.failed and not transfer.given_up:
             if not self._raft.connected(transfer.peer):
                 transfer.acked = None
             if transfer.acked is None:
