@@ -6,7 +6,7 @@ from typing import cast
 
 import msgspec
 
-from orchestrator.engine import attempts, scopes
+from orchestrator.engine import scopes
 from orchestrator.engine.expressions import fields_of
 from orchestrator.engine.model import (
     Bundle,
@@ -22,7 +22,6 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.plan import plan_of
 from orchestrator.engine.state import ExecutionState, State
-from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 
 _EMPTY = b"{}"
 
@@ -167,14 +166,6 @@ def _step_view(state: State, hot: ExecutionState, record: SagaRecord) -> StepVie
         outcome_unknown=unknown,
         idempotency_key=record.step_key,
     )
-
-
-def is_worker_lost(attempt: TaskAttempt) -> bool:
-    return attempts.is_lost(attempt)
-
-
-def has_ended(hot: ExecutionState) -> bool:
-    return hot.execution.status in WORKFLOW_TERMINAL
 
 
 # --- definitions

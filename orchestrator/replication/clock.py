@@ -2,7 +2,7 @@
 
 A wall clock that jumps neither fires every timer nor stops the world: it moves log time by at most `SLEW_PER_CENT`
 of the time that really passed. Only after a stop of the whole cluster, when nobody's monotonic clock reaches back to
-the last entry, log time jumps forward, to the median.
+the last entry, log time jumps forward, to the median, and only once a majority of the members has told its own.
 """
 
 from __future__ import annotations
