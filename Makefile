@@ -108,10 +108,13 @@ check: ## lint and test, in this order
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test
 
-# Without any of the three: a minute.
-simulate: $(INSTALLED) ## Whole clusters under virtual time; SEED=7 replays one, SEEDS=500, SECONDS=60, FROM=0, MUTANT=name
-	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(if $(SEEDS),--seeds $(SEEDS),--seconds $(or $(SECONDS),60))) \
-		$(if $(FROM),--from $(FROM)) $(if $(MUTANT),--mutant $(MUTANT)) $(ARGS)
+# How much: SEED=7 (one, with its trace), SEEDS=500 or SECONDS=60, which is the default; what else there is, below.
+SIMULATION = $(if $(SEED),--seed $(SEED),$(if $(SEEDS),--seeds $(SEEDS),--seconds $(or $(SECONDS),60))) \
+	$(if $(FROM),--from $(FROM)) $(if $(TROUBLE),--trouble $(TROUBLE)) $(if $(AT_LEAST),--at-least $(AT_LEAST)) \
+	$(if $(TABLE),--table $(TABLE)) $(if $(MUTANT),--mutant $(MUTANT)) $(ARGS)
+
+simulate: $(INSTALLED) ## Whole clusters under virtual time: SEED=7, SEEDS=500, SECONDS=60; FROM TROUBLE AT_LEAST TABLE MUTANT
+	@$(BIN)/python -m tests.simulation $(SIMULATION)
 
 # --- to see it work -------------------------------------------------------------------------------------------------
 

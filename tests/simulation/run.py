@@ -40,6 +40,7 @@ class Result:
     trace_hash: str = ""
     lines: list[str] = field(default_factory=list)
     simulated_seconds: float = 0.0
+    trouble_seconds: float = 0.0
     cpu_seconds: float = 0.0
     operations: int = 0
     checks: int = 0
@@ -48,9 +49,16 @@ class Result:
     steps: int = 0
     faults: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def checked(self) -> int:
+        """Whatever was compared with what it must be: steps of nodes, and answers to clients."""
+        return self.operations + self.checks
 
-def run_seed(seed: int, *, verbose: bool = False, trouble_seconds: float = TROUBLE_SECONDS) -> Result:
-    """Repeats itself exactly, violations included."""
+
+def run_seed(
+    seed: int, *, verbose: bool = False, trouble_seconds: float = TROUBLE_SECONDS, at_least_seconds: float = 0.0
+) -> Result:
+    """Repeats itself exactly, violations included. Trouble goes on until the run is at least so long."""
     began = time.process_time()
     scratch = Path(tempfile.mkdtemp(prefix="simulation-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
     session_ids, level = attempts.new_session_id, logging.root.manager.disable
@@ -60,7 +68,7 @@ def run_seed(seed: int, *, verbose: bool = False, trouble_seconds: float = TROUB
     gc.collect()
     gc.disable()
     try:
-        result = _run(seed, scratch, verbose=verbose, trouble_seconds=trouble_seconds)
+        result = _run(seed, scratch, (trouble_seconds, at_least_seconds), verbose=verbose)
     finally:
         attempts.new_session_id = session_ids
         logging.disable(logging.CRITICAL)
@@ -75,7 +83,7 @@ def run_seed(seed: int, *, verbose: bool = False, trouble_seconds: float = TROUB
     return result
 
 
-def _run(seed: int, scratch: Path, *, verbose: bool, trouble_seconds: float) -> Result:
+def _run(seed: int, scratch: Path, seconds: tuple[float, float], *, verbose: bool) -> Result:
     size = 3 if random.Random(seed).random() < 0.75 else 5
     cluster = SimulatedCluster(seed, size, scratch, verbose=verbose)
     result = Result(seed)
@@ -83,7 +91,7 @@ def _run(seed: int, scratch: Path, *, verbose: bool, trouble_seconds: float) -> 
     ids = cluster.dice("sessions")
     attempts.new_session_id = lambda: f"{ids.getrandbits(128):032x}"
     try:
-        _Run(cluster, result).run(trouble_seconds)
+        _Run(cluster, result).run(*seconds)
     finally:
         if handler is not None:
             logging.getLogger("orchestrator").removeHandler(handler)
@@ -102,7 +110,7 @@ class _Run:
         self.result = result
         self.watcher = cluster.watcher
 
-    def run(self, trouble_seconds: float) -> None:
+    def run(self, trouble_seconds: float, at_least_seconds: float) -> None:
         cluster, loop = self.cluster, self.cluster.loop
         asyncio._set_running_loop(loop)
         for member in cluster.members.values():
@@ -121,7 +129,9 @@ class _Run:
         asyncio._set_running_loop(loop)
         faults = Faults(cluster)
         asyncio._set_running_loop(None)
-        self._advance(trouble_seconds)
+        began = loop.now
+        self._advance(max(trouble_seconds, at_least_seconds - loop.now))
+        self.result.trouble_seconds = loop.now - began
         if self._broken():
             return
         faults.heal()
