@@ -178,11 +178,10 @@ class Table:
 
 def _sentence(totals: dict[str, Any]) -> str:
     hours = totals["simulated_seconds"] / 3600
-    return (
-        f"In all {totals['seeds']:,} seeds of {totals['shortest_seconds']} simulated seconds or more: {hours:,.1f} hours, "
-        f"{totals['faults']:,} faults,\n{totals['client_operations']:,} client calls, {totals['entries']:,} log entries "
-        f"and {totals['operations_checked']:,} checks. Seeds with violations: {len(totals['failing_seeds'])}."
-    )
+    seeds = f"{totals['seeds']:,} seeds of {totals['shortest_seconds']} simulated seconds or more: {hours:,.1f} hours"
+    done = f"{totals['client_operations']:,} client calls, {totals['entries']:,} log entries"
+    checked = f"{totals['operations_checked']:,} checks. Seeds with violations: {len(totals['failing_seeds'])}."
+    return f"In all {seeds}, {totals['faults']:,} faults,\n{done} and {checked}"
 
 
 def row_of(results: list[Result], before: Versions, after: Versions) -> Row:
