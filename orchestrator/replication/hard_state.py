@@ -5,11 +5,11 @@ Promise: `durable_term` and `durable_vote` are what a power loss leaves; a vote 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import google_crc32c
 import msgspec
 
 from orchestrator.replication.errors import JournalCorrupt
@@ -43,7 +43,7 @@ class HardStateFile:
             return False
         raw = self._files.read(self._path)
         try:
-            if len(raw) < 4 or zlib.crc32(raw[4:]).to_bytes(4, "big") != raw[:4]:
+            if len(raw) < 4 or google_crc32c.value(raw[4:]).to_bytes(4, "big") != raw[:4]:
                 raise ValueError("checksum mismatch")
             state = msgspec.msgpack.decode(raw[4:], type=HardState)
         except ValueError as error:
@@ -66,7 +66,7 @@ class HardStateFile:
 
     def _write(self, state: HardState) -> None:
         raw = msgspec.msgpack.encode(state)
-        replace_file(self._files, self._path, zlib.crc32(raw).to_bytes(4, "big") + raw)
+        replace_file(self._files, self._path, google_crc32c.value(raw).to_bytes(4, "big") + raw)
 
     def _written(self, state: HardState) -> None:
         self.durable = state

@@ -1,6 +1,6 @@
 """The bytes of a journal segment: one checked header, then checked records; and the scan that reads them at open.
 
-A record is `magic, crc, length, index, term, durable, kind, payload`. `durable` is the highest index its writer knew
+A record is `magic, crc32c, length, index, term, durable, kind, payload`. `durable` is the highest index its writer knew
 to be fsynced when it wrote the record. That tells a torn tail from damage: a bad record at index i was never
 acknowledged unless a later record says that i was durable.
 """
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import enum
 import struct
-import zlib
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import google_crc32c
 
 from orchestrator.replication.errors import JournalCorrupt
 from orchestrator.replication.files import Files
 
 SUFFIX = ".journal"
-HEADER_MAGIC = b"OJS1"
-RECORD_MAGIC = b"OJR1"
+HEADER_MAGIC = b"OJS2"
+RECORD_MAGIC = b"OJR2"
 # magic, crc, sequence, base index, base term, flags
 HEADER = struct.Struct("<4sIQQQB")
 # magic, crc, length, index, term, durable, kind
@@ -92,12 +93,12 @@ def segment_path(directory: Path, sequence: int) -> Path:
 
 def encode_header(sequence: int, base_index: int, base_term: int, *, reset: bool) -> bytes:
     header = HEADER.pack(HEADER_MAGIC, 0, sequence, base_index, base_term, FLAG_RESET if reset else 0)
-    return HEADER_MAGIC + struct.pack("<I", zlib.crc32(header[CHECKED_FROM:])) + header[CHECKED_FROM:]
+    return HEADER_MAGIC + struct.pack("<I", google_crc32c.value(header[CHECKED_FROM:])) + header[CHECKED_FROM:]
 
 
 def encode_record(record: Record, durable_index: int) -> bytes:
     head = RECORD.pack(RECORD_MAGIC, 0, len(record.data), record.index, record.term, durable_index, record.kind)
-    crc = zlib.crc32(record.data, zlib.crc32(head[CHECKED_FROM:]))
+    crc = google_crc32c.extend(google_crc32c.value(head[CHECKED_FROM:]), record.data)
     return b"".join((RECORD_MAGIC, struct.pack("<I", crc), head[CHECKED_FROM:], record.data))
 
 
@@ -109,9 +110,10 @@ def decode_record(data: bytes, offset: int) -> tuple[Record, int, int] | None:
     end = offset + RECORD.size + length
     if magic != RECORD_MAGIC or end > len(data):
         return None
-    if zlib.crc32(memoryview(data)[offset + CHECKED_FROM : end]) != crc:
+    payload = data[offset + RECORD.size : end]
+    if google_crc32c.extend(google_crc32c.value(data[offset + CHECKED_FROM : offset + RECORD.size]), payload) != crc:
         return None
-    return Record(index, term, kind, data[offset + RECORD.size : end]), durable, end
+    return Record(index, term, kind, payload), durable, end
 
 
 def scan_segment(files: Files, path: Path, *, is_last: bool) -> tuple[Segment | None, bool]:
@@ -141,7 +143,7 @@ def _read_header(data: bytes, path: Path) -> Segment | None:
     if len(data) < HEADER.size:
         return None
     magic, crc, sequence, base_index, base_term, flags = HEADER.unpack_from(data, 0)
-    if magic != HEADER_MAGIC or crc != zlib.crc32(data[CHECKED_FROM : HEADER.size]):
+    if magic != HEADER_MAGIC or crc != google_crc32c.value(data[CHECKED_FROM : HEADER.size]):
         return None
     return Segment(sequence, path, base_index, base_term, reset=bool(flags & FLAG_RESET))
 

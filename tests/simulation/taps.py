@@ -5,9 +5,9 @@ A lost acknowledgement needs several misfortunes at once to show; the broken pro
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import msgspec
 
 from orchestrator.replication.frames import VoteReply
@@ -84,7 +84,7 @@ class LogTaps:
         self._watcher.voted(self._node, term, candidate)
         raw = self._disk.on_platters(HARD_STATE)
         state = HardState()
-        if len(raw) > 4 and zlib.crc32(raw[4:]).to_bytes(4, "big") == raw[:4]:
+        if len(raw) > 4 and google_crc32c.value(raw[4:]).to_bytes(4, "big") == raw[:4]:
             state = msgspec.msgpack.decode(raw[4:], type=HardState)
         if (state.term, state.voted_for) != (term, candidate):
             told = f"{self._node} votes for {candidate} in term {term}"
