@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from heapq import heappop, heappush
 from typing import Any, TypeVar
 
@@ -34,8 +33,9 @@ class Process:
         # Tasks are kept until the end, so that those of a killed process never run their clean-up.
         self.tasks: list[asyncio.Task[Any]] = []
         self.deferred: list[_Handle] = []
-        self._context = contextvars.copy_context()
-        self._context.run(_PROCESS.set, self)
+        # In which its transports call it back, as a selector's would: one for all of them.
+        self.context = contextvars.copy_context()
+        self.context.run(_PROCESS.set, self)
         self._prune_above = _TASKS_PRUNED_ABOVE
 
     def local(self, now: float) -> float:
@@ -45,10 +45,6 @@ class Process:
     def virtual(self, local: float) -> float:
         """When its clock shows that."""
         return (local - self.offset) / self.rate
-
-    def context(self) -> contextvars.Context:
-        """In which a callback is this process's."""
-        return self._context.copy()
 
     def keep(self, task: asyncio.Task[Any]) -> None:
         self.tasks.append(task)
@@ -65,30 +61,47 @@ def current_process() -> Process | None:
     return _PROCESS.get()
 
 
-class _Handle(asyncio.TimerHandle):
-    __slots__ = ("process",)
+class _Handle(list[Any]):
+    """[when, number, callback, arguments, context, process]: a list, for it is made for every callback there is.
 
-    def __init__(
-        self, when: float, callback: Callable[..., object], args: Any, loop: VirtualLoop, context: contextvars.Context
-    ) -> None:
-        super().__init__(when, callback, args, loop, context)
-        self.process: Process | None = context.get(_PROCESS)
+    Handles are their own place in the heap of timers: no two of those have the same number.
+    """
+
+    __slots__ = ()
+
+    def cancel(self) -> None:
+        """It is passed over when its turn comes."""
+        self[2] = self[3] = None
+
+    def cancelled(self) -> bool:
+        return self[2] is None
+
+    def when(self) -> float:
+        """In virtual time."""
+        when: float = self[0]
+        return when
+
+
+def _numbered(future: Any) -> int:
+    """The hash of a task or future: sets of them are iterated in this order, not in that of their addresses."""
+    if not future.number:
+        future.number = future.get_loop().next_number()
+    number: int = future.number
+    return number
 
 
 class _Task(asyncio.Task[Any]):
-    """Sets of tasks are iterated in the order of their hashes: not that of their addresses."""
-
-    _number = 0
-
-    def __hash__(self) -> int:
-        return self._number
+    number = 0
+    __hash__ = _numbered
 
 
 class _Future(asyncio.Future[Any]):
-    _number = 0
+    number = 0
+    __hash__ = _numbered
 
-    def __hash__(self) -> int:
-        return self._number
+
+def _never() -> bool:
+    return False
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
@@ -99,14 +112,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.steps = 0
         # What no caller caught, of processes that were alive.
         self.errors: list[str] = []
-        self._ready: deque[_Handle] = deque()
-        self._timers: list[tuple[float, int, _Handle]] = []
+        self._ready: list[_Handle] = []
+        self._timers: list[_Handle] = []
         self._numbers = 0
         self._closed = False
         self._nobodys_tasks: list[asyncio.Task[Any]] = []
         self._abandoned: list[Any] = []
-        self._nobody = contextvars.copy_context()
-        self._nobody.run(_PROCESS.set, None)
 
     # -- time and callbacks ----------------------------------------------------------------------------------------
 
@@ -114,10 +125,19 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         process = _PROCESS.get()
         return self.now if process is None else process.local(self.now)
 
+    def next_number(self) -> int:
+        """They only grow."""
+        self._numbers += 1
+        return self._numbers
+
+    # `Any`: what asyncio wants of a handle, ours have.
+
     def call_soon(  # type: ignore[override]  # typeshed's variadic type variables
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        handle = _Handle(0.0, callback, args, self, context or contextvars.copy_context())
+    ) -> Any:
+        if context is None:
+            context = contextvars.copy_context()
+        handle = _Handle((0.0, 0, callback, args, context, context.get(_PROCESS)))
         if not self._closed:
             self._ready.append(handle)
         return handle
@@ -126,67 +146,91 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_later(  # type: ignore[override]  # as above
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+    ) -> Any:
+        caller = _PROCESS.get()
+        when = self.now + (delay if caller is None else delay / caller.rate)
+        return self._at(when, callback, args, context)
 
     def call_at(  # type: ignore[override]  # as above
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
-        handle = _Handle(when, callback, args, self, context or contextvars.copy_context())
+    ) -> Any:
+        caller = _PROCESS.get()
+        return self._at(when if caller is None else caller.virtual(when), callback, args, context)
+
+    def _at(
+        self, when: float, callback: Callable[..., object], args: Any, context: contextvars.Context | None
+    ) -> _Handle:
+        if context is None:
+            context = contextvars.copy_context()
+        self._numbers += 1
+        handle = _Handle((when, self._numbers, callback, args, context, context.get(_PROCESS)))
         if not self._closed:
-            caller = _PROCESS.get()
-            self._numbers += 1
-            heappush(self._timers, (when if caller is None else caller.virtual(when), self._numbers, handle))
+            heappush(self._timers, handle)
         return handle
 
-    def schedule(self, when: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+    def schedule(self, when: float, callback: Callable[..., object], *args: Any) -> Any:
         """At a moment of virtual time, and in nobody's process."""
-        handle = _Handle(when, callback, args, self, self._nobody.copy())
         self._numbers += 1
-        heappush(self._timers, (when, self._numbers, handle))
+        handle = _Handle((when, self._numbers, callback, args, None, None))
+        heappush(self._timers, handle)
         return handle
+
+    def deliver(self, process: Process, callback: Callable[..., object], *args: Any) -> None:
+        """To be called from nobody's: now, but later if the process is paused, and never if it was killed."""
+        handle = _Handle((0.0, 0, callback, args, process.context, process))
+        self._run_all((handle,))
 
     def resume(self, process: Process) -> None:
-        """Goes on with a paused process."""
-        process.paused = False
-        self._ready.extend(process.deferred)
-        process.deferred.clear()
+        """Goes on with a paused process, first of all with what it has missed."""
+        self.schedule(self.now, self._go_on, process)
 
-    def run(self, until: float, stop: Callable[[], bool] = lambda: False) -> None:
+    def _go_on(self, process: Process) -> None:
+        process.paused = False
+        missed, process.deferred = process.deferred, []
+        self._run_all(missed)
+
+    def run(self, until: float, stop: Callable[[], object] = _never) -> None:
         """Runs to a moment of virtual time, or until `stop` says so."""
+        timers = self._timers
         asyncio._set_running_loop(self)
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._abandoned.append, finalizer=self._abandoned.append)
         try:
             while not stop():
-                while self._timers and self._timers[0][0] <= self.now:
-                    self._ready.append(heappop(self._timers)[2])
-                if self._ready:
-                    for _ in range(len(self._ready)):
-                        self._step(self._ready.popleft())
-                elif self._timers and self._timers[0][0] <= until:
-                    self.now = self._timers[0][0]
-                else:
-                    self.now = max(self.now, until)
+                turn, self._ready = self._ready, []
+                if not turn:
+                    self.now = max(self.now, min(until, timers[0][0]) if timers else until)
+                while timers and timers[0][0] <= self.now:
+                    turn.append(heappop(timers))
+                self._run_all(turn)
                 if self.now >= until:
                     return
         finally:
             sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(None)
 
-    def _step(self, handle: _Handle) -> None:
-        if handle.cancelled():
-            return
-        process = handle.process
-        if process is not None:
-            if not process.alive:
-                return
-            if process.paused:
-                process.deferred.append(handle)
-                return
-        self.steps += 1
-        self.now += STEP_SECONDS
-        handle._run()
+    def _run_all(self, handles: Iterable[_Handle]) -> None:
+        for handle in handles:
+            _, _, callback, args, context, process = handle
+            if callback is None:
+                continue
+            if process is not None:
+                if not process.alive:
+                    continue
+                if process.paused:
+                    process.deferred.append(handle)
+                    continue
+            self.steps += 1
+            self.now += STEP_SECONDS
+            try:
+                if context is None:
+                    callback(*args)
+                else:
+                    context.run(callback, *args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as any loop does
+                self.call_exception_handler({"message": f"Exception in callback {callback}", "exception": error})
 
     def run_until_complete(self, future: Any) -> Any:
         """As of any loop; raises TimeoutError when nothing is left that could happen."""
@@ -200,17 +244,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # -- tasks and futures -----------------------------------------------------------------------------------------
 
     def create_future(self) -> asyncio.Future[Any]:
-        future = _Future(loop=self)
-        self._numbers += 1
-        future._number = self._numbers
-        return future
+        return _Future(loop=self)
 
     def create_task(  # type: ignore[override]  # newer Pythons add arguments
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: contextvars.Context | None = None
     ) -> asyncio.Task[T]:
         task = _Task(coro, loop=self, name=name, context=context)
-        self._numbers += 1
-        task._number = self._numbers
         process = _PROCESS.get() if context is None else context.get(_PROCESS)
         if process is None:
             self._nobodys_tasks.append(task)
@@ -220,7 +259,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def spawn(self, process: Process, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """A task of the process, from outside of it."""
-        return self.create_task(coro, name=name, context=process.context())
+        return self.create_task(coro, name=name, context=process.context.copy())
 
     # -- the rest of what asyncio asks of a loop -------------------------------------------------------------------
 
@@ -245,6 +284,3 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._closed = True
         self._ready.clear()
         self._timers.clear()
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""

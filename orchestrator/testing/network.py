@@ -30,7 +30,8 @@ class Endpoint(asyncio.Transport):
         super().__init__()
         self._network = network
         self._process = process
-        self.here, self.there = here, there
+        self.direction: Direction = (here, there)
+        self.there = there
         self._latency = latency
         self.peer: Endpoint = self
         self._protocol: asyncio.Protocol | None = None
@@ -95,19 +96,18 @@ class Endpoint(asyncio.Transport):
                 self._call(self._lost, ConnectionResetError("the connection broke"))
 
     def pump(self) -> None:
-        """Something may have arrived, or may arrive now."""
+        """The first of what is on its way arrives now, unless nothing passes."""
         self._timer = None
+        if not self._on_its_way:
+            return
         network = self._network
-        while self._on_its_way:
-            if network.is_blocked(self.here, self.there) or not network.is_up(self.there):
-                network.stalled.append(self)
-                return
-            at, data = self._on_its_way[0]
-            if at > network.loop.now:
-                self._timer = network.loop.schedule(at, self.pump)
-                return
-            self._on_its_way.popleft()
-            self._arrive(data)
+        if not network.passes(self.direction):
+            network.stalled.append(self)
+            return
+        _, data = self._on_its_way.popleft()
+        if self._on_its_way:
+            self._timer = network.loop.schedule(self._on_its_way[0][0], self.pump)
+        self._arrive(data)
 
     def hurry(self, at: float) -> None:
         """Sent again: the first of what is held arrives then."""
@@ -126,7 +126,7 @@ class Endpoint(asyncio.Transport):
             peer.closed = True
             peer._call(peer._lost, None)
         else:
-            peer._call(peer._feed, data)
+            self._network.loop.deliver(peer._process, peer._feed, data)
 
     def _feed(self, data: bytes) -> None:
         if self._protocol is not None and not self.closed:
@@ -134,15 +134,16 @@ class Endpoint(asyncio.Transport):
 
     def _send(self, data: bytes | None) -> None:
         network = self._network
-        at = network.loop.now + network.delay(self.here, self.there, self._latency)
-        if self._on_its_way:
-            at = max(at, self._on_its_way[-1][0])
-        self._on_its_way.append((at, data))
-        if self._timer is None and len(self._on_its_way) == 1:
+        at = network.loop.now + network.delay(self.direction, self._latency)
+        on_its_way = self._on_its_way
+        if on_its_way:
+            at = max(at, on_its_way[-1][0])
+        on_its_way.append((at, data))
+        if self._timer is None and len(on_its_way) == 1:
             self._timer = network.loop.schedule(at, self.pump)
 
     def _call(self, callback: Callable[..., object], *args: Any) -> None:
-        self._network.loop.call_soon(callback, *args, context=self._process.context())
+        self._network.loop.call_soon(callback, *args, context=self._process.context)
 
 
 class Listener(asyncio.AbstractServer):
@@ -226,15 +227,13 @@ class SimulatedNetwork:
 
     # -- what connections ask --------------------------------------------------------------------------------------
 
-    def is_blocked(self, here: str, there: str) -> bool:
-        return (here, there) in self._blocked
+    def passes(self, direction: Direction) -> bool:
+        return direction not in self._blocked and direction[1] not in self._down
 
-    def is_up(self, machine: str) -> bool:
-        return machine not in self._down
-
-    def delay(self, here: str, there: str, base: float) -> float:
-        jitter = base * (1 + self._dice.random())
-        return jitter + self._slow.get((here, there), 0.0) * self._dice.random()
+    def delay(self, direction: Direction, base: float) -> float:
+        dice = self._dice
+        delay = base * (1 + dice.random())
+        return delay + self._slow[direction] * dice.random() if direction in self._slow else delay
 
     def _release(self) -> None:
         stalled, self.stalled = self.stalled, []
@@ -262,18 +261,19 @@ class SimulatedNetwork:
         there = place[0]
         low, high = self._latency_seconds
         latency = self._dice.uniform(low, high)
-        await asyncio.sleep(self.delay(here, there, latency))
-        while self.is_blocked(here, there) or self.is_blocked(there, here) or not self.is_up(there):  # noqa: ASYNC110 - as packets do
+        way, back = (here, there), (there, here)
+        await asyncio.sleep(self.delay(way, latency))
+        while not self.passes(way) or back in self._blocked:  # noqa: ASYNC110 - as packets do
             await asyncio.sleep(_SYN_AGAIN_SECONDS * (0.5 + self._dice.random()))
         listener = self.listeners.get(place)
         if listener is None or not listener.process.alive:
-            await asyncio.sleep(self.delay(there, here, latency))
+            await asyncio.sleep(self.delay(back, latency))
             raise ConnectionRefusedError(111, f"nobody listens on {there}:{place[1]}")
         near = Endpoint(self, process, here, there, latency)
         far = Endpoint(self, listener.process, there, here, latency)
         near.peer, far.peer = far, near
         self._endpoints += (near, far)
-        self.loop.call_soon(self._accept, listener, far, context=listener.process.context())
+        self.loop.call_soon(self._accept, listener, far, context=listener.process.context)
         protocol = factory()
         near.set_protocol(protocol)
         protocol.connection_made(near)

@@ -64,8 +64,9 @@ def run_seed(
     session_ids, level = attempts.new_session_id, logging.root.manager.disable
     if not verbose:
         logging.disable(logging.CRITICAL)
-    # Collections would come at other moments each time, and end what a killed process has left.
-    gc.collect()
+    # Collections would come at other moments each time, and end what a killed process has left. What is there already
+    # stays, so that the one at the end looks at this run only.
+    gc.freeze()
     gc.disable()
     try:
         result = _run(seed, scratch, (trouble_seconds, at_least_seconds), verbose=verbose)
@@ -76,6 +77,7 @@ def run_seed(
         gc.enable()
         with warnings.catch_warnings(action="ignore"):  # coroutines of killed processes
             gc.collect()
+        gc.unfreeze()
         sys.unraisablehook = hook
         logging.disable(level)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -154,11 +156,12 @@ class _Run:
 
     def _advance(self, seconds: float) -> None:
         loop = self.cluster.loop
-        loop.run(loop.now + seconds, self._broken)
+        loop.run(loop.now + seconds, self.watcher.violations.__len__)
 
     def _until(self, seconds: float, reached: Any, what: str) -> None:
         loop = self.cluster.loop
-        loop.run(loop.now + seconds, lambda: self._broken() or reached())
+        violations = self.watcher.violations
+        loop.run(loop.now + seconds, lambda: violations or reached())
         if not reached() and not self._broken():
             self.watcher.violated(f"not within {seconds:.0f} s of peace: {what}")
 
