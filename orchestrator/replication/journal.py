@@ -17,6 +17,7 @@ from orchestrator.replication.errors import JournalCorrupt
 from orchestrator.replication.files import Files, WritableFile
 from orchestrator.replication.segment import (
     SUFFIX,
+    WIRE_OVERHEAD_BYTES,
     EntryKind,
     Record,
     Segment,
@@ -27,6 +28,9 @@ from orchestrator.replication.segment import (
     segment_path,
 )
 from orchestrator.replication.worker import DiskQueue, Worker, call
+
+# What an entry in the cache takes beside its bytes: objects and the place in a dict.
+CACHE_OVERHEAD_BYTES = 256
 
 
 class SegmentWriter:
@@ -151,9 +155,7 @@ class Journal:
             self._files.sync_directory(self._directory)
             return
         if segment.reset and self._segments:
-            for leftover in self._segments:
-                self._files.remove(leftover.path)
-            self._files.sync_directory(self._directory)
+            self._writer.remove([leftover.path for leftover in self._segments])
             self._segments.clear()
             self._configurations.clear()
         if self._segments:
@@ -251,7 +253,7 @@ class Journal:
         self._disk.add(partial(self._writer.write, encoded))
         self._unsubmitted = True
         self._cache[index] = record
-        self._cached_bytes += len(data)
+        self._cached_bytes += _cache_bytes(record)
         if kind == EntryKind.CONFIGURATION:
             self._configurations.append((index, data))
             self.on_configuration()
@@ -297,7 +299,9 @@ class Journal:
         self._lower(self.base_index)
         self._roll(index, term, reset=True)
         del self._segments[:-1]
-        self._cache_low = index + 1
+        # Also what lies below the base, which nobody will ask for.
+        self._cache.clear()
+        self._cached_bytes, self._cache_low = 0, index + 1
         self._in_flight.append([index])
         self._disk.add(partial(self._writer.remove, leftovers), self._synced)
         self._configurations.clear()
@@ -346,7 +350,7 @@ class Journal:
         for batch in self._in_flight:
             batch[0] = min(batch[0], last_index)
         for index in [index for index in self._cache if index > last_index]:
-            self._cached_bytes -= len(self._cache.pop(index).data)
+            self._cached_bytes -= _cache_bytes(self._cache.pop(index))
         self._cache_low = min(self._cache_low, last_index + 1)
 
     def _synced(self) -> None:
@@ -359,14 +363,14 @@ class Journal:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def cached(self, start: int, limit_bytes: int) -> list[Record] | None:
-        """Entries from `start`, at least one and about `limit_bytes`; None when they must be `read`."""
+        """Entries from `start`, at least one, and not over `limit_bytes` on the wire; None when they must be `read`."""
         record = self._cache.get(start)
         if record is None:
             return None
         records = [record]
-        size = len(record.data)
+        size = len(record.data) + WIRE_OVERHEAD_BYTES
         while (record := self._cache.get(start + len(records))) is not None:
-            size += len(record.data)
+            size += len(record.data) + WIRE_OVERHEAD_BYTES
             if size > limit_bytes:
                 break
             records.append(record)
@@ -388,19 +392,19 @@ class Journal:
         try:
             data = await call(self._reader, lambda: self._files.read_at(path, offset, end - offset))
         except FileNotFoundError:
-            if start > self.base_index and generation == self._generation:
-                raise
-            return []
-        if generation != self._generation:
+            # Removed meanwhile, by us; if not, nothing of it can be decoded.
+            data = b""
+        if generation != self._generation or start <= self.base_index:
             return []
         records: list[Record] = []
         position = 0
-        while position < len(data):
+        while position < end - offset:
             decoded = decode_record(data, position)
             if decoded is None or decoded[0].index != start + len(records):
                 raise JournalCorrupt(
                     f"journal segment {path} changed on disk: index {start + len(records)} at byte "
-                    f"{offset + position} no longer reads back. Replace this node."
+                    f"{offset + position} no longer reads back. Move this data directory away, run "
+                    "`orchestrator init` and admit the node with `cluster replace`."
                 )
             records.append(decoded[0])
             position = decoded[2]
@@ -414,5 +418,10 @@ class Journal:
         while self._cached_bytes > self._cache_bytes and self._cache_low <= self.durable_index:
             record = self._cache.pop(self._cache_low, None)
             if record is not None:
-                self._cached_bytes -= len(record.data)
+                self._cached_bytes -= _cache_bytes(record)
             self._cache_low += 1
+
+
+def _cache_bytes(record: Record) -> int:
+    """With its form on the wire, which it has as soon as there are followers."""
+    return CACHE_OVERHEAD_BYTES + 2 * len(record.data)

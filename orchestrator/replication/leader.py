@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.replication.barrier import ReadBarrier
 from orchestrator.replication.frames import Ack, EncodedAppend, Heartbeat, Reject, wire_entry
-from orchestrator.replication.segment import Record
+from orchestrator.replication.segment import WIRE_OVERHEAD_BYTES, Record
 from orchestrator.replication.state import Role, SyncObj
 
 
@@ -174,7 +174,7 @@ class Replicator:
         if progress.mode is Mode.PROBE:
             progress.probed_at = now
             return
-        size = sum(len(record.data) for record in records)
+        size = sum(len(record.data) + WIRE_OVERHEAD_BYTES for record in records)
         progress.in_flight.append((records[-1].index, size))
         progress.in_flight_bytes += size
         raft.set_next_index(name, records[-1].index + 1)

@@ -26,6 +26,8 @@ HEADER = struct.Struct("<4sIQQQB")
 # magic, crc, length, index, term, durable, kind
 RECORD = struct.Struct("<4sIIQQQB")
 CHECKED_FROM = 8  # magic and crc themselves are not covered
+# What an entry takes in a message to followers beside its data, at most.
+WIRE_OVERHEAD_BYTES = 16
 FLAG_RESET = 1  # this segment begins the journal anew: earlier ones are leftovers
 
 

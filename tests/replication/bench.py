@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from orchestrator.replication.core import SyncObj
+from orchestrator.replication.files import Files
 from orchestrator.replication.frames import AnyMessage, EncodedAppend, Outgoing, VoteReply, WireEntry
 from orchestrator.replication.gossip import Gossiper
 from orchestrator.replication.hard_state import HardState
@@ -33,11 +34,20 @@ class StillClock:
 
 
 class Bench:
-    def __init__(self, size: int = 3, settings: RaftSettings | None = None) -> None:
+    def __init__(
+        self,
+        size: int = 3,
+        settings: RaftSettings | None = None,
+        *,
+        files: Files | None = None,
+        directory: Path = Path("/data/raft"),
+        cache_bytes: int = 1 << 20,
+    ) -> None:
         names = [f"n{number}" for number in range(1, size + 1)]
-        files = PowerLossFiles()
-        files.make_durable_directory(Path("/data"))
-        self.disk = Disk(files, Path("/data/raft"))
+        if files is None:
+            files = powered = PowerLossFiles()
+            powered.make_durable_directory(directory.parent)
+        self.disk = Disk(files, directory, cache_bytes=cache_bytes)
         self.disk.hard_state.current = self.disk.hard_state.durable = HardState(0, None, dict.fromkeys(names, "i"))
         self.clock = StillClock()
         self.settings = settings or RaftSettings()

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.replication.errors import LostLeadership
 from orchestrator.replication.frames import Ack, Heartbeat, Reject
 from orchestrator.replication.log import Role
+from orchestrator.replication.segment import WIRE_OVERHEAD_BYTES
 from orchestrator.replication.settings import RaftSettings
 from tests.replication.bench import Bench
 
@@ -61,7 +62,7 @@ async def test_what_is_in_flight_is_not_sent_again_and_late_acks_move_nothing_ba
 
 async def test_bytes_in_flight_are_bounded() -> None:
     bench = await leading(settings=RaftSettings(batch_bytes_max=1000, in_flight_bytes_max=3000))
-    append(bench, 100, b"x" * 100)
+    append(bench, 100, b"x" * (100 - WIRE_OVERHEAD_BYTES))
     sent = [message for _ in range(20) for message in bench.take_appends("n2")]
     assert [len(message.entries) for message in sent] == [10, 10, 10]
     bench.hear("n2", Ack(1, 11, 0))
