@@ -42,6 +42,8 @@ class RaftSettings:
 
     snapshot_chunk_bytes: int = 256 * KIB
     snapshot_chunks_in_flight: int = 8
+    # For so long a transfer, its copy and the journal after it are kept for a follower that can't be reached.
+    snapshot_patience_ms: int = 60_000
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

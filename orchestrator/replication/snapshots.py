@@ -1,7 +1,7 @@
 """The leader's side of a snapshot transfer: one copy of the database, streamed to one follower, resumable.
 
 A transfer names its snapshot by (index, term, size, checksum) and pins it, with the journal after it, until the
-follower stands at its index or the transfer ends.
+follower stands at its index or the transfer ends. One that is out of reach for too long ends it: it begins anew later.
 """
 
 from __future__ import annotations
@@ -115,9 +115,16 @@ class SnapshotSender:
     async def _stream(self, transfer: Transfer, copy: SnapshotCopy) -> None:
         settings = self._raft.settings
         window = settings.snapshot_chunk_bytes * settings.snapshot_chunks_in_flight
+        reached_at = self._raft.clock.monotonic()
         while not transfer.installed and not transfer.failed and not transfer.given_up:
-            if not self._raft.connected(transfer.peer):
+            if self._raft.connected(transfer.peer):
+                reached_at = self._raft.clock.monotonic()
+            else:
                 transfer.acked = None
+                if self._raft.clock.monotonic() - reached_at > settings.snapshot_patience_ms / 1000:
+                    # A dead follower must not fill this node's disk with a copy, and the journal after it.
+                    logger.warning("node %s gives up a snapshot: %s can't be reached", self._raft.name, transfer.peer)
+                    return
             if transfer.acked is None:
                 self._raft.send(
                     transfer.peer,

@@ -2,6 +2,7 @@
 
 `DiskQueue` promises: jobs run in the order they were added, one batch at a time, each batch closed by one sync;
 `done` callbacks run on the loop, in order, only after that sync. The first error is final: nothing runs after it.
+Whoever waits is always told: what had not run when a worker was closed ends with `Stopped`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from orchestrator.replication.errors import Stopped
+
 T = TypeVar("T")
 Done = Callable[[BaseException | None], None]
 
 
 class Worker(Protocol):
-    """Runs one blocking job after the other away from the loop; `done` is called on the loop."""
+    """Runs one blocking job after the other away from the loop; `done` is called on the loop, once for each job."""
 
     def submit(self, job: Callable[[], None], done: Done) -> None: ...
     def close(self) -> None: ...
@@ -28,7 +31,7 @@ WorkerFactory = Callable[[str], Worker]
 
 
 class ThreadWorker:
-    """One thread. `close` lets the running job finish and drops the rest."""
+    """One thread. `close` lets the running job finish; the rest does not run, and is told so."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self._loop = loop
@@ -38,7 +41,10 @@ class ThreadWorker:
         self._thread.start()
 
     def submit(self, job: Callable[[], None], done: Done) -> None:
-        self._jobs.put((job, done))
+        if self._closed:
+            self._loop.call_soon(done, Stopped("this node is stopping"))
+        else:
+            self._jobs.put((job, done))
 
     def close(self) -> None:
         self._closed = True
@@ -46,15 +52,15 @@ class ThreadWorker:
         self._thread.join()
 
     def _run(self) -> None:
-        while (item := self._jobs.get()) is not None and not self._closed:
+        while (item := self._jobs.get()) is not None:
             job, done = item
             error: BaseException | None = None
             try:
+                if self._closed:
+                    raise Stopped("this node is stopping")
                 job()
             except BaseException as raised:  # noqa: BLE001 - handed to the loop, which decides
                 error = raised
-            if self._closed:
-                return
             try:
                 self._loop.call_soon_threadsafe(done, error)
             except RuntimeError:  # the loop was closed under us: nobody is left to tell
@@ -112,20 +118,26 @@ class DiskQueue:
 
         def finished(error: BaseException | None) -> None:
             self._running = False
-            if error is not None:
-                # After a failed fsync the kernel may have dropped the pages: a retry that succeeds proves nothing.
-                self._failure = error
-                self._on_error(error)
-                for future in self._draining:
-                    if not future.done():
-                        future.set_exception(error)
-                return
-            for _, done in batch:
-                if done is not None:
-                    done()
-            self.kick()
+            try:
+                if error is not None:
+                    raise error
+                for _, done in batch:
+                    if done is not None:
+                        done()
+            except BaseException as raised:  # noqa: BLE001 - told to the owner, who stops
+                self._fail(raised)
+            else:
+                self.kick()
 
         self._worker.submit(run, finished)
+
+    def _fail(self, error: BaseException) -> None:
+        # After a failed fsync the kernel may have dropped the pages: a retry that succeeds proves nothing.
+        self._failure = error
+        self._on_error(error)
+        for future in self._draining:
+            if not future.done():
+                future.set_exception(error)
 
     async def drain(self) -> None:
         """Waits until everything added so far is durable; raises what made that impossible."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.replication import worker
+from orchestrator.replication.errors import Stopped
 from orchestrator.storage import lanes
 from orchestrator.storage.errors import StorageClosed
 from orchestrator.storage.vfs import KeptVFS
@@ -153,19 +154,23 @@ class _Jobs:
 
 
 class SimulatedWorker:
-    """The replicated log's thread; what has not begun when it is closed never will."""
+    """The replicated log's thread; what has not begun when it is closed never will, and is told so."""
 
     def __init__(self, machine: Machine) -> None:
         self._jobs = _Jobs(machine)
         self._closed = False
 
     def submit(self, job: Callable[[], None], done: worker.Done) -> None:
-        if not self._closed:
-            self._jobs.add(job, lambda result, error: None if self._closed else done(error))
+        if self._closed:
+            self._jobs.later(done, Stopped("this node is stopping"))
+        else:
+            self._jobs.add(job, lambda result, error: done(error))
 
     def close(self) -> None:
         self._closed = True
-        self._jobs.waiting.clear()
+        while self._jobs.waiting:
+            _, done = self._jobs.waiting.popleft()
+            self._jobs.later(done, None, Stopped("this node is stopping"))
 
 
 class SimulatedLane:
