@@ -4,6 +4,7 @@
 PYTHON  ?= python3
 WORKERS ?= 2# processes for the tests that may run side by side
 ARGS    ?=
+TABLE   ?= tests/simulation/real_process_runs.md
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -21,7 +22,7 @@ PYTEST       := $(BIN)/python -m pytest --timeout=300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install proto proto-check proto-lint proto-release ruff types contracts lint test check simulate bench demo \
+.PHONY: help install proto proto-check proto-lint proto-release ruff types contracts lint test check simulate faults bench demo \
 	lock clean
 
 help: ## List the targets
@@ -115,6 +116,11 @@ SIMULATION = $(if $(SEED),--seed $(SEED),$(if $(SEEDS),--seeds $(SEEDS),--second
 
 simulate: $(INSTALLED) ## Whole clusters under virtual time: SEED=7, SEEDS=500, SECONDS=60; FROM TROUBLE AT_LEAST TABLE MUTANT
 	@$(BIN)/python -m tests.simulation $(SIMULATION)
+
+# What it did and found becomes a section of the page.
+faults: $(INSTALLED) ## Real processes under kill -9, power loss and cut networks; MINUTES=60 or SEED=7, FROM=0, TABLE=page
+	@$(BIN)/python -m tests.cluster.faults $(if $(SEED),--seed $(SEED),--minutes $(or $(MINUTES),10) --table $(TABLE)) \
+		$(if $(FROM),--from $(FROM)) $(ARGS)
 
 # --- to see it work -------------------------------------------------------------------------------------------------
 

@@ -466,11 +466,11 @@ class Node:
         return self._log.commit_index - self._applier.applied_index < CAUGHT_UP_ENTRIES
 
 
-async def run_node(config: Config) -> None:
+async def run_node(config: Config, world: World | None = None) -> None:
     """Runs a node until SIGTERM or SIGINT. Raises NodeFailed if it had to stop itself."""
     # A busy loop keeps other threads, and so fsync and the database, waiting for this long; the default is 5 ms.
     sys.setswitchinterval(THREAD_SWITCH_SECONDS)
-    node = Node(config)
+    node = Node(config, world)
     await node.start()
     await node.serve()
     # What was made until now stays: the collector need not look at it again, nor as often at what comes and goes.

@@ -1,0 +1,1 @@
+"""Faults of every kind on real processes: `python -m tests.cluster.faults`."""

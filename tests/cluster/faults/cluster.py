@@ -1,0 +1,110 @@
+"""Local clusters under faults: nodes on disks that lose what was not synced, in networks of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from orchestrator.cli.local_cluster import LocalCluster, LocalNode
+from orchestrator.config import Address
+from tests.cluster.faults.disk import IGNORES_SYNCS, DiskSettings, UnsyncedWrites
+from tests.cluster.faults.network import Namespaces
+
+GRPC_PORT, PEER_PORT, METRICS_PORT = 7400, 7500, 7600
+
+
+class FaultyCluster(LocalCluster):
+    """`disk`: of every node, one that a kill deprives of power; None is the real one, which a kill does not harm."""
+
+    def __init__(self, directory: Path, nodes: int, settings: dict[str, int | str], disk: DiskSettings | None) -> None:
+        super().__init__(directory, nodes, node_settings=settings)
+        self._disk = disk
+        self._starts = 0
+        self.writes_lost = 0
+        self.namespaces: Namespaces | None = None
+
+    def prefix(self, node: LocalNode) -> list[str]:
+        return self.namespaces.prefix(node.name) if self.namespaces is not None else []
+
+    def _command(self, node: LocalNode) -> list[str]:
+        if self._disk is None:
+            return [*self.prefix(node), *super()._command(node)]
+        # Not the same dice after each start.
+        self._starts += 1
+        disk = dataclasses.replace(self._disk, seed=self._disk.seed + self._starts)
+        return [*self.prefix(node), sys.executable, "-m", "tests.cluster.faults.node", "--config",
+                str(node.config_file), "--disk", json.dumps(disk.dictionary()), "--die-with-parent", str(os.getpid())]
+
+    def _child_environment(self) -> dict[str, str]:
+        return super()._child_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    async def kill_node(self, name: str) -> None:
+        await super().kill_node(name)
+        if self._disk is not None:
+            self.writes_lost += UnsyncedWrites.read(self.nodes[name].directory / "disk")
+
+    def ignore_syncs(self, name: str) -> None:
+        """From now on the node's disk says that it has synced, and has not."""
+        (self.nodes[name].directory / "disk" / IGNORES_SYNCS).touch()
+
+    def obey_syncs(self, name: str) -> None:
+        (self.nodes[name].directory / "disk" / IGNORES_SYNCS).unlink()
+
+
+class NetworkedCluster(FaultyCluster):
+    """Each node in its network namespace; what its peers send it comes through the relay."""
+
+    def __init__(self, directory: Path, nodes: int, settings: dict[str, int | str], disk: DiskSettings | None) -> None:
+        super().__init__(directory, nodes, settings, disk)
+        self.namespaces = Namespaces(self.nodes)
+        self.relay = RelayProcess(self.namespaces)
+        for node in self.nodes.values():
+            host = self.namespaces.addresses[node.name]
+            node.grpc_address = Address(host, GRPC_PORT)
+            node.metrics_address = Address(host, METRICS_PORT)
+            # Where the others reach it.
+            node.peer_address = Address(self.namespaces.faces[node.name], PEER_PORT)
+
+    def _toml(self, node: LocalNode) -> str:
+        assert self.namespaces is not None
+        listen = Address(self.namespaces.addresses[node.name], PEER_PORT)
+        lines = [line for line in super()._toml(node).splitlines() if not line.startswith("peer_listen")]
+        return "\n".join([*lines, f'peer_listen = "{listen}"', f'peer_advertise = "{node.peer_address}"', ""])
+
+
+class RelayProcess:
+    def __init__(self, namespaces: Namespaces) -> None:
+        self._namespaces = namespaces
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        nodes = {name: (address, self._namespaces.faces[name]) for name, address in self._namespaces.addresses.items()}
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.cluster.faults.relay", str(os.getpid()), str(PEER_PORT), json.dumps(nodes),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        assert self._process.stdout is not None
+        if await self._process.stdout.readline() != b"ready\n":
+            raise RuntimeError("the relay did not start")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+    def delay(self, delay_ms: dict[tuple[str, str], float | None], jitter_ms: float = 0.0) -> None:
+        """How late what the first sends reaches the second; None holds it back. Replaces what was said before."""
+        assert self._process is not None and self._process.stdin is not None
+        order = {"delay_ms": {f"{source}>{target}": ms for (source, target), ms in delay_ms.items()},
+                 "jitter_ms": jitter_ms}
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
