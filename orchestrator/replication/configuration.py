@@ -65,7 +65,7 @@ def decode(data: bytes) -> Configuration:
     """Raises UnknownConfiguration."""
     try:
         return _checked(_decoder.decode(data))
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UnknownConfiguration(f"a membership entry of the log cannot be read: {error}") from error
 
 
@@ -95,7 +95,7 @@ def decode_stored(data: bytes, addresses: dict[str, str]) -> Placed | None:
             return 0, initial(msgspec.convert(document, dict[str, str]), addresses)
         stored = msgspec.convert(document, _Stored)
         return stored.index, _checked(stored.configuration)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UnknownConfiguration(f"the configuration stored with the database cannot be read: {error}") from error
 
 

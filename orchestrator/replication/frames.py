@@ -1,11 +1,13 @@
 """What nodes say to each other, and its bytes: a length, then one msgpack message of a known, checked shape.
 
-Decoding never runs code and never allocates more than the frame's limit; anything else is `BadFrame`.
+Decoding never runs code and never allocates more than the frame's limit; anything else is `BadFrame`, numbers and
+checksums that none of us would send among it.
 """
 
 from __future__ import annotations
 
 import struct
+from typing import Annotated
 
 import msgspec
 
@@ -17,6 +19,10 @@ LENGTH = struct.Struct(">I")
 HELLO_BYTES_MAX = 64 * 1024
 
 GossipValue = bytes | int | str
+# A term, an index, a size: it can be raised, and written in 64 bits.
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+# SHA-256 in hexadecimal. It becomes a part of a file's name.
+Checksum = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
@@ -34,7 +40,7 @@ class Hello(Message, frozen=True):
     members: list[str]
     # The one in force, from the moment the sender began to record its first; its index; whether that is committed.
     configuration: Configuration | None
-    configuration_index: int = 0
+    configuration_index: Count = 0
     configuration_committed: bool = False
 
 
@@ -45,45 +51,45 @@ class Gossip(Message, frozen=True):
 
 
 class PreVoteRequest(Message, frozen=True):
-    term: int  # the term it would campaign in
-    last_index: int
-    last_term: int
-    round: int
+    term: Count  # the term it would campaign in
+    last_index: Count
+    last_term: Count
+    round: Count
 
 
 class PreVoteReply(Message, frozen=True):
-    term: int
-    round: int
+    term: Count
+    round: Count
     granted: bool
 
 
 class VoteRequest(Message, frozen=True):
-    term: int
-    last_index: int
-    last_term: int
+    term: Count
+    last_index: Count
+    last_term: Count
     transfer: bool
 
 
 class VoteReply(Message, frozen=True):
-    term: int
+    term: Count
     granted: bool
 
 
 class TimeoutNow(Message, frozen=True):
-    term: int
+    term: Count
 
 
 class WireEntry(msgspec.Struct, array_like=True, frozen=True):
-    term: int
+    term: Count
     kind: EntryKind
     data: bytes
 
 
 class Append(Message, frozen=True):
-    term: int
-    prev_index: int
-    prev_term: int
-    commit_index: int
+    term: Count
+    prev_index: Count
+    prev_term: Count
+    commit_index: Count
     entries: list[WireEntry]
 
 
@@ -98,50 +104,50 @@ class EncodedAppend(msgspec.Struct, array_like=True, frozen=True, tag="Append"):
 
 
 class Heartbeat(Message, frozen=True):
-    term: int
-    commit_index: int
-    round: int
+    term: Count
+    commit_index: Count
+    round: Count
 
 
 class Ack(Message, frozen=True):
-    term: int
+    term: Count
     # Everything up to here is the leader's of this term, and durable.
-    match_index: int
+    match_index: Count
     # The last heartbeat round heard in this term.
-    round: int
+    round: Count
 
 
 class Reject(Message, frozen=True):
     """The entry before the appended ones is missing, or another: the log may agree from `hint_index` down."""
 
-    term: int
-    prev_index: int
-    hint_index: int
-    hint_term: int
+    term: Count
+    prev_index: Count
+    hint_index: Count
+    hint_term: Count
 
 
 class SnapshotBegin(Message, frozen=True):
-    term: int
-    index: int
-    snapshot_term: int
-    size: int
-    checksum: str
+    term: Count
+    index: Count
+    snapshot_term: Count
+    size: Count
+    checksum: Checksum
     configuration: bytes
 
 
 class SnapshotChunk(Message, frozen=True):
-    term: int
-    checksum: str
-    offset: int
+    term: Count
+    checksum: Checksum
+    offset: Count
     data: bytes
 
 
 class SnapshotAck(Message, frozen=True):
     """`offset` bytes arrived. `installed`: the follower stands at the snapshot's index or beyond, durably."""
 
-    term: int
-    checksum: str
-    offset: int
+    term: Count
+    checksum: Checksum
+    offset: Count
     installed: bool
     # The bytes did not have the checksum: begin again with a new copy.
     failed: bool
@@ -217,7 +223,7 @@ class FrameReader:
                 break
             try:
                 messages.append(_decoder.decode(bytes(memoryview(buffer)[start + LENGTH.size : end])))
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise BadFrame("malformed") from error
             start = end
         del buffer[:start]

@@ -85,7 +85,7 @@ def load(files: Files, data_dir: Path, *, node: str | None = None, cluster_id: s
         )
     try:
         identity = msgspec.json.decode(files.read(path), type=Identity)
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise IdentityError(
             f"{path} cannot be read ({error}): restore it from a backup, or replace this node"
         ) from error

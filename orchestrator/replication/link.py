@@ -57,6 +57,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
+            self._take(data)
+        except Exception as error:  # noqa: BLE001 - an invariant does not hold; asyncio would only close the connection
+            self.owner.link_failed(error)
+
+    def _take(self, data: bytes) -> None:
+        try:
             messages = self._reader.feed(data)
         except BadFrame as error:
             self.fail(error.reason)
@@ -81,7 +87,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_deadline()
         self.transport = None
-        self.closed()
+        try:
+            self.closed()
+        except Exception as error:  # noqa: BLE001 - as above
+            self.owner.link_failed(error)
 
     def fail(self, reason: str) -> None:
         self.owner.counters[reason] += 1

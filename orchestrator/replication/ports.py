@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+# Who has accepted TCP and goes no further is dropped after this; the default is a minute.
+TLS_HANDSHAKE_SECONDS_MAX = 5.0
+
 
 class Clock(Protocol):
     def monotonic(self) -> float:
@@ -56,7 +59,9 @@ class TcpNetwork:
     async def listen(
         self, host: str, port: int, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
     ) -> asyncio.AbstractServer:
-        return await asyncio.get_running_loop().create_server(factory, host, port, ssl=tls)
+        return await asyncio.get_running_loop().create_server(
+            factory, host, port, ssl=tls, ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS_MAX if tls else None
+        )
 
     async def dial(
         self, host: str, port: int, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None

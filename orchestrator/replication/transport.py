@@ -41,6 +41,8 @@ from orchestrator.replication.settings import RaftSettings
 FROM_ABOVE = (Append, Heartbeat, SnapshotBegin, SnapshotChunk, TimeoutNow, PreVoteRequest, VoteRequest)
 # Connections of nodes that no configuration lists, as those that wait to be admitted.
 STRANGERS_MAX = 32
+# Accepted connections that have not said who they are, or stand behind a member of the same name.
+UNNAMED_MAX = 128
 
 
 class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no types
@@ -78,7 +80,8 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self._on_error = on_error
         self._server: asyncio.AbstractServer | None = None
         self._inbound: dict[str, Inbound] = {}
-        self._unnamed: set[Inbound] = set()
+        # In the order in which they came.
+        self._unnamed: dict[Inbound, None] = {}
         self._links: dict[str, Link] = {name: Link(self, name) for name in membership.peers()}
         self._closing: set[Link] = set()
         self._connected: set[str] = set()
@@ -176,12 +179,19 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         """Connections to a peer that says nothing, not even gossip, are made anew: TCP alone would take minutes."""
         limit = self.clock.monotonic() - self.settings.silence_limit_ms / 1000
         for name, heard_at in list(self._heard_at.items()):
-            if heard_at < limit and name in self._links and self._links[name].up:
+            if heard_at >= limit:
+                continue
+            link, inbound = self._links.get(name), self._inbound.get(name)
+            if link is not None and link.up:
                 self.counters["silent"] += 1
                 del self._heard_at[name]
-                self._links[name].drop()
-                if (inbound := self._inbound.pop(name, None)) is not None:
-                    inbound.abort()
+                self._inbound.pop(name, None)
+                link.drop()
+            elif inbound is not None:
+                self.counters["silent"] += 1
+                del self._heard_at[name]
+            if inbound is not None:
+                inbound.abort()
 
     # -- told by connections -------------------------------------------------------------------------------------
 
@@ -210,7 +220,12 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         return None
 
     def inbound_opened(self, inbound: Inbound) -> None:
-        self._unnamed.add(inbound)
+        self._unnamed[inbound] = None
+        if len(self._unnamed) > UNNAMED_MAX:
+            # The oldest goes: whoever means it says hello at once, and dials again.
+            oldest = next(iter(self._unnamed))
+            del self._unnamed[oldest]
+            oldest.fail("flood")
 
     def inbound_named(self, inbound: Inbound, hello: Hello) -> None:
         previous = self._inbound.get(hello.node)
@@ -218,7 +233,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
             # Two disks claim one name: the one that is a member is not cut off by the other.
             self.counters["unlisted"] += 1
             return
-        self._unnamed.discard(inbound)
+        self._unnamed.pop(inbound, None)
         self._inbound[hello.node] = inbound
         if previous is not None and previous is not inbound:
             # A newer connection means that the older one's process or path is gone: it must not be heard any more.
@@ -234,7 +249,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         return counts(old.node, old.incarnation) and not counts(new.node, new.incarnation)
 
     def inbound_closed(self, inbound: Inbound) -> None:
-        self._unnamed.discard(inbound)
+        self._unnamed.pop(inbound, None)
         name = inbound.name
         if name is not None and self._inbound.get(name) is inbound:
             del self._inbound[name]
