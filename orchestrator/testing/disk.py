@@ -122,11 +122,11 @@ class SimulatedDisk:
         inode = self._platters.get(path)
         return bytes(inode.platters) if inode is not None else b""
 
-    def flip_bit(self, path: str) -> None:
+    def flip_bit(self, path: str, dice: random.Random) -> None:
         """Silent damage."""
         inode = self._seen[path]
         if inode.seen:
-            at, bit = self._dice.randrange(len(inode.seen)), 1 << self._dice.randrange(8)
+            at, bit = dice.randrange(len(inode.seen)), 1 << dice.randrange(8)
             inode.seen[at] ^= bit
             if at < len(inode.platters):
                 inode.platters[at] ^= bit

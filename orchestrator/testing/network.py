@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -185,29 +185,40 @@ class SimulatedNetwork:
         self.listeners: dict[tuple[str, int], Listener] = {}
         self.stalled: list[Endpoint] = []
         self._endpoints: list[Endpoint] = []
-        self._blocked: dict[Direction, None] = {}
-        self._slow: dict[Direction, float] = {}
+        # How often a direction is blocked, and by how much it is slower; without those that are not.
+        self._blocked: Counter[Direction] = Counter()
+        self._slow_ms: Counter[Direction] = Counter()
         self._down: dict[str, None] = {}
 
     # -- faults ----------------------------------------------------------------------------------------------------
 
     def block(self, directions: Iterable[Direction]) -> None:
-        """Nothing passes in these directions until they are opened."""
-        self._blocked.update(dict.fromkeys(directions))
+        """Nothing passes in these directions until they are unblocked as often."""
+        for direction in directions:
+            self._blocked[direction] += 1
 
-    def slow_down(self, directions: Iterable[Direction], seconds: float) -> None:
-        self._slow.update(dict.fromkeys(directions, seconds))
+    def unblock(self, directions: Iterable[Direction]) -> None:
+        for direction in directions:
+            self._blocked[direction] -= 1
+        self._blocked = +self._blocked
+        self._release()
+
+    def slow_down(self, directions: Iterable[Direction], by_ms: int) -> None:
+        """What is sent takes up to so much longer; and less again with a negative number."""
+        for direction in directions:
+            self._slow_ms[direction] += by_ms
+        self._slow_ms = +self._slow_ms
 
     def heal(self) -> None:
         """All directions are open and as fast as ever."""
         self._blocked.clear()
-        self._slow.clear()
+        self._slow_ms.clear()
         self._release()
 
-    def lose_connections(self, chance: float) -> None:
+    def lose_connections(self, chance: float, dice: random.Random) -> None:
         """Some of all connections break, and both sides are told."""
         for endpoint in self._open_endpoints():
-            if not endpoint.closed and not endpoint.peer.closed and self._dice.random() < chance / 2:
+            if not endpoint.closed and not endpoint.peer.closed and dice.random() < chance / 2:
                 endpoint.cut(silent=False)
 
     def process_ended(self, process: Process, *, silent: bool) -> None:
@@ -233,7 +244,8 @@ class SimulatedNetwork:
     def delay(self, direction: Direction, base: float) -> float:
         dice = self._dice
         delay = base * (1 + dice.random())
-        return delay + self._slow[direction] * dice.random() if direction in self._slow else delay
+        slow_ms = self._slow_ms
+        return delay + slow_ms[direction] / 1000 * dice.random() if direction in slow_ms else delay
 
     def _release(self) -> None:
         stalled, self.stalled = self.stalled, []

@@ -3,6 +3,8 @@
     python -m tests.simulation --seeds 500
     python -m tests.simulation --seconds 60 --from 1000
     python -m tests.simulation --seed 7             the whole trace of one
+    python -m tests.simulation --seed 7 --shrink    which of its faults are needed to break it
+    python -m tests.simulation --seed 7 --only-faults 3,9
     python -m tests.simulation --seed 7 --mutant skip_fsync
     python -m tests.simulation --seeds 3000 --at-least 60 --table tests/simulation/runs.md
     python -m tests.simulation --totals --table tests/simulation/runs.md
@@ -24,6 +26,7 @@ from tests.simulation import mutants
 from tests.simulation.jobs import Terms, job, sweep
 from tests.simulation.progress import Progress
 from tests.simulation.run import TROUBLE_SECONDS, Result
+from tests.simulation.shrink import RUNS_MAX, SECONDS_MAX, shrink
 from tests.simulation.table import Table, record
 
 TRACE_LINES = 60
@@ -36,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.mutant:
         os.environ[mutants.VARIABLE] = options.mutant
-    terms = Terms(options.trouble, options.at_least, options.twice)
+    terms = Terms(options.trouble, options.at_least, options.twice, options.only_faults)
+    if options.shrink:
+        return _shrink(options, terms)
     if options.seed is not None:
         return _one(options.seed, terms)
     return _many(options, terms)
@@ -54,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trouble", type=float, default=TROUBLE_SECONDS, help="seconds of faults in each run")
     parser.add_argument("--at-least", type=float, default=0.0, help="no run is shorter: its trouble lasts longer")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this mistake")
+    parser.add_argument("--only-faults", type=_numbers, help="with --seed: of its faults those numbers only, or `none`")
+    parser.add_argument("--shrink", action="store_true", help="with --seed: leave out every fault that is not needed")
+    parser.add_argument("--shrink-runs", type=int, default=RUNS_MAX, help="at most so many runs (default: %(default)s)")
+    parser.add_argument(
+        "--shrink-seconds", type=float, default=SECONDS_MAX, help="at most so many seconds (default: %(default)s)"
+    )
     parser.add_argument("--twice", action="store_true", help="run each seed twice and compare the traces")
     parser.add_argument("--table", type=Path, help="a page to which a row is added after each chunk of seeds")
     parser.add_argument("--chunk", type=int, default=50, help="how many seeds are a row of the table")
@@ -68,8 +79,41 @@ def _one(seed: int, terms: Terms) -> int:
         print(f"seed {seed} breaks:")
         for violation in result.violations[:10]:
             print(f"  {violation}")
+        _print_faults(result)
         print(f"replay: {_replay(seed, terms)}")
     return _report([result])
+
+
+def _shrink(options: argparse.Namespace, terms: Terms) -> int:
+    whole = job(options.seed, terms)
+    if not whole.violations:
+        print(f"nothing is violated by seed {options.seed}: there is nothing to shrink")
+        return 0
+
+    def terms_of(trouble_seconds: float, only: frozenset[int]) -> Terms:
+        return Terms(trouble_seconds, only=only)
+
+    shrunk = shrink(
+        lambda *changed: job(options.seed, terms_of(*changed)),
+        whole,
+        runs_max=options.shrink_runs,
+        seconds_max=options.shrink_seconds,
+    )
+    needed = "each is needed" if shrunk.is_minimal else "perhaps not all are needed, but time or runs are up"
+    print(shrunk.result.violations[0][:600])
+    print(f"{len(shrunk.numbers)} faults are left after {shrunk.runs} runs; {needed}")
+    _print_faults(shrunk.result)
+    print(f"replay: {_replay(options.seed, terms_of(shrunk.trouble_seconds, frozenset(shrunk.numbers)))}")
+    return 1
+
+
+def _print_faults(result: Result) -> None:
+    for happened in result.happened:
+        print(happened.line)
+
+
+def _numbers(text: str) -> frozenset[int]:
+    return frozenset() if text == "none" else frozenset(int(number) for number in text.split(","))
 
 
 def _many(options: argparse.Namespace, terms: Terms) -> int:
@@ -95,7 +139,9 @@ def _watched(results: Iterable[Result], terms: Terms, progress: Progress) -> Ite
     for result in results:
         if result.violations:
             print(f"seed {result.seed}: {result.violations[0][:600]}")
-            print(f"replay: {_replay(result.seed, terms)}", flush=True)
+            _print_faults(result)
+            command = _replay(result.seed, terms)
+            print(f"replay: {command}\nshrink: {command} --shrink", flush=True)
         if line := progress.after(result):
             print(line, flush=True)
         yield result
@@ -107,6 +153,8 @@ def _replay(seed: int, terms: Terms) -> str:
         command += f" --trouble {terms.trouble_seconds:g}"
     if terms.at_least_seconds:
         command += f" --at-least {terms.at_least_seconds:g}"
+    if terms.only is not None:
+        command += " --only-faults " + (",".join(map(str, sorted(terms.only))) or "none")
     mutant = os.environ.get(mutants.VARIABLE)
     return f"{command} --mutant {mutant}" if mutant else command
 

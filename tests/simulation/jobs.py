@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from tests.simulation import mutants
-from tests.simulation.run import TROUBLE_SECONDS, Result, run_seed
+from tests.simulation.run import TROUBLE_SECONDS, Result, Trouble, run_seed
 
 # Fresh processes now and then: what a run leaves behind does not add up.
 SEEDS_PER_PROCESS = 50
@@ -25,11 +25,12 @@ class Terms:
     trouble_seconds: float = TROUBLE_SECONDS
     at_least_seconds: float = 0.0
     twice: bool = False
+    # Of the faults that a seed has those numbers; all if None.
+    only: frozenset[int] | None = None
 
     def run(self, seed: int, *, verbose: bool = False) -> Result:
-        return run_seed(
-            seed, verbose=verbose, trouble_seconds=self.trouble_seconds, at_least_seconds=self.at_least_seconds
-        )
+        trouble = Trouble(self.trouble_seconds, self.at_least_seconds, self.only)
+        return run_seed(seed, trouble, verbose=verbose)
 
 
 def job(seed: int, terms: Terms, *, verbose: bool = False) -> Result:

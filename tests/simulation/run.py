@@ -12,10 +12,10 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.storage.reading import content_hash
 from orchestrator_client import attempts
@@ -29,6 +29,23 @@ TROUBLE_SECONDS = 20.0
 SETTLE_SECONDS = 240.0
 AGREE_SECONDS = 20.0
 SHARED_MEMORY = Path("/dev/shm")
+LOGGERS = ("orchestrator", "orchestrator_client")
+
+
+class Trouble(NamedTuple):
+    """For how long there are faults, and until the run is how old at least; and which of those that the seed has."""
+
+    seconds: float = TROUBLE_SECONDS
+    at_least_seconds: float = 0.0
+    only: Container[int] | None = None
+
+
+class Happened(NamedTuple):
+    """A fault that began, so many seconds after the first could have."""
+
+    number: int
+    after_seconds: float
+    line: str
 
 
 @dataclass
@@ -48,6 +65,7 @@ class Result:
     snapshots: int = 0
     steps: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    happened: list[Happened] = field(default_factory=list)
 
     @property
     def checked(self) -> int:
@@ -55,10 +73,13 @@ class Result:
         return self.operations + self.checks
 
 
-def run_seed(
-    seed: int, *, verbose: bool = False, trouble_seconds: float = TROUBLE_SECONDS, at_least_seconds: float = 0.0
-) -> Result:
-    """Repeats itself exactly, violations included. Trouble goes on until the run is at least so long."""
+def run_seed(seed: int, trouble: Trouble | None = None, *, verbose: bool = False) -> Result:
+    """Repeats itself exactly, violations included."""
+    with warnings.catch_warnings(action="ignore"):  # coroutines of killed processes
+        return _run_quietly(seed, trouble or Trouble(), verbose=verbose)
+
+
+def _run_quietly(seed: int, trouble: Trouble, *, verbose: bool) -> Result:
     began = time.process_time()
     scratch = Path(tempfile.mkdtemp(prefix="simulation-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
     session_ids, level = attempts.new_session_id, logging.root.manager.disable
@@ -69,14 +90,13 @@ def run_seed(
     gc.freeze()
     gc.disable()
     try:
-        result = _run(seed, scratch, (trouble_seconds, at_least_seconds), verbose=verbose)
+        result = _run(seed, scratch, trouble, verbose=verbose)
     finally:
         attempts.new_session_id = session_ids
         logging.disable(logging.CRITICAL)
         hook, sys.unraisablehook = sys.unraisablehook, lambda left: None
         gc.enable()
-        with warnings.catch_warnings(action="ignore"):  # coroutines of killed processes
-            gc.collect()
+        gc.collect()
         gc.unfreeze()
         sys.unraisablehook = hook
         logging.disable(level)
@@ -85,7 +105,7 @@ def run_seed(
     return result
 
 
-def _run(seed: int, scratch: Path, seconds: tuple[float, float], *, verbose: bool) -> Result:
+def _run(seed: int, scratch: Path, trouble: Trouble, *, verbose: bool) -> Result:
     size = 3 if random.Random(seed).random() < 0.75 else 5
     cluster = SimulatedCluster(seed, size, scratch, verbose=verbose)
     result = Result(seed)
@@ -93,10 +113,11 @@ def _run(seed: int, scratch: Path, seconds: tuple[float, float], *, verbose: boo
     ids = cluster.dice("sessions")
     attempts.new_session_id = lambda: f"{ids.getrandbits(128):032x}"
     try:
-        _Run(cluster, result).run(*seconds)
+        _Run(cluster, result).run(trouble)
     finally:
         if handler is not None:
-            logging.getLogger("orchestrator").removeHandler(handler)
+            for name in LOGGERS:
+                logging.getLogger(name).removeHandler(handler)
         cluster.close()
     watcher = cluster.watcher
     result.violations = watcher.violations
@@ -112,7 +133,7 @@ class _Run:
         self.result = result
         self.watcher = cluster.watcher
 
-    def run(self, trouble_seconds: float, at_least_seconds: float) -> None:
+    def run(self, trouble: Trouble) -> None:
         cluster, loop = self.cluster, self.cluster.loop
         asyncio._set_running_loop(loop)
         for member in cluster.members.values():
@@ -129,16 +150,18 @@ class _Run:
         if self._broken():
             return
         asyncio._set_running_loop(loop)
-        faults = Faults(cluster)
-        asyncio._set_running_loop(None)
         began = loop.now
-        self._advance(max(trouble_seconds, at_least_seconds - loop.now))
+        seconds = round(max(trouble.seconds, trouble.at_least_seconds - began), 3)
+        faults = Faults(cluster, seconds, trouble.only)
+        asyncio._set_running_loop(None)
+        self._advance(seconds)
         self.result.trouble_seconds = loop.now - began
-        if self._broken():
-            return
         faults.heal()
         self.watcher.trace("FAULT", "no more of them")
-        self.result.faults = faults.counts
+        self.result.faults = Counter(it.kind for it in faults.occasions if it.what)
+        self.result.happened = [Happened(it.number, it.planned.at, str(it)) for it in faults.occasions]
+        if self._broken():
+            return
         self._until(60.0, lambda: work.is_prepared, "the first workflows start")
         work.stopped = True
         settling = work.operator.machine.spawn(work.operator.settle(), "settle")
@@ -233,7 +256,7 @@ def _into_trace(cluster: SimulatedCluster) -> logging.Handler:
             lines.append(f"{cluster.loop.now:10.6f}          {record.levelname.lower()}: {record.getMessage()}")
 
     handler = Lines()
-    logger = logging.getLogger("orchestrator")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(handler)
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
     return handler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from pathlib import Path
 
@@ -80,6 +81,21 @@ def test_a_clock_of_its_own_speed() -> None:
     loop.spawn(Process("fast", rate=2.0, offset=500), work(), "work")
     loop.run(20)
     assert shown == [pytest.approx(10, abs=0.01), pytest.approx(5, abs=0.01)]
+
+
+def test_a_callback_belongs_to_the_process_of_its_context() -> None:
+    """An empty context is nobody's, whoever asks for the callback."""
+    loop, did = VirtualLoop(), []
+    process = Process("p")
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(did.append, "nobody's", context=contextvars.Context())
+        asyncio.get_running_loop().call_soon(did.append, "its own")
+        process.alive = False
+
+    loop.spawn(process, work(), "work")
+    loop.run(1)
+    assert did == ["nobody's"]
 
 
 # -- the network ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation import mutants
-from tests.simulation.run import run_seed
+from tests.simulation.run import Trouble, run_seed
 
 SEEDS = 8
 
@@ -33,8 +33,8 @@ def test_a_planted_mistake_is_found(name: str) -> None:
 
 
 def test_a_mistake_is_gone_afterwards() -> None:
-    before = run_seed(3, trouble_seconds=2.0)
+    before = run_seed(3, Trouble(2.0))
     with mutants.planted("skip_fsync"):
-        assert run_seed(3, trouble_seconds=2.0).violations
-    assert run_seed(3, trouble_seconds=2.0).trace_hash == before.trace_hash
+        assert run_seed(3, Trouble(2.0)).violations
+    assert run_seed(3, Trouble(2.0)).trace_hash == before.trace_hash
     assert not before.violations

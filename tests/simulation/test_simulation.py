@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.run import run_seed
+from tests.simulation.run import Trouble, run_seed
 
 ROOT = Path(__file__).parents[2]
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "24"))
-_HASH = "import sys; from tests.simulation.run import run_seed; print(run_seed(3, trouble_seconds=5.0).trace_hash)"
+_HASH = "import sys; from tests.simulation.run import Trouble, run_seed; print(run_seed(3, Trouble(5.0)).trace_hash)"
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_nothing_breaks_and_everything_comes_to_an_end(seed: int) -> None:
-    result = run_seed(seed, trouble_seconds=10.0)
+    result = run_seed(seed, Trouble(10.0))
     replay = f"python -m tests.simulation --seed {seed} --trouble 10"
     assert not result.violations, "\n".join([*result.violations[:5], f"replay: {replay}"])
     assert result.operations > 0
@@ -27,8 +27,8 @@ def test_nothing_breaks_and_everything_comes_to_an_end(seed: int) -> None:
 
 def test_a_seed_decides_everything() -> None:
     """In the same process again, and in others whose strings have other hashes."""
-    here = run_seed(3, trouble_seconds=5.0).trace_hash
-    assert run_seed(3, trouble_seconds=5.0).trace_hash == here
+    here = run_seed(3, Trouble(5.0)).trace_hash
+    assert run_seed(3, Trouble(5.0)).trace_hash == here
     for salt in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": salt, "PYTHONPATH": os.pathsep.join(sys.path)}
         told = subprocess.run(
@@ -38,4 +38,4 @@ def test_a_seed_decides_everything() -> None:
 
 
 def test_another_seed_is_another_story() -> None:
-    assert run_seed(3, trouble_seconds=2.0).trace_hash != run_seed(4, trouble_seconds=2.0).trace_hash
+    assert run_seed(3, Trouble(2.0)).trace_hash != run_seed(4, Trouble(2.0)).trace_hash
