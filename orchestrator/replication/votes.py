@@ -42,7 +42,7 @@ class Elections:
         if raft.role is Role.CANDIDATE and not self._requested and self._own_vote_durable():
             self._request_votes()
         if self._quick_at is not None and now >= self._quick_at:
-            self._quick_at = self._quick_time() if self._leader_refused else None
+            self._quick_at = self._quick_again(now) if self._leader_refused else None
             self._start_pre_vote()
         elif now >= raft.election_deadline:
             raft.follow(raft.term, None)
@@ -87,6 +87,12 @@ class Elections:
             + self._raft.rng.uniform(settings.fast_failover_min_ms, settings.fast_failover_max_ms) / 1000
         )
 
+    def _quick_again(self, now: float) -> float:
+        """Pauses grow with the silence: an answer that is longer under way finds a round that is over."""
+        raft = self._raft
+        silence_s = min(now - self._leader_heard_at, raft.settings.election_timeout_max_ms / 1000)
+        return max(self._quick_time(), now + silence_s * raft.rng.uniform(0.5, 1.0))
+
     def _leader_lives(self) -> bool:
         raft = self._raft
         if raft.role is Role.LEADER:
@@ -102,7 +108,7 @@ class Elections:
         self._round += 1
         self._pre_votes = {raft.name}
         request = PreVoteRequest(raft.term + 1, raft.last_index, raft.last_term, self._round)
-        for name in sorted(raft.voters - {raft.name}):
+        for name in raft.other_voters:
             if raft.connected(name):
                 raft.send(name, request)
         self._count_pre_votes()
@@ -160,7 +166,7 @@ class Elections:
         raft = self._raft
         self._requested = True
         request = VoteRequest(raft.term, raft.last_index, raft.last_term, self._transfer)
-        for name in sorted(raft.voters - {raft.name}):
+        for name in raft.other_voters:
             raft.send(name, request)
         self._count(raft.name)
 
