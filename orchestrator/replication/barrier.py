@@ -55,8 +55,7 @@ class ReadBarrier:
     def _finish_if_echoed(self) -> None:
         if self._read_index is None:
             return
-        others = self._raft.voters - {self._raft.name}
-        count = 1 + sum(1 for name, round_ in self._echoed.items() if round_ >= self.round and name in others)
+        count = 1 + sum(1 for name in self._raft.other_voters if self._echoed.get(name, -1) >= self.round)
         if count >= self._raft.majority:
             for future in self._sharing:
                 if not future.done():

@@ -185,10 +185,8 @@ _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessa
 
 
 def encode_frame(message: Outgoing) -> bytes:
-    buffer = bytearray(LENGTH.size)
-    _encoder.encode_into(message, buffer, LENGTH.size)
-    LENGTH.pack_into(buffer, 0, len(buffer) - LENGTH.size)
-    return bytes(buffer)
+    data = _encoder.encode(message)
+    return LENGTH.pack(len(data)) + data
 
 
 def gossip_values(data: dict[str, object]) -> dict[str, GossipValue]:
@@ -210,21 +208,31 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[AnyMessage]:
-        buffer = self._buffer
-        buffer += data
         messages: list[AnyMessage] = []
-        start = 0
-        while len(buffer) - start >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(buffer, start)
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            del buffer[: self._take(buffer, messages)]
+        else:
+            # Mostly whole frames come, and nothing has to be kept.
+            taken = self._take(data, messages)
+            if taken < len(data):
+                buffer += data[taken:]
+        return messages
+
+    def _take(self, data: bytes | bytearray, messages: list[AnyMessage]) -> int:
+        """Appends what is there whole; returns how many bytes that were."""
+        start, size = 0, len(data)
+        while size - start >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(data, start)
             if length > self.limit_bytes:
                 raise BadFrame("oversized")
             end = start + LENGTH.size + length
-            if end > len(buffer):
+            if end > size:
                 break
             try:
-                messages.append(_decoder.decode(bytes(memoryview(buffer)[start + LENGTH.size : end])))
+                messages.append(_decoder.decode(memoryview(data)[start + LENGTH.size : end]))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise BadFrame("malformed") from error
             start = end
-        del buffer[:start]
-        return messages
+        return start

@@ -15,7 +15,7 @@ LOOK_EVERY_S = 0.005
 
 async def hand_over(raft: SyncObj, wait: Callable[[float], Awaitable[None]]) -> bool:
     """Lets the most caught-up follower catch up whole, then tells it to campaign; nothing may be appended meanwhile."""
-    candidates = [(raft.match_index(name), name) for name in raft.voters - {raft.name} if raft.connected(name)]
+    candidates = [(raft.match_index(name), name) for name in raft.other_voters if raft.connected(name)]
     if not candidates:
         return False
     target = max(candidates)[1]

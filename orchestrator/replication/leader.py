@@ -126,10 +126,11 @@ class Replicator:
 
     def _send_notices(self, now: float) -> None:
         raft = self._raft
+        commit_index = raft.commit_index
         behind = [
             name
             for name, progress in self.progress.items()
-            if raft.connected(name) and progress.commit_sent < raft.commit_index
+            if progress.commit_sent < commit_index and raft.connected(name)
         ]
         if not behind:
             self._notice_at = None
@@ -265,8 +266,10 @@ class Replicator:
 
     def advance_commit(self) -> None:
         raft = self._raft
-        others = raft.voters - {raft.name}
-        matches = sorted([raft.journal.durable_index, *(raft.match_index(name) for name in others)], reverse=True)
+        if raft.commit_index == raft.last_index:
+            return
+        matches = [raft.journal.durable_index, *[raft.match_index(name) for name in raft.other_voters]]
+        matches.sort(reverse=True)
         index = matches[raft.majority - 1]
         if index > raft.commit_index and raft.journal.term_at(index) == raft.term:
             raft.commit_index = index
@@ -274,7 +277,7 @@ class Replicator:
     def has_quorum_contact(self, now: float) -> bool:
         raft = self._raft
         limit = now - raft.settings.election_timeout_max_ms / 1000
-        return 1 + sum(1 for name in raft.voters - {raft.name} if raft.last_contact(name) > limit) >= raft.majority
+        return 1 + len([name for name in raft.other_voters if raft.last_contact(name) > limit]) >= raft.majority
 
     def reachable(self, now: float) -> set[str]:
         """Peers that answered within an election timeout, and this node."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.replication import configuration as configurations
+from orchestrator.replication.alarm import Alarm
 from orchestrator.replication.changes import MembershipChanges
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.core import SyncObj
@@ -90,7 +91,6 @@ class ReplicatedLog:
         self._tls = (server_tls, client_tls)
         self._raft: SyncObj | None = None
         self._tick_soon = False
-        self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._transferring = False
         self._flushed_index = applied_index
@@ -102,6 +102,7 @@ class ReplicatedLog:
     async def start(self) -> None:
         """Opens the journal and joins the cluster. Raises JournalCorrupt, OSError (address in use, disk)."""
         self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._wake)
         self._durable = DurableState(
             self._files,
             self._data_dir,
@@ -205,9 +206,8 @@ class ReplicatedLog:
 
     def _end(self) -> None:
         self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
         raft = self._core
+        self._alarm.cancel()
         raft.barrier.fail()
         raft.replicator.stop()
         if raft.sender is not None:
@@ -255,10 +255,7 @@ class ReplicatedLog:
         except Exception as error:  # noqa: BLE001 - an invariant does not hold: stop rather than guess
             self._fail(error)
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        delay = min(max(raft.next_deadline() - now, 0.001), IDLE_TICK_S)
-        self._timer = self._loop.call_later(delay, self._wake)
+        self._alarm.set(min(max(raft.next_deadline() - now, 0.001), IDLE_TICK_S))
 
     def _durable_moved(self) -> None:
         if self._raft is not None and not self._stopped:

@@ -81,10 +81,7 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
         self.on_transition: Callable[[], None] = lambda: None
         self.__peers = transport
         self.__announced: tuple[Role, int, str | None] | None = None
-        # The configuration in force: who votes, who only receives, and whether this node is one of the former.
-        self.voters: frozenset[str] = frozenset(self.nodes)
-        self.learners: frozenset[str] = frozenset()
-        self.is_voter = True
+        self._count_by(frozenset(self.nodes), frozenset(), is_voter=True)
         conf = pysyncobj.SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=True,
@@ -178,20 +175,20 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
 
     # -- peers ---------------------------------------------------------------------------------------------------
 
-    @property
-    def peers(self) -> list[str]:
-        """Whom a leader sends to: members and learners."""
-        return sorted((self.voters | self.learners) - {self.name})
-
-    @property
-    def majority(self) -> int:
-        return len(self.voters) // 2 + 1
+    def _count_by(self, voters: frozenset[str], learners: frozenset[str], *, is_voter: bool) -> None:
+        """The configuration in force: who votes, who only receives, and whether this node is one of the former."""
+        self.voters, self.learners, self.is_voter = voters, learners, is_voter
+        # What follows from it is asked in every tick.
+        self.majority = len(voters) // 2 + 1
+        self.other_voters = sorted(voters - {self.name})
+        # Whom a leader sends to: members and learners.
+        self.peers = sorted((voters | learners) - {self.name})
 
     def reconfigure(
         self, voters: frozenset[str], learners: frozenset[str], renewed: set[str], *, is_voter: bool
     ) -> None:
         """Another configuration is in force; `renewed` peers have lost what was known of them."""
-        self.voters, self.learners, self.is_voter = voters, learners, is_voter
+        self._count_by(voters, learners, is_voter=is_voter)
         others = {self.nodes.setdefault(name, Node(name)) for name in self.peers}
         for node in [node for node in self.__raftMatchIndex if node not in others or node.id in renewed]:
             self.__raftMatchIndex.pop(node, None)

@@ -86,6 +86,9 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self._closing: set[Link] = set()
         self._connected: set[str] = set()
         self._heard_at: dict[str, float] = {}
+        self._silence_limit_s = settings.silence_limit_ms / 1000
+        # Before this nobody can have been silent for so long.
+        self._silent_from = float("-inf")
 
     # -- what PySyncObj asks of a transport ------------------------------------------------------------------------
 
@@ -177,7 +180,10 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
 
     def drop_silent(self) -> None:
         """Connections to a peer that says nothing, not even gossip, are made anew: TCP alone would take minutes."""
-        limit = self.clock.monotonic() - self.settings.silence_limit_ms / 1000
+        now = self.clock.monotonic()
+        if now < self._silent_from:
+            return
+        limit = now - self._silence_limit_s
         for name, heard_at in list(self._heard_at.items()):
             if heard_at >= limit:
                 continue
@@ -192,6 +198,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
                 del self._heard_at[name]
             if inbound is not None:
                 inbound.abort()
+        self._silent_from = min(self._heard_at.values(), default=now) + self._silence_limit_s
 
     # -- told by connections -------------------------------------------------------------------------------------
 

@@ -32,7 +32,8 @@ class MachineClock:
         self._process = process
 
     def monotonic(self) -> float:
-        return self._process.local(self._loop.now)
+        process = self._process
+        return process.offset + self._loop.now * process.rate
 
     def wall_ms(self) -> int:
         return EPOCH_MS + int(self._loop.now * self._process.rate * 1000) + self._machine.wall_offset_ms

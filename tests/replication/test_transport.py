@@ -112,6 +112,7 @@ async def test_a_silent_peer_is_dialled_anew(tmp_path: Path) -> None:
         await cluster.put(b"x")
         transport = leader.log._transport
         transport._heard_at = dict.fromkeys(transport._heard_at, float("-inf"))
+        transport._silent_from = float("-inf")
         transport.drop_silent()
         assert leader.log.status().counters["silent"] == 2
         await wait_until("both to be back", lambda: all(leader.log._core.connected(n) for n in leader.log._core.peers))
