@@ -19,7 +19,7 @@ from orchestrator_api.v1.common_pb2 import PageRequest, ReadOptions
 from orchestrator_client import definitions as forms
 from orchestrator_client.codec import decode, dumps, encode
 from orchestrator_client.connection import ChannelFactory, Connection, channel_factory
-from orchestrator_client.errors import AlreadyExists, InvalidRequest
+from orchestrator_client.errors import AlreadyExists, DeadlineExceeded, InvalidRequest, NoLeader, Overloaded
 from orchestrator_client.execution import (
     ClusterStatus,
     CompensationState,
@@ -211,10 +211,16 @@ class Client:
         timeout_s: float = 60.0,
         **options: Any,
     ) -> Any:
-        """Starts an execution (options as for `start`) and answers its result (as `Run.result` does)."""
+        """Starts an execution (options as for `start`) and answers its result (as `Run.result` does).
+
+        NoLeader and Overloaded are about the start: it had no effect. After DeadlineExceeded the execution goes on.
+        """
         deadline = self.connection.now() + timeout_s
         run = await self.start(workflow, input, timeout_s=timeout_s, **options)
-        return await run.result(max(deadline - self.connection.now(), 0.001))
+        try:
+            return await run.result(max(deadline - self.connection.now(), 0.001))
+        except (NoLeader, Overloaded) as error:
+            raise DeadlineExceeded(f"{run.workflow_id} has started, and its end can't be seen: {error}") from error
 
     def run(self, workflow_id: str, *, output: type | None = None) -> Run:
         """A handle of an execution that was started elsewhere; `output` is the type of its result."""

@@ -28,6 +28,8 @@ from orchestrator_client.status import Failure, Kind
 PAYLOAD_BYTES_MAX = 256 * 1024
 # One question for the end of an execution; then the next one is asked.
 WAIT_MS = 20_000
+# How much later than that its answer may come.
+ANSWER_S = 5.0
 
 _FAILURES = {WorkflowStatus.TIMED_OUT: WorkflowTimedOut, WorkflowStatus.TERMINATED: WorkflowTerminated}
 _COMPENSATION = {
@@ -83,12 +85,13 @@ class Run:
             namespace=connection.namespace, workflow_id=self.workflow_id, include_tasks=tasks
         )
         while True:
-            request.wait_ms, allowed_s = WAIT_MS, WAIT_MS / 1000 + connection.deadline_s
+            request.wait_ms, attempt_s = WAIT_MS, WAIT_MS / 1000 + ANSWER_S
+            allowed_s = attempt_s + connection.deadline_s
             if deadline is not None:
                 remaining_s = max(deadline - connection.now(), 0.0)
                 request.wait_ms = max(1, min(WAIT_MS, int(remaining_s * 1000)))
+                attempt_s = request.wait_ms / 1000 + ANSWER_S
                 allowed_s = min(allowed_s, remaining_s + 1)
-            attempt_s = request.wait_ms / 1000 + 5
             try:
                 reply = await connection.call(
                     lambda node: node.workflows.WaitWorkflow, request, timeout_s=allowed_s, attempt_s=attempt_s

@@ -140,8 +140,7 @@ class _Jobs:
             self.later(self._begin)
 
     def later(self, callback: Callable[..., object], *args: Any) -> None:
-        # Not the running loop: what is left of a killed process is cleaned up when none runs.
-        self._machine.loop.call_later(self._machine.job_delay() / 2, callback, *args)
+        asyncio.get_running_loop().call_later(self._machine.job_delay() / 2, callback, *args)
 
     def _begin(self) -> None:
         if not self.waiting:

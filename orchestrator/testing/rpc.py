@@ -209,8 +209,7 @@ class SimulatedChannel:
         return lambda: Call(self, method, request_serializer, response_deserializer)
 
     def unary_stream(self, method: str, request_serializer: Any, response_deserializer: Any, **_: Any) -> Any:
-        """Stubs are made whole; whoever watches waits for a simulation that needs it."""
-        return None
+        return lambda request: StreamedCall(self, method, request_serializer, response_deserializer, request)
 
     async def close(self) -> None:
         if self._connection is not None and self._connection.transport is not None:
@@ -290,3 +289,25 @@ class Call:
         self._over = True
         if self._connection is not None:
             self._connection.calls.pop(self._number, None)
+
+
+class StreamedCall(Call):
+    """A call of one request and many responses; it is sent with the first read."""
+
+    def __init__(
+        self,
+        channel: SimulatedChannel,
+        method: str,
+        serialize: Callable[[Any], bytes],
+        deserialize: Callable[[bytes], Any],
+        request: Any,
+    ) -> None:
+        super().__init__(channel, method, serialize, deserialize)
+        self._request = request
+
+    async def read(self) -> Any:
+        """The next message, or EOF. Raises AioRpcError."""
+        if self._connection is None and not self._over:
+            await self.write(self._request)
+            await self.done_writing()
+        return await super().read()

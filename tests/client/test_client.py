@@ -25,6 +25,7 @@ from orchestrator_client import (
     WorkflowStatus,
     WorkflowTerminated,
     WrongState,
+    runs,
     task,
 )
 from tests.client.fake_cluster import FakeCluster, Refused
@@ -322,3 +323,25 @@ async def test_start_and_wait(cluster: FakeCluster, client: Client) -> None:
     await cluster.reached("WaitWorkflow")
     await cluster.end("order-1", output=Payload(inline=b'{"x": 1}'))
     assert (await waiting).x == 1
+
+
+async def test_after_the_start_nothing_says_that_it_had_no_effect(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "WAIT_MS", 50)
+    monkeypatch.setattr(runs, "ANSWER_S", 0.1)
+    async with Client(cluster.addresses, deadline_s=0.3) as client:
+        waiting = asyncio.ensure_future(client.start_and_wait("order", id="order-1", timeout_s=60))
+        await cluster.reached("WaitWorkflow")
+        cluster.elect(None)
+        with pytest.raises(DeadlineExceeded, match="order-1 has started"):
+            await waiting
+    assert cluster.effects == ["order-1"]
+
+
+async def test_a_wait_may_take_as_long_as_it_asks_for(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the caller is impatient: the server answers at the end of the time that it was given."""
+    monkeypatch.setattr(runs, "WAIT_MS", 300)
+    async with Client(cluster.addresses, deadline_s=0.001) as client:
+        with pytest.raises(DeadlineExceeded, match="still RUNNING"):
+            await client.run((await client.start("order", id="order-1", timeout_s=10)).workflow_id).wait(1.0)

@@ -102,6 +102,21 @@ def test_a_result_for_nothing_is_unknown(driver: Driver) -> None:
     assert driver.ok(command).verdict is Verdict.UNKNOWN
 
 
+@pytest.mark.parametrize("place", [("default", "nope"), ("nowhere", "w")])
+def test_a_result_for_another_execution_ends_nobodys_lease(driver: Driver, place: tuple[str, str]) -> None:
+    driver.worker("s", "a", "b")
+    driver.start("two")
+    attempt = driver.latest("a")
+    before = driver.rows()
+    command = CompleteTask(*place, attempt.task_id, attempt.fencing_token, TaskStatus.COMPLETED, b"{}", "", "")
+    assert driver.ok(command).verdict is Verdict.UNKNOWN
+    assert driver.rows() == before
+    driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, attempt.fencing_token))
+    before = driver.rows()
+    assert driver.ok(command).verdict is Verdict.UNKNOWN
+    assert driver.rows() == before
+
+
 @pytest.mark.parametrize("output", [b"[]", b"{", b'"x"', b'{"x":"' + b"y" * 300_000 + b'"}', b"\xff"])
 def test_an_invalid_output_fails_the_task_for_good(driver: Driver, output: bytes) -> None:
     driver.worker("s", "a")

@@ -6,8 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator_client.execution import Execution, TaskStatus
+
 OK, REFUSED, FAILED, UNKNOWN = "ok", "refused", "failed", "unknown"
 """Answered; refused by the state machine; certain to have no effect; may or may not have one."""
+
+Version = tuple[int, float]
+"""(run, time of the last change): grows with every change of a workflow."""
+
+ENDED = frozenset(TaskStatus) - {TaskStatus.SCHEDULED, TaskStatus.IN_PROGRESS, TaskStatus.UNKNOWN}
+
+
+def version_of(execution: Execution) -> tuple[Version, str]:
+    """The version, and the status if it has ended."""
+    assert execution.update_time is not None
+    return (execution.run, execution.update_time.timestamp()), str(execution.status) if execution.status.ended else ""
 
 
 @dataclass
@@ -16,7 +29,7 @@ class Operation:
 
     client: str
     kind: str
-    target: str  # the workflow's id, or what a start is known by
+    target: str  # the workflow's place, or what a start is known by
     detail: Any
     invoked_at: float
     returned_at: float = float("inf")
@@ -39,8 +52,10 @@ class History:
     trace: Callable[[str, str], None]
     violated: Callable[[str], None]
     operations: list[Operation] = field(default_factory=list)
-    # Reads that returned, by workflow, in the order of their returns: (at, newest version so far, terminal status)
-    _seen: dict[str, list[tuple[float, Any, str]]] = field(default_factory=dict)
+    # The newest time that anybody was shown, in seconds of the log since the epoch.
+    newest_time: float = 0.0
+    # What was seen of each workflow, in the order of seeing: (at, newest version so far, terminal status)
+    _seen: dict[str, list[tuple[float, Version, str]]] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
     _retried: dict[str, None] = field(default_factory=dict)
 
@@ -56,26 +71,76 @@ class History:
         operation.outcome, operation.answer = outcome, answer
         self.trace(operation.client, f"{operation.kind}({operation.target}, {operation.detail}) -> {outcome} {answer}")
 
-    def started(self, operation: Operation, workflow_id: str) -> None:
-        self._started.setdefault(workflow_id, operation.returned_at)
+    def started(self, operation: Operation, target: str) -> None:
+        self._started.setdefault(target, operation.returned_at)
 
     def not_found(self, operation: Operation) -> None:
         """A linearizable read says that there is no such workflow."""
         if self._started.get(operation.target, float("inf")) < operation.invoked_at:
             self.violated(f"{operation.target} was acknowledged, and a later read does not find it: {operation}")
 
-    def read(self, operation: Operation, version: Any, terminal: str) -> None:
-        """A linearizable read: nothing that an earlier one saw may be unseen."""
-        seen = self._seen.setdefault(operation.target, [])
-        for at, newest, ended in reversed(seen):
+    def was_retried(self, target: str) -> bool:
+        """Somebody has asked for it: what had ended may go on."""
+        return target in self._retried
+
+    def read(self, operation: Operation, version: Version, terminal: str) -> None:
+        """A read that began after the operation: nothing that was seen before may be unseen."""
+        for at, newest, ended in reversed(self._seen.get(operation.target, ())):
             if at < operation.invoked_at:
                 if version < newest:
                     self.violated(f"a read of {operation.target} saw {version}, an earlier one {newest}: {operation}")
-                if ended and ended != terminal and operation.target not in self._retried:
+                if ended and ended != terminal and not self.was_retried(operation.target):
                     self.violated(f"{operation.target} had ended {ended} and is {terminal or 'running'} now")
                 break
+        self.saw(operation.target, version, terminal)
+
+    def saw(self, target: str, version: Version, terminal: str) -> None:
+        """Somebody sees it now; whoever reads from now on must see no less."""
+        seen = self._seen.setdefault(target, [])
         best = max(seen[-1][1], version) if seen else version
-        seen.append((operation.returned_at, best, terminal or (seen[-1][2] if seen else "")))
+        seen.append((self.now(), best, terminal or (seen[-1][2] if seen else "")))
+        self.newest_time = max(self.newest_time, version[1])
+
+
+class View:
+    """What one watcher is shown of one workflow: every sight is at least as new as the one before."""
+
+    def __init__(self, history: History, operation: Operation) -> None:
+        self.operation = operation
+        self.sights = 0
+        # The status in which the last sight shows it to have ended.
+        self.terminal = ""
+        self._history = history
+        self._version: Version = (0, 0.0)
+        self._tasks: dict[str, TaskStatus] = {}
+
+    def show(self, execution: Execution) -> None:
+        version, terminal = version_of(execution)
+        target = self.operation.target
+        if self.terminal:
+            self._history.violated(f"{self.operation} was shown {execution.status} after {self.terminal}")
+        if version < self._version:
+            self._history.violated(f"{self.operation} was shown {version} after {self._version}")
+        if not self.sights:
+            # The first one is read after the call; the others are told as they come.
+            self._history.read(self.operation, version, terminal)
+        else:
+            self._history.saw(target, version, terminal)
+        self._show_tasks(execution)
+        self.sights += 1
+        self._version, self.terminal = version, terminal
+
+    def _show_tasks(self, execution: Execution) -> None:
+        shown = {attempt.task_id: attempt.status for attempt in execution.tasks}
+        for task_id, before in self._tasks.items():
+            after = shown.get(task_id)
+            if after is None:
+                self._history.violated(f"{self.operation} is not shown {task_id} any more, which was {before}")
+                continue
+            goes_on = before in ENDED and after not in (before, TaskStatus.COMPLETED_WITH_ERRORS)
+            if goes_on and not self._history.was_retried(self.operation.target):
+                self._history.violated(f"{self.operation} was shown {task_id} as {before} and then as {after}")
+        self._tasks = shown
 
 
 # -- linearizability -----------------------------------------------------------------------------------------------
@@ -132,6 +197,11 @@ def switch_model(state: str, operation: Operation) -> tuple[bool, str]:
         case "terminate":
             return _steered(operation, possible=True, state=state, after="TERMINATED")
     raise ValueError(operation.kind)
+
+
+def register_model(state: str, operation: Operation) -> tuple[bool, str]:
+    """A value that is written and read."""
+    return (True, operation.detail) if operation.kind == "write" else (operation.answer == state, state)
 
 
 def _steered(operation: Operation, *, possible: bool, state: str, after: str) -> tuple[bool, str]:

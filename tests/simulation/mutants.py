@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from orchestrator.engine import commands, dedup, limits
+from orchestrator.engine import attempts, commands, dedup, limits
 from orchestrator.engine.handlers import results
 from orchestrator.engine.machine import COMMANDS
 from orchestrator.engine.messages import TimerFired
@@ -28,6 +28,11 @@ from orchestrator.replication.log import ReplicatedLog
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.replication.state import Role
 from orchestrator.replication.votes import Elections
+from orchestrator.rpc import workflows
+from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.workflows import WorkflowServicer
+from orchestrator.services import liveness
+from orchestrator.services.ticker import Ticker
 from orchestrator.storage import schema
 
 VARIABLE = "SIMULATION_MUTANT"
@@ -241,6 +246,47 @@ def _fires_early(original: Any) -> Any:
     return fire_timers
 
 
+def _retries_early(original: Any) -> Any:
+    return lambda step, policy, attempt: original(step, policy, attempt) // 2
+
+
+def _forgets_request_ids(original: Any) -> Any:
+    return lambda state, identity: original(state, identity) if identity.session_id else None
+
+
+# -- what only a leader does, and what it tells ---------------------------------------------------------------------
+
+
+def _times_out_early(original: Any) -> Any:
+    return lambda self, key, timeout_ms, now: original(self, key, timeout_ms // 2, now)
+
+
+def _fires_late(original: Any) -> Any:
+    def until_due_ms(self: Ticker) -> int | None:
+        timer = self._machine().state.next_timer()
+        return None if timer is None else max(0, timer.fire_ms + 8_000 - self._log_time_ms())
+
+    return until_due_ms
+
+
+def _lets_anybody_be_watched(original: Any) -> Any:
+    async def current(self: WorkflowServicer) -> None:
+        object.__setattr__(self.backend, "require_leading", lambda: None)
+
+    return current
+
+
+def _reads_on_any_node(original: Any) -> Any:
+    async def read_point(self: Backend, options: Any) -> None:
+        """Whatever this node has applied."""
+
+    return read_point
+
+
+def _mixes_namespaces(original: Any) -> Any:
+    return lambda value: original("")
+
+
 MUTANTS: dict[str, Mutant] = {
     "skip_fsync": Mutant("the journal is not synced", SegmentWriter, "sync", _journal_without_fsync),
     "ack_before_durable": Mutant(
@@ -295,6 +341,19 @@ MUTANTS: dict[str, Mutant] = {
         "a completion is accepted under any token", results, "_holds", _accepts_late_completions
     ),
     "forget_requests": Mutant("repeated requests are executed again", dedup, "recall", _forgets_requests),
+    "forget_request_ids": Mutant(
+        "requests of plain clients are executed again", dedup, "recall", _forgets_request_ids
+    ),
+    "retry_early": Mutant("retries wait half as long", attempts, "_delay_ms", _retries_early),
+    "timeout_early": Mutant(
+        "deadlines in the leader's memory pass in half the time", liveness._Deadlines, "add", _times_out_early
+    ),
+    "fire_late": Mutant("timers fire 8 s late", Ticker, "_until_due_ms", _fires_late),
+    "watch_anybody": Mutant(
+        "any node serves watchers of what it has applied", WorkflowServicer, "_current", _lets_anybody_be_watched
+    ),
+    "read_anywhere": Mutant("any node answers reads of what it has applied", Backend, "read_point", _reads_on_any_node),
+    "mix_namespaces": Mutant("all namespaces are one for workflows", workflows, "namespace_of", _mixes_namespaces),
     "fire_early": Mutant("timers fire up to 0.7 s early", COMMANDS, commands.FireTimers, _fires_early),
 }
 

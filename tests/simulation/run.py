@@ -22,6 +22,7 @@ from orchestrator_client import attempts
 from tests.simulation import findings
 from tests.simulation.cluster import Member, SimulatedCluster
 from tests.simulation.faults import Faults
+from tests.simulation.held import Held, collect
 from tests.simulation.workload import Work
 
 TROUBLE_SECONDS = 20.0
@@ -167,12 +168,12 @@ class _Run:
         settling = work.operator.machine.spawn(work.operator.settle(), "settle")
         self._until(SETTLE_SECONDS, lambda: work.operator.settled or settling.done(), "everything comes to an end")
         self._until(60.0, lambda: work.callers_left == 0, "every caller is answered")
-        for person in [*work.callers, *work.workers, work.operator]:
+        for person in work.people:
             person.machine.kill()
         self._agree()
         self.result.operations = len(work.history.operations)
         if not self.watcher.violations:
-            for problem in findings.problems(work.history, self.watcher, self.executions, work.definitions):
+            for problem in findings.problems(work, self.watcher, self.executions):
                 self.watcher.violated(problem)
         for error in loop.errors:
             self.watcher.violated(f"nobody caught: {error}")
@@ -196,7 +197,7 @@ class _Run:
     def _agree(self) -> None:
         """All members hold the same rows at the same index, and the rows are those of their hash."""
         loop = self.cluster.loop
-        self.executions: list[findings.Held] = []
+        self.executions: list[Held] = []
         self._until(AGREE_SECONDS, lambda: all(member.serving for member in self._members()), "all members serve")
         deadline = loop.now + AGREE_SECONDS
         stands: list[Any] = []
@@ -218,7 +219,7 @@ class _Run:
                 self.watcher.violated(f"{member.name} holds rows that are not those of its content hash")
             assert member.node is not None
             self.watcher.check_state(member.name, member.node._machine().state)
-        self.executions = self._of(sound[0], findings.collect)
+        self.executions = self._of(sound[0], collect)
 
     def _members(self) -> list[Member]:
         """Whose disk was damaged may have refused to go on; whoever runs must agree."""

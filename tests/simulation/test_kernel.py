@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from orchestrator.testing.disk import LogFiles, SimulatedDisk
 from orchestrator.testing.loop import Process, VirtualLoop
 from orchestrator.testing.machine import Machine
 from orchestrator.testing.network import SimulatedNetwork
+from orchestrator.testing.rpc import SimulatedChannel, SimulatedServer
+from orchestrator_api.v1 import cluster_pb2
 from tests.simulation.history import OK, REFUSED, UNKNOWN, Operation, linearizable, switch_model
 
 # -- time and processes --------------------------------------------------------------------------------------------
@@ -175,6 +181,70 @@ def test_nobody_listening_refuses() -> None:
     two.b.kill()
     with pytest.raises(ConnectionRefusedError):
         two.connect()
+
+
+# -- gRPC's calls --------------------------------------------------------------------------------------------------
+
+
+class Counter:
+    """Names leaders of terms 1, 2, 3 and so on, one a second."""
+
+    async def count(self, request: Any, context: Any) -> AsyncIterator[cluster_pb2.GetLeaderResponse]:
+        for term in range(1, request.term + 1):
+            yield cluster_pb2.GetLeaderResponse(term=term)
+            await asyncio.sleep(1)
+
+
+class Streaming:
+    """A server that counts, on b; and who listens, on a."""
+
+    def __init__(self) -> None:
+        self.two = Two()
+        handler = grpc.unary_stream_rpc_method_handler(
+            Counter().count,
+            request_deserializer=cluster_pb2.GetLeaderResponse.FromString,
+            response_serializer=cluster_pb2.GetLeaderResponse.SerializeToString,
+        )
+        server = SimulatedServer()
+        server.add_registered_method_handlers("test.Counter", {"Count": handler})
+        assert self.two.b.process is not None and self.two.a.process is not None
+        server.start(self.two.network, self.two.b.process, "b", 2)
+        channel = SimulatedChannel(self.two.network, self.two.a.process, "a", "b:2")
+        self.count = channel.unary_stream(
+            "/test.Counter/Count",
+            cluster_pb2.GetLeaderResponse.SerializeToString,
+            cluster_pb2.GetLeaderResponse.FromString,
+        )
+        self.heard: list[Any] = []
+
+    async def listen(self, to: int) -> None:
+        call = self.count(cluster_pb2.GetLeaderResponse(term=to))
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                self.heard.append(message.term)
+            self.heard.append("end")
+        except grpc.aio.AioRpcError as error:
+            self.heard.append(error.code())
+
+
+def test_a_stream_of_responses_comes_one_by_one_and_ends() -> None:
+    streaming = Streaming()
+    streaming.two.a.spawn(streaming.listen(3), "listen")
+    loop = streaming.two.loop
+    loop.run(loop.now + 1.5)
+    assert streaming.heard == [1, 2]
+    loop.run(loop.now + 3)
+    assert streaming.heard == [1, 2, 3, "end"]
+
+
+def test_a_stream_breaks_with_its_server() -> None:
+    streaming = Streaming()
+    streaming.two.a.spawn(streaming.listen(9), "listen")
+    loop = streaming.two.loop
+    loop.run(loop.now + 1.5)
+    streaming.two.b.kill()
+    loop.run(loop.now + 1)
+    assert streaming.heard == [1, 2, grpc.StatusCode.UNAVAILABLE]
 
 
 # -- the disk ------------------------------------------------------------------------------------------------------

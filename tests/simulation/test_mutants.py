@@ -25,6 +25,12 @@ SEEDS = 8
         "accept_late",
         "forget_requests",
         "fire_early",
+        "forget_request_ids",
+        "retry_early",
+        "timeout_early",
+        "watch_anybody",
+        "read_anywhere",
+        "mix_namespaces",
     ],
 )
 def test_a_planted_mistake_is_found(name: str) -> None:

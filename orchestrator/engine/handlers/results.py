@@ -68,7 +68,13 @@ def _holds(step: Step, attempt: TaskAttempt, token: int) -> bool:
 
 def _late(step: Step, command: CompleteTask, attempt: TaskAttempt | None) -> AnyResult:
     lease = step.state.leases.get((command.fencing_token,))
-    if lease is not None and lease.task_id == command.task_id and (lease.fenced or attempt is None):
+    # Whoever names another execution knows nothing of this lease, and must not end it.
+    named = (command.namespace, command.workflow_id, command.task_id)
+    if (
+        lease is not None
+        and (lease.namespace, lease.workflow_id, lease.task_id) == named
+        and (lease.fenced or attempt is None)
+    ):
         leases.end_lease(step, lease)
     if attempt is None:
         return Judged(Verdict.UNKNOWN, "there is no such attempt")
