@@ -119,6 +119,7 @@ class Node:
         )
         self._admission = self._make_admission()
         self._flusher.start()
+        self.metrics.on_read = self._set_gauges
         self.backend = self._make_backend()
         loops = (
             self._applier.run(),
@@ -408,8 +409,10 @@ class Node:
         self._say()
 
     async def _hand_over_if_clock_is_off(self) -> None:
+        if not self._leadership.leading:
+            return
         skew_ms = self._log_clock.skew_ms()
-        if self._leadership.leading and abs(skew_ms) > self.config.max_clock_skew_ms:
+        if abs(skew_ms) > self.config.max_clock_skew_ms:
             logger.warning("this node's clock is off the members' median: hands over", extra={"skew_ms": skew_ms})
             if not await self._log.transfer_leadership():
                 await asyncio.sleep(HANDOVER_PAUSE_SECONDS)
@@ -422,18 +425,19 @@ class Node:
             self._applier.stage_soon()
 
     async def _tell(self) -> None:
-        """Tells the peers and the metrics how this node is, and compares checkpoints."""
+        """Tells the peers how this node is, and compares checkpoints."""
         while True:
             self._say()
             self._free_disk = self._world.free_disk_bytes(self.config.data_dir)
-            machine = self._machine()
-            self._gauges.set(
-                self._log.status(), machine.state, self._sequencer, self._flusher, self._applier.applied_index
-            )
+            self._gauges.led_by(self._log.leader)
             self._content.compare(self._log.peer_gossip())
             if self._server is not None:
                 await self._server.set_healthy(self._ready())
             await asyncio.sleep(GOSSIP_SECONDS)
+
+    def _set_gauges(self) -> None:
+        state, applied_index = self._machine().state, self._applier.applied_index
+        self._gauges.set(self._log.status(), state, self._sequencer, self._flusher, applied_index)
 
     async def _keep_time(self) -> None:
         """Follows the leader's log time while nothing is logged; hands over when this node's clock is off."""

@@ -69,7 +69,8 @@ class SyncObj(RaftState):
         self.replicator = Replicator(self, self.barrier, self._start_snapshot, on_fatal)
         # Set by the owner once this node is a member: before that it neither votes nor acknowledges.
         self.participating = False
-        self._handlers: dict[type, Callable[[str, Any], None]] = {
+        # They say True when nothing follows from a message: then no tick is needed.
+        self._handlers: dict[type, Callable[[str, Any], bool | None]] = {
             Gossip: gossiper.on_gossip,
             PreVoteRequest: self.elections.on_pre_vote_request,
             PreVoteReply: self.elections.on_pre_vote_reply,
@@ -91,10 +92,12 @@ class SyncObj(RaftState):
         if not self.participating:
             return
         try:
-            self._handlers[type(message)](node.id, message)
+            quiet = self._handlers[type(message)](node.id, message)
         except Exception as error:  # noqa: BLE001 - an invariant does not hold: stop rather than guess
             self._on_fatal(error)
-        self.wake()
+            return
+        if not quiet:
+            self.wake()
 
     def _from_leader(self, handle: Callable[[Any], None]) -> Callable[[str, Any], None]:
         def received(name: str, message: Any) -> None:
@@ -112,12 +115,13 @@ class SyncObj(RaftState):
 
         return received
 
-    def _to_leader(self, handle: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
-        def received(name: str, message: Any) -> None:
+    def _to_leader(self, handle: Callable[[str, Any], bool | None]) -> Callable[[str, Any], bool | None]:
+        def received(name: str, message: Any) -> bool | None:
             if message.term > self.term:
                 self.follow(message.term, None)
             elif message.term == self.term and self.role is Role.LEADER and name in self.replicator.progress:
-                handle(name, message)
+                return handle(name, message)
+            return None
 
         return received
 

@@ -22,6 +22,7 @@ class Gossiper:
         self._changed = False
         self._peers: dict[str, dict[str, GossipValue]] = {}
         self._offsets: dict[str, deque[int]] = {}
+        self._largest_offsets: dict[str, int] = {}
         self._due_at = 0.0
         self._sent_at = float("-inf")
 
@@ -44,21 +45,25 @@ class Gossiper:
         """A peer has just connected: do not let it wait."""
         self._due_at = 0.0
 
-    def on_gossip(self, name: str, message: Gossip) -> None:
+    def on_gossip(self, name: str, message: Gossip) -> bool:
         offset = message.wall_ms - self._clock.wall_ms()
-        self._offsets.setdefault(name, deque(maxlen=SAMPLES_MAX)).append(offset)
+        samples = self._offsets.setdefault(name, deque(maxlen=SAMPLES_MAX))
+        samples.append(offset)
+        self._largest_offsets[name] = max(samples)
         if message.data is not None:
             self._peers[name] = gossip_values(message.data)
+        return True
 
     def forget(self, names: Iterable[str]) -> None:
         """What nodes said that are members no longer."""
         for name in names:
             self._peers.pop(name, None)
             self._offsets.pop(name, None)
+            self._largest_offsets.pop(name, None)
 
     def peers(self) -> dict[str, dict[str, GossipValue]]:
         return {name: dict(facts) for name, facts in self._peers.items()}
 
     def clock_offsets(self) -> dict[str, int]:
         """Peer's wall clock minus ours: the largest of the last samples, since delay only ever lowers one."""
-        return {name: max(samples) for name, samples in self._offsets.items()}
+        return dict(self._largest_offsets)

@@ -39,8 +39,11 @@ class HandingOut:
         """Until the next `notify`."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        await asyncio.wait([waiter], timeout=timeout_s)
-        waiter.cancel()
+        if timeout_s is None:
+            await waiter
+        else:
+            await asyncio.wait([waiter], timeout=timeout_s)
+            waiter.cancel()
 
     def snapshot_installed(self, index: int, term: int) -> None:
         self._installed = (index, term)

@@ -213,8 +213,8 @@ class Replicator:
 
     # -- answers -------------------------------------------------------------------------------------------------
 
-    def on_ack(self, name: str, message: Ack) -> None:
-        """Only acknowledgements of the current term get here."""
+    def on_ack(self, name: str, message: Ack) -> bool:
+        """Only acknowledgements of the current term get here. Says whether it told nothing new, as most do."""
         raft, progress = self._raft, self.progress[name]
         raft.contacted(name)
         self._barrier.echoed(name, message.round)
@@ -222,15 +222,17 @@ class Replicator:
             raise AssertionError(
                 f"{name} acknowledges index {message.match_index}, but this leader's log ends at {raft.last_index}"
             )
+        quiet = progress.mode is Mode.REPLICATE and message.match_index <= raft.match_index(name)
         raft.raise_match_index(name, message.match_index)
         progress.landed(message.match_index)
         if progress.mode is Mode.SNAPSHOT:
-            return
+            return quiet
         if message.match_index + 1 >= raft.next_index(name):
             raft.set_next_index(name, message.match_index + 1)
             if progress.mode is Mode.PROBE:
                 progress.mode = Mode.REPLICATE
                 progress.forget_flight()
+        return quiet
 
     def on_reject(self, name: str, message: Reject) -> None:
         raft, progress = self._raft, self.progress[name]

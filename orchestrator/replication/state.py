@@ -81,6 +81,7 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
         self.on_transition: Callable[[], None] = lambda: None
         self.__peers = transport
         self.__announced: tuple[Role, int, str | None] | None = None
+        self.__connected: set[str] = set()
         self._count_by(frozenset(self.nodes), frozenset(), is_voter=True)
         conf = pysyncobj.SyncObjConf(
             autoTick=False,
@@ -199,8 +200,16 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
             self.__raftNextIndex[node] = self.last_index + 1
         self.__otherNodes = others
 
+    def __onNodeConnected(self, node: Node) -> None:
+        super().__onNodeConnected(node)
+        self.__connected.add(node.id)
+
+    def __onNodeDisconnected(self, node: Node) -> None:
+        super().__onNodeDisconnected(node)
+        self.__connected.discard(node.id)
+
     def connected(self, name: str) -> bool:
-        return name in self.nodes and bool(self.isNodeConnected(self.nodes[name]))
+        return name in self.__connected
 
     def next_index(self, name: str) -> int:
         index: int = self.__raftNextIndex[self.nodes[name]]

@@ -1,4 +1,4 @@
-"""Sets the gauges of a node from what its parts say of themselves, some times a second."""
+"""Sets the gauges of a node from what its parts say of themselves, when somebody reads them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ class Gauges:
         metrics = self._metrics
         forming = status.role in (Role.FORMING, Role.AWAITING_ADMISSION)
         metrics.role.state("awaiting_admission" if forming else status.role.value)
-        if status.leader != self._leader:
-            self._leader = status.leader
-            metrics.leader_changes.inc()
+        self.led_by(status.leader)
         for gauge, value in (
             (metrics.term, status.term),
             (metrics.last_index, status.last_index),
@@ -58,6 +56,12 @@ class Gauges:
         for peer in status.peers:
             if peer.lag_entries is not None:
                 metrics.follower_lag_entries.labels(peer.name).set(peer.lag_entries)
+
+    def led_by(self, leader: str | None) -> None:
+        """Counts changes; to be told some times a second."""
+        if leader != self._leader:
+            self._leader = leader
+            self._metrics.leader_changes.inc()
 
     def entry_applied(self, results: Sequence[AnyResult], effects: Sequence[AnyEffect], *, leading: bool) -> None:
         """Counts what an entry did; what happens once in the cluster is counted by the leader alone."""

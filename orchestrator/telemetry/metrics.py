@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, disable_created_metrics
 from prometheus_client import metrics_core as core
@@ -45,6 +45,8 @@ class Metrics:
     """The attributes are the metrics; `page` is what Prometheus reads of them."""
 
     def __init__(self, *, node: str, version: str, partition: int = 0) -> None:
+        # Called before the numbers are read.
+        self.on_read: Callable[[], None] = lambda: None
         self.registry = _LabelledRegistry({"node": node, "partition": str(partition)})
         ProcessCollector(registry=self.registry)
         self._gauge("build_info", "1; the label is the version of the software.", "version").labels(version).set(1)
@@ -111,6 +113,7 @@ class Metrics:
 
     def page(self, accept: str = "") -> tuple[bytes, str]:
         """The text and its content type, in the newest format that the reader accepts."""
+        self.on_read()
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
