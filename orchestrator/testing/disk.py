@@ -109,6 +109,17 @@ class SimulatedDisk:
         self.failing_syncs = 0
         self.full = False
 
+    def lose_everything(self) -> None:
+        """Another, blank one is in its place."""
+        for names in (self._seen, self._platters):
+            names.clear()
+        for directories in (self._directories, self._durable_directories):
+            directories.clear()
+            directories["/"] = None
+        self._unsynced_names.clear()
+        self.strikes_in = 0
+        self.failing_syncs = 0
+
     def strike_after(self, operations: int, path_part: str, strike: Callable[[], None]) -> None:
         """Calls it in the middle of a later operation on a file whose path has this part; which then fails."""
         self.strikes_in, self.strikes_on, self.strike = operations, path_part, strike

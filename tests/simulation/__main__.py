@@ -168,8 +168,10 @@ def _report(results: list[Result]) -> int:
 def summary(results: list[Result]) -> dict[str, Any]:
     """What the last line says."""
     faults: Counter[str] = Counter()
+    changes: Counter[str] = Counter()
     for result in results:
         faults += result.faults
+        changes += result.changes
     cpu_seconds = sum(result.cpu_seconds for result in results)
     simulated_seconds = sum(result.simulated_seconds for result in results)
     checked = sum(result.checked for result in results)
@@ -187,6 +189,7 @@ def summary(results: list[Result]) -> dict[str, Any]:
         "entries": sum(result.entries for result in results),
         "snapshots_installed": sum(result.snapshots for result in results),
         "faults_by_kind": dict(sorted(faults.items())),
+        "changes_of_members": dict(sorted(changes.items())),
     }
 
 

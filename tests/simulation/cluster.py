@@ -22,7 +22,7 @@ from orchestrator.rpc.cluster import ClusterServicer
 from orchestrator.rpc.definitions import DefinitionServicer
 from orchestrator.rpc.workers import WorkerServicer
 from orchestrator.rpc.workflows import WorkflowServicer
-from orchestrator.testing.disk import LogFiles, SimulatedDisk
+from orchestrator.testing.disk import LogFiles
 from orchestrator.testing.loop import VirtualLoop
 from orchestrator.testing.machine import Machine
 from orchestrator.testing.network import SimulatedNetwork
@@ -32,6 +32,7 @@ from orchestrator_api.v1 import cluster_pb2_grpc, definitions_pb2_grpc, workers_
 from tests.simulation.taps import LogTaps
 from tests.simulation.watcher import Watcher
 
+CLUSTER = "simulated"
 DATA = Path("/data")
 PEER_PORT, GRPC_PORT = 7500, 7400
 STOP_SECONDS = 5.0
@@ -40,10 +41,11 @@ STOP_SECONDS = 5.0
 class WatchedNode(Node):
     """Tells the watcher what it does."""
 
-    def __init__(self, config: Config, world: World, watcher: Watcher, disk: SimulatedDisk) -> None:
-        super().__init__(config, world)
-        self.watcher = watcher
-        self.disk = disk
+    def __init__(self, member: Member, world: World) -> None:
+        super().__init__(member.config, world)
+        self.watcher = member.watcher
+        self.disk = member.machine.disk
+        self.holder = member.holder
         self.taps: LogTaps | None = None
         self.commit_seen = 0
 
@@ -69,7 +71,7 @@ class WatchedNode(Node):
 
     def _make_sequencer(self) -> Sequencer:
         # The log has just started, and nothing was applied yet.
-        self.taps = LogTaps(self.config.node, self._log, self.disk, self.watcher)
+        self.taps = LogTaps(self.holder, self.config.node, self._log, self.disk, self.watcher)
         return super()._make_sequencer()
 
     def _role_changed(self, role: Role, term: int) -> None:
@@ -95,8 +97,11 @@ class Member:
         # A disk error or damage was put there: the node may stop itself, or refuse to start.
         self.may_fail = False
         self.is_damaged = False
-        # Damaged, and it said so: it stays away, as nobody replaces it.
+        # Damaged, and it said so: it stays away until somebody replaces it.
         self.is_out = False
+        # How many disks it has had before this one.
+        self.lost_disks = 0
+        self.incarnation = ""
         machine.disk.on_write = self._written
         machine.disk.on_sync = self._synced
 
@@ -105,16 +110,50 @@ class Member:
         return self.machine.name
 
     @property
+    def holder(self) -> str:
+        """The node with the disk that it has now."""
+        return f"{self.name}~{self.lost_disks}" if self.lost_disks else self.name
+
+    @property
+    def is_lost(self) -> bool:
+        """Its disk was lost, or it is new, and the cluster has yet to make it a member with a vote."""
+        found = self.watcher.configurations.newest.members.get(self.name)
+        return found is None or found.incarnation != self.incarnation
+
+    @property
+    def is_failing(self) -> bool:
+        """What it promised to keep may be gone."""
+        return self.may_fail or self.is_damaged or self.is_lost
+
+    def initialise(self, members: dict[str, str], dice: random.Random) -> None:
+        """As `orchestrator init`, on a blank disk; members as name -> peer address."""
+        disk = self.machine.disk
+        disk.make_directory(str(DATA))
+        disk.sync_directory("/")
+        self.incarnation = f"{dice.getrandbits(128):032x}"
+        self.watcher.configurations.called(self.incarnation, self.holder)
+        identity = Identity(cluster_id=CLUSTER, node=self.name, incarnation=self.incarnation, members=members)
+        identities.save(LogFiles(disk), DATA, identity)
+
+    def lose_disk(self, members: dict[str, str], dice: random.Random) -> None:
+        """Comes back with a blank one."""
+        self.machine.kill()
+        self.machine.disk.lose_everything()
+        self.lost_disks += 1
+        self.may_fail = self.is_damaged = self.is_out = False
+        self.initialise(members, dice)
+
+    @property
     def serving(self) -> bool:
         return self.machine.running and self.node is not None
 
     def _written(self, path: str, offset: int, data: bytes) -> None:
         if path.endswith(".journal"):
-            self.watcher.journal_written(self.name, path, offset, data)
+            self.watcher.journal_written(self.holder, path, offset, data)
 
     def _synced(self, path: str) -> None:
         if path.endswith(".journal"):
-            self.watcher.journal_synced(self.name, path)
+            self.watcher.journal_synced(self.holder, path)
 
     def start(self) -> None:
         self.machine.boot()
@@ -125,7 +164,7 @@ class Member:
     async def _run(self) -> None:
         process = self.machine.process
         assert process is not None
-        node = WatchedNode(self.config, self.machine.world(), self.watcher, self.machine.disk)
+        node = WatchedNode(self, self.machine.world())
         try:
             await node.start()
             self.node = node
@@ -190,24 +229,35 @@ class SimulatedCluster:
     def __init__(self, seed: int, size: int, scratch: Path, *, verbose: bool = False) -> None:
         self.seed = seed
         self.loop = VirtualLoop()
-        self.watcher = Watcher(lambda: self.loop.now, verbose, members=size)
+        self.watcher = Watcher(lambda: self.loop.now, verbose)
         dice = self.dice("cluster")
         latency_seconds = (0.0001, dice.choice((0.0005, 0.002, 0.01, 0.03)))
         self.network = SimulatedNetwork(self.loop, self.dice("network"), latency_seconds)
         self.scratch = scratch
-        names = [f"n{number + 1}" for number in range(size)]
         self.members: dict[str, Member] = {}
+        self._retired: list[Member] = []
+        self._settings = self._small(dice)
+        names = [f"n{number + 1}" for number in range(size)]
         addresses = {name: f"{name}:{PEER_PORT}" for name in names}
-        settings = self._settings(dice)
         for name in names:
-            machine = Machine(name, self.loop, self.network, self.dice(name), scratch)
-            machine.rate = 1 + dice.choice((0, 0, 0.0005, -0.0005, 0.02, -0.02))
-            machine.job_seconds = dice.choice((0.0003, 0.001, 0.01, 0.04))
-            self._initialise(machine, name, addresses, dice)
-            config = Config(
-                node=name, data_dir=DATA, grpc_listen=f"{name}:{GRPC_PORT}", peer_listen=addresses[name], **settings
-            )
-            self.members[name] = Member(machine, config, self.watcher)
+            self._add(name, addresses, dice)
+        self.watcher.configurations.formed({name: member.incarnation for name, member in self.members.items()})
+
+    def add_machine(self) -> Member:
+        """Another one, with a blank data directory; no member of the cluster yet."""
+        name = f"n{1 + len(self.members) + len(self._retired)}"
+        return self._add(name, {**self.addresses, name: f"{name}:{PEER_PORT}"}, self.dice(f"machine {name}"))
+
+    def _add(self, name: str, addresses: dict[str, str], dice: random.Random) -> Member:
+        machine = Machine(name, self.loop, self.network, self.dice(name), self.scratch)
+        machine.rate = 1 + dice.choice((0, 0, 0.0005, -0.0005, 0.02, -0.02))
+        machine.job_seconds = dice.choice((0.0003, 0.001, 0.01, 0.04))
+        config = Config(
+            node=name, data_dir=DATA, grpc_listen=f"{name}:{GRPC_PORT}", peer_listen=addresses[name], **self._settings
+        )
+        member = self.members[name] = Member(machine, config, self.watcher)
+        member.initialise(addresses, dice)
+        return member
 
     def dice(self, purpose: str) -> random.Random:
         """Randomness of its own for each purpose, so that one does not shift another."""
@@ -217,9 +267,28 @@ class SimulatedCluster:
     def endpoints(self) -> list[str]:
         return [f"{name}:{GRPC_PORT}" for name in self.members]
 
+    def retire(self, member: Member) -> None:
+        """It is switched off for good."""
+        member.machine.kill()
+        del self.members[member.name]
+        self._retired.append(member)
+
     @property
-    def majority(self) -> int:
-        return len(self.members) // 2 + 1
+    def addresses(self) -> dict[str, str]:
+        """Where peers find the members: those with a vote."""
+        return {name: f"{name}:{PEER_PORT}" for name in sorted(self.watcher.configurations.newest.members)}
+
+    def voters(self) -> list[Member]:
+        """Those with a vote by the newest configuration that is committed."""
+        return [member for member in self.members.values() if not member.is_lost]
+
+    def may_lose_one(self) -> bool:
+        """Whether one more disk may fail, and those of a majority do not."""
+        return len(self.failing()) < self.watcher.configurations.losses_bearable()
+
+    def failing(self) -> list[str]:
+        """The members that may have lost what they promised to keep."""
+        return [name for name in self.watcher.configurations.newest.members if self.members[name].is_failing]
 
     def leaders(self) -> list[Member]:
         return [m for m in self.members.values() if m.serving and m.node is not None and m.node.log.role is Role.LEADER]
@@ -227,14 +296,14 @@ class SimulatedCluster:
     def close(self) -> None:
         """Nothing of it runs any more."""
         self.loop.close()
-        for member in self.members.values():
+        for member in [*self.members.values(), *self._retired]:
             if member.machine.vfs is not None:
                 if member.machine.process is not None:
                     member.machine.process.alive = False
                 member.machine.vfs.close()
 
     @staticmethod
-    def _settings(dice: random.Random) -> dict[str, int]:
+    def _small(dice: random.Random) -> dict[str, int]:
         """Small, so that snapshots, evictions and segments happen all the time."""
         return {
             "journal_segment_bytes": 64 * 1024,
@@ -246,11 +315,3 @@ class SimulatedCluster:
             "entry_close_commands": dice.choice((3, 1_000)),
         }
 
-    @staticmethod
-    def _initialise(machine: Machine, name: str, members: dict[str, str], dice: random.Random) -> None:
-        files = LogFiles(machine.disk)
-        machine.disk.make_directory(str(DATA))
-        machine.disk.sync_directory("/")
-        incarnation = f"{dice.getrandbits(128):032x}"
-        identity = Identity(cluster_id="simulated", node=name, incarnation=incarnation, members=members)
-        identities.save(files, DATA, identity)

@@ -17,6 +17,8 @@ from orchestrator.engine.model import Table, TaskStatus, TimerKind
 from orchestrator.engine.results import Done
 from orchestrator.replication import sequencer
 from orchestrator.replication.barrier import ReadBarrier
+from orchestrator.replication.changes import MembershipChanges
+from orchestrator.replication.configuration import Configuration
 from orchestrator.replication.core import SyncObj
 from orchestrator.replication.errors import NotLeader
 from orchestrator.replication.follower import Follower
@@ -174,6 +176,25 @@ def _cuts_the_journal_too_early(original: Any) -> Any:
     return flushed
 
 
+def _counts_learners(original: Any) -> Any:
+    def advance_commit(self: Replicator) -> None:
+        raft = self._raft
+        matches = sorted([raft.journal.durable_index, *(raft.match_index(name) for name in raft.peers)], reverse=True)
+        index = matches[raft.majority - 1]
+        if index > raft.commit_index and raft.journal.term_at(index) == raft.term:
+            raft.commit_index = index
+
+    return advance_commit
+
+
+def _changes_at_once(original: Any) -> Any:
+    return lambda self, before, name: None
+
+
+def _takes_a_blank_disk_for_the_old_one(original: Any) -> Any:
+    return lambda self, name, incarnation: self.find(name) is not None
+
+
 # -- the sequencer and the database --------------------------------------------------------------------------------
 
 
@@ -323,6 +344,13 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "cut_journal_early": Mutant(
         "the journal is cut above what the database holds", ReplicatedLog, "flushed", _cuts_the_journal_too_early
+    ),
+    "count_learners": Mutant("copies of learners count", Replicator, "advance_commit", _counts_learners),
+    "change_at_once": Mutant(
+        "members change while another change is under way", MembershipChanges, "_check_alone", _changes_at_once
+    ),
+    "forget_incarnation": Mutant(
+        "a blank disk passes for the one that was lost", Configuration, "lists", _takes_a_blank_disk_for_the_old_one
     ),
     "unknown_is_certain": Mutant(
         "a call that may take effect is told that it will not",

@@ -29,6 +29,7 @@ TROUBLE_SECONDS = 20.0
 # How long the cluster has, after the faults, until a client is answered, everything has ended, and all agree.
 SETTLE_SECONDS = 240.0
 AGREE_SECONDS = 20.0
+CHANGE_SECONDS = 60.0
 SHARED_MEMORY = Path("/dev/shm")
 LOGGERS = ("orchestrator", "orchestrator_client")
 
@@ -66,6 +67,8 @@ class Result:
     snapshots: int = 0
     steps: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    # Of members: what was done, and with what reasons it was refused at first.
+    changes: Counter[str] = field(default_factory=Counter)
     happened: list[Happened] = field(default_factory=list)
 
     @property
@@ -159,10 +162,12 @@ class _Run:
         self.result.trouble_seconds = loop.now - began
         faults.heal()
         self.watcher.trace("FAULT", "no more of them")
-        self.result.faults = Counter(it.kind for it in faults.occasions if it.what)
         self.result.happened = [Happened(it.number, it.planned.at, str(it)) for it in faults.occasions]
+        self.result.faults = faults.counts
         if self._broken():
             return
+        self._until(CHANGE_SECONDS, lambda: faults.is_over, "the members are those that were asked for")
+        self.result.changes = faults.changes
         self._until(60.0, lambda: work.is_prepared, "the first workflows start")
         work.stopped = True
         settling = work.operator.machine.spawn(work.operator.settle(), "settle")
@@ -222,8 +227,8 @@ class _Run:
         self.executions = self._of(sound[0], collect)
 
     def _members(self) -> list[Member]:
-        """Whose disk was damaged may have refused to go on; whoever runs must agree."""
-        return [member for member in self.cluster.members.values() if not member.is_out]
+        """Whose disk was damaged may have refused to go on; whoever else has a vote must agree."""
+        return [member for member in self.cluster.voters() if not member.is_out]
 
     def _of(self, member: Member, question: Callable[[Member], Any]) -> Any:
         """The answer, or None from a member that goes away with its damaged disk."""

@@ -12,7 +12,7 @@ import msgspec
 
 from orchestrator.replication.frames import VoteReply
 from orchestrator.replication.hard_state import HardState
-from orchestrator.replication.log import ReplicatedLog, Role
+from orchestrator.replication.log import EntryKind, ReplicatedLog, Role
 from orchestrator.testing.disk import SimulatedDisk
 from tests.simulation.watcher import Watcher
 
@@ -25,8 +25,8 @@ HARD_STATE = "/data/raft/hard_state"
 class LogTaps:
     """Put on one log, for as long as its process lives."""
 
-    def __init__(self, node: str, log: ReplicatedLog, disk: SimulatedDisk, watcher: Watcher) -> None:
-        self._node = node
+    def __init__(self, holder: str, node: str, log: ReplicatedLog, disk: SimulatedDisk, watcher: Watcher) -> None:
+        self._holder, self._node = holder, node
         self._log = log
         self._disk = disk
         self._watcher = watcher
@@ -38,10 +38,15 @@ class LogTaps:
         self._tap_journal(raft.journal)
         self._tap_transport(log._transport)
         first, last = self._journal.first_index, self._journal.last_index
-        watcher.opened(node, first - 1, {at: self._journal.term_at(at) or 0 for at in range(first, last + 1)})
+        watcher.opened(holder, first - 1, {at: self._journal.term_at(at) or 0 for at in range(first, last + 1)})
 
     def elected(self) -> None:
+        term, membership = self._log.term, self._log._membership
         self._committed_when_elected = self._log.commit_index
+        durable = self._durable_state()
+        if (durable.term, durable.voted_for) == (term, self._node):
+            self._watcher.voted(self._holder, term, self._node)
+        self._watcher.elected(self._holder, self._node, term, membership.configuration)
 
     def applied(self) -> None:
         """A leader commits by counting entries of its own term only."""
@@ -66,9 +71,21 @@ class LogTaps:
             if self._cut == (index, term):
                 self._watcher.violated(f"{self._node} cut index {index} of term {term} without a conflict")
             self._cut = None
+            if kind == EntryKind.CONFIGURATION:
+                # In force at once, long before it is on any disk.
+                self._watcher.configurations.wrote(index, term, data)
+                if self._log.role is Role.LEADER:
+                    self._change(term)
             return append(index, term, kind, data)
 
         journal.truncate_from, journal.append = truncating, appending
+
+    def _change(self, term: int) -> None:
+        """One change of the members at a time, and none before the term's own entries are committed."""
+        commit, last = self._log.commit_index, self._log._membership.index
+        if last > commit or self._journal.term_at(commit) != term:
+            told = f"{self._node} changes the members in term {term}, when {commit} is committed"
+            self._watcher.violated(f"{told}, of term {self._journal.term_at(commit)}, and the last change is {last}")
 
     def _tap_transport(self, transport: Any) -> None:
         send = transport.send
@@ -81,11 +98,15 @@ class LogTaps:
         transport.send = sending
 
     def _vote(self, candidate: str, term: int) -> None:
-        self._watcher.voted(self._node, term, candidate)
+        self._watcher.voted(self._holder, term, candidate)
+        state = self._durable_state()
+        if (state.term, state.voted_for) != (term, candidate):
+            told = f"{self._node} votes for {candidate} in term {term}"
+            self._watcher.violated(f"{told}, and its disk says {state.voted_for} in {state.term}")
+
+    def _durable_state(self) -> HardState:
         raw = self._disk.on_platters(HARD_STATE)
         state = HardState()
         if len(raw) > 4 and google_crc32c.value(raw[4:]).to_bytes(4, "big") == raw[:4]:
             state = msgspec.msgpack.decode(raw[4:], type=HardState)
-        if (state.term, state.voted_for) != (term, candidate):
-            told = f"{self._node} votes for {candidate} in term {term}"
-            self._watcher.violated(f"{told}, and its disk says {state.voted_for} in {state.term}")
+        return state

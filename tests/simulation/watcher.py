@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 from orchestrator.engine import invariants
 from orchestrator.engine.state import State
+from orchestrator.replication.configuration import Configuration
 from orchestrator.replication.segment import HEADER, HEADER_MAGIC, decode_record
+from tests.simulation.configurations import Configurations
 
 # The scan of the whole state is made on each node after one entry of so many.
 INVARIANTS_EVERY = 24
@@ -41,7 +43,6 @@ class Watcher:
     records: dict[tuple[int, int], tuple[int, int | None]] = field(default_factory=dict)
     checks: int = 0
     snapshots: int = 0
-    members: int = 0
     # Outputs that were said for an attempt under a token, and the token under which one was accepted.
     said: dict[tuple[str, int], dict[bytes, None]] = field(default_factory=dict)
     accepted: dict[str, int] = field(default_factory=dict)
@@ -52,6 +53,9 @@ class Watcher:
     _synced: dict[str, dict[int, int]] = field(default_factory=dict)
     _covered: dict[str, int] = field(default_factory=dict)
     _digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))  # type: ignore[type-arg]
+
+    def __post_init__(self) -> None:
+        self.configurations = Configurations(self.violated)
 
     @property
     def trace_hash(self) -> str:
@@ -88,6 +92,14 @@ class Watcher:
                 f"{node} leads term {term} with {term_at(highest)} at index {highest}, where "
                 f"{self.applied[highest].by} applied an entry of term {self.applied[highest].term}"
             )
+
+    def elected(self, holder: str, node: str, term: int, configuration: Configuration | None) -> None:
+        """Those that vote for a leader are a majority of the members that it knows, and it is one of them."""
+        self.checks += 1
+        members = self.configurations.holders(configuration) if configuration is not None else set()
+        voters = {voter for (voter, at), candidate in self.votes.items() if (at, candidate) == (term, node)}
+        if holder not in members or len(voters & members) * 2 <= len(members):
+            self.violated(f"{holder} leads term {term} by the votes of {sorted(voters)} among {sorted(members)}")
 
     def voted(self, node: str, term: int, candidate: str) -> None:
         """One vote per term, whatever happens to the node meanwhile."""
@@ -127,13 +139,14 @@ class Watcher:
 
     def _check_durable(self, node: str, index: int, term: int) -> None:
         """What is applied is on the platters of a majority."""
-        holders = sum(
-            1
-            for name, synced in self._synced.items()
-            if synced.get(index) == term or self._covered.get(name, 0) >= index
-        )
-        if holders * 2 <= self.members:
-            self.violated(f"{node} applied index {index} of term {term}, and {holders} disks hold it")
+        holding = {
+            holder
+            for holder, synced in self._synced.items()
+            if synced.get(index) == term or self._covered.get(holder, 0) >= index
+        }
+        counted = self.configurations.counted_by(index)
+        if not any(len(holding & holders) * 2 > len(holders) for holders in counted):
+            self.violated(f"{node} applied index {index} of term {term}, and the disks of {sorted(holding)} hold it")
 
     def completion_said(self, task_id: str, token: int, output: bytes) -> None:
         """Somebody who has, or had, the token says so; whether it counts is another matter."""
@@ -151,8 +164,10 @@ class Watcher:
         """Every node makes the same of the same index."""
         self.checks += 1
         log_time_ms = state.meta.log_time_ms
+        is_first = index not in self.applied
         known = self.applied.setdefault(index, Applied(term, chain, log_time_ms, node))
-        if known.by == node:
+        if is_first:
+            self.configurations.applied(index, term)
             self._check_durable(node, index, term)
             self.trace(node, f"applied {index} of term {term}: {chain.hex()[:12]}")
         if (known.term, known.chain, known.log_time_ms) != (term, chain, log_time_ms):

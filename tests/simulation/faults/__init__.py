@@ -10,13 +10,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Container
 
-from tests.simulation.cluster import Member, SimulatedCluster
-from tests.simulation.faults import disks, network, processes
+from tests.simulation.administrator import Administrator
+from tests.simulation.cluster import SimulatedCluster
+from tests.simulation.faults import disks, members, network, processes
 from tests.simulation.faults.occasion import Kind, Occasion
 from tests.simulation.faults.plan import Planned, plan
+from tests.simulation.faults.service import Service
 
-RESTART_SECONDS = 0.4
-KINDS: dict[str, Kind] = {**processes.KINDS, **network.KINDS, **disks.KINDS}
+KINDS: dict[str, Kind] = {**processes.KINDS, **network.KINDS, **disks.KINDS, **members.KINDS}
+# Of so many seeds one has members that come and go.
+CHANGING = 0.4
 
 
 class Faults:
@@ -25,21 +28,39 @@ class Faults:
     def __init__(self, cluster: SimulatedCluster, seconds: float, only: Container[int] | None = None) -> None:
         self.cluster = cluster
         dice = cluster.dice("faults")
-        kinds = sorted(dice.sample(sorted(KINDS), dice.randint(2, 7)))
+        kinds = dice.sample(sorted(KINDS.keys() - members.KINDS.keys()), dice.randint(2, 7))
+        self._administrator: Administrator | None = None
+        if dice.random() < CHANGING:
+            kinds += members.KINDS
+            self._administrator = Administrator(cluster)
         # What happened, in the order in which it began.
         self.occasions: list[Occasion] = []
-        # Who is being kept down or paused; the supervisor leaves them alone.
-        self.held: Counter[str] = Counter()
         self._began = cluster.loop.now
-        planned = [one for one in plan(dice, cluster.dice, kinds, seconds) if only is None or one.number in only]
-        self._tasks = [cluster.loop.create_task(self._supervise(member)) for member in cluster.members.values()]
-        self._to_come = [cluster.loop.create_task(self._occur(one)) for one in planned]
+        self._service = Service(cluster)
+        planned = plan(dice, cluster.dice, sorted(kinds), seconds)
+        chosen = [one for one in planned if only is None or one.number in only]
+        self._to_come = [cluster.loop.create_task(self._occur(one)) for one in chosen]
         for task in self._to_come:
             task.add_done_callback(self._ended)
 
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each kind had an effect."""
+        return Counter(occasion.kind for occasion in self.occasions if occasion.what)
+
+    @property
+    def changes(self) -> Counter[str]:
+        """What became of the changes of members that were asked for."""
+        return Counter() if self._administrator is None else self._administrator.counts
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing that the operator began is left."""
+        return self._administrator is None or not self._administrator.busy
+
     async def _occur(self, planned: Planned) -> None:
         await asyncio.sleep(self._began + planned.at - self.cluster.loop.now)
-        occasion = Occasion(self.cluster, self.held, planned)
+        occasion = Occasion(self._service, self._administrator, planned)
         self.occasions.append(occasion)
         await KINDS[planned.kind](occasion)
 
@@ -47,23 +68,12 @@ class Faults:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.cluster.watcher.violated(f"a fault of ours fails: {error!r}")
 
-    async def _supervise(self, member: Member) -> None:
-        """Starts whatever has ended, as a service manager does."""
-        dice = self.cluster.dice(f"supervisor/{member.name}")
-        while True:
-            await asyncio.sleep(RESTART_SECONDS * (0.5 + dice.random()))
-            if not member.machine.running and not member.is_out and self.held[member.name] <= 0:
-                if member.machine.disk.failing_syncs or member.may_fail:
-                    member.machine.lose_power()
-                    member.may_fail = False
-                member.start()
-
     def heal(self) -> None:
         """No more faults, and none left."""
         for task in self._to_come:
             task.cancel()
         self.cluster.network.heal()
-        self.held.clear()
+        self._service.hold_nobody()
         for member in self.cluster.members.values():
             machine = member.machine
             machine.resume()
@@ -72,3 +82,5 @@ class Faults:
             machine.disk.full = False
             machine.disk.failing_syncs = 0
             machine.wall_offset_ms = 0
+        if self._administrator is not None:
+            self._administrator.mend()

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
 
-from tests.simulation.cluster import Member, SimulatedCluster
+from tests.simulation.cluster import Member
 from tests.simulation.faults.plan import Planned
+from tests.simulation.faults.service import Service
+
+if TYPE_CHECKING:
+    from tests.simulation.administrator import Administrator
 
 
 class Occasion:
     """Draws from dice of its own, so what others do or leave undone does not change it."""
 
-    def __init__(self, cluster: SimulatedCluster, held: Counter[str], planned: Planned) -> None:
-        self.cluster = cluster
+    def __init__(self, service: Service, administrator: Administrator | None, planned: Planned) -> None:
+        self.service, self.cluster = service, service.cluster
+        self._administrator = administrator
         self.planned = planned
         self.number, self.kind = planned.number, planned.kind
-        self.at = cluster.loop.now
-        self.dice = cluster.dice(f"faults/{planned.number}")
+        self.at = self.cluster.loop.now
+        self.dice = self.cluster.dice(f"faults/{planned.number}")
         # Empty as long as it has done nothing.
         self.what = ""
-        self._held = held
 
     def __str__(self) -> str:
         return f"{self.number:4} {self.at:8.3f} s  {self.kind}: {self.what or 'nothing, as nobody fits'}"
@@ -55,24 +59,23 @@ class Occasion:
 
     def one_of_minority(self) -> Member | None:
         """Somebody whose disk may fail while those of a majority do not."""
-        members = self.shuffled()
-        failing = [member for member in members if member.may_fail or member.is_damaged]
-        if len(failing) + 1 >= self.cluster.majority:
+        if not self.cluster.may_lose_one():
             return None
-        return next(member for member in members if member not in failing)
+        return next((member for member in self.shuffled(self.cluster.voters()) if not member.is_failing), None)
 
     def _rank(self, name: str) -> float:
         return random.Random(f"{self.cluster.seed}/faults/{self.number}/{name}").random()
 
-    # -- for how long ----------------------------------------------------------------------------------------------
+    # -- who helps -------------------------------------------------------------------------------------------------
 
     async def hold(self, members: list[Member], wait: Awaitable[object]) -> None:
         """Nobody starts them until that is over."""
-        for member in members:
-            self._held[member.name] += 1
-        await wait
-        for member in members:
-            self._held[member.name] -= 1
+        await self.service.hold(members, wait)
+
+    @property
+    def administrator(self) -> Administrator:
+        assert self._administrator is not None
+        return self._administrator
 
 
 Kind = Callable[[Occasion], Awaitable[None]]

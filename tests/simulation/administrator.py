@@ -1,0 +1,107 @@
+"""Who adds, removes and replaces members: asks the cluster by RPC, again and again, until it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator_api.v1 import cluster_pb2
+from orchestrator_client import errors
+from tests.simulation.cluster import PEER_PORT, Member, SimulatedCluster
+from tests.simulation.people import Person, Space
+
+# What the cluster may say while it can't do what is asked, or has done it already.
+LATER = ("MEMBERSHIP_CHANGE_IN_PROGRESS", "QUORUM_WOULD_BE_LOST", "NODE_NOT_WAITING")
+RETIREMENT_SECONDS = 3.0
+
+
+class Administrator(Person):
+    """Several changes may be under way at once; that they do not mix is the cluster's concern."""
+
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        self.counts: Counter[str] = Counter()
+        # Names of the members that a change is under way for.
+        self.busy: Counter[str] = Counter()
+        # How many members there are when all that was asked for is done.
+        self.size_wanted = len(cluster.members)
+        super().__init__(cluster, "admin", Space("default", [], []))
+
+    async def live(self) -> None:
+        await self.client
+
+    def is_idle(self, member: Member) -> bool:
+        return not self.busy[member.name]
+
+    # -- what is asked for -------------------------------------------------------------------------------------------
+
+    def add(self, member: Member, *, by_name: bool) -> None:
+        self.size_wanted += 1
+        request = cluster_pb2.AddMemberRequest(name=member.name)
+        if not by_name:
+            request.incarnation, request.peer_address = member.incarnation, f"{member.name}:{PEER_PORT}"
+        self._begin(member, "added", self._admitted(member, lambda node: node.cluster.AddMember, request))
+
+    def replace(self, member: Member, *, by_name: bool) -> None:
+        """Its disk is lost now."""
+        member.lose_disk({**self.cluster.addresses, member.name: f"{member.name}:{PEER_PORT}"}, self.dice)
+        request = cluster_pb2.ReplaceMemberRequest(name=member.name)
+        if not by_name:
+            request.incarnation = member.incarnation
+        self._begin(member, "replaced", self._admitted(member, lambda node: node.cluster.ReplaceMember, request))
+
+    def remove(self, member: Member, *, retires: bool) -> None:
+        """It goes on running, as one that was not told, for a while or for good."""
+        self.size_wanted -= 1
+        self._begin(member, "removed", self._removed(member, retires=retires))
+
+    def mend(self) -> None:
+        """Whatever stays away, as its disk was damaged, is replaced."""
+        for member in self.cluster.voters():
+            if member.is_out and self.is_idle(member):
+                self.replace(member, by_name=False)
+
+    # -- how it is done ----------------------------------------------------------------------------------------------
+
+    def _begin(self, member: Member, what: str, change: Any) -> None:
+        self.busy[member.name] += 1
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._ended(task)
+            self.busy -= Counter([member.name])
+            self.counts[what] += 1
+            self.cluster.watcher.trace(self.name, f"{member.holder} is {what}")
+
+        self.machine.spawn(change, f"{what} {member.name}").add_done_callback(ended)
+
+    async def _admitted(self, member: Member, method: Callable[[Any], Any], request: Any) -> None:
+        await self._ask(method, request)
+        while member.is_lost:  # noqa: ASYNC110 - it looks now and then, as people do
+            await asyncio.sleep(0.1)
+
+    async def _removed(self, member: Member, *, retires: bool) -> None:
+        request = cluster_pb2.RemoveMemberRequest(name=member.name)
+        await self._ask(lambda node: node.cluster.RemoveMember, request, done="MEMBER_NOT_FOUND")
+        while not member.is_lost:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(self.dice.random() * RETIREMENT_SECONDS)
+        if retires:
+            self.cluster.retire(member)
+
+    async def _ask(self, method: Callable[[Any], Any], request: Any, *, done: str = "") -> None:
+        client = await self.client
+        while True:
+            try:
+                await client.connection.call(method, request)
+            except errors.ReplyError as error:
+                self.cluster.watcher.trace(self.name, f"{type(request).__name__} of {request.name}: {error!r}")
+                if error.reason == done:
+                    return
+                if isinstance(error, errors.RequestError):
+                    self.counts[error.reason.lower()] += 1
+                    if error.reason not in LATER:
+                        raise
+            else:
+                return
+            await asyncio.sleep(self.dice.random() * 0.5)
