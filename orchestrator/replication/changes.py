@@ -113,6 +113,8 @@ class MembershipChanges:
 
     async def _begin(self) -> Configuration:
         """The configuration to change; everything after this call runs without a pause up to the append."""
+        if self._is_stopped():
+            raise Stopped("the replicated log has stopped")
         await self._raft.barrier.wait()
         self._check_leads()
         configuration = self._membership.configuration

@@ -22,8 +22,9 @@ class Follower:
         self._round = 0
         self._acked = -1
         self._ack_due = False
-        # While a snapshot replaces the database, the log must not move.
+        # While a snapshot replaces the database, the log must not move; the end of what came meanwhile.
         self.installing = False
+        self._missed = 0
 
     def hear(self, term: int, leader: str) -> None:
         """Called for every message of the leader of `term`, before the message itself."""
@@ -34,6 +35,7 @@ class Follower:
             self._leader_commit = 0
             self._round = 0
             self._acked = -1
+            self._missed = 0
 
     def on_heartbeat(self, message: Heartbeat) -> None:
         self._round = max(self._round, message.round)
@@ -42,9 +44,10 @@ class Follower:
 
     def on_append(self, message: Append) -> None:
         raft = self._raft
-        if self.installing:
-            return
         prev_index, entries = message.prev_index, message.entries
+        if self.installing:
+            self._missed = max(self._missed, prev_index + len(entries))
+            return
         if prev_index > raft.last_index or (
             prev_index > raft.commit_index and raft.journal.term_at(prev_index) != message.prev_term
         ):
@@ -79,8 +82,11 @@ class Follower:
     def _reject(self, message: Append) -> None:
         raft = self._raft
         hint = raft.journal.last_index_with_term_at_most(message.prev_index, message.prev_term)
-        hint = max(hint, min(raft.commit_index, raft.last_index))
-        raft.send(str(self._leader), Reject(raft.term, message.prev_index, hint, raft.journal.term_at(hint) or 0))
+        self._send_reject(message.prev_index, max(hint, min(raft.commit_index, raft.last_index)))
+
+    def _send_reject(self, prev_index: int, hint: int) -> None:
+        raft = self._raft
+        raft.send(str(self._leader), Reject(raft.term, prev_index, hint, raft.journal.term_at(hint) or 0))
 
     def _follow_commit(self, leader_commit: int) -> None:
         self._leader_commit = max(self._leader_commit, leader_commit)
@@ -93,10 +99,18 @@ class Follower:
         self._verified = max(self._verified, index)
         self._ack_due = True
         self._follow_commit(self._leader_commit)
+        if self._missed > index and self._follows():
+            # The leader takes it for being on its way, and would wait.
+            self._send_reject(self._missed, self._raft.commit_index)
+        self._missed = 0
+
+    def _follows(self) -> bool:
+        raft = self._raft
+        return self._leader is not None and raft.leader == self._leader and raft.term == self._term
 
     def send_ack(self) -> None:
         raft = self._raft
-        if self._leader is None or raft.leader != self._leader or raft.term != self._term:
+        if self._leader is None or not self._follows():
             return
         match = min(self._verified, raft.journal.durable_index)
         if match <= self._acked and not self._ack_due:

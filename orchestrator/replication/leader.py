@@ -173,11 +173,15 @@ class Replicator:
             return
         progress.commit_sent = raft.commit_index
         if progress.mode is Mode.PROBE:
+            progress.forget_flight()
             progress.probed_at = now
+        if not records:
             return
         size = sum(len(record.data) + WIRE_OVERHEAD_BYTES for record in records)
         progress.in_flight.append((records[-1].index, size))
         progress.in_flight_bytes += size
+        if progress.mode is Mode.PROBE:
+            return
         raft.set_next_index(name, records[-1].index + 1)
         if records[-1].index < raft.last_index:
             raft.wake()
@@ -228,10 +232,9 @@ class Replicator:
         if progress.mode is Mode.SNAPSHOT:
             return quiet
         if message.match_index + 1 >= raft.next_index(name):
-            raft.set_next_index(name, message.match_index + 1)
-            if progress.mode is Mode.PROBE:
-                progress.mode = Mode.REPLICATE
-                progress.forget_flight()
+            # Up to there the logs agree: so what a probe carried is on its way, and will be taken.
+            progress.mode = Mode.REPLICATE
+            raft.set_next_index(name, max([message.match_index, *(last for last, _ in progress.in_flight)]) + 1)
         return quiet
 
     def on_reject(self, name: str, message: Reject) -> None:

@@ -379,7 +379,7 @@ class ReplicatedLog:
         `append` raises NotLeader meanwhile. False when nobody took over within two election timeouts: it still leads.
         """
         raft = self._core
-        if raft.role is not Role.LEADER or self._transferring:
+        if self._stopped or raft.role is not Role.LEADER or self._transferring:
             return False
         self._transferring = True
         try:

@@ -1,8 +1,9 @@
-"""One raft node, n1, on a bench: messages go in by hand, what it says is caught, time stands still."""
+"""One raft node, n1 unless said otherwise, on a bench: messages go in by hand, its own are kept, time stands still."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.replication.core import SyncObj
@@ -11,6 +12,7 @@ from orchestrator.replication.frames import AnyMessage, EncodedAppend, Outgoing,
 from orchestrator.replication.gossip import Gossiper
 from orchestrator.replication.hard_state import HardState
 from orchestrator.replication.identity import Identity
+from orchestrator.replication.journal import Journal
 from orchestrator.replication.membership import Membership
 from orchestrator.replication.ports import TcpNetwork
 from orchestrator.replication.raft_log import RaftLog
@@ -42,16 +44,19 @@ class Bench:
         files: Files | None = None,
         directory: Path = Path("/data/raft"),
         cache_bytes: int = 1 << 20,
+        name: str = "n1",
+        prefill: Callable[[Journal], None] = lambda journal: None,
     ) -> None:
         names = [f"n{number}" for number in range(1, size + 1)]
         if files is None:
             files = powered = PowerLossFiles()
             powered.make_durable_directory(directory.parent)
         self.disk = Disk(files, directory, cache_bytes=cache_bytes)
+        prefill(self.disk.journal)
         self.disk.hard_state.current = self.disk.hard_state.durable = HardState(0, None, dict.fromkeys(names, "i"))
         self.clock = StillClock()
         self.settings = settings or RaftSettings()
-        identity = Identity(cluster_id="c", node="n1", incarnation="i", members=dict.fromkeys(names, "host:1"))
+        identity = Identity(cluster_id="c", node=name, incarnation="i", members=dict.fromkeys(names, "host:1"))
         rng = random.Random(1)
         membership = Membership(identity, self.disk.hard_state, self.disk.journal)
         transport = PeerTransport(
@@ -82,8 +87,10 @@ class Bench:
         )
         self.raft.participating = True
         self.raft.send = self._catch  # type: ignore[method-assign]  # what it says is caught
-        for name in names[1:]:
-            transport._onNodeConnected(transport.nodes[name])
+        self.transport = transport
+        for other in names:
+            if other != name:
+                transport._onNodeConnected(transport.nodes[other])
 
     def fail(self, error: BaseException) -> None:
         self.errors.append(error)
