@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -67,6 +68,14 @@ class Run:
         say(str(made))
         directory = self._keep / f"seed-{made.seed}"
         shutil.rmtree(directory, ignore_errors=True)
+        try:
+            await self._run_seed(made, directory)
+        except Exception as error:  # noqa: BLE001 - the next seed may do better, and the run has failed all the same
+            traceback.print_exc()
+            self.tally.violations.append(f"seed {made.seed} broke off: {error!r}")
+            self._write(Tally())
+
+    async def _run_seed(self, made: Plan, directory: Path) -> None:
         violations: list[str] = []
         async with AsyncExitStack() as stack:
             cluster = made.cluster(directory / "cluster")

@@ -30,7 +30,7 @@ from orchestrator_client import (
     Workflow,
     WrongState,
 )
-from orchestrator_client.status import Failure
+from orchestrator_client.status import Failure, Kind
 from tests.cluster.faults.work import expected_signals, workflows
 from tests.cluster.ledger import Ledger
 from tests.cluster.nodes import OPTIONS, Pinned
@@ -113,23 +113,40 @@ class Callers:
     async def _once(self) -> None:
         """The same request several times, at several nodes: it takes effect once, and has one answer."""
         correlation_id, x = self._new_id()
-        time_ms = await self._certainly(lambda: now_ms(self._client))
-        identity = RequestIdentity(request_id=ulid(time_ms, self._dice))
+        identity = RequestIdentity(request_id=ulid(await self._log_time_ms(), self._dice))
         self._write("once", correlation=correlation_id)
-        inline = json.dumps({"x": x}).encode()
         told: list[str] = []
+        deadline = time.monotonic() + PATIENCE_S
         while len(told) < 2:
-            answers = await asyncio.gather(*(
-                Pinned(channel).start("arithmetic", timeout_s=ATTEMPT_S, request=identity, inline=inline,
-                                      correlation_id=correlation_id)
-                for channel in self._dice.sample(self._channels, len(self._channels))
-            ))
+            answers = await self._ask_all(identity=identity, x=x, correlation_id=correlation_id)
             told += [answer.workflow_id for answer in answers if not isinstance(answer, Failure)]
+            if refused := [each for each in answers if isinstance(each, Failure) and each.kind is Kind.FINAL]:
+                self._write("fault", what=f"the request {correlation_id} was refused for good: {refused[0]}")
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the request {correlation_id} was not answered in {PATIENCE_S} s: {answers}")
             await asyncio.sleep(self._dice.uniform(*PAUSE_S))
         if len(set(told)) > 1:
             self._write("fault", what=f"one request was answered with {sorted(set(told))}")
         self._write("acknowledged", id=told[0], correlation=correlation_id, outputs=[expected_total(x)])
         await self._end(self._client.run(told[0]))
+
+    async def _ask_all(self, *, identity: RequestIdentity, x: int, correlation_id: str) -> list[Any]:
+        channels = self._dice.sample(self._channels, len(self._channels))
+        return await asyncio.gather(*(
+            Pinned(channel).start("arithmetic", timeout_s=ATTEMPT_S, request=identity, correlation_id=correlation_id,
+                                  inline=json.dumps({"x": x}).encode())
+            for channel in channels
+        ))
+
+    async def _log_time_ms(self) -> int:
+        """A node that has just started, and applied nothing yet, says that it is 1970."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (time_ms := await self._certainly(lambda: now_ms(self._client))) == 0:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no node knew the time in {PATIENCE_S} s")
+            await asyncio.sleep(self._dice.uniform(*PAUSE_S))
+        return time_ms
 
     async def _read(self) -> None:
         if not self._finished:

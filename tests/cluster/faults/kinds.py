@@ -315,11 +315,11 @@ def _snapshots(cluster: FaultyCluster, said: str) -> int:
 
 # Fault -> its weight among those of a seed.
 PROCESSES: dict[Fault, int] = {
-    kill_leader: 9, kill_all: 4, kill_installing: 3, kill_majority: 2, kill_again: 2, kill_follower: 1,
+    kill_leader: 16, kill_all: 4, kill_installing: 3, kill_majority: 2, kill_again: 2, kill_follower: 1,
     pause_leader: 3, pause_follower: 1, pause_all: 2, pause_briefly: 2, stop_leader: 1, kill_worker: 2, kill_client: 1,
 }
 NETWORKS: dict[Fault, int] = {
     partition_leader: 4, partition_follower: 2, leader_unheard: 3, leader_deaf: 3, one_way: 2, bridge: 3,
-    clients_cut: 1, loss: 3, delay: 3, held_back: 3, kill_leader: 3, kill_all: 1, pause_leader: 1,
+    clients_cut: 1, loss: 3, delay: 3, held_back: 3, kill_leader: 5, kill_all: 1, pause_leader: 1,
 }
 OF_FIVE: dict[Fault, int] = {ring: 5}

@@ -49,11 +49,13 @@ class Namespaces:
         self.addresses = {name: f"10.77.0.{11 + number}" for number, name in enumerate(self.names)}
         self.faces = {name: f"10.77.1.{11 + number}" for number, name in enumerate(self.names)}
         self._holders: dict[str, subprocess.Popen[bytes]] = {}
+        self._interfaces: list[str] = []
 
     def open(self) -> None:
         """Makes them; the process that calls this must outlive them."""
         _run("ip", "link", "set", "lo", "up")
         _run("ip", "link", "add", BRIDGE, "type", "bridge")
+        self._interfaces.append(BRIDGE)
         for address in (HUB, *self.faces.values()):
             _run("ip", "address", "add", f"{address}/{PREFIX}", "dev", BRIDGE)
         _run("ip", "link", "set", BRIDGE, "up")
@@ -67,6 +69,7 @@ class Namespaces:
         if holder.stdout.readline() != b"ready\n":
             raise RuntimeError(f"the namespace of node {name} was not made")
         _run("ip", "link", "add", f"veth-{name}", "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
+        self._interfaces.append(f"veth-{name}")
         _run("ip", "link", "set", f"veth-{name}", "master", BRIDGE, "up")
         for command in (("ip", "link", "set", "lo", "up"),
                         ("ip", "address", "add", f"{self.addresses[name]}/{PREFIX}", "dev", "eth0"),
@@ -84,7 +87,9 @@ class Namespaces:
             holder.kill()
             holder.wait()
         self._holders.clear()
-        _run("ip", "link", "del", BRIDGE)
+        # The kernel ends a namespace in its own time; by name, the next one's interfaces need not wait for that.
+        while self._interfaces:
+            subprocess.run(["ip", "link", "del", self._interfaces.pop()], stderr=subprocess.DEVNULL, check=False)
 
     # -- rules -----------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class Crowd:
 
     def log_tail(self) -> str:
         tails = []
-        for file in sorted(self._history.folder.glob("*.log")):
+        for file in [*sorted(self._history.folder.glob("*.log")), *sorted(self._history.folder.glob("*.client"))]:
             if text := file.read_text(errors="replace")[-2_000:]:
                 tails.append(f"--- {file.name}\n{text}")
         return "\n".join(tails)
