@@ -32,6 +32,7 @@ from tests.cluster.faults.kinds import heal
 from tests.cluster.faults.plan import ENVIRONMENTS, FAULTS, NETWORK, POWER, ROUNDS, Plan, plan
 from tests.cluster.faults.session import Session, Tally
 from tests.cluster.faults.table import Section, found
+from tests.simulation import mutants
 
 STOP_S = 60.0
 
@@ -174,6 +175,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"faults in each seed (default: {ROUNDS})")
     parser.add_argument("--environment", choices=ENVIRONMENTS, help="this one only, whatever the seeds say")
     parser.add_argument("--faults", type=lambda text: text.split(","), help=f"these, in this order: {','.join(FAULTS)}")
+    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this mistake in the nodes")
     parser.add_argument("--table", type=Path, help="a page to which this run adds its section")
     parser.add_argument("--note", default="", help="a sentence for that section")
     parser.add_argument("--keep", type=Path, help="where the files of seeds that fail stay")
@@ -189,6 +191,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     options.no_network = False
+    if options.mutant:
+        os.environ[mutants.VARIABLE] = options.mutant
     if options.environment in (None, NETWORK):
         if (reason := network.obstacle()) and network.ENTERED not in os.environ:
             if options.environment == NETWORK or os.environ.get("CI"):

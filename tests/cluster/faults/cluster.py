@@ -16,6 +16,7 @@ from orchestrator.cli.local_cluster import LocalCluster, LocalNode
 from orchestrator.config import Address
 from tests.cluster.faults.disk import IGNORES_SYNCS, DiskSettings, UnsyncedWrites
 from tests.cluster.faults.network import Namespaces
+from tests.simulation import mutants
 
 GRPC_PORT, PEER_PORT, METRICS_PORT = 7400, 7500, 7600
 
@@ -34,13 +35,14 @@ class FaultyCluster(LocalCluster):
         return self.namespaces.prefix(node.name) if self.namespaces is not None else []
 
     def _command(self, node: LocalNode) -> list[str]:
-        if self._disk is None:
+        if self._disk is None and mutants.VARIABLE not in os.environ:
             return [*self.prefix(node), *super()._command(node)]
         # Not the same dice after each start.
         self._starts += 1
-        disk = dataclasses.replace(self._disk, seed=self._disk.seed + self._starts)
+        disk = dataclasses.replace(self._disk, seed=self._disk.seed + self._starts) if self._disk is not None else None
         return [*self.prefix(node), sys.executable, "-m", "tests.cluster.faults.node", "--config",
-                str(node.config_file), "--disk", json.dumps(disk.dictionary()), "--die-with-parent", str(os.getpid())]
+                str(node.config_file), "--disk", json.dumps(disk.dictionary() if disk is not None else None),
+                "--die-with-parent", str(os.getpid())]
 
     def _child_environment(self) -> dict[str, str]:
         return super()._child_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

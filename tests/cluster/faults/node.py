@@ -1,4 +1,6 @@
-"""A real node, served as `orchestrator serve` does it, on a disk that loses what was not synced.
+"""A real node, served as `orchestrator serve` does it, on a disk that loses what was not synced (or, null, the real).
+
+A mistake that the simulation knows (see `tests.simulation.mutants`) can be planted in it.
 
 python -m tests.cluster.faults.node --config FILE --disk SETTINGS --die-with-parent PID
 """
@@ -7,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from orchestrator import config as settings
 from orchestrator.cli.die_with_parent import die_with_parent
@@ -19,6 +23,7 @@ from orchestrator.storage.vfs import KeptVFS
 from orchestrator.telemetry import logs
 from orchestrator.world import World
 from tests.cluster.faults.disk import DatabaseKeeper, DiskSettings, LogFiles, PowerLossDisk, StoreFiles
+from tests.simulation import mutants
 
 
 def main() -> int:
@@ -30,11 +35,15 @@ def main() -> int:
     die_with_parent(options.die_with_parent)
     config = settings.load(options.config, {}, {})
     logs.configure(node=config.node, log_format=config.log_format, level=config.log_level)
-    return run_until_signal(lambda: serve(config, DiskSettings(**options.disk)), logged_already=NodeFailed)
+    with mutants.planted(os.environ.get(mutants.VARIABLE, "")):
+        return run_until_signal(lambda: serve(config, options.disk), logged_already=NodeFailed)
 
 
-async def serve(config: Config, disk_settings: DiskSettings) -> None:
-    disk = PowerLossDisk(config.data_dir, config.data_dir.parent / "disk", disk_settings)
+async def serve(config: Config, disk_settings: dict[str, Any] | None) -> None:
+    if disk_settings is None:
+        await run_node(config)
+        return
+    disk = PowerLossDisk(config.data_dir, config.data_dir.parent / "disk", DiskSettings(**disk_settings))
     vfs = KeptVFS(DatabaseKeeper(disk), disk.scratch)
     world = World(files=LogFiles(disk), database_files=StoreFiles(disk), database_vfs=vfs.name)
     await run_node(config, world)

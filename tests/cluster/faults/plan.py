@@ -49,7 +49,7 @@ def plan(seed: int, *, environment: str | None = None, rounds: int = ROUNDS, onl
     else:
         faults = dice.choices(list(weights), list(weights.values()), k=rounds)
     disk = DiskSettings(seed=seed << 16, kept=dice.choice((0.0, 0.0, 0.5)), torn=dice.choice((0.0, 0.2)),
-                        sync_ms=dice.choice((0, 0, 5, 20)))
+                        sync_ms=dice.choice((0, 5, 20, 60)))
     dropping = environment == POWER or (environment == NETWORK and dice.randrange(2) == 0)
     return Plan(seed, environment, nodes, _settings(dice), disk if dropping else None, faults)
 
