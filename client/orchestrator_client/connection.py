@@ -1,7 +1,8 @@
 """Calls to whichever node leads: one channel for each node, and a pause instead of an error while the leader changes.
 
-A call that has waited for a while is not left to a dead peer: its node is asked for a sign of life, and when that
-fails the other nodes are asked who leads. Opinions are in `leader`, decisions in `retry`; here is only the I/O.
+A call that has waited for a while is not left to a dead peer: its node is asked for a sign of life, and if that does
+not come at once the other nodes are asked who leads. Opinions are in `leader`, decisions in `retry`; here is only the
+I/O.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
     from orchestrator_api.v1.workflows_pb2_grpc import WorkflowServiceAsyncStub
 
 # How long a call may be silent before its node is asked for a sign of life.
-PATIENCE_S = 0.4
-# How long a node has for that sign, or to say who leads.
+PATIENCE_S = 0.3
+# How long a node has for that sign, or to say who leads; and after how much of it the others are asked, too.
 PROBE_S = 0.3
+HEDGE_S = 0.1
 # While nobody leads the nodes are asked this often, for at most this long at a stretch.
 POLL_S = 0.05
 LOCATE_S = 1.0
@@ -63,6 +65,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 ChannelFactory = Callable[[str], grpc.aio.Channel]
+Credible = Callable[[str, cluster_pb2.GetLeaderResponse], bool]
+"""Whether what a node (its address) says of the leader is to be believed; if so, it is taken up."""
 
 
 class Node:
@@ -190,7 +194,7 @@ class Connection:
         """Learns from a failed attempt and returns when the next may be made; raises if there is none."""
         self.report(address, failure)
         started, term = self.now(), self.finder.term
-        decision = retry.next(failure, started)
+        decision = retry.next(failure, started, address)
         located = decision.locate and await self.locate(decision.after_s)
         # Who leads a later term is a new leader, though it may be the node that has just refused.
         if located and (self.finder.current != address or self.finder.term > term):
@@ -209,7 +213,7 @@ class Connection:
             return False
 
     async def check(self, address: str) -> bool:
-        """Asks the node for a sign of life, and all the others who leads if there is none.
+        """Asks the node for a sign of life, and the others who leads if there is none at once.
 
         True if calls to it are still well placed.
         """
@@ -283,40 +287,75 @@ class Connection:
         return await asyncio.shield(task)
 
     async def _check(self, address: str) -> bool:
-        reply = await self._who_leads(address)
+        asked = asyncio.ensure_future(self._who_leads(address))
+        others: asyncio.Task[bool] | None = None
+        try:
+            done, _ = await asyncio.wait({asked}, timeout=HEDGE_S)
+            if not done:
+                others = asyncio.ensure_future(self._ask_others(address))
+                await asyncio.wait({asked, others}, return_when=asyncio.FIRST_COMPLETED)
+                if others.done() and others.result():
+                    return False
+            await self._hear_sign(address, await asked)
+        finally:
+            for task in (asked, others):
+                if task is not None:
+                    task.cancel()
+        return self.finder.current == address
+
+    async def _hear_sign(self, address: str, reply: cluster_pb2.GetLeaderResponse | None) -> None:
         if reply is None:
             self.finder.failed(address, self.now())
             await self.locate(PROBE_S)
         elif self._confirmed == address and self.finder.current == address and self.finder.term in (0, reply.term):
             # It leads, as a call has just shown, so the leader's advertised address is its own.
-            self.finder.same_node(reply.grpc_address, address)
+            self.finder.same_node(reply.grpc_address, address, reply.term)
         else:
             self.finder.named(reply.grpc_address, reply.term, address, self.now())
-        return self.finder.current == address
+
+    async def _ask_others(self, silent: str) -> bool:
+        """True as soon as one of them names another leader; not before the probe of the silent one has ended."""
+
+        def credible(by: str, reply: cluster_pb2.GetLeaderResponse) -> bool:
+            return self.finder.superseded(silent, reply.grpc_address, reply.term, by, self.now())
+
+        return await self._ask_all([one for one in self.finder.addresses if one != silent], PROBE_S, credible)
 
     async def _locate(self) -> bool:
-        until = self.now() + LOCATE_S
+        def credible(by: str, reply: cluster_pb2.GetLeaderResponse) -> bool:
+            return self.finder.named(reply.grpc_address, reply.term, by, self.now())
+
+        return await self._ask_all(self.finder.addresses, LOCATE_S, credible)
+
+    async def _ask_all(self, addresses: list[str], within_s: float, credible: Credible) -> bool:
+        """Asks who leads, again and again; True as soon as an answer is credible."""
+        until = self.now() + within_s
         asked: dict[asyncio.Task[cluster_pb2.GetLeaderResponse | None], str] = {}
         try:
             while (now := self.now()) < until:
-                for address in self.finder.addresses:
+                for address in addresses:
                     # A node that has not answered yet must not hold up the others, nor be asked twice at once.
                     if address not in asked.values():
                         asked[asyncio.ensure_future(self._who_leads(address))] = address
-                if await self._hear(asked, now + POLL_S):
+                if await self._hear(asked, now + POLL_S, credible):
                     return True
             return False
         finally:
             for task in asked:
                 task.cancel()
 
-    async def _hear(self, asked: dict[asyncio.Task[cluster_pb2.GetLeaderResponse | None], str], until: float) -> bool:
-        """Takes up the answers that come until then; True as soon as a credible one names the leader."""
+    async def _hear(
+        self,
+        asked: dict[asyncio.Task[cluster_pb2.GetLeaderResponse | None], str],
+        until: float,
+        credible: Credible,
+    ) -> bool:
+        """Takes up the answers that come until then; True as soon as one is credible."""
         while asked and (left_s := until - self.now()) > 0:
             done, _ = await asyncio.wait(asked, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 address, reply = asked.pop(task), task.result()
-                if reply is not None and self.finder.named(reply.grpc_address, reply.term, address, self.now()):
+                if reply is not None and credible(address, reply):
                     return True
         await asyncio.sleep(max(until - self.now(), 0))
         return False

@@ -52,13 +52,27 @@ class LeaderFinder:
         if self._suspects:
             self._suspects.pop(address, None)
 
-    def same_node(self, advertised: str, reached_as: str) -> None:
+    def superseded(self, address: str, leader: str, term: int, by: str, now: float) -> bool:
+        """While `address` is silent, `by` names the leader. True if that is another one, and news."""
+        named = self._aliases.get(leader, leader)
+        if not named or term < self.term:
+            return False
+        # An address that was not given may be the silent node's other name, unless its term is another.
+        if named == address or not (term > self.term > 0 or named in self._endpoints):
+            self.term = term
+            return False
+        return self.named(leader, term, by, now)
+
+    def same_node(self, advertised: str, reached_as: str, term: int = 0) -> None:
         """The node that leads, reached under one address, calls itself by another."""
+        self.term = max(self.term, term)
         if advertised and advertised != reached_as and advertised not in self._endpoints:
             self._aliases[advertised] = reached_as
 
     def refused(self, address: str, hint: str, now: float) -> None:
-        """The node does not lead; it may name who does."""
+        """The node does not lead; it may name who does: itself, if it has been elected and is not ready yet."""
+        if hint == address:
+            return
         if hint and self._aliases.get(hint) == address:
             del self._aliases[hint]
         hint = self._aliases.get(hint, hint)
@@ -74,8 +88,9 @@ class LeaderFinder:
             self._rotate(now)
 
     def _is_suspect(self, address: str, term: int, now: float) -> bool:
-        since, known_term = self._suspects.get(address, (now - SUSPECT_S, 0))
-        return now - since < SUSPECT_S and term <= known_term
+        since, known_term = self._suspects.get(address, (float("-inf"), 0))
+        # If no term was known, any could be the one in which it led.
+        return now - since < SUSPECT_S and (known_term == 0 or term <= known_term)
 
     def _rotate(self, now: float) -> None:
         addresses = self.addresses

@@ -10,6 +10,9 @@ from orchestrator_client.status import Failure, Kind, final_error
 
 FIRST_DELAY_S = 0.02
 DELAY_MAX_S = 0.5
+# A node that was elected needs a moment until it can serve: it is asked again soon, but not for ever.
+TAKE_OVER_S = 0.02
+TAKE_OVERS_MAX = 10
 
 
 class Backoff:
@@ -55,9 +58,13 @@ class CallRetry:
         self._outcome_unknown = False
         # How many nodes in a row have refused without a delay in between.
         self._hops = 0
+        self._take_overs = 0
 
-    def next(self, failure: Failure, now: float) -> TryAgain:
-        """What to do after a failed attempt; raises what the caller is to see if there is no further one."""
+    def next(self, failure: Failure, now: float, by: str = "unknown") -> TryAgain:
+        """What to do after an attempt that failed at this address.
+
+        Raises what the caller is to see if there is no further one.
+        """
         if failure.kind is Kind.FINAL:
             raise final_error(failure)
         if failure.kind is Kind.SESSION_EXPIRED and self._outcome_unknown:
@@ -66,12 +73,15 @@ class CallRetry:
             self._outcome_unknown = self._mutating
             if not self._identified:
                 raise self._unknown(failure)
-        decision = self._decide(failure)
+        decision = self._decide(failure, by)
         if now + decision.after_s >= self._deadline:
             raise self._given_up(failure)
         return decision
 
-    def _decide(self, failure: Failure) -> TryAgain:
+    def _decide(self, failure: Failure, by: str) -> TryAgain:
+        if failure.kind is Kind.NOT_LEADER and failure.leader_address == by and self._take_overs < TAKE_OVERS_MAX:
+            self._take_overs += 1
+            return TryAgain(TAKE_OVER_S)
         if failure.kind is Kind.NOT_LEADER:
             self._hops += 1
             # A hint is followed at once, but two nodes that name each other must not be asked in a tight loop.

@@ -25,6 +25,7 @@ from orchestrator_client import (
     WorkflowStatus,
     WorkflowTerminated,
     WrongState,
+    connection,
     runs,
     task,
 )
@@ -101,6 +102,37 @@ async def test_a_silent_leader_is_left_when_another_node_knows_a_new_one(cluster
     await client.start("order", id="order-2")
     assert asyncio.get_running_loop().time() - started_at < 3
     assert cluster.effects == ["order-1", "order-2"]
+
+
+async def test_the_probe_of_a_silent_leader_is_not_awaited_when_another_node_knows_a_new_one(
+    cluster: FakeCluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PROBE_S", 3_600)
+    await client.start("order", id="order-1")
+    cluster.nodes[0].silent = True
+    request = pb.WaitWorkflowRequest(workflow_id="order-1", wait_ms=1)
+    call = client.connection.call(lambda node: node.workflows.WaitWorkflow, request, timeout_s=3_600, attempt_s=3_600)
+    waiting = asyncio.ensure_future(call)
+    # The others have not noticed yet, and go on naming it.
+    done, _ = await asyncio.wait({waiting}, timeout=2 * (connection.PATIENCE_S + connection.HEDGE_S))
+    assert not done
+    cluster.elect(cluster.nodes[1])
+    await asyncio.wait_for(waiting, 30)
+    assert cluster.calls[-1][0] is cluster.nodes[1]
+
+
+async def test_a_node_that_was_elected_and_is_not_ready_is_asked_again(
+    cluster: FakeCluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = cluster.nodes[0].address
+    for _ in range(3):
+        refused = Refused(grpc.StatusCode.FAILED_PRECONDITION, "NOT_LEADER", leader_address=address)
+        cluster.fault("OpenClientSession", refused)
+    asked = []
+    node = client.connection.node
+    monkeypatch.setattr(client.connection, "node", lambda address: asked.append(address) or node(address))
+    await client.start("order", id="order-1")
+    assert set(asked) == {address}
 
 
 async def test_a_leader_whose_advertised_address_is_unreachable_is_found_through_the_endpoints(

@@ -10,7 +10,7 @@ import pytest
 from orchestrator_client import errors
 from orchestrator_client.leader import SUSPECT_S, LeaderFinder
 from orchestrator_client.requests import WINDOW, RequestLedger, Ticket
-from orchestrator_client.retry import Backoff, CallRetry
+from orchestrator_client.retry import TAKE_OVER_S, TAKE_OVERS_MAX, Backoff, CallRetry
 from orchestrator_client.status import DETAILS_KEY, Failure, Kind, final_error, read_failure
 from tests.client.fake_cluster import error_details
 
@@ -69,6 +69,42 @@ def test_suspicion_ends() -> None:
     assert found.named("a", 0, by="b", now=SUSPECT_S)
 
 
+def test_who_fell_silent_in_an_unknown_term_is_not_believed_in_because_of_any_term() -> None:
+    found = finder()
+    found.failed("a", now=0)
+    assert not found.named("a", 7, by="b", now=0)
+    assert found.named("a", 7, by="a", now=0)
+
+
+def test_who_names_itself_and_refuses_is_asked_again() -> None:
+    found = finder()
+    found.refused("a", "a", now=0)
+    assert found.current == "a"
+
+
+def test_another_leader_than_the_silent_one_is_news() -> None:
+    found = finder()
+    assert found.superseded("a", "b", 5, by="c", now=0)
+    assert (found.current, found.term) == ("b", 5)
+    assert not found.superseded("b", "b", 5, by="c", now=0)
+    assert not found.superseded("b", "", 6, by="c", now=0)
+    assert not found.superseded("b", "a", 4, by="c", now=0)
+    assert found.superseded("b", "a", 6, by="c", now=0)
+    assert (found.current, found.term) == ("a", 6)
+
+
+def test_the_silent_leader_by_another_name_is_no_news() -> None:
+    found = finder()
+    assert not found.superseded("a", "inside-a", 5, by="b", now=0)
+    assert found.current == "a"
+    assert found.superseded("a", "inside-b", 6, by="b", now=0)
+    assert found.current == "inside-b"
+    found = finder()
+    found.same_node("inside-a", "a", 5)
+    assert not found.superseded("a", "inside-a", 6, by="b", now=0)
+    assert found.current == "a"
+
+
 def test_when_all_are_silent_each_has_its_turn() -> None:
     found = finder()
     seen = []
@@ -106,6 +142,14 @@ def test_hints_are_followed_at_once_but_not_round_in_circles() -> None:
     refused = failure(Kind.NOT_LEADER, metadata={"leader_address": "b"})
     assert [call.next(refused, 0).after_s > 0 for _ in range(4)] == [False, False, True, True]
     assert retry().next(failure(Kind.NOT_LEADER), 0).locate
+
+
+def test_who_is_about_to_lead_is_asked_again_soon_but_not_for_ever() -> None:
+    call = retry()
+    refused = failure(Kind.NOT_LEADER, metadata={"leader_address": "b"})
+    delays = [call.next(refused, 0, "b").after_s for _ in range(TAKE_OVERS_MAX)]
+    assert set(delays) == {TAKE_OVER_S}
+    assert [call.next(refused, 0, "b").locate for _ in range(4)] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
