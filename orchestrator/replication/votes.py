@@ -1,7 +1,8 @@
 """Elections: pre-vote, durable votes counted per voter, voters loyal to a living leader, a quick start when it died.
 
 Promises: one vote per term, also across a power loss; a node that cannot win does not raise the term of others; no
-vote is sent, and the candidate's own not counted, before it is durable.
+vote is sent, and the candidate's own not counted, before it is durable. Two that start at once do not wait for a
+timeout: one of them gives way, and who has lost an election tries again soon.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ class Elections:
         self._round = 0
         self._pre_votes: set[str] | None = None
         self._votes: set[str] = set()
+        self._denials: set[str] = set()
+        # Elections in a row that this node lost because the votes were split.
+        self._lost = 0
         self._requested = False
         self._transfer = False
         # A vote given but not yet durable: (candidate, term).
@@ -70,22 +74,26 @@ class Elections:
         self._leader_refused = False
         self._quick_at = None
         self._pre_votes = None
+        self._lost = 0
         self._raft.defer_election()
 
     def leader_refused(self, name: str) -> None:
-        """Dialling `name` was refused. Only a leader that was also connected before can have just died."""
+        """Dialling `name` was refused. Only a leader, or candidate, that was also heard before can have just died."""
         raft = self._raft
-        if raft.leader == name and raft.role is Role.FOLLOWER and not self._leader_refused:
+        if raft.role is not Role.FOLLOWER:
+            return
+        if raft.leader == name and not self._leader_refused:
             self._leader_refused = True
-            self._quick_at = self._quick_time()
-            raft.wake()
+        elif raft.leader is not None or raft.voted_for != name or self._quick_at is not None:
+            return
+        self._quick_at = self._quick_time()
+        raft.wake()
 
     def _quick_time(self) -> float:
-        settings = self._raft.settings
-        return (
-            self._raft.clock.monotonic()
-            + self._raft.rng.uniform(settings.fast_failover_min_ms, settings.fast_failover_max_ms) / 1000
-        )
+        """Soon; later with each election that was lost, for then the candidates were too close to each other."""
+        raft, settings = self._raft, self._raft.settings
+        latest_ms = min(settings.fast_failover_max_ms * 2 ** min(self._lost, 8), settings.election_timeout_min_ms)
+        return raft.clock.monotonic() + raft.rng.uniform(settings.fast_failover_min_ms, latest_ms) / 1000
 
     def _quick_again(self, now: float) -> float:
         """Pauses grow with the silence: an answer that is longer under way finds a round that is over."""
@@ -120,8 +128,30 @@ class Elections:
             message.term > raft.term
             and not self._leader_lives()
             and self._up_to_date(message.last_index, message.last_term)
+            and not self._may_win_over(message)
         )
+        if granted:
+            self._give_way(name, message)
         raft.send(name, PreVoteReply(raft.term, message.round, granted))
+
+    def _may_win_over(self, message: PreVoteRequest) -> bool:
+        """A candidate waits for its votes: a further term would only depose it, unless the log of the other is longer."""
+        raft = self._raft
+        return raft.role is Role.CANDIDATE and (message.last_term, message.last_index) == (
+            raft.last_term,
+            raft.last_index,
+        )
+
+    def _give_way(self, name: str, message: PreVoteRequest) -> None:
+        """Who asks first goes first. Of two that ask at once it is the one with the longer log, or the greater name."""
+        raft = self._raft
+        if self._pre_votes is not None:
+            theirs = (message.last_term, message.last_index, name)
+            if theirs < (raft.last_term, raft.last_index, raft.name):
+                return
+            self._pre_votes = None
+        if self._quick_at is not None:
+            self._quick_at = self._quick_time() + raft.settings.fast_failover_max_ms / 1000
 
     def on_pre_vote_reply(self, name: str, message: PreVoteReply) -> None:
         raft = self._raft
@@ -151,6 +181,7 @@ class Elections:
         self._pre_votes = None
         self._quick_at = None
         self._votes = set()
+        self._denials = set()
         self._requested = False
         self._transfer = transfer
         self._owed = None
@@ -184,8 +215,9 @@ class Elections:
         ):
             raft.send(name, VoteReply(raft.term, False))
             return
-        # Answers to a pre-vote of ours that are still under way would have us depose whom we vote for.
+        # A start of our own, or answers to a pre-vote that are still under way, would depose whom we vote for.
         self._pre_votes = None
+        self._quick_at = None
         raft.vote_for(name)
         raft.defer_election()
         self._owed = (name, raft.term)
@@ -206,13 +238,27 @@ class Elections:
         raft = self._raft
         if message.term > raft.term:
             raft.follow(message.term, None)
-        elif message.granted and message.term == raft.term and raft.role is Role.CANDIDATE and self._requested:
-            self._count(name)
+        elif message.term == raft.term and raft.role is Role.CANDIDATE and self._requested:
+            if message.granted:
+                self._count(name)
+            else:
+                self._denied(name)
 
     def _count(self, name: str) -> None:
         self._votes.add(name)
         if len(self._votes & self._raft.voters) >= self._raft.majority:
+            self._lost = 0
             self._raft.lead()
+
+    def _denied(self, name: str) -> None:
+        """Without a majority that could still vote for it, a candidate need not wait for its timeout."""
+        raft = self._raft
+        self._denials.add(name)
+        others = {voter for voter in raft.voters - {raft.name} if raft.connected(voter)}
+        if 1 + len(others - self._denials) < raft.majority:
+            self._lost += 1
+            raft.follow(raft.term, None)
+            self._quick_at = self._quick_time()
 
     def _up_to_date(self, last_index: int, last_term: int) -> bool:
         return (last_term, last_index) >= (self._raft.last_term, self._raft.last_index)

@@ -146,3 +146,93 @@ async def test_only_its_leader_can_tell_it_to_campaign() -> None:
     bench.hear("n2", TimeoutNow(3))
     assert (bench.role(), bench.raft.term) == (Role.CANDIDATE, 4)
     bench.disk.close()
+
+
+async def test_who_has_voted_does_not_start_by_itself() -> None:
+    """Its own start was drawn before, and would depose the leader for which it has just voted."""
+    bench = Bench()
+    bench.hear("n2", Heartbeat(3, 0, 1))
+    await bench.settle()
+    bench.tick()
+    bench.raft.elections.leader_refused("n2")
+    bench.hear("n3", VoteRequest(4, 9, 3, False))
+    await bench.settle()
+    assert bench.tick() == [("n3", VoteReply(4, True))]
+    assert bench.tick(after_ms=60) == []
+    bench.disk.close()
+
+
+async def test_a_candidate_that_dies_is_missed_as_soon_as_a_leader() -> None:
+    bench = Bench()
+    bench.hear("n3", VoteRequest(4, 9, 3, False))
+    await bench.settle()
+    bench.tick()
+    bench.raft.elections.leader_refused("n2")
+    assert bench.tick(after_ms=60) == []
+    bench.raft.elections.leader_refused("n3")
+    assert {type(message) for _, message in bench.tick(after_ms=51)} == {PreVoteRequest}
+    bench.disk.close()
+
+
+async def test_a_candidate_favours_only_a_longer_log_than_its_own() -> None:
+    bench = Bench()
+    bench.hear("n2", Append(3, 0, 0, 0, entries(2, 3)))
+    bench.raft.elections._campaign(transfer=False)
+    bench.take()
+    for last_index, granted in [(2, False), (3, True)]:
+        bench.hear("n3", PreVoteRequest(5, last_index, 3, 1))
+        assert bench.take() == [("n3", PreVoteReply(4, 1, granted))]
+    bench.disk.close()
+
+
+async def test_of_two_that_start_at_once_one_gives_way() -> None:
+    for other, goes_on in [("n0", True), ("n3", False)]:
+        bench = Bench()
+        bench.tick(after_ms=700)
+        bench.take()
+        bench.hear(other, PreVoteRequest(1, 0, 0, 1))
+        assert bench.take() == [(other, PreVoteReply(0, 1, True))]
+        bench.hear("n3", PreVoteReply(0, 1, True))
+        assert (bench.role() is Role.CANDIDATE) == goes_on
+        bench.disk.close()
+
+
+async def test_who_asks_first_goes_first() -> None:
+    bench = Bench()
+    bench.hear("n2", Heartbeat(3, 0, 1))
+    await bench.settle()
+    bench.tick()
+    bench.raft.elections.leader_refused("n2")
+    bench.hear("n3", PreVoteRequest(4, 9, 3, 1))
+    assert bench.tick(after_ms=50) == [("n3", PreVoteReply(3, 1, True))]
+    # Nothing comes of it: then it is this node's turn.
+    assert {type(message) for _, message in bench.tick(after_ms=51)} == {PreVoteRequest}
+    bench.disk.close()
+
+
+async def test_who_has_lost_an_election_tries_again_soon() -> None:
+    bench = Bench()
+    bench.raft.elections._campaign(transfer=False)
+    await bench.settle()
+    bench.tick()
+    bench.hear("n2", VoteReply(1, False))
+    assert bench.role() is Role.CANDIDATE  # the other may still vote for it
+    bench.hear("n3", VoteReply(1, False))
+    assert bench.role() is Role.FOLLOWER
+    assert {type(message) for _, message in bench.tick(after_ms=101)} == {PreVoteRequest}
+    bench.disk.close()
+
+
+async def test_who_loses_again_and_again_tries_at_longer_intervals() -> None:
+    bench = Bench()
+    waits = []
+    for _ in range(12):
+        bench.raft.elections._campaign(transfer=False)
+        await bench.settle()
+        bench.tick()
+        for voter in ("n2", "n3"):
+            bench.hear(voter, VoteReply(bench.raft.term, False))
+        waits.append(round((bench.raft.elections.next_deadline() - bench.clock.now) * 1000))
+    assert max(waits[:2]) <= 200
+    assert 200 < max(waits) <= bench.settings.election_timeout_min_ms
+    bench.disk.close()
