@@ -254,7 +254,7 @@ class Elections:
         """Without a majority that could still vote for it, a candidate need not wait for its timeout."""
         raft = self._raft
         self._denials.add(name)
-        others = {voter for voter in raft.voters - {raft.name} if raft.connected(voter)}
+        others = {voter for voter in raft.other_voters if raft.connected(voter)}
         if 1 + len(others - self._denials) < raft.majority:
             self._lost += 1
             raft.follow(raft.term, None)

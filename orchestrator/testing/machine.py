@@ -55,6 +55,8 @@ class Machine:
         self.rate = 1.0
         # Work off the loop takes about so long, and syncs this much longer.
         self.job_seconds = 0.0004
+        # ... but for reads of the database and the journal, if this is given.
+        self.read_seconds: float | None = None
         self.stall_seconds = 0.0
         self.process: Process | None = None
         self.boots = 0
@@ -112,14 +114,15 @@ class Machine:
             files=LogFiles(self.disk),
             database_files=StoreFiles(self.disk),
             database_vfs=self.vfs.name,
-            workers=lambda name: SimulatedWorker(self),
-            lanes=lambda name: SimulatedLane(self),
+            workers=lambda name: SimulatedWorker(self, reads="reader" in name),
+            lanes=lambda name: SimulatedLane(self, reads="reader" in name),
             free_disk_bytes=lambda directory: 0 if self.disk.full else FREE_DISK_BYTES,
         )
 
-    def job_delay(self) -> float:
+    def job_delay(self, *, reads: bool) -> float:
         """How long a job off the loop takes."""
-        return self.job_seconds * (0.25 + self.dice.random()) + self.stall_seconds * self.dice.random()
+        seconds = self.job_seconds if self.read_seconds is None or not reads else self.read_seconds
+        return seconds * (0.25 + self.dice.random()) + self.stall_seconds * self.dice.random()
 
 
 _Done = Callable[[Any, BaseException | None], None]
@@ -128,8 +131,9 @@ _Done = Callable[[Any, BaseException | None], None]
 class _Jobs:
     """One job after the other, each at once but late, and its end told a little later."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, reads: bool) -> None:
         self._machine = machine
+        self._reads = reads
         self.waiting: deque[tuple[Callable[[], Any], _Done]] = deque()
         self._busy = False
 
@@ -140,7 +144,7 @@ class _Jobs:
             self.later(self._begin)
 
     def later(self, callback: Callable[..., object], *args: Any) -> None:
-        asyncio.get_running_loop().call_later(self._machine.job_delay() / 2, callback, *args)
+        asyncio.get_running_loop().call_later(self._machine.job_delay(reads=self._reads) / 2, callback, *args)
 
     def _begin(self) -> None:
         if not self.waiting:
@@ -157,8 +161,8 @@ class _Jobs:
 class SimulatedWorker:
     """The replicated log's thread; what has not begun when it is closed never will, and is told so."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._jobs = _Jobs(machine)
+    def __init__(self, machine: Machine, *, reads: bool) -> None:
+        self._jobs = _Jobs(machine, reads=reads)
         self._closed = False
 
     def submit(self, job: Callable[[], None], done: worker.Done) -> None:
@@ -177,8 +181,8 @@ class SimulatedWorker:
 class SimulatedLane:
     """The database's thread; closing it waits for the jobs that were given."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._jobs = _Jobs(machine)
+    def __init__(self, machine: Machine, *, reads: bool) -> None:
+        self._jobs = _Jobs(machine, reads=reads)
         self._closed = False
 
     def submit(self, job: Callable[[], Any], done: lanes.Done) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import random
@@ -12,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,50 +80,60 @@ class Result:
 
 def run_seed(seed: int, trouble: Trouble | None = None, *, verbose: bool = False) -> Result:
     """Repeats itself exactly, violations included."""
-    with warnings.catch_warnings(action="ignore"):  # coroutines of killed processes
-        return _run_quietly(seed, trouble or Trouble(), verbose=verbose)
-
-
-def _run_quietly(seed: int, trouble: Trouble, *, verbose: bool) -> Result:
     began = time.process_time()
+    with simulating(verbose=verbose) as scratch:
+        result = _run(seed, scratch, trouble or Trouble(), verbose=verbose)
+    result.cpu_seconds = time.process_time() - began
+    return result
+
+
+@contextlib.contextmanager
+def simulating(*, verbose: bool) -> Iterator[Path]:
+    """What runs inside repeats itself exactly, and nothing is left of it; gives a directory for SQLite."""
     scratch = Path(tempfile.mkdtemp(prefix="simulation-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
     session_ids, level = attempts.new_session_id, logging.root.manager.disable
     if not verbose:
         logging.disable(logging.CRITICAL)
-    # Collections would come at other moments each time, and end what a killed process has left. What is there already
-    # stays, so that the one at the end looks at this run only.
-    gc.freeze()
-    gc.disable()
+    with warnings.catch_warnings(action="ignore"):  # coroutines of killed processes
+        # Collections would come at other moments each time, and end what a killed process has left. What is there
+        # already stays, so that the one at the end looks at this run only.
+        gc.freeze()
+        gc.disable()
+        try:
+            yield scratch
+        finally:
+            attempts.new_session_id = session_ids
+            logging.disable(logging.CRITICAL)
+            hook, sys.unraisablehook = sys.unraisablehook, lambda left: None
+            gc.enable()
+            gc.collect()
+            gc.unfreeze()
+            sys.unraisablehook = hook
+            logging.disable(level)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def repeatable(cluster: SimulatedCluster) -> Iterator[None]:
+    """Ids that the SDK draws are the seed's; what nodes and the SDK log goes into a verbose trace."""
+    handler = _into_trace(cluster) if cluster.watcher.verbose else None
+    ids = cluster.dice("sessions")
+    attempts.new_session_id = lambda: f"{ids.getrandbits(128):032x}"
     try:
-        result = _run(seed, scratch, trouble, verbose=verbose)
+        yield
     finally:
-        attempts.new_session_id = session_ids
-        logging.disable(logging.CRITICAL)
-        hook, sys.unraisablehook = sys.unraisablehook, lambda left: None
-        gc.enable()
-        gc.collect()
-        gc.unfreeze()
-        sys.unraisablehook = hook
-        logging.disable(level)
-        shutil.rmtree(scratch, ignore_errors=True)
-    result.cpu_seconds = time.process_time() - began
-    return result
+        if handler is not None:
+            for name in LOGGERS:
+                logging.getLogger(name).removeHandler(handler)
+        cluster.close()
 
 
 def _run(seed: int, scratch: Path, trouble: Trouble, *, verbose: bool) -> Result:
     size = 3 if random.Random(seed).random() < 0.75 else 5
     cluster = SimulatedCluster(seed, size, scratch, verbose=verbose)
     result = Result(seed)
-    handler = _into_trace(cluster) if verbose else None
-    ids = cluster.dice("sessions")
-    attempts.new_session_id = lambda: f"{ids.getrandbits(128):032x}"
-    try:
+    with repeatable(cluster):
         _Run(cluster, result).run(trouble)
-    finally:
-        if handler is not None:
-            for name in LOGGERS:
-                logging.getLogger(name).removeHandler(handler)
-        cluster.close()
     watcher = cluster.watcher
     result.violations = watcher.violations
     result.trace_hash, result.lines, result.checks = watcher.trace_hash, watcher.lines, watcher.checks
