@@ -135,12 +135,10 @@ class Elections:
         raft.send(name, PreVoteReply(raft.term, message.round, granted))
 
     def _may_win_over(self, message: PreVoteRequest) -> bool:
-        """A candidate waits for its votes: a further term would only depose it, unless the log of the other is longer."""
+        """A candidate waits for its votes: a later term could only depose it. Unless the log of the other is longer."""
         raft = self._raft
-        return raft.role is Role.CANDIDATE and (message.last_term, message.last_index) == (
-            raft.last_term,
-            raft.last_index,
-        )
+        equal = (message.last_term, message.last_index) == (raft.last_term, raft.last_index)
+        return raft.role is Role.CANDIDATE and equal
 
     def _give_way(self, name: str, message: PreVoteRequest) -> None:
         """Who asks first goes first. Of two that ask at once it is the one with the longer log, or the greater name."""

@@ -156,7 +156,7 @@ class Losses:
         loop, watcher = self.cluster.loop, self.cluster.watcher
         watcher.trace("FAULT", f"{number}: {self.kind} of {leader.name}")
         began = loop.now
-        end = self._do(lambda: loop.create_task(_KINDS[self.kind](self.cluster, leader)))
+        end = self._do(lambda: loop.create_task(KINDS[self.kind](self.cluster, leader)))
         successor = self.cluster.leading
         self._until(lambda: successor(other_than=leader) is not None, "another node leads", stop_at=end.done)
         leader_ms = (loop.now - began) * 1000
@@ -230,7 +230,7 @@ async def _handover(cluster: QuietCluster, leader: Member) -> None:
     leader.start()
 
 
-_KINDS: dict[str, Callable[[QuietCluster, Member], Awaitable[None]]] = {
+KINDS: dict[str, Callable[[QuietCluster, Member], Awaitable[None]]] = {
     "kill": _kill,
     "power": _power,
     "pause": _pause,
@@ -254,7 +254,7 @@ def _measure(cluster: QuietCluster, kind: str, losses: int) -> Measured:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.failover", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", type=_kinds, default=list(_KINDS), metavar=",".join(_KINDS), help="default: all")
+    parser.add_argument("--kinds", type=_kinds, default=list(KINDS), metavar=",".join(KINDS), help="default: all")
     parser.add_argument("--seed", type=int, help="this one only, with its trace")
     parser.add_argument("--seeds", type=int, default=100, help="so many, one after the other (%(default)s)")
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed (%(default)s)")
@@ -277,8 +277,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _kinds(text: str) -> list[str]:
     kinds = text.split(",")
-    if unknown := [kind for kind in kinds if kind not in _KINDS]:
-        raise argparse.ArgumentTypeError(f"no kind {', '.join(unknown)}; there are {', '.join(_KINDS)}")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise argparse.ArgumentTypeError(f"no kind {', '.join(unknown)}; there are {', '.join(KINDS)}")
     return kinds
 
 
