@@ -73,6 +73,10 @@ class Config:
     peer_listen: str = _setting("host:port on which the other nodes are served", "127.0.0.1:7500", address=True)
     peer_advertise: str = _setting("host:port at which the other nodes reach this one; empty: as peer_listen", "",
                                    address=True)
+    peer_tls_certificate: str = _setting("PEM file, relative to this one: certificate of this node for the host in "
+                                         "peer_advertise; empty: no TLS between nodes", "", file=True)
+    peer_tls_key: str = _setting("PEM file: the key of peer_tls_certificate, without a password", "", file=True)
+    peer_tls_authority: str = _setting("PEM file: who must have signed a node's certificate", "", file=True)
     metrics_listen: str = _setting("host:port on which Prometheus is served; empty: nowhere", "", address=True)
 
     heartbeat_ms: int = _setting("how often the leader makes itself heard", 50, min=5, max=5_000)
@@ -117,6 +121,7 @@ class Config:
             raise ConfigError(f"node must be 1 to 63 letters, digits, '-', '_' or '.', not {self.node!r}")
         for listen, advertise in (("grpc_listen", "grpc_advertise"), ("peer_listen", "peer_advertise")):
             self._check_addresses(listen, advertise)
+        self._check_together("peer_tls_certificate", "peer_tls_key", "peer_tls_authority")
         _check_above("election_timeout_min_ms", self.election_timeout_min_ms, "3 * heartbeat_ms", 3 * self.heartbeat_ms)
         _check_above("election_timeout_max_ms", self.election_timeout_max_ms,
                      "election_timeout_min_ms", self.election_timeout_min_ms)
@@ -129,6 +134,19 @@ class Config:
         if Address.parse(told).is_every_interface:
             raise ConfigError(f"{advertise} must be set to an address that others can reach: "
                               f"{told!r} is every interface")
+
+    def _check_together(self, *names: str) -> None:
+        given = [name for name in names if getattr(self, name)]
+        missing = [name for name in names if name not in given]
+        if given and missing:
+            raise ConfigError(f"{missing[0]} must be set, too, as {given[0]} is: {', '.join(names)} go together")
+
+    @property
+    def peer_tls_files(self) -> tuple[Path, Path, Path] | None:
+        """Certificate, key and authorities, if the nodes speak TLS with each other."""
+        if not self.peer_tls_certificate:
+            return None
+        return Path(self.peer_tls_certificate), Path(self.peer_tls_key), Path(self.peer_tls_authority)
 
     @property
     def grpc_address(self) -> Address:
@@ -178,6 +196,9 @@ def _from_file(path: Path) -> dict[str, Any]:
         values[name] = _parse(name, value, str(path))
     if "data_dir" in values:
         values["data_dir"] = path.resolve().parent / values["data_dir"]
+    for name, value in values.items():
+        if SETTINGS[name].metadata.get("file") and value:
+            values[name] = str(path.resolve().parent / value)
     return values
 
 

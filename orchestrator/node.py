@@ -30,6 +30,7 @@ from orchestrator.replication.log import ReplicatedLog, Role
 from orchestrator.replication.ports import SnapshotCopy
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.replication.settings import RaftSettings
+from orchestrator.replication.tls import peer_contexts
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
 from orchestrator.rpc.server import RpcServer
@@ -224,6 +225,7 @@ class Node:
         config = self.config
         peer_listen = Address.parse(config.peer_listen)
         applied = self._database.applied()
+        server_tls, client_tls = peer_contexts(*config.peer_tls_files) if config.peer_tls_files else (None, None)
         return ReplicatedLog(
             identity=self.identity,
             listen=(peer_listen.host, peer_listen.port),
@@ -249,6 +251,8 @@ class Node:
             random=self._world.random,
             network=self._world.network,
             workers=self._world.workers,
+            server_tls=server_tls,
+            client_tls=client_tls,
         )
 
     def _make_sequencer(self) -> Sequencer:

@@ -21,6 +21,7 @@ from orchestrator.config import SETTINGS, Address, Config, ConfigError, load
 from orchestrator.replication import identity
 from orchestrator.replication.errors import IdentityError, JournalCorrupt
 from orchestrator.replication.files import RealFiles
+from orchestrator.replication.tls import TlsUnusable, peer_contexts
 from orchestrator.storage.errors import DatabaseCorrupt, SchemaVersionUnsupported, WrongCluster
 from orchestrator.telemetry import logs
 
@@ -105,6 +106,7 @@ def serve(config_file: Path | None, check: bool, parent: int | None, **flags: An
     if parent is not None:
         die_with_parent(parent)
     config = _config(config_file, flags)
+    _check_tls(config)
     if check:
         click.echo("the configuration is right")
         return
@@ -119,6 +121,14 @@ def _config(file: Path | None, flags: dict[str, Any]) -> Config:
     try:
         return load(file, os.environ, flags)
     except ConfigError as error:
+        raise exits.Failure(str(error), exits.USAGE) from error
+
+
+def _check_tls(config: Config) -> None:
+    try:
+        if config.peer_tls_files is not None:
+            peer_contexts(*config.peer_tls_files)
+    except TlsUnusable as error:
         raise exits.Failure(str(error), exits.USAGE) from error
 
 

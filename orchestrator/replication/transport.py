@@ -36,6 +36,7 @@ from orchestrator.replication.link import Inbound, Link
 from orchestrator.replication.membership import Membership
 from orchestrator.replication.ports import Clock, Network
 from orchestrator.replication.settings import RaftSettings
+from orchestrator.replication.tls import count_failures
 
 # Said by leaders and candidates; what they mean is checked by term and log, not by who is counted here.
 FROM_ABOVE = (Append, Heartbeat, SnapshotBegin, SnapshotChunk, TimeoutNow, PreVoteRequest, VoteRequest)
@@ -73,6 +74,9 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self.rng = rng
         self.client_tls = client_tls
         self.counters: Counter[str] = Counter()
+        for context in (server_tls, client_tls):
+            if context is not None:
+                count_failures(context, self.counters)
         self._membership = membership
         self._listen = listen
         self._server_tls = server_tls

@@ -54,6 +54,8 @@ def test_what_kubernetes_injects_and_what_the_command_line_reads_are_not_setting
     ('flush_intervall_ms = 1', {}, {}, ["a.toml", "'flush_intervall_ms'", "'flush_interval_ms'"]),
     ('[raft]\nheartbeat_ms = 1', {}, {}, ["unknown setting 'raft'"]),
     ('node = ', {}, {}, ["a.toml is not TOML"]),
+    ('peer_tls_key = "k"', {}, {}, ["peer_tls_certificate must be set", "peer_tls_key", "peer_tls_authority"]),
+    ('peer_tls_certificate = "c"\npeer_tls_key = "k"', {}, {}, ["peer_tls_authority must be set"]),
     ('flush_interval_ms = "soon"', {}, {}, ["a.toml", "flush_interval_ms", "whole number", "'soon'"]),
     ('flush_interval_ms = true', {}, {}, ["flush_interval_ms", "whole number", "True"]),
     ('flush_interval_ms = 1.5', {}, {}, ["flush_interval_ms", "whole number", "1.5"]),
@@ -100,6 +102,7 @@ def test_every_number_has_limits_that_its_default_keeps_and_every_setting_is_exp
 
 def test_every_setting_is_used() -> None:
     derived = {"grpc_advertise": "grpc_address", "peer_advertise": "peer_address", "metrics_listen": "metrics_address"}
+    derived |= dict.fromkeys(("peer_tls_certificate", "peer_tls_key", "peer_tls_authority"), "peer_tls_files")
     sources = "".join(path.read_text() for path in Path(config.__file__).parent.rglob("*.py"))
     for name in SETTINGS:
         assert re.search(rf"\bconfig\.{derived.get(name, name)}\b", sources), f"{name} is accepted and ignored"

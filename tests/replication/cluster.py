@@ -23,6 +23,7 @@ from orchestrator.replication.settings import RaftSettings
 from tests.replication.power_loss import NotPowered
 
 T = TypeVar("T")
+TlsContexts = tuple[ssl.SSLContext | None, ssl.SSLContext | None]
 DEADLINE_S = 15.0
 WALL_EPOCH_MS = 1_700_000_000_000
 
@@ -109,13 +110,21 @@ class Node:
     """One replicated log and a list of the commands it applied; the 'database' is a JSON file."""
 
     def __init__(
-        self, directory: Path, name: str, settings: RaftSettings, files: Files, network: NodeNetwork | None
+        self,
+        directory: Path,
+        name: str,
+        settings: RaftSettings,
+        files: Files,
+        network: NodeNetwork | None,
+        tls: Callable[[], TlsContexts] = lambda: (None, None),
     ) -> None:
         self.directory = directory
         self.name = name
         self.settings = settings
         self.files = files
         self.network = network
+        # For accepting and for dialling; made anew at each start.
+        self.tls = tls
         self.clock = SystemClock()
         self.roles: list[tuple[Role, int]] = []
         self.fatal: list[BaseException] = []
@@ -146,6 +155,7 @@ class Node:
             self._read_database()
         identity = self.identity()
         self.fatal = []
+        server_tls, client_tls = self.tls()
         self.log = ReplicatedLog(
             identity=identity,
             listen=identity.address_of(self.name),
@@ -162,6 +172,8 @@ class Node:
             clock=self.clock,
             random=random.Random(f"{self.name}{time.monotonic_ns()}"),
             network=self.network,
+            server_tls=server_tls,
+            client_tls=client_tls,
         )
         await self.log.start()
         self._task = asyncio.create_task(self._apply())
@@ -262,11 +274,17 @@ class Node:
 
 class Cluster:
     def __init__(
-        self, directory: Path, size: int = 3, settings: RaftSettings | None = None, files: Files | None = None
+        self,
+        directory: Path,
+        size: int = 3,
+        settings: RaftSettings | None = None,
+        files: Files | None = None,
+        tls: Callable[[], TlsContexts] = lambda: (None, None),
     ) -> None:
         self.directory = directory
         self.settings = settings or RaftSettings()
         self.files = files or RealFiles()
+        self.tls = tls
         names = [f"n{number}" for number in range(1, size + 1)]
         self.members = {name: f"127.0.0.1:{free_port()}" for name in names}
         self.cluster_id = identities.generate_cluster_id()
@@ -277,7 +295,7 @@ class Cluster:
     def make(self, name: str, *, cluster_id: str | None = None, settings: RaftSettings | None = None) -> Node:
         directory = self.directory / name
         identities.initialise(self.files, directory, cluster_id or self.cluster_id, name, self.members)
-        return Node(directory, name, settings or self.settings, self.files, self.network.of(name))
+        return Node(directory, name, settings or self.settings, self.files, self.network.of(name), self.tls)
 
     async def __aenter__(self) -> Cluster:
         await asyncio.gather(*(node.start() for node in self.nodes.values()))
