@@ -225,7 +225,6 @@ class Node:
         config = self.config
         peer_listen = Address.parse(config.peer_listen)
         applied = self._database.applied()
-        server_tls, client_tls = peer_contexts(*config.peer_tls_files) if config.peer_tls_files else (None, None)
         return ReplicatedLog(
             identity=self.identity,
             listen=(peer_listen.host, peer_listen.port),
@@ -251,8 +250,7 @@ class Node:
             random=self._world.random,
             network=self._world.network,
             workers=self._world.workers,
-            server_tls=server_tls,
-            client_tls=client_tls,
+            tls=peer_contexts(*config.peer_tls_files) if config.peer_tls_files else (None, None),
         )
 
     def _make_sequencer(self) -> Sequencer:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from orchestrator.replication.snapshot_receiver import SnapshotReceiver
 from orchestrator.replication.snapshots import SnapshotSender
 from orchestrator.replication.state import Role
 from orchestrator.replication.status import PeerStatus, Status, describe
+from orchestrator.replication.tls import TlsContexts
 from orchestrator.replication.transport import PeerTransport
 from orchestrator.replication.worker import WorkerFactory, thread_worker
 
@@ -70,8 +70,7 @@ class ReplicatedLog:
         random: random.Random,
         network: Network | None = None,
         workers: WorkerFactory = thread_worker,
-        server_tls: ssl.SSLContext | None = None,
-        client_tls: ssl.SSLContext | None = None,
+        tls: TlsContexts = (None, None),
     ) -> None:
         self._identity = identity
         self._listen = listen
@@ -88,7 +87,7 @@ class ReplicatedLog:
         self._random = random
         self._network = network or TcpNetwork()
         self._workers = workers
-        self._tls = (server_tls, client_tls)
+        self._tls = tls
         self._raft: SyncObj | None = None
         self._tick_soon = False
         self._stopped = False

@@ -10,13 +10,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+TlsContexts = tuple[ssl.SSLContext | None, ssl.SSLContext | None]
+"""For accepting, and for dialling; None is without."""
+
 
 class TlsUnusable(Exception):
     """A file is missing, no PEM, or does not fit to the others; the message names its setting."""
 
 
-def peer_contexts(certificate: Path, key: Path, authority: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """For accepting, and for dialling. Raises TlsUnusable."""
+def peer_contexts(certificate: Path, key: Path, authority: Path) -> TlsContexts:
+    """Raises TlsUnusable."""
     for setting, path in (
         ("peer_tls_certificate", certificate),
         ("peer_tls_key", key),

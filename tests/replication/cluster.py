@@ -20,10 +20,10 @@ from orchestrator.replication.files import Files, RealFiles, replace_file
 from orchestrator.replication.log import EntryKind, ReplicatedLog, Role
 from orchestrator.replication.ports import SnapshotCopy, TcpNetwork
 from orchestrator.replication.settings import RaftSettings
+from orchestrator.replication.tls import TlsContexts
 from tests.replication.power_loss import NotPowered
 
 T = TypeVar("T")
-TlsContexts = tuple[ssl.SSLContext | None, ssl.SSLContext | None]
 DEADLINE_S = 15.0
 WALL_EPOCH_MS = 1_700_000_000_000
 
@@ -155,7 +155,6 @@ class Node:
             self._read_database()
         identity = self.identity()
         self.fatal = []
-        server_tls, client_tls = self.tls()
         self.log = ReplicatedLog(
             identity=identity,
             listen=identity.address_of(self.name),
@@ -172,8 +171,7 @@ class Node:
             clock=self.clock,
             random=random.Random(f"{self.name}{time.monotonic_ns()}"),
             network=self.network,
-            server_tls=server_tls,
-            client_tls=client_tls,
+            tls=self.tls(),
         )
         await self.log.start()
         self._task = asyncio.create_task(self._apply())

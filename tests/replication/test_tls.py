@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from orchestrator.cli.app import cli
 from orchestrator.cli.local_cluster import LocalCluster
-from orchestrator.replication.tls import TlsUnusable, peer_contexts
+from orchestrator.replication.tls import TlsContexts, TlsUnusable, peer_contexts
 from orchestrator_client import Client
 from tests.replication.certificates import Authority, Files, needs_openssl
-from tests.replication.cluster import Cluster, TlsContexts, wait_until, within
+from tests.replication.cluster import Cluster, wait_until, within
 from tests.replication.test_snapshots import SMALL, leave_behind
 
 pytestmark = needs_openssl

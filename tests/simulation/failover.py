@@ -26,8 +26,9 @@ from orchestrator_client import errors
 from orchestrator_client.client import Client
 from tests.benchmarks.arithmetic import histogram, longest_pause, median, percentile
 from tests.simulation.cluster import STOP_SECONDS, Member, SimulatedCluster
+from tests.simulation.people import Person, Space
 from tests.simulation.run import repeatable, simulating
-from tests.simulation.workload import SWITCH, Person
+from tests.simulation.workload import SWITCH
 
 LOSSES = 10
 CALLERS = 3
@@ -103,7 +104,7 @@ class Callers(Person):
     def __init__(self, cluster: QuietCluster) -> None:
         self.moments: list[float] = []
         self.stopped = False
-        super().__init__(cluster, "callers")
+        super().__init__(cluster, "callers", Space("default", [SWITCH], [SWITCH["name"]]))
 
     async def live(self) -> None:
         client = await self.client
