@@ -142,6 +142,20 @@ class SimulatedDisk:
             if at < len(inode.platters):
                 inode.platters[at] ^= bit
 
+    def contents(self, path: str) -> bytes | None:
+        """What is there now, or None if nothing is."""
+        inode = self._seen.get(path)
+        return None if inode is None else bytes(inode.seen)
+
+    def put(self, path: str, data: bytes | None) -> None:
+        """Silently in the place of what was there, also on the platters; None takes it away."""
+        for names in (self._seen, self._platters):
+            names.pop(path, None)
+        self._unsynced_names = [change for change in self._unsynced_names if change[0] != _directory_of(path)]
+        if data is not None:
+            inode = self._seen[path] = self._platters[path] = Inode()
+            inode.seen, inode.platters = bytearray(data), bytearray(data)
+
     # -- operations ------------------------------------------------------------------------------------------------
 
     def operate(self, path: str) -> None:

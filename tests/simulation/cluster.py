@@ -178,6 +178,9 @@ class Member:
             except Exception as stopping:  # noqa: BLE001 - it is on its way out
                 self.watcher.trace(self.name, f"did not stop well: {stopping!r}")
         except Exception as error:  # noqa: BLE001 - a node that does not start says why
+            if not process.alive:
+                # Killed in the midst of what it did: the rest is nobody's.
+                return
             self._failed(error)
         self.node = None
         if self.machine.process is process:

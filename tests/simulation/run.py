@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import apsw
+
 from orchestrator.storage.reading import content_hash
+from orchestrator.storage.schema import read_applied
 from orchestrator_client import attempts
 from tests.simulation import findings
 from tests.simulation.cluster import Member, SimulatedCluster
@@ -231,7 +234,7 @@ class _Run:
         # Damage in rows that nobody has read is not known yet.
         sound = [member for member in self._members() if not member.is_damaged]
         for member in sound:
-            if self._of(member, self._scanned) != stands[0][2]:
+            if (scanned := self._of(member, self._scanned)) is None or scanned[0] != scanned[1]:
                 self.watcher.violated(f"{member.name} holds rows that are not those of its content hash")
             assert member.node is not None
             self.watcher.check_state(member.name, member.node._machine().state)
@@ -261,9 +264,18 @@ class _Run:
         return applied.index, applied.chain_hash, applied.content_hash
 
     @staticmethod
-    async def _scanned(member: Member) -> int:
+    async def _scanned(member: Member) -> tuple[int, int]:
+        """The content hash that is said, and that of the rows, at one moment."""
+
+        def scan(connection: apsw.Connection) -> tuple[int, int]:
+            connection.execute("BEGIN")
+            try:
+                return read_applied(connection).content_hash, content_hash(connection)
+            finally:
+                connection.execute("COMMIT")
+
         assert member.node is not None
-        return await member.node._database.search(content_hash)
+        return await member.node._database.search(scan)
 
 
 def _into_trace(cluster: SimulatedCluster) -> logging.Handler:
