@@ -11,13 +11,14 @@ from orchestrator.engine.messages import ContinueExecution, TaskLeased, WorkerLo
 from orchestrator.engine.model import (
     CompensationState,
     ExecutionKey,
+    RowKey,
     SessionKind,
     Table,
     TaskAttempt,
     TaskStatus,
     WorkflowStatus,
 )
-from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.state import State
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
 
 Check = Callable[[State], Iterator[str]]
@@ -54,15 +55,16 @@ def ready_rows_are_scheduled_attempts(state: State) -> Iterator[str]:
 
 
 def attempts_in_progress_are_leased(state: State) -> Iterator[str]:
-    unfenced: dict[tuple[str, str, int], list[int]] = {}
+    unfenced: dict[ExecutionKey, dict[int, list[int]]] = {}
     for _, lease in sorted(state.leases.items()):
         if not lease.fenced and lease.started:
-            unfenced.setdefault((lease.namespace, lease.workflow_id, lease.task_sequence), []).append(lease.token)
-    for key, hot in _hot(state):
-        for sequence in sorted(hot.tasks):
-            attempt = hot.tasks[sequence]
-            tokens = unfenced.get((*key, sequence), [])
-            if attempt.type == "SIMPLE" and attempt.status is TaskStatus.IN_PROGRESS:
+            of_execution = unfenced.setdefault((lease.namespace, lease.workflow_id), {})
+            of_execution.setdefault(lease.task_sequence, []).append(lease.token)
+    for key, hot in state.hot_executions():
+        held = unfenced.get(key, {})
+        for sequence, attempt in hot.tasks.items():
+            tokens = held.get(sequence, [])
+            if attempt.status is TaskStatus.IN_PROGRESS and attempt.type == "SIMPLE":
                 if tokens != [attempt.fencing_token] and not _is_lost(state, key, attempt):
                     yield f"{key} #{sequence} is in progress under {attempt.fencing_token}, its leases are {tokens}"
             elif tokens:
@@ -70,10 +72,10 @@ def attempts_in_progress_are_leased(state: State) -> Iterator[str]:
 
 
 def counters_are_counts(state: State) -> Iterator[str]:
-    for key, hot in _hot(state):
+    for key, hot in state.hot_executions():
         header = hot.execution
         is_open = [attempt for attempt in hot.tasks.values() if attempt.status not in TASK_TERMINAL]
-        if header.open_tasks != len(is_open) or sorted(hot.open) != sorted(one.sequence for one in is_open):
+        if header.open_tasks != len(is_open) or hot.open.keys() != {one.sequence for one in is_open}:
             yield f"{key} counts {header.open_tasks} open tasks and has {len(is_open)}"
         if header.signals != len(hot.signals):
             yield f"{key} counts {header.signals} signals and has {len(hot.signals)}"
@@ -82,32 +84,34 @@ def counters_are_counts(state: State) -> Iterator[str]:
         if phase is WorkflowStatus.COMPENSATING and not header.settled and header.settling != len(awaited):
             yield f"{key} awaits {header.settling} attempts and has {len(awaited)}"
         for numbers in hot.attempts_of.values():
-            if numbers != sorted(numbers):
+            if len(numbers) > 1 and numbers != sorted(numbers):
                 yield f"{key} has attempts out of order: {numbers}"
 
 
 def ended_executions_are_quiet(state: State) -> Iterator[str]:
-    for key, hot in _hot(state):
+    rows: dict[ExecutionKey, list[tuple[Table, RowKey]]] = {}
+    for table in (Table.READY, Table.TIMER):
+        for number, row in sorted(state.resident[table].items()):
+            rows.setdefault((row.namespace, row.workflow_id), []).append((table, number))
+    for key, hot in state.hot_executions():
         header = hot.execution
         if header.status not in WORKFLOW_TERMINAL:
             continue
         if header.open_tasks:
             yield f"{key} has ended with {header.open_tasks} open tasks"
-        for table in (Table.READY, Table.TIMER):
-            for number, row in sorted(state.resident[table].items()):
-                if (row.namespace, row.workflow_id) == key:
-                    yield f"{key} has ended with {table.name} {number}"
+        for table, number in rows.get(key, []):
+            yield f"{key} has ended with {table.name} {number}"
         for attempt in hot.tasks.values():
             if attempt.timers:
                 yield f"{key} #{attempt.sequence} has ended with timers"
 
 
 def timers_are_known(state: State) -> Iterator[str]:
-    known: dict[int, str] = {}
-    for key, hot in _hot(state):
+    known: set[int] = set()
+    for _, hot in state.hot_executions():
         for attempt in hot.tasks.values():
-            known.update(dict.fromkeys(attempt.timers, f"{key} #{attempt.sequence}"))
-        known.update(dict.fromkeys((hot.execution.workflow_timer, hot.execution.grace_timer), f"{key}"))
+            known.update(attempt.timers)
+        known.update((hot.execution.workflow_timer, hot.execution.grace_timer))
     for _, timer in sorted(state.timers.items()):
         is_hot = state.is_hot((timer.namespace, timer.workflow_id))
         if is_hot and timer.number not in known:
@@ -116,10 +120,10 @@ def timers_are_known(state: State) -> Iterator[str]:
 
 def live_executions_are_counted(state: State) -> Iterator[str]:
     # Only where all are hot, as in tests.
-    live = sum(1 for _, hot in _hot(state) if hot.execution.status not in WORKFLOW_TERMINAL)
+    live = sum(1 for _, hot in state.hot_executions() if hot.execution.status not in WORKFLOW_TERMINAL)
     if state.meta.live_executions != live:
         yield f"{state.meta.live_executions} executions are counted as live, there are {live}"
-    stuck = sum(1 for _, hot in _hot(state) if hot.execution.compensation is CompensationState.STUCK)
+    stuck = sum(1 for _, hot in state.hot_executions() if hot.execution.compensation is CompensationState.STUCK)
     if state.meta.stuck_compensations != stuck:
         yield f"{state.meta.stuck_compensations} compensations are counted as stuck, there are {stuck}"
 
@@ -127,7 +131,7 @@ def live_executions_are_counted(state: State) -> Iterator[str]:
 def bundles_are_counted(state: State) -> Iterator[str]:
     # Only where all are hot, as in tests.
     for _, bundle in sorted(state.resident[Table.BUNDLE].items()):
-        running = sum(1 for _, hot in _hot(state) if hot.execution.bundle == bundle.digest)
+        running = sum(1 for _, hot in state.hot_executions() if hot.execution.bundle == bundle.digest)
         if bundle.executions != running:
             yield f"a bundle counts {bundle.executions} executions and has {running}"
 
@@ -137,7 +141,7 @@ def whatever_is_owed_will_move(state: State) -> Iterator[str]:
     moved: set[tuple[object, ...]] = set()
     for rows in (state.leases, state.ready, state.timers, state.messages):
         moved.update((row.namespace, row.workflow_id) for row in rows.values())
-    for key, hot in _hot(state):
+    for key, hot in state.hot_executions():
         header = hot.execution
         if header.status in WORKFLOW_TERMINAL or header.status is WorkflowStatus.PAUSED or key in moved:
             continue
@@ -148,7 +152,7 @@ def whatever_is_owed_will_move(state: State) -> Iterator[str]:
 
 
 def leftovers_are_continued(state: State) -> Iterator[str]:
-    for key, hot in _hot(state):
+    for key, hot in state.hot_executions():
         header = hot.execution
         if header.status is not WorkflowStatus.RUNNING and header.ending is None:
             continue
@@ -174,13 +178,6 @@ def leases_not_taken_up_have_a_message(state: State) -> Iterator[str]:
     for _, lease in sorted(state.leases.items()):
         if not lease.started and lease.token not in told:
             yield f"lease {lease.token} will never be taken up"
-
-
-def _hot(state: State) -> Iterator[tuple[ExecutionKey, ExecutionState]]:
-    for key in state.hot_keys():
-        hot = state.execution(key)
-        assert hot is not None
-        yield key, hot
 
 
 CHECKS: tuple[Check, ...] = (

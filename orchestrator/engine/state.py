@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
+from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 from orchestrator.engine.messages import Message
@@ -170,7 +171,7 @@ class State:
 
     def execution(self, key: ExecutionKey) -> ExecutionState | None:
         """The rows of a hot execution; None for one that is cold or does not exist."""
-        return self._live.get(key) or self._ended.get(key)
+        return self._live[key] if key in self._live else self._ended.get(key)
 
     def evict(self, key: ExecutionKey) -> bool:
         """Lets a hot execution go cold; False while it has changes that were not taken."""
@@ -202,6 +203,10 @@ class State:
     def hot_keys(self) -> list[ExecutionKey]:
         """The keys of all hot executions, sorted."""
         return sorted((*self._live, *self._ended))
+
+    def hot_executions(self) -> list[tuple[ExecutionKey, ExecutionState]]:
+        """All hot executions, by key."""
+        return sorted((*self._live.items(), *self._ended.items()), key=itemgetter(0))
 
     def touch(self, key: ExecutionKey) -> None:
         """Notes that the execution was used, and corrects the estimate of its size."""

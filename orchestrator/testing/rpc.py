@@ -19,7 +19,8 @@ from orchestrator.testing.loop import Process
 from orchestrator.testing.network import Listener, SimulatedNetwork
 
 CONNECT_SECONDS = 1.0
-_CALL, _MESSAGE, _END, _CANCEL, _STATUS = range(5)
+# A call begins with its first message; one with a single answer ends with it.
+_CALL, _MESSAGE, _END, _CANCEL, _ANSWER, _STATUS = range(6)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
@@ -39,25 +40,17 @@ class _Context:
 
 
 class _Framed(asyncio.Protocol):
-    """Messages of [call, kind, content] on a connection."""
+    """Messages of [call, kind, content] on a connection, which brings each as it was written."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while len(self._buffer) >= 4:
-            end = 4 + int.from_bytes(self._buffer[:4], "big")
-            if len(self._buffer) < end:
-                return
-            frame = _decode(bytes(self._buffer[4:end]))
-            del self._buffer[:end]
-            self.frame_received(*frame)
+        self.frame_received(*_decode(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -66,8 +59,7 @@ class _Framed(asyncio.Protocol):
     def send(self, call: int, kind: int, content: Any) -> bool:
         if self.transport is None or self.transport.is_closing():
             return False
-        data = _encode((call, kind, content))
-        self.transport.write(len(data).to_bytes(4, "big") + data)
+        self.transport.write(_encode((call, kind, content)))
         return True
 
     def frame_received(self, call: int, kind: int, content: Any) -> None:
@@ -111,8 +103,10 @@ class _Served(_Framed):
 
     def frame_received(self, call: int, kind: int, content: Any) -> None:
         if kind == _CALL:
-            self._incoming[call] = asyncio.Queue()
-            self._calls[call] = asyncio.get_running_loop().create_task(self._serve(call, content), name=content)
+            method, first = content
+            queue = self._incoming[call] = asyncio.Queue()
+            queue.put_nowait(first)
+            self._calls[call] = asyncio.get_running_loop().create_task(self._serve(call, method, queue), name=method)
         elif kind == _CANCEL:
             if call in self._calls:
                 self._calls[call].cancel()
@@ -123,13 +117,18 @@ class _Served(_Framed):
         for task in self._calls.values():
             task.cancel()
 
-    async def _serve(self, call: int, method: str) -> None:
+    async def _serve(self, call: int, method: str, queue: asyncio.Queue[bytes | None]) -> None:
         handler = self._server.methods.get(method)
         status: tuple[int, str, list[tuple[str, Any]]] = (0, "", [])
         try:
             if handler is None:
                 raise Aborted(grpc.StatusCode.UNIMPLEMENTED, method, ())
-            async for response in self._responses(handler, self._requests(call, handler), _Context()):
+            if not handler.request_streaming and not handler.response_streaming:
+                request = handler.request_deserializer(await queue.get())
+                response = await handler.unary_unary(request, _Context())
+                self.send(call, _ANSWER, handler.response_serializer(response))
+                return
+            async for response in self._responses(handler, self._requests(queue, handler), _Context()):
                 self.send(call, _MESSAGE, handler.response_serializer(response))
         except Aborted as aborted:
             status = (aborted.code.value[0], aborted.details, [tuple(pair) for pair in aborted.metadata])
@@ -140,8 +139,8 @@ class _Served(_Framed):
             del self._calls[call], self._incoming[call]
         self.send(call, _STATUS, status)
 
-    async def _requests(self, call: int, handler: Any) -> AsyncIterator[Any]:
-        queue = self._incoming[call]
+    @staticmethod
+    async def _requests(queue: asyncio.Queue[bytes | None], handler: Any) -> AsyncIterator[Any]:
         while (data := await queue.get()) is not None:
             yield handler.request_deserializer(data)
 
@@ -150,13 +149,9 @@ class _Served(_Framed):
         if handler.request_streaming:
             async for response in handler.stream_stream(requests, context):
                 yield response
-            return
-        request = await anext(requests)
-        if handler.response_streaming:
-            async for response in handler.unary_stream(request, context):
-                yield response
         else:
-            yield await handler.unary_unary(request, context)
+            async for response in handler.unary_stream(await anext(requests), context):
+                yield response
 
 
 class _Calls(_Framed):
@@ -215,7 +210,7 @@ class SimulatedChannel:
         if self._connection is not None and self._connection.transport is not None:
             self._connection.transport.abort()
 
-    async def begin(self, method: str) -> tuple[_Calls, int]:
+    async def begin(self, method: str, first: bytes) -> tuple[_Calls, int]:
         """A call on the connection, which is made if there is none. Raises OSError, TimeoutError."""
         async with self._connecting:
             connection = self._connection
@@ -226,7 +221,7 @@ class SimulatedChannel:
                 connection = self._connection = made
         number = next(self._numbers)
         connection.calls[number] = asyncio.Queue()
-        connection.send(number, _CALL, method)
+        connection.send(number, _CALL, (method, first))
         return connection, number
 
 
@@ -255,10 +250,11 @@ class Call:
     async def write(self, request: Any) -> None:
         if self._connection is None:
             try:
-                self._connection, self._number = await self._channel.begin(self._method)
+                self._connection, self._number = await self._channel.begin(self._method, self._serialize(request))
             except (OSError, TimeoutError) as error:
                 self._over = True
                 raise self.error(grpc.StatusCode.UNAVAILABLE, f"can't connect: {error!r}") from None
+            return
         if self._over:
             raise asyncio.InvalidStateError("the call is over")
         self._connection.send(self._number, _MESSAGE, self._serialize(request))
@@ -275,6 +271,8 @@ class Call:
         if kind == _MESSAGE:
             return self._deserialize(content)
         self._finish()
+        if kind == _ANSWER:
+            return self._deserialize(content)
         code, details, metadata = content
         if code == 0:
             return grpc.aio.EOF

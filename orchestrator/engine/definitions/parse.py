@@ -5,6 +5,8 @@ What passes here can be compiled and started; what is not built is refused at it
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from orchestrator.engine.definitions.elements import Element, ElementReader, subtree
@@ -26,6 +28,8 @@ __all__ = [
 ]
 
 DOCUMENT_BYTES_MAX = 1024 * 1024
+_REMEMBERED_DOCUMENTS = 256
+_REMEMBERED_BYTES_MAX = 16 * 1024
 
 _KNOWN = (
     "name version tasks outputParameters schemaVersion timeoutPolicy timeoutSeconds variables inputTemplate"
@@ -75,6 +79,11 @@ def validate_task(document: bytes) -> ParsedTask:
 
 def validate_workflow(document: bytes) -> ParsedWorkflow:
     """Raises DefinitionInvalid or DefinitionUnimplemented."""
+    # The same text comes again: at the door, when it is registered, started, and compiled.
+    return _remembered(document) if len(document) <= _REMEMBERED_BYTES_MAX else _validated(document)
+
+
+def _validated(document: bytes) -> ParsedWorkflow:
     text = _json(document)
     fields = Fields(text, "", _KNOWN, _UNBUILT)
     name = fields.name("name")
@@ -109,6 +118,9 @@ def validate_workflow(document: bytes) -> ParsedWorkflow:
         compensation_order=fields.choice("compensationOrder", CompensationOrder, CompensationOrder.REVERSE),
         compensation_grace_ms=fields.seconds("compensationGraceSeconds", 30_000),
     )
+
+
+_remembered = lru_cache(_REMEMBERED_DOCUMENTS)(_validated)
 
 
 def _json(document: bytes) -> bytes:
