@@ -22,8 +22,10 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from orchestrator.cli.local_cluster import LocalClusterError
 from tests.cluster.faults import network
@@ -89,7 +91,7 @@ class Run:
             stack.push_async_callback(self._stop, session)
             try:
                 await session.start()
-                await self._rounds(session, made)
+                await _either(session.watch(), self._rounds(session, made))
             except (AssertionError, LocalClusterError) as error:
                 violations = [f"seed {made.seed}: {error}"]
             session.tally.violations += violations
@@ -145,6 +147,19 @@ class Run:
             "lost": losses, "doubled": doubles, "violations": len(self.tally.violations),
         }), flush=True)
         return 1 if self.tally.violations else 0
+
+
+async def _either(*programs: Coroutine[Any, Any, None]) -> None:
+    """The first to end, well or not, ends them all."""
+    running = [asyncio.create_task(program) for program in programs]
+    try:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            each.result()
+    finally:
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _count(session: Session) -> None:

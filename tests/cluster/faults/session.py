@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import shutil
+import signal
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from tests.cluster.workload import eventually, within
 READY_S = 120.0
 RESUMED_S = 120.0
 SETTLED_S = 120.0
+WATCH_S = 0.25
 CLIENTS, CALLERS, WORKERS = 2, 5, 2
 # More than there are callers: these are not all answers that were on their way when the fault came.
 ANSWERS = CLIENTS * CALLERS + 4
@@ -72,6 +74,15 @@ class Session:
         await self.crowd.stop()
         await self.client.close()
         await self.cluster.stop()
+
+    async def watch(self) -> None:
+        """Raises as soon as something is wrong that no round has to wait for; returns never."""
+        while True:
+            self._check_running()
+            self.history.update()
+            if self.history.faults:
+                raise Violation("\n".join(self.history.faults))
+            await asyncio.sleep(WATCH_S)
 
     # ---- under load
 
@@ -166,9 +177,8 @@ class Session:
 
     async def nodes_up(self) -> None:
         """Starts those that are down, and waits until all agree on a leader."""
+        self._check_running()
         for node in self.cluster.nodes.values():
-            if node.exit_code not in (None, 0, -9):
-                raise Violation(f"node {node.name} stopped itself with exit code {node.exit_code}\n{node.log_tail()}")
             if node.running and node.paused:
                 self.cluster.resume(node.name)
             if not node.running:
@@ -177,6 +187,11 @@ class Session:
             await self.cluster.wait_ready(READY_S)
         except LocalClusterError as error:
             raise Violation(f"the cluster did not recover: {error}") from error
+
+    def _check_running(self) -> None:
+        for node in self.cluster.nodes.values():
+            if node.exit_code not in (None, 0, -signal.SIGKILL):
+                raise Violation(f"node {node.name} stopped itself with exit code {node.exit_code}\n{node.log_tail()}")
 
 
 def _copy(data_dir: Path, target: Path) -> None:
