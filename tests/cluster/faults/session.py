@@ -156,6 +156,7 @@ class Session:
             for name in self.cluster.nodes:
                 self.cluster.pause(name)
             try:
+                await eventually(self._all_stand_still, "all threads of all nodes to stand still")
                 for node in self.cluster.nodes.values():
                     _copy(node.data_dir, node.directory / "look")
             finally:
@@ -168,6 +169,12 @@ class Session:
                 self.tally.counts["comparisons"] += 1
                 return
         raise Violation("the nodes never stood still at one index")
+
+    def _all_stand_still(self) -> bool:
+        """The signal is sent at once, and obeyed when a thread comes to its turn."""
+        threads = [thread for node in self.cluster.nodes.values() if node.process is not None
+                   for thread in Path(f"/proc/{node.process.pid}/task").iterdir()]
+        return all("State:\tT" in (thread / "status").read_text() for thread in threads)
 
     async def _settled(self) -> bool:
         values = [await metric(node, name) for node in self.cluster.nodes.values() for name in INDEXES]
