@@ -75,6 +75,13 @@ class DurableState:
         self.journal.open()
         if not hard_state_found and self.journal.last_index > 0:
             raise JournalCorrupt(f"{self.directory} has a journal but no hard state: restore it, or replace this node")
+        if self.hard_state.durable.term < self.journal.last_term:
+            # A term is durable before any entry of it.
+            raise JournalCorrupt(
+                f"{self.directory} has entries of term {self.journal.last_term}, and a hard state of term "
+                f"{self.hard_state.durable.term}: that one is old, and votes given since are forgotten. Restore it, "
+                "or replace this node"
+            )
 
     async def _reconcile(self, applied_index: int, applied_term: int) -> None:
         journal = self.journal
@@ -85,9 +92,29 @@ class DurableState:
                 "this journal, or replace this node"
             )
         if journal.term_at(applied_index) != applied_term:
-            # The database only ever holds what is committed: a snapshot was installed and the journal not yet moved.
+            # The database only ever holds what is committed, and what was in this journal: unless a snapshot was
+            # installed, and the journal has not moved yet.
+            if self.hard_state.durable.installing != (applied_index, applied_term):
+                raise JournalCorrupt(
+                    f"the database stands at index {applied_index} of term {applied_term}, and the journal ends at "
+                    f"{journal.last_index} of term {journal.last_term}: it has lost entries that this node "
+                    "acknowledged. Restore the journal that belongs to this database, or replace this node"
+                )
             journal.reset(applied_index, applied_term)
             await self.disk.drain()
+        self.installed()
+
+    async def installing(self, index: int, term: int) -> None:
+        """A snapshot's database is about to be put in place; durable when this returns."""
+        self._save_installing((index, term))
+        await self.disk.drain()
+
+    def installed(self) -> None:
+        """The journal begins where the database stands, durably."""
+        self._save_installing(None)
+
+    def _save_installing(self, snapshot: tuple[int, int] | None) -> None:
+        self.hard_state.save(msgspec.structs.replace(self.hard_state.current, installing=snapshot))
 
     def mark_formed(self) -> None:
         if not self.identity.formed:

@@ -169,6 +169,7 @@ class ReplicatedLog:
             self._data_dir,
             durable.reader,
             installing=self._installing,
+            preparing=durable.installing,
             installed=self._snapshot_installed,
             on_error=self._fail,
         )
@@ -364,6 +365,7 @@ class ReplicatedLog:
         stored = configurations.decode_stored(configuration, self._identity.members)
         self._membership.snapshot_installed(stored)
         await self._durable.disk.drain()
+        self._durable.installed()
         self._flushed_index = max(self._flushed_index, index)
         if index > raft.commit_index:
             raft.commit_index = index

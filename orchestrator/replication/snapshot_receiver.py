@@ -45,6 +45,7 @@ class SnapshotReceiver:
         writer: Worker,
         *,
         installing: Callable[[bool], None],
+        preparing: Callable[[int, int], Awaitable[None]],
         installed: Callable[[int, int, bytes], Awaitable[None]],
         on_error: Callable[[BaseException], None],
     ) -> None:
@@ -54,6 +55,7 @@ class SnapshotReceiver:
         self._directory = directory
         self._writer = writer
         self._installing = installing
+        self._preparing = preparing
         self._installed = installed
         self._on_error = on_error
         self.incoming: Incoming | None = None
@@ -127,6 +129,7 @@ class SnapshotReceiver:
         self._busy = True
         self._installing(True)
         try:
+            await self._preparing(begin.index, begin.snapshot_term)
             await self._sink.install(incoming.path, begin.index, begin.snapshot_term)
             await self._installed(begin.index, begin.snapshot_term, begin.configuration)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.replication.files import RealFiles, replace_file
-from orchestrator.replication.hard_state import FILE_NAME, HardState
+from orchestrator.replication.hard_state import COPY_NAME, FILE_NAME, HardState
 from tests.replication.journals import Disk
 from tests.replication.recording_files import Operation, RecordingFiles
 
@@ -150,13 +150,17 @@ async def test_term_and_vote_are_written_synced_renamed_and_the_name_is_synced(t
     files.take()
     disk.hard_state.save(HardState(2, "n1"))
     await disk.queue.drain()
-    new = FILE_NAME + ".new"
+    # The one is durable before the other begins.
     assert files.take() == [
-        ("create", new),
-        ("write", new),
-        ("fdatasync", new),
-        ("rename", FILE_NAME),
-        ("sync_directory", "raft"),
+        step
+        for name in (FILE_NAME, COPY_NAME)
+        for step in (
+            ("create", name + ".new"),
+            ("write", name + ".new"),
+            ("fdatasync", name + ".new"),
+            ("rename", name),
+            ("sync_directory", "raft"),
+        )
     ]
     disk.close()
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+
 from orchestrator.replication.frames import SnapshotBegin, SnapshotChunk
 from orchestrator.replication.ports import SnapshotCopy
 from orchestrator.replication.settings import RaftSettings
 from tests.replication.cluster import Cluster, Node, wait_until
+from tests.replication.journals import Disk
 
 SMALL = RaftSettings(
     journal_segment_bytes=4 << 10,
@@ -47,7 +50,8 @@ async def test_a_follower_far_behind_catches_up_by_snapshot(tmp_path: Path) -> N
         assert follower.applied == leader.applied
         await wait_until("the transfer to end", lambda: leader.copies_released == 1)
         assert leader.copies == 1
-        assert not [name for name in (tmp_path / follower.name).iterdir() if name.name.startswith("incoming")]
+        home = tmp_path / follower.name
+        await wait_until("what arrived to be removed", lambda: not list(home.glob("incoming*")))
         await follower.kill()
         await follower.start()
         await cluster.put(b"again")
@@ -167,6 +171,11 @@ async def test_a_crash_between_install_and_journal_reset_is_repaired_at_start(tm
         made = await leader.copy()
         (tmp_path / f"{follower.name}.database").write_bytes(made.path.read_bytes())
         made.release()
+        disk = Disk(follower.files, follower.directory / "raft")
+        disk.hard_state.load()
+        disk.hard_state.save(msgspec.structs.replace(disk.hard_state.current, installing=(made.index, made.term)))
+        await disk.queue.drain()
+        disk.close()
         await follower.start()
         status = follower.log.status()
         assert (status.first_index, status.last_index, status.commit_index) == (made.index + 1,) + (made.index,) * 2

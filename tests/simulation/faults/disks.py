@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestrator.testing.disk import SimulatedDisk
+from orchestrator.replication.segment import HEADER, decode_record
 from tests.simulation.cluster import Member
 from tests.simulation.faults.occasion import Kind, Occasion, names
 
@@ -53,22 +53,19 @@ async def _bit_flip(it: Occasion) -> None:
 async def _cut_file(it: Occasion) -> None:
     """A file loses its end, or all, or is gone."""
     member = it.one_of_minority()
-    if member is None or not (groups := _groups(member.machine.disk)):
-        return
-    paths = it.dice.choice(groups)
-    roll, share = it.dice.random(), it.dice.random()
-    if len(paths) > 1 and roll < 0.6:
-        return
-    member = _damaged(it)
     if member is None:
         return
     disk = member.machine.disk
-    for path in paths:
-        data = disk.contents(path) or b""
-        left = None if roll > 0.8 else b"" if roll > 0.6 else data[: int(share * len(data))]
-        disk.put(path, left)
-        what = "is gone" if left is None else f"has {len(left)} bytes of {len(data)} left"
-        it.does(f"{path} of {member.name} {what}")
+    paths = it.dice.choice([*([path] for path in (*_ALONE, *disk.files(".journal"))), list(_DATABASE)])
+    roll, share = it.dice.random(), it.dice.random()
+    # Nothing tells when SQLite's files are cut in their midst.
+    left = None if roll > 0.8 else 0.0 if roll > 0.6 or len(paths) > 1 else share
+    changes = {path: None if left is None else _begin_of(disk.contents(path), left) for path in paths}
+    if _is_noticeable(member, changes) and _damaged(it, member) is not None:
+        for path, data in changes.items():
+            what = "is gone" if data is None else f"ends after {len(data)} bytes"
+            it.does(f"{path} of {member.name} {what}")
+            disk.put(path, data)
 
 
 async def _stale_file(it: Occasion) -> None:
@@ -77,28 +74,48 @@ async def _stale_file(it: Occasion) -> None:
     if member is None:
         return
     disk = member.machine.disk
-    paths = it.dice.choice(STALE)
+    paths = it.dice.choice([*([path] for path in (*_ALONE, *disk.files(".journal"))), list(_DATABASE)])
     before = {path: disk.contents(path) for path in paths}
     await asyncio.sleep(seconds)
-    if None in before.values() or it.one_of_minority() is None or member.is_failing:
+    changed = any(disk.contents(path) not in (data, None) for path, data in before.items())
+    if not changed or member.is_failing or not it.cluster.may_lose_one() or not _is_noticeable(member, before):
         return
-    changed = [path for path in paths if disk.contents(path) != before[path]]
-    if changed and _damaged(it, member) is not None:
+    if _damaged(it, member) is not None:
         it.does(f"{' '.join(paths)} of {member.name} as {seconds:.2f} s before")
         for path in paths:
             disk.put(path, before[path])
 
 
-# Files that become older together, since nothing tells when only one of them does.
-STALE = (("/data/node.json",), ("/data/state.db", "/data/state.db-wal"))
+_ALONE = ("/data/node.json", "/data/raft/hard_state", "/data/raft/hard_state.copy")
+# They become older together, since nothing tells when only one of them does.
+_DATABASE = ("/data/state.db", "/data/state.db-wal")
 
 
-def _groups(disk: SimulatedDisk) -> list[list[str]]:
-    """Files that are damaged together."""
+def _begin_of(data: bytes | None, share: float) -> bytes:
+    return (data or b"")[: int(share * len(data or b""))]
+
+
+def _is_noticeable(member: Member, changes: dict[str, bytes | None]) -> bool:
+    """Whether anything else on the disk tells of it: entries that the database does not hold yet are told by none."""
+    disk = member.machine.disk
     journal = disk.files(".journal")
-    alone = ["/data/raft/hard_state", "/data/node.json", *journal[:-1]]
-    groups = [[path] for path in alone if disk.contents(path) is not None]
-    return [*groups, ["/data/state.db", "/data/state.db-wal"]]
+    if not journal or journal[-1] not in changes:
+        return True
+    now = disk.contents(journal[-1]) or b""
+    left = changes[journal[-1]] or b""
+    base, lost_from = _ends(now, left)
+    return member.node is not None and member.node.log._flushed_index > max(base, lost_from)
+
+
+def _ends(now: bytes, left: bytes) -> tuple[int, int]:
+    """The index after which a segment begins, and that at which it ends when only so much is left of it."""
+    if len(now) < HEADER.size:
+        return 0, 0
+    base = index = HEADER.unpack_from(now, 0)[3]
+    at = HEADER.size
+    while (decoded := decode_record(left, at)) is not None:
+        index, at = decoded[0].index, decoded[2]
+    return base, index
 
 
 def _damaged(it: Occasion, wanted: Member | None = None) -> Member | None:
