@@ -25,7 +25,7 @@ from orchestrator.engine.state import State
 from orchestrator.replication import identity as identities
 from orchestrator.replication.applier import Applier
 from orchestrator.replication.clock import LogClock
-from orchestrator.replication.errors import LostLeadership, NotLeader, Stopped
+from orchestrator.replication.errors import LostLeadership, NotLeader, SnapshotUnfit, Stopped
 from orchestrator.replication.log import ReplicatedLog, Role
 from orchestrator.replication.ports import SnapshotCopy
 from orchestrator.replication.sequencer import Sequencer
@@ -40,6 +40,7 @@ from orchestrator.services.gauges import Gauges
 from orchestrator.services.leadership import Leadership
 from orchestrator.storage.copies import Copies
 from orchestrator.storage.database import Database
+from orchestrator.storage.errors import SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.search import ExecutionFilter, Page, search_executions
 from orchestrator.telemetry.metrics import Metrics, MetricsServer
@@ -197,6 +198,7 @@ class Node:
             lanes=self._world.lanes,
             files=self._world.database_files,
         )
+        self._database.on_damage = self._fail
         self._flusher = Flusher(
             self._database,
             durable_index=lambda: self._log.durable_index,
@@ -206,9 +208,7 @@ class Node:
             on_checkpoint=self._content.reached,
             settings=FlusherSettings(interval_ms=config.flush_interval_ms, dirty_bytes_max=config.max_dirty_bytes),
         )
-        self._copies = Copies(
-            self._database, self._flusher, config.data_dir / "snapshots", lanes=self._world.lanes
-        )
+        self._copies = Copies(self._database, self._flusher, config.data_dir / "snapshots", lanes=self._world.lanes)
         self._copies.remove_leftovers()
         self._initial_machine = self._restored_machine()
 
@@ -356,19 +356,19 @@ class Node:
         if self._log.durable_index < index:
             raise RuntimeError(f"entry {index} was applied before it was durable here")
 
-    async def copy(self) -> SnapshotCopy:
+    async def copy(self, *, check: bool) -> SnapshotCopy:
         """For a follower that is too far behind (see the log's SnapshotSource)."""
         self._applier.stage_soon()
         await self._flusher.flush_now()
-        made = await self._copies.copy()
-        return SnapshotCopy(
-            made.path, made.index, made.term, made.size, made.checksum, made.configuration, made.release
-        )
+        return SnapshotCopy(**vars(await self._copies.copy(check=check)))
 
     async def install(self, path: Path, index: int, term: int) -> None:
         """A snapshot from the leader has arrived whole (see the log's SnapshotSink)."""
         async with self._applier.standing_still():
-            await self._copies.install(path, index, term)
+            try:
+                await self._copies.install(path, index, term)
+            except SnapshotCorrupt as error:
+                raise SnapshotUnfit(str(error)) from error
             self._initial_machine = self._restored_machine()
         self.metrics.snapshots_installed.inc()
 

@@ -161,6 +161,8 @@ class SyncObj(RaftState):
                 self.__sendAppendEntries()
             else:
                 self.follower.send_ack()
+            if self.receiver is not None:
+                self.receiver.review()
         self.journal.flush()
 
     def next_deadline(self) -> float:

@@ -5,6 +5,7 @@ ReplicationError
 ├── OutcomeUnknown       the command may or may not take effect: repeat it only under the same request identity
 ├── Overloaded           the command was not taken for want of room: certain, try later
 ├── LostLeadership       a read could not be confirmed; nothing was changed, ask again
+├── SnapshotUnfit        a snapshot that arrived is not what it was made of: nothing was touched, ask for another
 ├── SnapshotInstalled    the applier is behind a snapshot: continue from (index, term)
 ├── EntryTooLarge        the caller's entry is over the limit
 ├── MembershipError      the change of members was not begun (certain: it has no effect)
@@ -43,6 +44,10 @@ class Overloaded(ReplicationError):
 
 class LostLeadership(ReplicationError):
     """Leadership was lost before a quorum confirmed the read; nothing was changed."""
+
+
+class SnapshotUnfit(ReplicationError):
+    """A snapshot that arrived whole is not a sound database of this cluster; the own one is untouched."""
 
 
 class SnapshotInstalled(ReplicationError):

@@ -76,6 +76,9 @@ class RealFile:
             os.close(self._fd)
             self._fd = -1
 
+    def __del__(self) -> None:
+        self.close()
+
 
 class RealFiles:
     """The operating system's files."""

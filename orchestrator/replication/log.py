@@ -173,7 +173,7 @@ class ReplicatedLog:
             installed=self._snapshot_installed,
             on_error=self._fail,
         )
-        raft.receiver.remove_leftovers()
+        raft.receiver.take_stock()
         raft.on_transition = self._transition
         self._changes = MembershipChanges(
             raft,
@@ -359,11 +359,11 @@ class ReplicatedLog:
 
     async def _snapshot_installed(self, index: int, term: int, configuration: bytes = b"") -> None:
         raft = self._core
+        # First, so that no older one is in force for a moment when the journal forgets its own.
+        self._membership.snapshot_installed(configurations.decode_stored(configuration, self._identity.members))
         self._handing_out.snapshot_installed(index, term)
         if raft.journal.term_at(index) != term:
             raft.journal.reset(index, term)
-        stored = configurations.decode_stored(configuration, self._identity.members)
-        self._membership.snapshot_installed(stored)
         await self._durable.disk.drain()
         self._durable.installed()
         self._flushed_index = max(self._flushed_index, index)

@@ -34,13 +34,19 @@ class SnapshotCopy:
 
 
 class SnapshotSource(Protocol):
-    async def copy(self) -> SnapshotCopy:
-        """Makes a copy off the loop. Its index must be committed, and not below the last `flushed` index."""
+    async def copy(self, *, check: bool) -> SnapshotCopy:
+        """Makes a copy off the loop. Its index must be committed, and not below the last `flushed` index.
+
+        `check`: somebody found the last one unsound, so all of this one is read before it is handed out.
+        """
 
 
 class SnapshotSink(Protocol):
     async def install(self, path: Path, index: int, term: int) -> None:
-        """Swaps the database for the file, atomically; returns once that is durable. The file is removed afterwards."""
+        """Swaps the database for the file, atomically; returns once that is durable. The file is removed afterwards.
+
+        Raises SnapshotUnfit when the file is no sound database: then the old one is in place, and another file is sent.
+        """
 
 
 class Network(Protocol):

@@ -2,6 +2,9 @@
 
 A crash at any point leaves either the old database with the old journal, or the new database, to which the journal
 is reset at the next start. A snapshot that is not beyond what is committed here is never installed.
+
+What arrived is kept under the snapshot's identity, also over a restart of this node: the transfer goes on where it was.
+What a power loss made of it is not trusted: the checksum of the whole decides, and then it begins anew.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.replication.errors import SnapshotUnfit
 from orchestrator.replication.files import Files, WritableFile
 from orchestrator.replication.frames import SnapshotAck, SnapshotBegin, SnapshotChunk
 from orchestrator.replication.ports import SnapshotSink
@@ -21,18 +25,30 @@ from orchestrator.replication.worker import Worker, call
 
 logger = logging.getLogger(__name__)
 PREFIX = "incoming-"
+REREAD_BYTES = 1 << 20
+# Synced after so many bytes, so that the end needs no long one and a power loss takes little.
+SYNC_EVERY_BYTES = 16 << 20
 
 
 @dataclass(slots=True)
 class Incoming:
     begin: SnapshotBegin
     path: Path
-    # Bytes taken in order, and bytes written.
+    # Whether what an earlier process left was read: from then on chunks are taken.
+    opened: bool = False
+    resumed: bool = False
+    # Bytes taken in order, written, and synced.
     expected: int = 0
     written: int = 0
+    synced: int = 0
     file: WritableFile | None = None
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     chunks: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
+
+
+def incoming_name(begin: SnapshotBegin) -> str:
+    """Of the file that collects it; the index first."""
+    return f"{PREFIX}{begin.index}-{begin.snapshot_term}-{begin.size}-{begin.checksum}"
 
 
 class SnapshotReceiver:
@@ -59,18 +75,48 @@ class SnapshotReceiver:
         self._installed = installed
         self._on_error = on_error
         self.incoming: Incoming | None = None
+        # What an earlier process received of a snapshot, and its index.
+        self._leftover: tuple[int, Path] | None = None
         self._busy = False
         self._task: asyncio.Task[None] | None = None
 
-    def remove_leftovers(self) -> None:
-        """Blocking; at start."""
+    def take_stock(self) -> None:
+        """Blocking; at start. Keeps the newest of what was begun, for the leader may still have the rest."""
+        found: list[tuple[int, Path]] = []
         for name in self._files.listdir(self._directory):
             if name.startswith(PREFIX):
-                self._files.remove(self._directory / name)
+                begins = name.removeprefix(PREFIX).partition("-")[0]
+                found.append((int(begins) if begins.isdecimal() else -1, self._directory / name))
+        newest = max(found, default=None)
+        for index, path in found:
+            if (index, path) != newest or index <= self._raft.commit_index:
+                self._files.remove(path)
+            else:
+                self._leftover = (index, path)
 
     def cancel(self) -> None:
+        """The node ends; what was received stays."""
         if self._task is not None:
             self._task.cancel()
+
+    def review(self) -> None:
+        """Drops what the log has overtaken."""
+        commit_index = self._raft.commit_index
+        if self._leftover is not None and self._leftover[0] <= commit_index:
+            self._drop_leftover()
+        if self.incoming is not None and not self._busy and self.incoming.begin.index <= commit_index:
+            self._drop_incoming()
+
+    def _drop_leftover(self) -> None:
+        leftover, self._leftover = self._leftover, None
+        if leftover is not None:
+            self._writer.submit(lambda: self._remove(leftover[1]), self._removed)
+
+    def _drop_incoming(self) -> None:
+        incoming, self.incoming = self.incoming, None
+        if incoming is not None:
+            self.cancel()
+            self._discard(incoming)
 
     def on_begin(self, message: SnapshotBegin) -> None:
         raft = self._raft
@@ -82,12 +128,16 @@ class SnapshotReceiver:
         if self._busy:
             return
         current = self.incoming
-        if current is not None and current.begin.checksum == message.checksum and current.begin.index == message.index:
+        path = self._directory / incoming_name(message)
+        if current is not None and current.path == path:
             # What was received but not yet written would be sent again otherwise.
-            self._answer(message, current.expected)
+            if current.opened:
+                self._answer(message, current.expected)
             return
-        self.cancel()
-        path = self._directory / f"{PREFIX}{message.index}-{message.checksum[:16]}"
+        self._drop_incoming()
+        if self._leftover is not None and self._leftover[1] != path:
+            self._drop_leftover()
+        self._leftover = None
         self.incoming = Incoming(message, path)
         self._task = asyncio.get_running_loop().create_task(self._run(self.incoming), name="incoming snapshot")
 
@@ -95,32 +145,46 @@ class SnapshotReceiver:
         incoming = self.incoming
         if incoming is None or incoming.begin.checksum != message.checksum or message.offset != incoming.expected:
             return
-        if not message.data or incoming.expected + len(message.data) > incoming.begin.size:
+        if not incoming.opened or not message.data or incoming.expected + len(message.data) > incoming.begin.size:
+            return
+        settings = self._raft.settings
+        window = settings.snapshot_chunk_bytes * settings.snapshot_chunks_in_flight
+        if incoming.expected - incoming.written >= 2 * window:
+            # The disk stands still, and the leader asked again how much has arrived: it will once more.
             return
         incoming.expected += len(message.data)
         incoming.chunks.put_nowait(message.data)
 
     async def _run(self, incoming: Incoming) -> None:
         try:
-            await call(self._writer, lambda: self._open(incoming))
-            self._answer(incoming.begin, 0)
-            while incoming.written < incoming.begin.size:
-                data = await incoming.chunks.get()
-                await call(self._writer, lambda data=data: self._write(incoming, data))  # type: ignore[misc]  # default binds the loop variable
-                self._answer(incoming.begin, incoming.written)
-            if not await call(self._writer, lambda: self._close(incoming)):
-                logger.error("node %s received a snapshot with a wrong checksum; asking for another", self._raft.name)
-                self._answer(incoming.begin, 0, failed=True)
-                return
-            await self._install(incoming)
+            await self._collect(incoming)
+            if await call(self._writer, lambda: self._close(incoming)):
+                await self._install(incoming)
+            elif incoming.resumed:
+                logger.warning("node %s: what was left of a snapshot is damaged; it begins anew", self._raft.name)
+            else:
+                self._refuse(incoming, "its checksum is another")
         except asyncio.CancelledError:
             raise
+        except SnapshotUnfit as error:
+            self._refuse(incoming, str(error))
         except Exception as error:  # noqa: BLE001 - a disk or database that fails stops the node
             self._on_error(error)
-        finally:
-            if self.incoming is incoming:
-                self.incoming = None
-            self._writer.submit(lambda: self._remove(incoming), lambda error: None)
+            return
+        if self.incoming is incoming:
+            self.incoming = None
+        self._discard(incoming)
+
+    async def _collect(self, incoming: Incoming) -> None:
+        await call(self._writer, lambda: self._open(incoming))
+        while incoming.resumed and await call(self._writer, lambda: self._reread(incoming)):
+            pass
+        incoming.expected, incoming.opened = incoming.written, True
+        self._answer(incoming.begin, incoming.written)
+        while incoming.written < incoming.begin.size:
+            data = await incoming.chunks.get()
+            await call(self._writer, lambda data=data: self._write(incoming, data))  # type: ignore[misc]  # default binds the loop variable
+            self._answer(incoming.begin, incoming.written)
 
     async def _install(self, incoming: Incoming) -> None:
         begin = incoming.begin
@@ -138,23 +202,50 @@ class SnapshotReceiver:
         logger.info("node %s installed a snapshot of index %d", self._raft.name, begin.index)
         self._answer(begin, begin.size, installed=True)
 
+    def _refuse(self, incoming: Incoming, why: str) -> None:
+        logger.error("node %s received a snapshot that is no good (%s); asks for another", self._raft.name, why)
+        self._answer(incoming.begin, 0, failed=True)
+
     def _answer(self, begin: SnapshotBegin, offset: int, *, installed: bool = False, failed: bool = False) -> None:
         leader = self._raft.leader
         if leader is not None and leader != self._raft.name:
             self._raft.send(leader, SnapshotAck(self._raft.term, begin.checksum, offset, installed, failed))
 
+    def _discard(self, incoming: Incoming) -> None:
+        def discard() -> None:
+            if incoming.file is not None:
+                incoming.file.close()
+            self._remove(incoming.path)
+
+        self._writer.submit(discard, self._removed)
+
+    def _removed(self, error: BaseException | None) -> None:
+        if isinstance(error, OSError):
+            self._on_error(error)
+
     # -- on the writer's thread ------------------------------------------------------------------------------------
 
     def _open(self, incoming: Incoming) -> None:
-        if self._files.exists(incoming.path):
+        if self._files.exists(incoming.path) and self._files.size(incoming.path) > incoming.begin.size:
             self._files.remove(incoming.path)
         incoming.file = self._files.open_append(incoming.path)
+        incoming.resumed = self._files.size(incoming.path) > 0
+
+    def _reread(self, incoming: Incoming) -> bool:
+        """Takes up the next piece of what is there already; False at its end."""
+        data = self._files.read_at(incoming.path, incoming.written, REREAD_BYTES)
+        incoming.digest.update(data)
+        incoming.written += len(data)
+        return bool(data)
 
     def _write(self, incoming: Incoming, data: bytes) -> None:
         assert incoming.file is not None
         incoming.file.write(data)
         incoming.digest.update(data)
         incoming.written += len(data)
+        if incoming.written - incoming.synced >= SYNC_EVERY_BYTES:
+            incoming.file.fdatasync()
+            incoming.synced = incoming.written
 
     def _close(self, incoming: Incoming) -> bool:
         """Durable, and whether it is what was announced."""
@@ -164,8 +255,6 @@ class SnapshotReceiver:
         self._files.sync_directory(self._directory)
         return incoming.digest.hexdigest() == incoming.begin.checksum
 
-    def _remove(self, incoming: Incoming) -> None:
-        if incoming.file is not None:
-            incoming.file.close()
-        if self._files.exists(incoming.path):
-            self._files.remove(incoming.path)
+    def _remove(self, path: Path) -> None:
+        if self._files.exists(path):
+            self._files.remove(path)

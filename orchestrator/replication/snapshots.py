@@ -50,6 +50,8 @@ class SnapshotSender:
         self._done = done
         self.transfers: dict[str, Transfer] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # A follower refused the last copy: the next one is read whole before it is sent.
+        self._doubtful = False
 
     def start(self, name: str) -> None:
         if name not in self._tasks:
@@ -89,7 +91,7 @@ class SnapshotSender:
         transfer = self.transfers[name] = Transfer(name)
         index: int | None = None
         try:
-            transfer.copy = await self._source.copy()
+            transfer.copy = await self._source.copy(check=self._doubtful)
             logger.info(
                 "node %s sends a snapshot of index %d (%d bytes) to %s",
                 self._raft.name,
@@ -98,6 +100,7 @@ class SnapshotSender:
                 name,
             )
             await self._stream(transfer, transfer.copy)
+            self._doubtful = transfer.failed
             index = transfer.copy.index if transfer.installed else None
         except asyncio.CancelledError:
             raise

@@ -57,10 +57,11 @@ class Copies:
             if name.startswith(_PREFIX):
                 files.remove(self._directory / name)
 
-    async def copy(self) -> DatabaseCopy:
-        """A copy of what is flushed now, or later."""
+    async def copy(self, *, check: bool = False) -> DatabaseCopy:
+        """A copy of what is flushed now, or later; with `check`, all of it is read first. Raises DatabaseCorrupt."""
         path = self._directory / f"{_PREFIX}{next(self._numbers)}.db"
-        making = asyncio.get_running_loop().create_task(self._alone(lambda: self._copy(path)), name="database copy")
+        copying = self._alone(lambda: self._copy(path, check=check))
+        making = asyncio.get_running_loop().create_task(copying, name="database copy")
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
@@ -79,7 +80,8 @@ class Copies:
 
     async def _alone(self, job: Callable[[], DatabaseCopy]) -> DatabaseCopy:
         async with self._busy:
-            return await run_in(self._lane, job)
+            with self._database.damage_told():
+                return await run_in(self._lane, job)
 
     async def _install(self, path: Path, index: int, term: int) -> None:
         database = self._database
@@ -90,16 +92,32 @@ class Copies:
 
     # -- blocking --------------------------------------------------------------------------------------------------
 
-    def _copy(self, path: Path) -> DatabaseCopy:
-        database, files = self._database, self._database.files
+    def _copy(self, path: Path, *, check: bool) -> DatabaseCopy:
+        files = self._database.files
         if files.exists(path):
             files.remove(path)
+        try:
+            return self._written_copy(path, check=check)
+        except BaseException:
+            # As on a full disk, which the attempts would keep full.
+            for name in files.listdir(self._directory):
+                if name.startswith(path.name):
+                    files.remove(self._directory / name)
+            raise
+
+    def _written_copy(self, path: Path, *, check: bool) -> DatabaseCopy:
+        database, files = self._database, self._database.files
         connection = schema.connect(str(database.path), database.vfs)
         try:
             with schema.corruption_named():
                 connection.execute("VACUUM INTO ?", (str(path),))
         finally:
             connection.close()
+        if check:
+            try:
+                verify(path, database.identity, vfs=database.vfs)
+            except SnapshotCorrupt as error:
+                raise DatabaseCorrupt(f"a copy of this database is damaged, and so is it: {error}") from error
         made = schema.connect(str(path), database.vfs)
         try:
             applied = schema.read_applied(made)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ import apsw
 
 from orchestrator.engine.model import ExecutionKey
 from orchestrator.storage import schema
-from orchestrator.storage.errors import StorageClosed, StorageError
+from orchestrator.storage.errors import DatabaseCorrupt, StorageClosed, StorageError
 from orchestrator.storage.files import DatabaseFiles, RealFiles
 from orchestrator.storage.lanes import Lane, LaneFactory, ThreadLane, run_in
 from orchestrator.storage.reading import LoadedExecutions, StoredRow, lay_over, read_executions, read_residents
@@ -87,6 +88,8 @@ class Database:
         self.settings = settings
         self.files = files
         self.overlay = Overlay()
+        # Told when what is stored is not what was written, whoever asked for it: the node must stop.
+        self.on_damage: Callable[[BaseException], None] = lambda error: None
         self._closed = False
         self._requests: deque[_Request] = deque()
         # A read was submitted and has not yet taken its requests: it will take those that come until then.
@@ -139,10 +142,20 @@ class Database:
         async def search() -> T:
             async with self._search_lock:
                 connection = self._searcher.opened
-                return await run_in(self._searcher.lane, lambda: job(connection))
+                with self.damage_told():
+                    return await run_in(self._searcher.lane, lambda: job(connection))
 
         # The lock is held until the query has ended, whoever is cancelled.
         return await asyncio.shield(search())
+
+    @contextmanager
+    def damage_told(self) -> Iterator[None]:
+        """Passes on what shows that this database is damaged, and tells its owner."""
+        try:
+            yield
+        except DatabaseCorrupt as error:
+            self.on_damage(error)
+            raise
 
     async def commit(self, batches: Sequence[Batch]) -> Committed:
         """For the flusher: returns once the batches survive power loss."""
@@ -207,6 +220,8 @@ class Database:
                 for request, rows in zip(taken, loaded.executions, strict=True):
                     request.answer(rows, loaded.applied_index)
             elif error is not None:
+                if isinstance(error, DatabaseCorrupt):
+                    self.on_damage(error)
                 for request in taken:
                     if not request.future.done():
                         request.future.set_exception(error)

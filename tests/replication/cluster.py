@@ -224,7 +224,7 @@ class Node:
         self.configuration = configuration.encode()
         self.applied = [bytes.fromhex(data) for data in applied]
 
-    async def copy(self) -> SnapshotCopy:
+    async def copy(self, *, check: bool = False) -> SnapshotCopy:
         self.copies += 1
         self.configuration = self.log.configuration_at(self.applied_index)
         data = self._encode()

@@ -16,6 +16,7 @@ from orchestrator.replication.log import Role
 from orchestrator.replication.membership import Membership, Standing
 from orchestrator.replication.segment import EntryKind
 from tests.replication.bench import Bench
+from tests.replication.cluster import Cluster
 from tests.replication.journals import Disk
 from tests.replication.power_loss import PowerLossFiles
 
@@ -151,3 +152,32 @@ async def test_a_learner_never_campaigns_and_its_copy_commits_nothing() -> None:
     bench.hear("n2", Append(1, 0, 0, 0, [WireEntry(1, EntryKind.CONFIGURATION, configurations.encode(THREE))]))
     assert bench.raft.last_index == 1
     bench.disk.close()
+
+
+async def test_the_install_of_a_snapshot_goes_through_no_older_configuration(tmp_path: Path) -> None:
+    """Members that the older one does not know would be cut off for a moment: perhaps the leader that sent it."""
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        await cluster.put(b"x")
+        await cluster.converged()
+        follower = cluster.others(leader)[0]
+        cluster.network.isolate(follower.name)
+        core = follower.log._core
+        before = follower.log.status().configuration
+        assert before is not None
+        changed = before.admitting("n9", Member("f" * 32, "127.0.0.1:1"))
+        core.journal.append(core.last_index + 1, core.term, EntryKind.CONFIGURATION, configurations.encode(changed))
+        placed = (core.last_index, changed)
+        seen: list[frozenset[str]] = []
+        reconfigure = core.reconfigure
+
+        def note(voters: frozenset[str], learners: frozenset[str], renewed: set[str], *, is_voter: bool) -> None:
+            seen.append(learners)
+            reconfigure(voters, learners, renewed, is_voter=is_voter)
+
+        core.reconfigure = note  # type: ignore[method-assign]  # listens
+        await follower.log._snapshot_installed(100, core.term, configurations.encode_stored(placed))
+        assert follower.log.status().configuration == changed
+        assert all(learners == {"n9"} for learners in seen)
+        # What the test wrote behind the cluster's back must not meet the others again.
+        await follower.log.stop()

@@ -109,7 +109,7 @@ async def test_a_damaged_snapshot_is_never_installed(tmp_path: Path) -> None:
         leader, follower = await leave_behind(cluster)
         copy = leader.copy
 
-        async def damaged_once() -> SnapshotCopy:
+        async def damaged_once(*, check: bool) -> SnapshotCopy:
             made = await copy()
             if leader.copies == 1:
                 return SnapshotCopy(made.path, made.index, made.term, made.size, "0" * 64, b"", made.release)
