@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_client import errors
 from orchestrator_client.client import Client
 from tests.simulation.cluster import SimulatedCluster
-from tests.simulation.history import FAILED, OK, REFUSED, UNKNOWN, Operation, View, version_of
+from tests.simulation.history import FAILED, OK, REFUSED, UNKNOWN, Operation, version_of
 from tests.simulation.people import CALL_SECONDS, Person, Space
 
 if TYPE_CHECKING:
@@ -162,92 +162,6 @@ class Caller(Person):
             self.cluster.watcher.violated(f"{operation} was answered with {error!r}")
         self.history.complete(operation, outcome, answer)
         return outcome
-
-
-class Spectator(Caller):
-    """Waits for workflows and watches them, several at a time, while leaders come and go."""
-
-    def __init__(self, cluster: SimulatedCluster, name: str, space: Space, work: Work) -> None:
-        self._views: dict[asyncio.Task[None], None] = {}
-        super().__init__(cluster, name, space, work)
-
-    async def live(self) -> None:
-        client = await self.client
-        while not self.work.stopped:
-            await asyncio.sleep(self.dice.expovariate(1.0))
-            self._views = {view: None for view in self._views if not view.done()}
-            if self.space.started and len(self._views) < 3:
-                self._views[asyncio.ensure_future(self._look(client))] = None
-        # Everything but the switches comes to an end, and all who wait for it must learn it.
-        await asyncio.gather(*self._views)
-        self.work.callers_left -= 1
-
-    async def _look(self, client: Client) -> None:
-        roll = self.dice.random()
-        if roll < 0.2:
-            await self._start_and_wait(client)
-        elif roll < 0.4:
-            await self._wait(client, self.dice.choice(self.space.started[-20:]))
-        elif roll < 0.55:
-            await self._watch(client, self.dice.choice(self.space.switches), self.dice.uniform(1, 10))
-        else:
-            await self._watch(client, self.dice.choice(self.space.started[-20:]), None)
-
-    async def _start_and_wait(self, client: Client) -> None:
-        mark = self._mark()
-        name = self.dice.choice(self.space.names)
-        operation = self.history.invoke(self.name, "start", mark, name)
-
-        async def start() -> str:
-            arguments = self._start_arguments(mark)
-            try:
-                await client.start_and_wait(
-                    name, arguments.pop("input"), id=mark, timeout_s=self.dice.choice((3.0, 30.0)), **arguments
-                )
-            except (errors.WorkflowFailed, errors.DeadlineExceeded):
-                """It has started."""
-            return self.space.place(mark)
-
-        if await self._call(operation, start()) == OK:
-            self._started(operation)
-
-    async def _wait(self, client: Client, workflow_id: str) -> None:
-        operation = self.history.invoke(self.name, "wait", self.space.place(workflow_id))
-        execution = None
-
-        async def wait() -> str:
-            nonlocal execution
-            execution = await client.wait(workflow_id, self.dice.choice((1.0, 5.0, 60.0)))
-            return str(execution.status)
-
-        outcome = await self._call(operation, wait())
-        if execution is not None:
-            self.history.read(operation, *version_of(execution))
-        elif outcome == REFUSED:
-            self.history.not_found(operation)
-
-    async def _watch(self, client: Client, workflow_id: str, for_seconds: float | None) -> None:
-        """To its end; or for a while, and then the watcher goes away."""
-        while True:
-            operation = self.history.invoke(self.name, "watch", self.space.place(workflow_id))
-            view = View(self.history, operation)
-
-            async def watch(view: View = view) -> str:
-                async with asyncio.timeout(for_seconds):
-                    async for execution in client.watch(workflow_id, tasks=self.dice.random() < 0.5):
-                        view.show(execution)
-                if not view.terminal:
-                    self.cluster.watcher.violated(f"{view.operation} ended before the workflow did")
-                return view.terminal
-
-            try:
-                outcome = await self._call(operation, watch())
-            except TimeoutError:
-                return self.history.complete(operation, UNKNOWN, "went away")
-            if outcome == REFUSED:
-                self.history.not_found(operation)
-            if outcome != FAILED or for_seconds is not None:
-                return None
 
 
 def register(value: str) -> dict[str, Any]:

@@ -314,7 +314,7 @@ class SimulatedCluster:
             "journal_tail_bytes": dice.choice((64 * 1024, 1 << 20)),
             "flush_interval_ms": dice.choice((100, 500, 1_000)),
             "hot_executions_max": 100,
-            "entries_in_flight": dice.choice((1, 1, 4)),
+            "entries_in_flight": dice.choice((1, 4, 4)),
             "entry_close_commands": dice.choice((3, 1_000)),
         }
 

@@ -80,10 +80,26 @@ def _counts_stale_acknowledgements(original: Any) -> Any:
         def received(name: str, message: Any) -> None:
             if message.term > self.term:
                 self.follow(message.term, None)
-            elif self.role is Role.LEADER and getattr(message, "match_index", 0) <= self.last_index:
+            elif self.role is Role.LEADER and name in self.replicator.progress:
                 handle(name, message)
 
         return received
+
+    return to_leader
+
+
+def _counts_stale_acknowledgements_of_anything(original: Any) -> Any:
+    counting = _counts_stale_acknowledgements(original)
+
+    def to_leader(self: SyncObj, handle: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+        def believed(name: str, message: Any) -> None:
+            if isinstance(message, Ack) and message.match_index > self.last_index:
+                # What follows is taken for acknowledged as it is appended.
+                self.raise_match_index(name, message.match_index)
+            else:
+                handle(name, message)
+
+        return counting(self, believed)
 
     return to_leader
 
@@ -315,6 +331,12 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "count_stale_ack": Mutant(
         "acknowledgements of earlier terms count", SyncObj, "_to_leader", _counts_stale_acknowledgements
+    ),
+    "count_any_ack": Mutant(
+        "they count, also of what this leader does not have",
+        SyncObj,
+        "_to_leader",
+        _counts_stale_acknowledgements_of_anything,
     ),
     "commit_unsynced": Mutant(
         "the leader counts its own copy before it is durable",

@@ -9,12 +9,13 @@ from typing import Any
 from orchestrator_client import errors
 from orchestrator_client.client import Client
 from tests.engine.scenario import Definitions
-from tests.simulation.callers import Caller, Spectator
+from tests.simulation.callers import Caller
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.doubler import Doubler
 from tests.simulation.history import History
 from tests.simulation.labour import Labourer, Zombie
 from tests.simulation.people import Person, Space
+from tests.simulation.spectators import Reader, Spectator
 
 SWITCH = {
     "name": "switch",
@@ -52,6 +53,7 @@ class Work:
         callers = [f"c{number}" for number in range(max(dice.randint(2, 4), len(self.spaces)))]
         self.callers = [Caller(cluster, name, self._space_of(at), self) for at, name in enumerate(callers)]
         self.callers.append(Spectator(cluster, "s0", dice.choice(self.spaces), self))
+        self.callers.append(Reader(cluster, "r0", dice.choice(self.spaces), self))
         self.callers.append(Doubler(cluster, "b0", dice.choice(self.spaces), self))
         self.callers_left = len(self.callers)
         workers = [f"w{number}" for number in range(max(dice.randint(1, 3), len(self.spaces)))]

@@ -12,12 +12,14 @@ from collections.abc import Container
 
 from tests.simulation.administrator import Administrator
 from tests.simulation.cluster import SimulatedCluster
-from tests.simulation.faults import disks, members, network, processes
+from tests.simulation.faults import disks, members, network, processes, stories
 from tests.simulation.faults.occasion import Kind, Occasion
 from tests.simulation.faults.plan import Planned, plan
 from tests.simulation.faults.service import Service
 
-KINDS: dict[str, Kind] = {**processes.KINDS, **network.KINDS, **disks.KINDS, **members.KINDS}
+# What happens in runs of any kind; the rest needs members that may change, or many of them.
+SINGLE: dict[str, Kind] = {**processes.KINDS, **network.KINDS, **disks.KINDS}
+KINDS: dict[str, Kind] = {**SINGLE, **members.KINDS, **stories.KINDS}
 # Of so many seeds one has members that come and go.
 CHANGING = 0.4
 
@@ -28,11 +30,13 @@ class Faults:
     def __init__(self, cluster: SimulatedCluster, seconds: float, only: Container[int] | None = None) -> None:
         self.cluster = cluster
         dice = cluster.dice("faults")
-        kinds = dice.sample(sorted(KINDS.keys() - members.KINDS.keys()), dice.randint(2, 7))
+        kinds = dice.sample(sorted(SINGLE), dice.randint(2, 7))
         self._administrator: Administrator | None = None
         if dice.random() < CHANGING:
             kinds += members.KINDS
             self._administrator = Administrator(cluster)
+        if len(cluster.members) >= stories.NODES and dice.random() < 0.5:
+            kinds += stories.KINDS
         # What happened, in the order in which it began.
         self.occasions: list[Occasion] = []
         self._began = cluster.loop.now

@@ -1,0 +1,75 @@
+"""Faults that follow from each other, as when a network fails by and by: each is a chain of events that is unlikely to
+come about by faults that know nothing of each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from orchestrator.testing.network import Direction
+from tests.simulation.cluster import Member
+from tests.simulation.faults.occasion import Kind, Occasion, names
+
+# They need two sides that are no majority each, and somebody between them.
+NODES = 5
+LOOK_SECONDS = 0.02
+
+
+async def _late_answers(it: Occasion) -> None:
+    """What one follower answers to the leader is held up, until that one has lost the lead and got it back.
+
+    Meanwhile nobody else hears the leader, so the others elect another one, which overwrites what only those two have.
+    When the answers come, the leader reaches one other node only: less than a majority, unless it believes them.
+    """
+    leaders = it.cluster.leaders()
+    followers = [member for member in it.shuffled(it.cluster.voters()) if member not in leaders]
+    if len(leaders) != 1 or len(followers) < NODES - 1:
+        return
+    leader = leaders[0]
+    slow, near, *others = followers
+    late = [(slow.name, leader.name)]
+    rest = [near, *others]
+    it.does(f"{leader.name} hears {slow.name} late and is cut off from {names(rest)}")
+    it.cluster.network.block(late)
+    try:
+        apart = [pair for other in rest for pair in ((other.name, leader.name), (leader.name, other.name))]
+        await _while_blocked(it, apart, lambda: bool(_others_lead(it, leader)), 2.0)
+        await _hand_back(it, leader)
+    finally:
+        it.cluster.network.unblock(late)
+    it.does(f"{names(it.cluster.leaders())} leads when the answers come, and {leader.name} reaches {near.name}")
+    unheard = [(leader.name, other.name) for other in (slow, *others)]
+    await _while_blocked(it, unheard, lambda: False, 0.2 + it.dice.random())
+
+
+async def _hand_back(it: Occasion, leader: Member) -> None:
+    """Whoever leads hands over until it is the one."""
+    for _ in range(12):
+        for member in _others_lead(it, leader):
+            assert member.node is not None
+            handing = member.machine.spawn(member.node.log.transfer_leadership(), "hand over")
+            await asyncio.wait([handing], timeout=1)
+        await asyncio.sleep(LOOK_SECONDS)
+        if it.cluster.leaders() == [leader]:
+            return
+
+
+def _others_lead(it: Occasion, leader: Member) -> list[Member]:
+    return [member for member in it.cluster.leaders() if member is not leader]
+
+
+async def _while_blocked(
+    it: Occasion, directions: list[Direction], enough: Callable[[], bool], seconds: float
+) -> None:
+    """Nothing passes until it is enough, or the time is over."""
+    it.cluster.network.block(directions)
+    try:
+        for _ in range(int(seconds / LOOK_SECONDS)):
+            if enough():
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        it.cluster.network.unblock(directions)
+
+
+KINDS: dict[str, Kind] = {"late_answers": _late_answers}
