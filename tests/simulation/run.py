@@ -34,6 +34,7 @@ TROUBLE_SECONDS = 20.0
 SETTLE_SECONDS = 240.0
 AGREE_SECONDS = 20.0
 CHANGE_SECONDS = 60.0
+GARBAGE_COLLECTIONS = 3
 SHARED_MEMORY = Path("/dev/shm")
 LOGGERS = ("orchestrator", "orchestrator_client")
 
@@ -108,9 +109,11 @@ def simulating(*, verbose: bool) -> Iterator[Path]:
             attempts.new_session_id = session_ids
             logging.disable(logging.CRITICAL)
             hook, sys.unraisablehook = sys.unraisablehook, lambda left: None
-            gc.enable()
-            gc.collect()
+            # Tasks that are found are closed, and only the next time are they, and what they held, let go.
+            for _ in range(GARBAGE_COLLECTIONS):
+                gc.collect()
             gc.unfreeze()
+            gc.enable()
             sys.unraisablehook = hook
             logging.disable(level)
             shutil.rmtree(scratch, ignore_errors=True)
