@@ -170,6 +170,7 @@ class ReplicatedLog:
             durable.reader,
             installing=self._installing,
             preparing=durable.installing,
+            withdrawn=durable.installed,
             installed=self._snapshot_installed,
             on_error=self._fail,
         )

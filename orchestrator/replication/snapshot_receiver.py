@@ -62,6 +62,7 @@ class SnapshotReceiver:
         *,
         installing: Callable[[bool], None],
         preparing: Callable[[int, int], Awaitable[None]],
+        withdrawn: Callable[[], None],
         installed: Callable[[int, int, bytes], Awaitable[None]],
         on_error: Callable[[BaseException], None],
     ) -> None:
@@ -72,6 +73,7 @@ class SnapshotReceiver:
         self._writer = writer
         self._installing = installing
         self._preparing = preparing
+        self._withdrawn = withdrawn
         self._installed = installed
         self._on_error = on_error
         self.incoming: Incoming | None = None
@@ -196,6 +198,9 @@ class SnapshotReceiver:
             await self._preparing(begin.index, begin.snapshot_term)
             await self._sink.install(incoming.path, begin.index, begin.snapshot_term)
             await self._installed(begin.index, begin.snapshot_term, begin.configuration)
+        except SnapshotUnfit:
+            self._withdrawn()
+            raise
         finally:
             self._busy = False
             self._installing(False)

@@ -57,13 +57,14 @@ class Receiving:
         self.directory = directory
         self.files = RecordingFiles(RealFiles())
         self.installed: list[tuple[bytes, int, int]] = []
+        self.prepared: list[tuple[int, int]] = []
         self.unfit = False
         self.errors: list[BaseException] = []
         self.worker = HeldWorker(self.bench.disk.reader)
         self.receiver = self.bench.raft.receiver = SnapshotReceiver(
             self.bench.raft, self, self.files, directory, self.worker,
             installing=lambda busy: setattr(self.bench.raft.follower, "installing", busy),
-            installed=self._moved, on_error=self.errors.append,
+            preparing=self._prepare, withdrawn=self.prepared.clear, installed=self._moved, on_error=self.errors.append,
         )
         self.receiver.take_stock()
         self.bench.hear("n2", Heartbeat(1, 0, 1))
@@ -71,9 +72,14 @@ class Receiving:
     async def install(self, path: Path, index: int, term: int) -> None:
         if self.unfit:
             raise SnapshotUnfit("its rows are not those of its hash")
+        assert self.prepared == [(index, term)]
         self.installed.append((self.files.read(path), index, term))
 
+    async def _prepare(self, index: int, term: int) -> None:
+        self.prepared.append((index, term))
+
     async def _moved(self, index: int, term: int, configuration: bytes) -> None:
+        self.prepared.clear()
         self.bench.raft.journal.reset(index, term)
         await self.bench.settle()
         self.bench.raft.commit_index = index
@@ -250,6 +256,7 @@ async def test_a_database_that_is_unsound_is_refused_and_stops_nobody(tmp_path: 
     receiving.hear(receiving.chunk(10 * STEP))
     said: list[SnapshotAck] = []
     await wait_until("the refusal", lambda: said.extend(receiving.answers()) or any(answer.failed for answer in said))
+    assert receiving.prepared == []
     assert receiving.bench.raft.commit_index == 0 and not receiving.bench.raft.follower.installing
     receiving.unfit = False
     await wait_until("the file to go", lambda: receiving.partial() == [])
