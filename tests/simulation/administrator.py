@@ -90,7 +90,8 @@ class Administrator(Person):
             self.cluster.retire(member)
 
     async def _ask(self, method: Callable[[Any], Any], request: Any, *, done: str = "") -> None:
-        client = await self.client
+        # The addresses of today, which who has changed the members knows.
+        client = await self.open_client(self.space)
         while True:
             try:
                 await client.connection.call(method, request)

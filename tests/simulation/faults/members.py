@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.simulation.faults.occasion import Kind, Occasion
 
 SIZE_MIN, SIZE_MAX = 3, 5
-# It stays, and so does one address that clients know.
-STAYS = "n1"
+# They stay, though their disks may go, one at a time: so clients always know an address.
+STAY = ("n1", "n2")
 
 
 async def _add_member(it: Occasion) -> None:
@@ -31,7 +31,7 @@ async def _remove_member(it: Occasion) -> None:
     administrator = it.administrator
     leaders = [member.name for member in it.cluster.leaders()]
     wants_leader = it.dice.random() < 0.4
-    members = [member for member in it.shuffled(it.cluster.voters()) if member.name != STAYS]
+    members = [member for member in it.shuffled(it.cluster.voters()) if member.name not in STAY]
     members = [member for member in members if administrator.is_idle(member)]
     members.sort(key=lambda member: wants_leader and member.name in leaders, reverse=True)
     for member in members:
@@ -49,6 +49,8 @@ async def _replace_member(it: Occasion) -> None:
     members = [member for member in it.shuffled(it.cluster.voters()) if administrator.is_idle(member)]
     members.sort(key=lambda member: member.is_damaged, reverse=True)
     for member in members:
+        if member.name in STAY and any(it.cluster.members[name].is_failing for name in STAY if name != member.name):
+            continue
         if member.is_damaged or it.cluster.may_lose_one():
             it.does(f"{member.name}{', which was damaged' if member.is_damaged else ''}")
             administrator.replace(member, by_name=it.dice.random() < 0.5)
