@@ -15,7 +15,8 @@ LOOK_EVERY_S = 0.005
 
 async def hand_over(raft: SyncObj, wait: Callable[[float], Awaitable[None]]) -> bool:
     """Lets the most caught-up follower catch up whole, then tells it to campaign; nothing may be appended meanwhile."""
-    candidates = [(raft.match_index(name), name) for name in raft.other_voters if raft.connected(name)]
+    there = raft.replicator.reachable(raft.clock.monotonic())
+    candidates = [(raft.match_index(name), name) for name in raft.other_voters if name in there]
     if not candidates:
         return False
     target = max(candidates)[1]

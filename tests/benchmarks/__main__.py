@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.benchmarks.failover import measure_failover, measure_silence
 from tests.benchmarks.measurement import Measurement, remarks, table, to_json
 from tests.benchmarks.processes import Options, Progress, surroundings
+from tests.benchmarks.reads import measure_barrier
 from tests.benchmarks.restart import measure_restart
 from tests.benchmarks.throughput import measure_start, measure_w3
 
@@ -26,6 +27,7 @@ ROWS: dict[str, Measure] = {
     "silence": measure_silence,
     "w3": measure_w3,
     "restart": measure_restart,
+    "barrier": measure_barrier,
 }
 BUDGET_MISSED = 1
 WRONG = 3
