@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
-import pickle
+import pickle  # noqa: TID251 - to set the traps
 import threading
 import zlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a leader knows of a peer ends with the peer: its successor by name, or itself on its return, begins with nothing.
+"""What a leader knows of a peer ends with the peer: its successor by name, or itself once back, begins with nothing.
 And who is to take over is chosen among those that are there."""
 
 from __future__ import annotations
