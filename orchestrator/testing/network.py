@@ -84,10 +84,12 @@ class Endpoint(asyncio.Transport):
     def process(self) -> Process:
         return self._process
 
-    def cut(self, *, silent: bool) -> None:
-        """The process or machine is gone, or the connection broke."""
+    def cut(self, *, silent: bool, lost: float = 0.0) -> None:
+        """The process or machine is gone, or the connection broke, and with it a share of what was on its way."""
         if not self.closed:
             self.closed = True
+            for _ in range(int(lost * len(self._on_its_way) + 0.5)):
+                self._on_its_way.pop()
             if not silent:
                 self._send(None)
             else:
@@ -216,10 +218,10 @@ class SimulatedNetwork:
         self._release()
 
     def lose_connections(self, chance: float, dice: random.Random) -> None:
-        """Some of all connections break, and both sides are told."""
+        """Some of all connections break, and both sides are told; of what was on its way some arrives."""
         for endpoint in self._open_endpoints():
             if not endpoint.closed and not endpoint.peer.closed and dice.random() < chance / 2:
-                endpoint.cut(silent=False)
+                endpoint.cut(silent=False, lost=dice.random())
 
     def process_ended(self, process: Process, *, silent: bool) -> None:
         """Its connections end; the other sides are told unless the machine went with it."""

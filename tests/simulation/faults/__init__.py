@@ -49,8 +49,9 @@ class Faults:
 
     @property
     def counts(self) -> Counter[str]:
-        """How often each kind had an effect."""
-        return Counter(occasion.kind for occasion in self.occasions if occasion.what)
+        """How often each kind had an effect, and how many clocks of members go wrong all the time."""
+        drifting = sum(member.machine.rate != 1 for member in self.cluster.members.values())
+        return Counter(occasion.kind for occasion in self.occasions if occasion.what) + Counter(clock_drift=drifting)
 
     @property
     def changes(self) -> Counter[str]:
