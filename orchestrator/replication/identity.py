@@ -59,8 +59,10 @@ def initialise(files: Files, data_dir: Path, cluster_id: str | None, node: str, 
                 f"{data_dir} is not blank (it holds {', '.join(present[:5])}): choose another directory, "
                 "or move this one away if its data are really not needed any more"
             )
+    missing = [directory for directory in (data_dir, *data_dir.parents) if not files.exists(directory)]
     files.make_directory(data_dir)
-    files.sync_directory(data_dir.parent)
+    for directory in reversed(missing or [data_dir]):
+        files.sync_directory(directory.parent)
     identity = Identity(
         cluster_id=cluster_id or generate_cluster_id(),
         node=node,

@@ -113,7 +113,14 @@ class SnapshotSender:
             del self._tasks[name]
             self._done(name, index)
             if transfer.copy is not None:
-                transfer.copy.release()
+                self._release(transfer.copy)
+
+    def _release(self, copy: SnapshotCopy) -> None:
+        try:
+            copy.release()
+        except OSError:
+            # It takes room until the next start, and that is all.
+            logger.exception("node %s could not remove the copy %s", self._raft.name, copy.path)
 
     async def _stream(self, transfer: Transfer, copy: SnapshotCopy) -> None:
         settings = self._raft.settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.replication import identity as identities
 from orchestrator.replication.files import RealFiles, replace_file
 from orchestrator.replication.hard_state import COPY_NAME, FILE_NAME, HardState
 from tests.replication.journals import Disk
@@ -174,6 +175,20 @@ async def test_a_term_is_on_disk_before_an_entry_of_it(tmp_path: Path) -> None:
     await disk.journal.sync()
     assert files.operations.index(("rename", FILE_NAME)) < files.operations.index(("write", FIRST))
     disk.close()
+
+
+def test_a_new_data_directory_survives_with_every_folder_above_it_that_was_new(tmp_path: Path) -> None:
+    files = RecordingFiles(RealFiles())
+    identities.initialise(files, tmp_path / "a" / "b" / "n1", None, "n1", {"n1": "host:1"})
+    assert files.take()[:4] == [
+        ("make_directory", "n1"),
+        ("sync_directory", tmp_path.name),
+        ("sync_directory", "a"),
+        ("sync_directory", "b"),
+    ]
+    (tmp_path / "blank").mkdir()  # by somebody who may not have synced it
+    identities.initialise(files, tmp_path / "blank", None, "n1", {"n1": "host:1"})
+    assert files.take()[0] == ("sync_directory", tmp_path.name)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

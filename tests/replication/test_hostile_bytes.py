@@ -296,7 +296,7 @@ async def test_a_silent_inbound_connection_is_closed_though_nothing_leads_back(t
         reader, writer = await connect(node)
         writer.write(encode_frame(Hello(PROTOCOL_VERSION, cluster.cluster_id, "n9", "f" * 32, "127.0.0.1:1", [], None)))
         await wait_until("the stranger to be known", lambda: "n9" in node.log._transport._inbound)
-        node.log._transport._heard_at["n9"] = float("-inf")
+        node.log._transport._heard_at["n9"] = node.log._transport._silent_from = float("-inf")
         await closed(reader)
         assert node.log.status().counters["silent"] == 1 and "n9" not in node.log._transport._inbound
         writer.close()
