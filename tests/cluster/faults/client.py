@@ -68,6 +68,8 @@ class Callers:
         self._going.clear()
 
     def resume(self) -> None:
+        # Here and not where they wake up: a pause that follows at once must not take them for idle.
+        self.idle = 0
         self._going.set()
 
     async def call(self, number: int) -> None:
@@ -78,7 +80,6 @@ class Callers:
             if not self._going.is_set():
                 self.idle += 1
                 await self._going.wait()
-                self.idle -= 1
             await self._dice.choice(deeds)()
             await asyncio.sleep(self._dice.uniform(*PAUSE_S))
 
