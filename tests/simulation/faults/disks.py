@@ -50,6 +50,33 @@ async def _bit_flip(it: Occasion) -> None:
         it.does(f"a bit of {path} of {member.name} turns over")
 
 
+async def _damaged_copy(it: Occasion) -> None:
+    """A bit of the next snapshot turns over, where it is read to be sent or where it arrives."""
+    arrives, last = it.dice.random() < 0.5, it.cluster.loop.now + it.dice.uniform(1, 6)
+    part = "/incoming-" if arrives else "/copy-"
+    while it.cluster.loop.now < last:
+        await asyncio.sleep(0.01)
+        for member in it.shuffled():
+            disk = member.machine.disk
+            path = next((path for path in disk.files("") if part in path and len(disk.contents(path) or b"") > 0), None)
+            if path is None or (arrives and member not in _may_fail(it)):
+                continue
+            # Who finds that what it received is damaged stops, and gets another one.
+            member.may_fail = member.may_fail or arrives
+            disk.flip_bit(path, it.dice)
+            it.does(f"a bit of {path} of {member.name} turns over")
+            return
+
+
+def _may_fail(it: Occasion) -> list[Member]:
+    """Who may stop itself: those of a minority, and those without a vote."""
+    return [
+        member
+        for member in it.cluster.members.values()
+        if member.is_lost or member.may_fail or (it.cluster.may_lose_one() and not member.is_failing)
+    ]
+
+
 async def _cut_file(it: Occasion) -> None:
     """A file loses its end, or all, or is gone."""
     member = it.one_of_minority()
@@ -133,6 +160,7 @@ KINDS: dict[str, Kind] = {
     "slow_disk": _slow_disk,
     "full_disk": _full_disk,
     "bit_flip": _bit_flip,
+    "damaged_copy": _damaged_copy,
     "cut_file": _cut_file,
     "stale_file": _stale_file,
 }
