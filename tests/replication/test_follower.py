@@ -105,3 +105,31 @@ async def test_a_term_is_acknowledged_only_when_it_is_durable() -> None:
     await bench.settle()
     assert bench.tick() == [("n2", Ack(5, 0, 1))]
     bench.disk.close()
+
+
+async def test_a_snapshot_commits_what_it_holds_and_nothing_beyond_it() -> None:
+    """Though the leader has long said that more is committed: here it is not yet."""
+    bench = Bench()
+    bench.hear("n2", Append(1, 0, 0, 2, entries(1, 1)))
+    bench.hear("n2", Heartbeat(1, 1000, 1))
+    await bench.settle()
+    bench.raft.journal.reset(50, 1)
+    bench.raft.commit_index = 50
+    bench.raft.follower.stands_at(50)
+    await bench.settle()
+    assert bench.tick() == [("n2", Ack(1, 50, 1))]
+    assert (bench.raft.commit_index, bench.raft.handed_out_index) == (50, 50)
+    bench.hear("n2", Append(1, 50, 1, 1000, entries(1, 1)))
+    assert bench.raft.commit_index == 52
+    bench.disk.close()
+
+
+async def test_the_commit_index_goes_neither_back_nor_beyond_the_log() -> None:
+    bench = Bench()
+    bench.hear("n2", Append(1, 0, 0, 2, entries(1, 1, 1)))
+    for wrong in (1, 4):
+        with pytest.raises(AssertionError, match="commit index may not go"):
+            bench.raft.commit_index = wrong
+    bench.hear("n2", Heartbeat(1, 0, 1))
+    assert bench.raft.commit_index == 2
+    bench.disk.close()

@@ -182,3 +182,25 @@ async def test_a_crash_between_install_and_journal_reset_is_repaired_at_start(tm
         await cluster.put(b"after")
         await cluster.converged()
         assert (follower.installs, leader.copies) == (0, 1)
+
+
+async def test_segments_go_only_when_the_database_has_what_is_in_them(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, 1, settings=SMALL) as cluster:
+        node = await cluster.leader()
+        for number in range(500):
+            node.log.append(b"%d " % number + b"x" * 50)
+        await cluster.put(b"half")
+        half = node.applied_index
+        assert node.log.status().first_index == 1
+        node.flush()
+        for number in range(500):
+            node.log.append(b"%d " % number + b"x" * 50)
+        await cluster.put(b"all")
+        first = node.log.status().first_index
+        assert 1 < first <= half + 1
+        node.log.flushed(half)  # said again: nothing new
+        assert node.log.status().first_index == first
+        await node.kill()
+        await node.start()
+        await cluster.put(b"again")
+        assert len(node.applied) == 1003
