@@ -26,6 +26,8 @@ class Elections:
         self._lost = 0
         self._requested = False
         self._transfer = False
+        # A candidate whose time is not over yet.
+        self._patient = False
         # A vote given but not yet durable: (candidate, term).
         self._owed: tuple[str, int] | None = None
         self._leader_heard_at = float("-inf")
@@ -49,8 +51,19 @@ class Elections:
             self._quick_at = self._quick_again(now) if self._leader_refused else None
             self._start_pre_vote()
         elif now >= raft.election_deadline:
+            self._timed_out()
+
+    def _timed_out(self) -> None:
+        raft = self._raft
+        self._patient = False
+        if raft.role is not Role.CANDIDATE:
             raft.follow(raft.term, None)
-            self._start_pre_vote()
+        elif not self._requested:
+            # A further term would have to wait for the same slow disk.
+            raft.defer_election()
+            return
+        # A candidate stays one meanwhile: votes that took long to become durable count.
+        self._start_pre_vote()
 
     def _wait(self, now: float) -> None:
         """A learner, or a node that was removed, never campaigns; it votes when it is asked."""
@@ -129,6 +142,7 @@ class Elections:
             and not self._leader_lives()
             and self._up_to_date(message.last_index, message.last_term)
             and not self._may_win_over(message)
+            and not self._owes_vote()
         )
         if granted:
             self._give_way(name, message)
@@ -138,7 +152,12 @@ class Elections:
         """A candidate waits for its votes: a later term could only depose it. Unless the log of the other is longer."""
         raft = self._raft
         equal = (message.last_term, message.last_index) == (raft.last_term, raft.last_index)
-        return raft.role is Role.CANDIDATE and equal
+        return raft.role is Role.CANDIDATE and self._patient and equal
+
+    def _owes_vote(self) -> bool:
+        """A vote is being made durable: with a slow disk, a further term would begin before any vote is given."""
+        raft = self._raft
+        return self._owed is not None and self._owed == (raft.voted_for, raft.term)
 
     def _give_way(self, name: str, message: PreVoteRequest) -> None:
         """Who asks first goes first. Of two that ask at once it is the one with the longer log, or the greater name."""
@@ -183,6 +202,7 @@ class Elections:
         self._requested = False
         self._transfer = transfer
         self._owed = None
+        self._patient = True
         raft.defer_election()
         raft.campaign()
         logger.info("node %s campaigns in term %d", raft.name, raft.term)
@@ -194,6 +214,7 @@ class Elections:
     def _request_votes(self) -> None:
         raft = self._raft
         self._requested = True
+        raft.defer_election()
         request = VoteRequest(raft.term, raft.last_index, raft.last_term, self._transfer)
         for name in raft.other_voters:
             raft.send(name, request)

@@ -37,7 +37,7 @@ async def test_one_vote_per_term_but_the_same_candidate_may_ask_again() -> None:
 
 async def test_its_own_vote_counts_only_when_it_is_durable() -> None:
     bench = Bench(1)
-    bench.tick(after_ms=700)
+    bench.tick(after_ms=800)
     assert bench.role() is Role.CANDIDATE
     await bench.settle()
     bench.tick()
@@ -81,7 +81,7 @@ async def test_no_vote_for_a_log_that_is_behind() -> None:
 
 async def test_silence_leads_to_a_pre_vote_that_leaves_the_term_alone() -> None:
     bench = Bench()
-    sent = bench.tick(after_ms=700)
+    sent = bench.tick(after_ms=800)
     assert [(name, type(message)) for name, message in sent] == [("n2", PreVoteRequest), ("n3", PreVoteRequest)]
     assert (bench.raft.term, bench.role()) == (0, Role.FOLLOWER)
     bench.hear("n2", PreVoteReply(0, 99, True))  # an answer to another round
@@ -94,7 +94,7 @@ async def test_silence_leads_to_a_pre_vote_that_leaves_the_term_alone() -> None:
 async def test_a_vote_given_ends_its_own_pre_vote() -> None:
     """Else an answer that is still under way would depose the leader for which it has just voted."""
     bench = Bench()
-    bench.tick(after_ms=700)
+    bench.tick(after_ms=800)
     bench.hear("n2", VoteRequest(1, 0, 0, False))
     bench.hear("n3", PreVoteReply(0, 1, True))
     assert (bench.raft.term, bench.role()) == (1, Role.FOLLOWER)
@@ -188,7 +188,7 @@ async def test_a_candidate_favours_only_a_longer_log_than_its_own() -> None:
 async def test_of_two_that_start_at_once_one_gives_way() -> None:
     for other, goes_on in [("n0", True), ("n3", False)]:
         bench = Bench()
-        bench.tick(after_ms=700)
+        bench.tick(after_ms=800)
         bench.take()
         bench.hear(other, PreVoteRequest(1, 0, 0, 1))
         assert bench.take() == [(other, PreVoteReply(0, 1, True))]
@@ -235,4 +235,52 @@ async def test_who_loses_again_and_again_tries_at_longer_intervals() -> None:
         waits.append(round((bench.raft.elections.next_deadline() - bench.clock.now) * 1000))
     assert max(waits[:2]) <= 200
     assert 200 < max(waits) <= bench.settings.election_timeout_min_ms
+    bench.disk.close()
+
+
+async def test_a_candidate_waits_for_its_own_disk() -> None:
+    bench = Bench()
+    bench.raft.elections._campaign(transfer=False)
+    assert bench.tick(after_ms=800) == bench.tick(after_ms=800) == []
+    assert (bench.role(), bench.raft.term) == (Role.CANDIDATE, 1)
+    await bench.settle()
+    assert [type(message) for _, message in bench.tick()] == [VoteRequest, VoteRequest]
+    # From now on the others have a full timeout.
+    assert bench.tick(after_ms=499) == []
+    bench.disk.close()
+
+
+async def test_votes_that_took_long_to_become_durable_count() -> None:
+    bench = Bench()
+    bench.raft.elections._campaign(transfer=False)
+    await bench.settle()
+    bench.tick()
+    assert {type(message) for _, message in bench.tick(after_ms=800)} == {PreVoteRequest}
+    bench.hear("n2", VoteReply(1, True))
+    assert (bench.role(), bench.raft.term) == (Role.LEADER, 1)
+    bench.disk.close()
+
+
+async def test_a_candidate_whose_time_is_over_no_longer_stands_in_the_way_of_others() -> None:
+    bench = Bench()
+    bench.raft.elections._campaign(transfer=False)
+    await bench.settle()
+    bench.tick()
+    for after_ms, granted in [(0, False), (800, True)]:
+        bench.tick(after_ms=after_ms)
+        bench.hear("n3", PreVoteRequest(2, 0, 0, 1))
+        assert bench.take() == [("n3", PreVoteReply(1, 1, granted))]
+    bench.disk.close()
+
+
+async def test_who_is_about_to_vote_favours_nobody_for_a_further_term() -> None:
+    """Else a candidate whose voter has a slow disk would begin one term after the other."""
+    bench = Bench()
+    bench.hear("n2", VoteRequest(5, 0, 0, False))
+    bench.hear("n2", PreVoteRequest(6, 0, 0, 1))
+    assert bench.tick() == [("n2", PreVoteReply(5, 1, False))]
+    await bench.settle()
+    assert bench.tick() == [("n2", VoteReply(5, True))]
+    bench.hear("n2", PreVoteRequest(6, 0, 0, 2))
+    assert bench.take() == [("n2", PreVoteReply(5, 2, True))]
     bench.disk.close()
