@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 
 import pytest
+import uvloop
 
-from orchestrator.replication.alarm import Alarm
+from orchestrator.replication.alarm import LATE_S, Alarm
 from orchestrator.testing.loop import VirtualLoop
 
 
@@ -52,3 +55,36 @@ def test_to_put_it_off_takes_no_timer() -> None:
     assert rang == [14.99]
     # Each sleep takes two callbacks, and the alarm one for each five seconds.
     assert steps < 2 * len(often) + 20
+
+
+def test_after_a_standstill_it_rings_when_everything_that_came_is_heard() -> None:
+    """With the loop of real nodes, which comes from one message to its timers before it reads the next."""
+    happened: list[str] = []
+    near, far = socket.socketpair()
+    other_near, other_far = socket.socketpair()
+
+    async def main() -> None:
+        loop, rang = asyncio.get_running_loop(), asyncio.Event()
+
+        def hear() -> None:
+            near.recv(1)
+            happened.append("heard")
+
+        def stand_still() -> None:
+            loop.remove_reader(other_near)
+            time.sleep(0.05 + 2 * LATE_S)
+            far.send(b"x")
+
+        def ring() -> None:
+            happened.append("rang")
+            rang.set()
+
+        loop.add_reader(near, hear)
+        loop.add_reader(other_near, stand_still)
+        Alarm(ring).set(0.05)
+        other_far.send(b"x")
+        await asyncio.wait_for(rang.wait(), 60)
+
+    with near, far, other_near, other_far:
+        uvloop.run(main())
+    assert happened == ["heard", "rang"]
