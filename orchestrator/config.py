@@ -81,9 +81,9 @@ class Config:
 
     heartbeat_ms: int = _setting("how often the leader makes itself heard", 50, min=5, max=5_000)
     election_timeout_min_ms: int = _setting("silence of the leader after which the first node may stand for election; "
-                                            "more than three heartbeats", 300, min=20, max=30_000)
+                                            "more than three heartbeats", 500, min=20, max=30_000)
     election_timeout_max_ms: int = _setting("silence after which every node stands for election; above the minimum",
-                                            600, min=40, max=60_000)
+                                            750, min=40, max=60_000)
     max_clock_skew_ms: int = _setting("a leader whose clock is further from the members' median hands over",
                                       1_000, min=10, max=60_000)
 

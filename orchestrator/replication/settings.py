@@ -11,8 +11,9 @@ MIB = 1024 * KIB
 @dataclass(frozen=True, kw_only=True)
 class RaftSettings:
     heartbeat_interval_ms: int = 50
-    election_timeout_min_ms: int = 300
-    election_timeout_max_ms: int = 600
+    # A leader, or a follower, that stands still for 200 ms on a busy machine must not cause an election.
+    election_timeout_min_ms: int = 500
+    election_timeout_max_ms: int = 750
     # After the leader's connection closed and redialling was refused: its process is gone, no need to wait for silence.
     fast_failover_min_ms: int = 10
     fast_failover_max_ms: int = 50

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -76,6 +77,8 @@ class SimulatedServer:
         self.methods: dict[str, Any] = {}
         # What a servicer raised that was not meant for the wire.
         self.errors: list[str] = []
+        # Calls that are not answered yet, by method.
+        self.under_way: Counter[str] = Counter()
         self._listener: Listener | None = None
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
@@ -120,6 +123,7 @@ class _Served(_Framed):
     async def _serve(self, call: int, method: str, queue: asyncio.Queue[bytes | None]) -> None:
         handler = self._server.methods.get(method)
         status: tuple[int, str, list[tuple[str, Any]]] = (0, "", [])
+        self._server.under_way[method] += 1
         try:
             if handler is None:
                 raise Aborted(grpc.StatusCode.UNIMPLEMENTED, method, ())
@@ -137,6 +141,7 @@ class _Served(_Framed):
             status = (grpc.StatusCode.UNKNOWN.value[0], repr(error), [])
         finally:
             del self._calls[call], self._incoming[call]
+            self._server.under_way[method] -= 1
         self.send(call, _STATUS, status)
 
     @staticmethod

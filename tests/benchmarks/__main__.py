@@ -12,11 +12,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from tests.benchmarks.failover import measure_failover, measure_silence
+from tests.benchmarks.failover import measure_failover, measure_handover, measure_silence
 from tests.benchmarks.measurement import Measurement, remarks, table, to_json
 from tests.benchmarks.processes import Options, Progress, surroundings
 from tests.benchmarks.reads import measure_barrier
 from tests.benchmarks.restart import measure_restart
+from tests.benchmarks.stalls import measure_stalls
 from tests.benchmarks.throughput import measure_start, measure_w3
 
 Measure = Callable[[Options, Progress], Awaitable[list[Measurement]]]
@@ -25,6 +26,8 @@ ROWS: dict[str, Measure] = {
     "start": measure_start,
     "failover": measure_failover,
     "silence": measure_silence,
+    "handover": measure_handover,
+    "stalls": measure_stalls,
     "w3": measure_w3,
     "restart": measure_restart,
     "barrier": measure_barrier,
@@ -76,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar=",".join(ROWS), help="default: all")
     parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 128], metavar="N,N,...", help="of w3")
-    parser.add_argument("--seconds", type=float, default=10, help="of each start and w3 window (%(default)s)")
-    parser.add_argument("--kills", type=_number, default=20, help="and silences of the leader (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=10, help="of each start, w3 and stalls window (%(default)s)")
+    parser.add_argument("--kills", type=_number, default=20, help="silences and handovers of the leader (%(default)s)")
     parser.add_argument("--finished", type=_number, default=2_000,
                         help="workflows before the restart (%(default)s); those beyond 2,000 are copied")
     parser.add_argument("--seed", type=int, default=1, help="of when the leader is killed (%(default)s)")

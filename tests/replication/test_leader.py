@@ -135,7 +135,7 @@ async def test_without_a_majority_for_an_election_timeout_it_steps_down() -> Non
         assert bench.role() is Role.LEADER
     bench.clock.now += 0.5
     bench.hear("n2", Ack(1, 1, 0))
-    bench.tick(after_ms=200)
+    bench.tick(after_ms=300)
     assert (bench.role(), bench.raft.leader, bench.raft.term) == (Role.FOLLOWER, None, 1)
     bench.disk.close()
 

@@ -11,8 +11,8 @@ def test_defaults_hold() -> None:
     settings = RaftSettings()
     assert (settings.heartbeat_interval_ms, settings.election_timeout_min_ms, settings.election_timeout_max_ms) == (
         50,
-        300,
-        600,
+        500,
+        750,
     )
 
 
@@ -20,8 +20,8 @@ def test_defaults_hold() -> None:
     "wrong",
     [
         {"heartbeat_interval_ms": 0},
-        {"heartbeat_interval_ms": 150},
-        {"election_timeout_max_ms": 300},
+        {"heartbeat_interval_ms": 167},
+        {"election_timeout_max_ms": 500},
         {"entry_bytes_max": 64 << 20},
         {"in_flight_bytes_max": 1 << 20},
         {"outgoing_buffer_bytes_max": 1 << 20},

@@ -37,6 +37,9 @@ PAUSE_SECONDS = (0.02, 0.08)
 # From when all nodes serve to the loss of the leader, and from there until it is back.
 BEFORE_LOSS_SECONDS = (0.3, 0.8)
 LOST_SECONDS = 1.5
+IMPATIENT_SECONDS = 0.2
+# A call may be answered so long after its deadline, and by who leads no longer so long after that.
+LATE_SECONDS = 0.1
 READY_SECONDS = 30.0
 # Of one way through the network, and of a write to the disk.
 LATENCY_SECONDS = (0.0002, 0.001, 0.005)
@@ -103,6 +106,8 @@ class Callers(Person):
 
     def __init__(self, cluster: QuietCluster) -> None:
         self.moments: list[float] = []
+        # By when a call that is under way must have been answered.
+        self.overdue_at: dict[int, float] = {}
         self.stopped = False
         super().__init__(cluster, "callers", Space("default", [SWITCH], [SWITCH["name"]]))
 
@@ -113,41 +118,87 @@ class Callers(Person):
 
     async def _call(self, client: Client, caller: int) -> None:
         number = 0
+        # One of them has less patience than an election takes.
+        timeout_s = IMPATIENT_SECONDS if caller == 0 else self.patience_seconds
         while not self.stopped:
             number += 1
+            began = self.cluster.loop.now
+            self.overdue_at[caller] = began + timeout_s + LATE_SECONDS
             try:
-                await client.start("switch", {}, id=f"{caller}-{number}", register=False)
+                await client.start("switch", {}, id=f"{caller}-{number}", register=False, timeout_s=timeout_s)
+                self.moments.append(self.cluster.loop.now)
             except errors.ClusterError as error:
                 self.cluster.watcher.trace(self.name, f"a start failed: {error!r}")
-                continue
-            self.moments.append(self.cluster.loop.now)
+            self.check_answered(caller)
+            del self.overdue_at[caller]
             await asyncio.sleep(self.dice.uniform(*PAUSE_SECONDS))
 
+    def check_answered(self, caller: int) -> None:
+        """No call is left without an answer beyond its deadline."""
+        if self.cluster.loop.now > self.overdue_at[caller]:
+            self.cluster.watcher.violated(f"caller {caller} waits for an answer beyond the deadline of its call")
 
-class Losses:
+
+class Drive:
+    """Takes a cluster from one moment of virtual time to another."""
+
+    def __init__(self, cluster: QuietCluster) -> None:
+        self.cluster = cluster
+
+    def started(self) -> Callers:
+        """All nodes serve, and callers call."""
+        cluster = self.cluster
+        self.do(lambda: [member.start() for member in cluster.members.values()])
+        self.until(lambda: cluster.ready, "the cluster forms")
+        callers: Callers = self.do(lambda: Callers(cluster))
+        self.until(lambda: len(callers.moments) > 0, "somebody is answered")
+        return callers
+
+    def do(self, what: Callable[[], object]):  # type: ignore[no-untyped-def]  # what it answers
+        asyncio._set_running_loop(self.cluster.loop)
+        try:
+            return what()
+        finally:
+            asyncio._set_running_loop(None)
+
+    def advance(self, seconds: float) -> None:
+        loop = self.cluster.loop
+        loop.run(loop.now + seconds, lambda: bool(self.cluster.watcher.violations))
+
+    def until(
+        self, reached: Callable[[], bool], what: str, *, stop_at: Callable[[], bool] = lambda: False
+    ) -> None:
+        loop, watcher = self.cluster.loop, self.cluster.watcher
+        loop.run(loop.now + READY_SECONDS, lambda: bool(watcher.violations) or stop_at() or reached())
+        if not reached() and not stop_at() and not watcher.violations:
+            watcher.violated(f"not within {READY_SECONDS:.0f} s: {what}")
+
+
+class Losses(Drive):
     """One kind of loss, again and again."""
 
     def __init__(self, cluster: QuietCluster, kind: str) -> None:
-        self.cluster = cluster
+        super().__init__(cluster)
         self.kind = kind
         self.dice = cluster.dice("losses")
         self.measured = Measured()
 
     def run(self, count: int) -> Measured:
         cluster, loop, watcher = self.cluster, self.cluster.loop, self.cluster.watcher
-        self._do(lambda: [member.start() for member in cluster.members.values()])
-        self._until(lambda: cluster.ready, "the cluster forms")
-        callers = self._do(lambda: Callers(cluster))
+        callers = self.started()
         for number in range(count):
-            self._until(lambda: cluster.ready and len(callers.moments) > 0, "all nodes serve")
-            self._advance(self.dice.uniform(*BEFORE_LOSS_SECONDS))
-            self._until(lambda: cluster.ready, "all nodes serve")
+            self.until(lambda: cluster.ready, "all nodes serve")
+            self.advance(self.dice.uniform(*BEFORE_LOSS_SECONDS))
+            self.until(lambda: cluster.ready, "all nodes serve")
+            self._check_answered(callers)
             if watcher.violations:
                 break
             leader = cluster.leading()
             assert leader is not None
             self.measured.pauses.append(self._lose(leader, callers, number))
-        self._advance(BEFORE_LOSS_SECONDS[0])
+        self.until(lambda: cluster.ready, "all nodes serve")
+        self.advance(BEFORE_LOSS_SECONDS[0])
+        self._check_answered(callers)
         self.measured.violations = watcher.violations
         self.measured.lines = watcher.lines
         self.measured.simulated_seconds = loop.now
@@ -157,34 +208,30 @@ class Losses:
         loop, watcher = self.cluster.loop, self.cluster.watcher
         watcher.trace("FAULT", f"{number}: {self.kind} of {leader.name}")
         began = loop.now
-        end = self._do(lambda: loop.create_task(KINDS[self.kind](self.cluster, leader)))
+        end = self.do(lambda: loop.create_task(KINDS[self.kind](self.cluster, leader)))
         successor = self.cluster.leading
-        self._until(lambda: successor(other_than=leader) is not None, "another node leads", stop_at=end.done)
+        self.until(lambda: successor(other_than=leader) is not None, "another node leads", stop_at=end.done)
         leader_ms = (loop.now - began) * 1000
-        self._until(end.done, "the loss ends")
-        self._until(lambda: bool(callers.moments) and callers.moments[-1] > began, "somebody is answered")
+        self.until(end.done, "the loss ends")
+        self.until(lambda: bool(callers.moments) and callers.moments[-1] > began, "somebody is answered")
         pause_ms = longest_pause(callers.moments, began, loop.now) * 1000
         watcher.trace("CHECK", f"{number}: a pause of {pause_ms:.0f} ms, another leader after {leader_ms:.0f} ms")
         return Pause(pause_ms, self.cluster.seed, number, self.kind, leader_ms)
 
-    def _do(self, what: Callable[[], object]):  # type: ignore[no-untyped-def]  # what it answers
-        asyncio._set_running_loop(self.cluster.loop)
-        try:
-            return what()
-        finally:
-            asyncio._set_running_loop(None)
 
-    def _advance(self, seconds: float) -> None:
-        loop = self.cluster.loop
-        loop.run(loop.now + seconds, lambda: bool(self.cluster.watcher.violations))
+    def _check_answered(self, callers: Callers) -> None:
+        for caller in callers.overdue_at:
+            callers.check_answered(caller)
+        for member in self.cluster.members.values():
+            if member.serving and member is not self.cluster.leading():
+                check_nothing_pending(member)
 
-    def _until(
-        self, reached: Callable[[], bool], what: str, *, stop_at: Callable[[], bool] = lambda: False
-    ) -> None:
-        loop, watcher = self.cluster.loop, self.cluster.watcher
-        loop.run(loop.now + READY_SECONDS, lambda: bool(watcher.violations) or stop_at() or reached())
-        if not reached() and not stop_at() and not watcher.violations:
-            watcher.violated(f"not within {READY_SECONDS:.0f} s: {what}")
+
+def check_nothing_pending(member: Member) -> None:
+    """Who does not lead has answered all calls; each was answered when the leadership ended, at the latest."""
+    pending = {method: count for method, count in member.server.under_way.items() if count}
+    if pending:
+        member.watcher.violated(f"{member.name} does not lead, and has not answered {pending}")
 
 
 async def _kill(cluster: QuietCluster, leader: Member) -> None:
@@ -226,6 +273,8 @@ async def _handover(cluster: QuietCluster, leader: Member) -> None:
     """SIGTERM."""
     stopping = leader.machine.spawn(leader.stop(), "stop")
     await asyncio.wait([stopping], timeout=STOP_SECONDS)
+    await asyncio.sleep(LATE_SECONDS)
+    check_nothing_pending(leader)
     await asyncio.sleep(LOST_SECONDS)
     leader.machine.kill()
     leader.start()
