@@ -19,7 +19,7 @@ from orchestrator.replication.frames import Outgoing
 from orchestrator.replication.ports import Clock
 from orchestrator.replication.raft_log import RaftLog
 from orchestrator.replication.settings import RaftSettings
-from orchestrator.replication.transport import PeerTransport
+from orchestrator.replication.transport import Peer, PeerTransport
 
 
 class Role(enum.Enum):
@@ -190,7 +190,7 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
     ) -> None:
         """Another configuration is in force; `renewed` peers have lost what was known of them."""
         self._count_by(voters, learners, is_voter=is_voter)
-        others = {self.nodes.setdefault(name, Node(name)) for name in self.peers}
+        others = {self.nodes.setdefault(name, Peer(name)) for name in self.peers}
         for node in [node for node in self.__raftMatchIndex if node not in others or node.id in renewed]:
             self.__raftMatchIndex.pop(node, None)
             self.__raftNextIndex.pop(node, None)
@@ -244,7 +244,7 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
             self.__setCurrentTerm(term, None)
         if self.role is not Role.FOLLOWER:
             self.defer_election()
-        self.__raftLeader = self.nodes.setdefault(leader, Node(leader)) if leader is not None else None
+        self.__raftLeader = self.nodes.setdefault(leader, Peer(leader)) if leader is not None else None
         self.__setState(_FOLLOWER)
         self.announce()
 

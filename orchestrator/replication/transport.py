@@ -46,6 +46,17 @@ STRANGERS_MAX = 32
 UNNAMED_MAX = 128
 
 
+class Peer(Node):  # type: ignore[misc]  # the base class has no types
+    """Raft keeps what it knows of each under it, so its hash is asked for all the time."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._hash = hash(name)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no types
     def __init__(
         self,
@@ -64,7 +75,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
     ) -> None:
         names = {identity.node, *membership.peers()}
         # Every peer that was ever known; who counts is for the configuration to say.
-        self.nodes: dict[str, Node] = {name: Node(name) for name in sorted(names)}
+        self.nodes: dict[str, Node] = {name: Peer(name) for name in sorted(names)}
         own = self.nodes[identity.node]
         super().__init__(None, own, [node for node in self.nodes.values() if node != own])
         self.identity = identity
@@ -165,7 +176,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         """Dials whom the configuration lists, where it says; and, to be heard, strangers while they are there."""
         wanted = {*self._membership.peers(), *self._inbound}
         for name in sorted(wanted - self._links.keys()):
-            self.nodes.setdefault(name, Node(name))
+            self.nodes.setdefault(name, Peer(name))
             self._links[name] = Link(self, name)
             if self._server is not None:
                 self._links[name].start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from orchestrator.engine.commands import RequestIdentity
@@ -17,6 +18,7 @@ PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
 WAIT_MS_DEFAULT = 10_000
 WAIT_MS_MAX = 300_000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
 ULID_ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 
 
@@ -28,7 +30,7 @@ def text(field: str, value: str, limit: int = NAME_CHARACTERS_MAX) -> str:
     """The value, if it is not too long and has no control characters."""
     if len(value) > limit:
         raise invalid(field, f"has {len(value)} characters; the limit is {limit}", str(limit))
-    if any(character < " " and character not in "\n\t" for character in value):
+    if _CONTROL.search(value):
         raise invalid(field, "has control characters")
     return value
 

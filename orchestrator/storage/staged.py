@@ -57,10 +57,7 @@ def is_execution_row(table: Table) -> bool:
 
 def execution_of(key: RowKey) -> ExecutionKey:
     """The execution that a key of an execution's table begins with."""
-    namespace, workflow_id = key[0], key[1]
-    assert isinstance(namespace, str)
-    assert isinstance(workflow_id, str)
-    return namespace, workflow_id
+    return key[:2]  # type: ignore[return-value]  # whose columns the tables' keys are, no type says
 
 
 class Overlay:
@@ -79,10 +76,8 @@ class Overlay:
 
     def retire(self, batch: Batch) -> None:
         """The batch is committed; batches are retired in the order in which they were added."""
-        for staged in batch.rows:
-            if not is_execution_row(staged.table):
-                continue
-            execution = execution_of(staged.key)
+        executions = [execution_of(staged.key) for staged in batch.rows if is_execution_row(staged.table)]
+        for execution in dict.fromkeys(executions):
             parts = self._waiting.get(execution)
             while parts and parts[0][0] <= batch.index:
                 parts.popleft()

@@ -33,7 +33,7 @@ from orchestrator.storage.staged import Batch, StagedRow, execution_of, is_execu
 T = TypeVar("T")
 
 # Few sizes, so that every statement is prepared once.
-_CHUNKS = (256, 32, 4, 1)
+_CHUNKS = (256, 64, 16, 4, 2, 1)
 _EXECUTION_COLUMNS = (
     "id, namespace, workflow_id, name, correlation_id, started_ms, status, ended_ms, updated_ms, compensation, "
     "priority, hash, body"

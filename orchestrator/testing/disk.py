@@ -34,7 +34,7 @@ class Inode:
         self.unsynced: list[tuple[int, bytes] | int] = []  # writes, and sizes of truncations
 
     def write(self, offset: int, data: bytes) -> None:
-        _apply(self.seen, (offset, data))
+        _write(self.seen, offset, data)
         self.unsynced.append((offset, data))
 
     def truncate(self, size: int) -> None:
@@ -42,8 +42,12 @@ class Inode:
         self.unsynced.append(size)
 
     def sync(self) -> None:
+        platters = self.platters
         for change in self.unsynced:
-            _apply(self.platters, change)
+            if isinstance(change, tuple):
+                _write(platters, *change)
+            else:
+                _apply(platters, change)
         self.unsynced.clear()
 
     def lose_power(self, dice: random.Random) -> None:
@@ -371,7 +375,7 @@ class DatabaseFile:
         self._synced_with_its_name = synced_with_its_name
 
     def read_at(self, offset: int, size: int) -> bytes:
-        return bytes(self._inode.seen[offset : offset + size])
+        return bytes(memoryview(self._inode.seen)[offset : offset + size])
 
     def write_at(self, offset: int, data: bytes) -> None:
         self._check()
@@ -407,7 +411,14 @@ def _apply(content: bytearray, change: tuple[int, bytes] | int) -> None:
         else:
             content.extend(bytes(change - len(content)))
         return
-    offset, data = change
-    if len(content) < offset:
-        content.extend(bytes(offset - len(content)))
+    _write(content, *change)
+
+
+def _write(content: bytearray, offset: int, data: bytes) -> None:
+    size = len(content)
+    if offset == size:
+        content += data
+        return
+    if size < offset:
+        content += bytes(offset - size)
     content[offset : offset + len(data)] = data

@@ -58,12 +58,15 @@ class History:
     _seen: dict[str, list[tuple[float, Version, str]]] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
     _retried: dict[str, None] = field(default_factory=dict)
+    _compensation_retried: dict[str, None] = field(default_factory=dict)
 
     def invoke(self, client: str, kind: str, target: str, detail: Any = "") -> Operation:
         operation = Operation(client, kind, target, detail, self.now())
         self.operations.append(operation)
         if kind == "retry":
             self._retried[target] = None
+        if kind == "retry_compensation":
+            self._compensation_retried[target] = None
         return operation
 
     def complete(self, operation: Operation, outcome: str, answer: Any = None) -> None:
@@ -78,6 +81,10 @@ class History:
         """A linearizable read says that there is no such workflow."""
         if self._started.get(operation.target, float("inf")) < operation.invoked_at:
             self.violated(f"{operation.target} was acknowledged, and a later read does not find it: {operation}")
+
+    def was_retried_by_hand(self, target: str) -> bool:
+        """It, or its compensation."""
+        return target in self._retried or target in self._compensation_retried
 
     def was_retried(self, target: str) -> bool:
         """Somebody has asked for it: what had ended may go on."""

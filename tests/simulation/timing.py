@@ -85,10 +85,7 @@ def problems(held: Held, document: dict[str, Any], recovered_ms: int, history: H
             for problem in found:
                 yield f"{held.place} {attempt.reference} #{attempt.sequence}: {problem}"
         if name in steps:
-            by_hand = history.was_retried(held.place) or any(
-                operation.kind == "retry_compensation" and operation.target == held.place
-                for operation in history.operations
-            )
+            by_hand = history.was_retried_by_hand(held.place)
             for problem in _retries(steps[name], attempts, by_hand=by_hand):
                 yield f"{held.place} {name}: {problem}"
 
