@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import sleep
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -90,6 +91,7 @@ class SnapshotSender:
     async def _run(self, name: str) -> None:
         transfer = self.transfers[name] = Transfer(name)
         index: int | None = None
+        began = self._raft.clock.monotonic()
         try:
             transfer.copy = await self._source.copy(check=self._doubtful)
             logger.info(
@@ -101,19 +103,27 @@ class SnapshotSender:
             )
             await self._stream(transfer, transfer.copy)
             self._doubtful = transfer.failed
+            if transfer.failed:
+                await self._pause(began)
             index = transfer.copy.index if transfer.installed else None
         except asyncio.CancelledError:
             raise
         except Exception:
             # A copy that cannot be made or read harms one follower; the leader goes on, and tries again.
             logger.exception("node %s could not send a snapshot to %s", self._raft.name, name)
-            await asyncio.sleep(self._raft.settings.redial_max_ms / 1000)
+            await self._pause(began)
         finally:
             del self.transfers[name]
             del self._tasks[name]
             self._done(name, index)
             if transfer.copy is not None:
                 self._release(transfer.copy)
+
+    async def _pause(self, began: float) -> None:
+        """As long as the attempt took, for the next one may come to nothing, too."""
+        settings = self._raft.settings
+        took_ms = (self._raft.clock.monotonic() - began) * 1000
+        await sleep(min(max(took_ms, settings.redial_max_ms), settings.snapshot_patience_ms) / 1000)
 
     def _release(self, copy: SnapshotCopy) -> None:
         try:

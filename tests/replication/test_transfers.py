@@ -3,22 +3,26 @@ become of no use goes away."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator.replication import snapshots
 from orchestrator.replication.errors import SnapshotUnfit
 from orchestrator.replication.files import RealFiles
 from orchestrator.replication.frames import Append, Heartbeat, SnapshotAck, SnapshotBegin, SnapshotChunk
 from orchestrator.replication.ports import SnapshotCopy
 from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.snapshot_receiver import PREFIX, SnapshotReceiver, incoming_name
+from orchestrator.replication.snapshots import SnapshotSender
 from orchestrator.replication.worker import Done, ThreadWorker
 from tests.replication.bench import Bench, entries
 from tests.replication.cluster import Cluster, Node, wait_until
 from tests.replication.recording_files import RecordingFiles
+from tests.replication.test_leader import leading
 from tests.replication.test_snapshots import SMALL, leave_behind
 
 CONTENT = bytes(range(256)) * 40
@@ -329,3 +333,51 @@ async def test_who_was_told_of_an_unsound_snapshot_checks_the_next_one(tmp_path:
         await cluster.converged()
         assert checked == [False, True]
         await wait_until("the transfer to end", lambda: leader.copies_released == 2)
+
+
+class Source:
+    """Copies that take so long, by the bench's clock, and that no follower takes."""
+
+    def __init__(self, bench: Bench, path: Path, took_s: float) -> None:
+        self.bench, self.path, self.took_s = bench, path, took_s
+        self.released = 0
+
+    async def copy(self, *, check: bool) -> SnapshotCopy:
+        self.bench.clock.now += self.took_s
+        if self.took_s > 100:
+            raise OSError(28, "No space left on device")
+        return SnapshotCopy(self.path, 50, 1, len(CONTENT), CHECKSUM, b"", self.release)
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.01, 0.5), (7.0, 7.0), (1000.0, 60.0)])
+async def test_what_nobody_takes_is_not_made_over_and_over(
+    tmp_path: Path, took_s: float, pause_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy costs as much as the database is large: the pause after one that came to nothing is as long."""
+    bench = await leading()
+    pauses: list[float] = []
+    paused, go_on = asyncio.Event(), asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        paused.set()
+        await go_on.wait()
+
+    source = Source(bench, tmp_path / "copy", took_s)
+    done: list[int | None] = []
+    sender = SnapshotSender(
+        bench.raft, source, RealFiles(), bench.disk.reader, lambda name, index: done.append(index)
+    )
+    monkeypatch.setattr(snapshots, "sleep", pause)
+    sender.start("n2")
+    while not paused.is_set():
+        await asyncio.sleep(0)
+        sender.on_ack("n2", SnapshotAck(1, CHECKSUM, 0, False, True))
+    assert (pauses, done) == ([pytest.approx(pause_s)], [])
+    go_on.set()
+    await wait_until("the end of the transfer", lambda: done == [None])
+    assert source.released == (took_s < 100)
+    bench.disk.close()
