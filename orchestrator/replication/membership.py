@@ -63,6 +63,8 @@ class Membership:
         self._stored = stored
         # The newest committed one that a trusted peer told of, and its index.
         self._told: Placed | None = None
+        # The newest committed one that anybody told of: good for dialling, and for nothing else.
+        self._rumoured: Placed | None = None
         self._committed = False
         self.configuration: Configuration | None = None
         self.index = 0
@@ -144,9 +146,15 @@ class Membership:
     # -- who the others are --------------------------------------------------------------------------------------
 
     def peers(self) -> list[str]:
-        """Whom this node dials."""
-        names = self._identity.members if self.configuration is None else self.configuration.names()
-        return sorted(name for name in names if name != self._identity.node)
+        """Whom this node dials: also, while it waits to be admitted, members that it was told of.
+
+        Else the leader of a cluster whose members have changed would not find it among those that wait.
+        """
+        configuration = self.configuration
+        names = set(self._identity.members if configuration is None else configuration.names())
+        if self._rumoured is not None and (configuration is None or self._removed()):
+            names.update(self._rumoured[1].names())
+        return sorted(names - {self._identity.node})
 
     def address_of(self, name: str) -> tuple[str, int] | None:
         """Where a peer is dialled; what it says itself is asked only for one that is not listed."""
@@ -155,6 +163,9 @@ class Membership:
             return configurations.address_parts(member.address)
         if self.configuration is None and name in self._identity.members:
             return self._identity.address_of(name)
+        rumoured = self._rumoured[1].find(name) if self._rumoured is not None else None
+        if rumoured is not None:
+            return configurations.address_parts(rumoured.address)
         hello = self._hellos.get(name)
         return configurations.address_parts(hello.advertised) if hello is not None else None
 
@@ -205,8 +216,18 @@ class Membership:
         """A peer said who it is, on a connection that is up."""
         self._hellos[hello.node] = hello
         self._present.add(hello.node)
+        self._hear_of_members(hello)
         self._take_note(hello)
         self.decide()
+
+    def _hear_of_members(self, hello: Hello) -> None:
+        told = hello.configuration
+        if told is None or not hello.configuration_committed:
+            return
+        if self._rumoured is None or hello.configuration_index > self._rumoured[0]:
+            self._rumoured = (hello.configuration_index, told)
+            if self.configuration is None or self._removed():
+                self._on_announce()
 
     def _take_note(self, hello: Hello) -> None:
         told = hello.configuration

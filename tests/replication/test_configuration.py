@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.replication import configuration as configurations
 from orchestrator.replication.configuration import Configuration, Member, UnknownConfiguration
-from orchestrator.replication.frames import Append, PreVoteReply, VoteReply, WireEntry
+from orchestrator.replication.frames import PROTOCOL_VERSION, Append, Hello, PreVoteReply, VoteReply, WireEntry
 from orchestrator.replication.hard_state import HardState
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.log import Role
@@ -118,6 +118,25 @@ async def test_an_admission_survives_a_crash_before_the_first_entry() -> None:
     identity = Identity(cluster_id="c", node="n4", incarnation="i", members={"n4": "host:4"})
     membership = Membership(identity, disk.hard_state, disk.journal)
     assert (membership.standing, membership.votes, membership.index) == (Standing.FORMED, False, 5)
+    disk.close()
+
+
+async def test_who_waits_dials_the_members_of_today() -> None:
+    """Those it was initialised with may all have gone, and only the leader can admit it."""
+    disk = new_disk(PowerLossFiles())
+    identity = Identity(cluster_id="c", node="n9", incarnation="i9", members={"n1": "host:1", "n9": "host:9"})
+    announced: list[list[str]] = []
+    membership = Membership(
+        identity, disk.hard_state, disk.journal, on_announce=lambda: announced.append(membership.peers())
+    )
+    assert membership.peers() == ["n1"]
+    hello = Hello(PROTOCOL_VERSION, "c", "n1", "i", "host:1", ["n1"], GROWN, 7, False)
+    membership.heard(hello)
+    assert membership.peers() == ["n1"], "it is not committed"
+    membership.heard(msgspec.structs.replace(hello, configuration_committed=True))
+    assert announced == [sorted(GROWN.members)]
+    assert membership.address_of("n4") == ("host", 4)
+    assert not membership.hears("n4", "i"), "whom it dials it does not believe"
     disk.close()
 
 
