@@ -44,7 +44,10 @@ class Probe:
         if gone:
             bug = UNSYNCED if self.member.lost_power else self.member.interrupted or "a journal that forgets"
             self.watcher.lost(self.name, bug, gone)
-            self.watcher.trace(self.name, f"{bug}: the journal lost {min(gone)} to {max(gone)}")
+            what = f"{self.name} starts with a journal that lost {min(gone)} to {max(gone)}"
+            self.watcher.trace(self.name, f"{bug}: {what}")
+            if any(self.watcher.is_committed(index, term) for index, term in gone.items()):
+                self.watcher.note(bug, what)
         self.held.clear()
         self.held.update(found)
         made_up = [index for index, term in found.items() if index > 1 and (index, term) not in self.watcher.written]
@@ -154,6 +157,8 @@ class Probe:
 
     def _check_replaced(self) -> None:
         """A snapshot came in place of the journal: did it hold as much?"""
+        if self._wiped:
+            self.watcher.got_snapshot(self.name, self.journal[-1][1])
         gone = range(self.journal[-1][1] + 1, max(self._wiped, default=0) + 1)
         terms = {index: self._wiped.get(index) or self._first_term(index) for index in gone}
         self.watcher.lost(self.name, OLD_SNAPSHOT, {index: term for index, term in terms.items() if term is not None})

@@ -64,6 +64,12 @@ class LogWatcher(Watcher):
         if missing and missing.get(index, (0, ""))[0] == term:
             del missing[index]
 
+    def got_snapshot(self, node: str, last_index: int) -> None:
+        """The node holds everything up to there again."""
+        held = self.missing.get(node, {})
+        for index in [index for index in held if index <= last_index]:
+            del held[index]
+
     def committed_wrongly(self, node: str, bug: str, indexes: Iterable[int]) -> None:
         self.wrongly_committed.setdefault(node, {}).update(dict.fromkeys(indexes, bug))
 
