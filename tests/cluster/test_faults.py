@@ -49,11 +49,12 @@ def networks() -> None:
 
 
 def test_power_is_lost(tmp_path: Path) -> None:
-    faults = "kill_leader,kill_all,kill_installing,kill_again,pause_all,kill_worker,kill_client"
+    faults = "kill_leader,kill_all,kill_installing,pause_all,kill_worker,kill_client"
     page = tmp_path / "runs.md"
-    arguments = ("--seed", "2", "--environment", "power loss", "--faults", faults, "--table", str(page))
-    told = run(tmp_path / "kept", *arguments)
-    assert sum(told["rounds"].values()) == 7 and told["comparisons"] == 8
+    # Of its own accord, and so beside networks where there can be any.
+    assert plan(2).environment == "power loss"
+    told = run(tmp_path / "kept", "--seed", "2", "--faults", faults, "--table", str(page))
+    assert sum(told["rounds"].values()) == 6 and told["comparisons"] == 7
     assert told["writes lost"] > 0 and told["installed"] > 0 and told["acknowledgements"] > 100
     assert "| kill_leader, power loss | 1 |" in page.read_text(encoding="utf-8")
 

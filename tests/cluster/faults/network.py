@@ -35,10 +35,11 @@ def obstacle() -> str:
 
 
 def enter(command: list[str]) -> None:
-    """Becomes `command` in a fresh network namespace, unless this process is in one already."""
+    """Becomes `command` in a fresh network namespace, with a loopback, unless this process is in one already."""
     if os.environ.get(ENTERED) != str(os.getpid()):
         os.environ[ENTERED] = str(os.getpid())
         os.execvp("unshare", ["unshare", "--net", *command])
+    _run("ip", "link", "set", "lo", "up")
 
 
 class Namespaces:
@@ -53,7 +54,6 @@ class Namespaces:
 
     def open(self) -> None:
         """Makes them; the process that calls this must outlive them."""
-        _run("ip", "link", "set", "lo", "up")
         _run("ip", "link", "add", BRIDGE, "type", "bridge")
         self._interfaces.append(BRIDGE)
         for address in (HUB, *self.faces.values()):
