@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from tests.benchmarks.failover import measure_failover, measure_handover, measure_silence
+from tests.benchmarks.failover import measure_failover, measure_handover, measure_partition, measure_silence
 from tests.benchmarks.measurement import Measurement, remarks, table, to_json
 from tests.benchmarks.processes import Options, Progress, surroundings
 from tests.benchmarks.reads import measure_barrier
 from tests.benchmarks.restart import measure_restart
 from tests.benchmarks.stalls import measure_stalls
 from tests.benchmarks.throughput import measure_start, measure_w3
+from tests.cluster.faults import network
 
 Measure = Callable[[Options, Progress], Awaitable[list[Measurement]]]
 
@@ -26,18 +28,27 @@ ROWS: dict[str, Measure] = {
     "start": measure_start,
     "failover": measure_failover,
     "silence": measure_silence,
+    "partition": measure_partition,
     "handover": measure_handover,
     "stalls": measure_stalls,
     "w3": measure_w3,
     "restart": measure_restart,
     "barrier": measure_barrier,
 }
+# Needs network namespaces, and so to be asked for.
+PRIVATE = "partition"
 BUDGET_MISSED = 1
 WRONG = 3
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if PRIVATE in arguments.rows:
+        if why := network.obstacle():
+            parser.error(f"{PRIVATE} is not possible: {why}")
+        network.enter([sys.executable, "-m", "tests.benchmarks", *sys.argv[1:]])
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     options = Options(
         concurrency=tuple(arguments.concurrency),
         seconds=arguments.seconds,
@@ -77,10 +88,11 @@ async def _measure(rows: list[str], options: Options) -> list[Measurement]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar=",".join(ROWS), help="default: all")
+    parser.add_argument("--rows", type=_rows, default=[row for row in ROWS if row != PRIVATE],
+                        metavar=",".join(ROWS), help=f"default: all but {PRIVATE}, which needs to be root")
     parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 128], metavar="N,N,...", help="of w3")
     parser.add_argument("--seconds", type=float, default=10, help="of each start, w3 and stalls window (%(default)s)")
-    parser.add_argument("--kills", type=_number, default=20, help="silences and handovers of the leader (%(default)s)")
+    parser.add_argument("--kills", type=_number, default=20, help="and other losses of the leader (%(default)s)")
     parser.add_argument("--finished", type=_number, default=2_000,
                         help="workflows before the restart (%(default)s); those beyond 2,000 are copied")
     parser.add_argument("--seed", type=int, default=1, help="of when the leader is killed (%(default)s)")

@@ -1,7 +1,8 @@
 """The pause that one client sees when it loses the leader, again and again, under a modest load.
 
 A killed process is missed at once, because the kernel closes its connections; a silent one (SIGSTOP), like a machine
-that is gone, only when the election timeout is over. One that is told to stop (SIGTERM) hands over before it goes.
+that is gone, only when the election timeout is over; one that is cut off from the other nodes, though not from clients,
+when it notices that itself. One that is told to stop (SIGTERM) hands over before it goes.
 
 Acknowledged starts are counted at the end: each must be there, and must have completed.
 """
@@ -18,7 +19,14 @@ from orchestrator.cli.local_cluster import LocalCluster
 from orchestrator_client import Client
 from tests.benchmarks.arithmetic import histogram, longest_pause, median
 from tests.benchmarks.measurement import Budget, Measurement
-from tests.benchmarks.processes import Options, Progress, running_cluster, running_workers
+from tests.benchmarks.processes import (
+    Options,
+    Progress,
+    namespaces,
+    networked_cluster,
+    running_cluster,
+    running_workers,
+)
 from tests.benchmarks.workload import W1, Parcel
 
 CALLERS = 16
@@ -31,7 +39,12 @@ RESUME_S = 60.0
 COMPLETE_S = 120.0
 STEP_MS = 100
 # The pause in the median, and the worst.
-BUDGETS_MS = {"failover": (500, 1_200), "silence": (1_000, 2_000), "handover": (200, 500)}
+BUDGETS_MS = {
+    "failover": (500, 1_200),
+    "silence": (1_000, 2_000),
+    "partition": (1_000, 2_000),
+    "handover": (200, 500),
+}
 
 
 class Load:
@@ -82,6 +95,11 @@ async def measure_silence(options: Options, progress: Progress) -> list[Measurem
     return await _measure("silence", options, progress)
 
 
+async def measure_partition(options: Options, progress: Progress) -> list[Measurement]:
+    """The kernel drops what the leader and the other nodes send each other, until the next is cut off."""
+    return await _measure("partition", options, progress)
+
+
 async def measure_handover(options: Options, progress: Progress) -> list[Measurement]:
     """The leader is told to stop (SIGTERM), and started again before the next is."""
     return await _measure("handover", options, progress)
@@ -90,7 +108,7 @@ async def measure_handover(options: Options, progress: Progress) -> list[Measure
 async def _measure(row: str, options: Options, progress: Progress) -> list[Measurement]:
     rng = random.Random(options.seed)
     async with (
-        running_cluster(options) as cluster,
+        (networked_cluster if row == "partition" else running_cluster)(options) as cluster,
         running_workers(cluster, options),
         Client(cluster.endpoints) as client,
     ):
@@ -140,25 +158,38 @@ async def _lose_leaders(
         await asyncio.sleep(rng.uniform(*BEFORE_LOSS_S))
         leader = await cluster.wait_leader()
         losses.append(time.perf_counter())
-        if row == "silence":
-            cluster.pause(leader)
-        elif row == "handover":
-            await cluster.stop_node(leader)
-        else:
-            await cluster.kill_node(leader)
+        await _lose(row, cluster, leader)
         await asyncio.sleep(rng.uniform(*BEFORE_RETURN_S))
         await load.wait_resumed(losses[-1])
         follower = await cluster.wait_leader(other_than=leader)
         pause_ms = longest_pause(load.moments, losses[-1], load.moments[-1]) * 1000
         progress.say(f"{row}: {number} of {count}: from {leader} to {follower}, {pause_ms:.0f} ms")
-        if row == "silence":
-            cluster.resume(leader)
-        else:
-            # In a thread: starting a process must not hold up the callers.
-            await asyncio.to_thread(cluster.start_node, leader)
+        await _bring_back(row, cluster, leader)
         await cluster.wait_ready()
     await asyncio.sleep(BEFORE_LOSS_S[1])
     return losses
+
+
+async def _lose(row: str, cluster: LocalCluster, leader: str) -> None:
+    if row == "silence":
+        cluster.pause(leader)
+    elif row == "handover":
+        await cluster.stop_node(leader)
+    elif row == "partition":
+        others = [name for name in cluster.nodes if name != leader]
+        await namespaces(cluster).cut(*((leader, other) for other in others), *((other, leader) for other in others))
+    else:
+        await cluster.kill_node(leader)
+
+
+async def _bring_back(row: str, cluster: LocalCluster, leader: str) -> None:
+    if row == "silence":
+        cluster.resume(leader)
+    elif row == "partition":
+        await namespaces(cluster).heal()
+    else:
+        # In a thread: starting a process must not hold up the callers.
+        await asyncio.to_thread(cluster.start_node, leader)
 
 
 async def _lost(client: Client, acknowledged: set[str]) -> list[str]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.cli.local_cluster import LocalCluster
+from tests.cluster.faults.cluster import NetworkedCluster
+from tests.cluster.faults.network import Namespaces
 
 ROOT = Path(__file__).parents[2]
 WORKER_READY_S = 20
@@ -57,6 +59,25 @@ async def running_cluster(options: Options) -> AsyncIterator[LocalCluster]:
     with temporary(options) as directory:
         async with LocalCluster(directory, node_settings=options.node_settings) as cluster:
             yield cluster
+
+
+@contextlib.asynccontextmanager
+async def networked_cluster(options: Options) -> AsyncIterator[LocalCluster]:
+    """As `running_cluster`, each node in a network namespace of its own; this process must be in a private one."""
+    with temporary(options) as directory:
+        cluster = NetworkedCluster(directory, 3, dict(options.node_settings), None)
+        try:
+            namespaces(cluster).open()
+            async with cluster.relay, cluster:
+                yield cluster
+        finally:
+            namespaces(cluster).close()
+
+
+def namespaces(cluster: LocalCluster) -> Namespaces:
+    assert isinstance(cluster, NetworkedCluster)
+    assert cluster.namespaces is not None
+    return cluster.namespaces
 
 
 @contextlib.asynccontextmanager
