@@ -146,6 +146,8 @@ class Elections:
         )
         if granted:
             self._give_way(name, message)
+        elif not self._leader_lives() and not self._up_to_date(message.last_index, message.last_term):
+            self._go_instead()
         raft.send(name, PreVoteReply(raft.term, message.round, granted))
 
     def _may_win_over(self, message: PreVoteRequest) -> bool:
@@ -169,6 +171,12 @@ class Elections:
             self._pre_votes = None
         if self._quick_at is not None:
             self._quick_at = self._quick_time() + raft.settings.fast_failover_max_ms / 1000
+
+    def _go_instead(self) -> None:
+        """Who asks lacks something that this node has, and both miss the leader: then it is this node's turn."""
+        if self._raft.role is Role.FOLLOWER and self._quick_at is None:
+            self._quick_at = self._quick_time()
+            self._raft.wake()
 
     def on_pre_vote_reply(self, name: str, message: PreVoteReply) -> None:
         raft = self._raft

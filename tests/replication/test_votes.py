@@ -284,3 +284,18 @@ async def test_who_is_about_to_vote_favours_nobody_for_a_further_term() -> None:
     bench.hear("n2", PreVoteRequest(6, 0, 0, 2))
     assert bench.take() == [("n2", PreVoteReply(5, 2, True))]
     bench.disk.close()
+
+
+async def test_who_refuses_a_shorter_log_asks_itself_soon() -> None:
+    """It may have asked already, when the other had just heard the leader: both would wait for another timeout."""
+    bench = Bench()
+    bench.hear("n2", Append(3, 0, 0, 0, entries(2, 3)))
+    await bench.settle()
+    bench.tick()
+    bench.hear("n3", PreVoteRequest(4, 1, 2, 1))
+    assert bench.tick(after_ms=60) == [("n3", PreVoteReply(3, 1, False))]  # the leader lives
+    assert {type(message) for _, message in bench.tick(after_ms=800)} == {PreVoteRequest}
+    bench.hear("n3", PreVoteRequest(4, 1, 2, 2))
+    assert bench.take() == [("n3", PreVoteReply(3, 2, False))]
+    assert {type(message) for _, message in bench.tick(after_ms=51)} == {PreVoteRequest}
+    bench.disk.close()
