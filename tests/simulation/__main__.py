@@ -6,6 +6,7 @@
     python -m tests.simulation --seed 7 --shrink    which of its faults are needed to break it
     python -m tests.simulation --seed 7 --only-faults 3,9
     python -m tests.simulation --seed 7 --mutant skip_fsync
+    python -m tests.simulation --mutants --seeds 40  how soon each planted mistake is found
     python -m tests.simulation --seeds 3000 --at-least 60 --table tests/simulation/runs.md
     python -m tests.simulation --totals --table tests/simulation/runs.md
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulation import mutants
+from tests.simulation.hunt import hunt_all
 from tests.simulation.jobs import Terms, job, sweep
 from tests.simulation.progress import Progress
 from tests.simulation.run import TROUBLE_SECONDS, Result
@@ -30,6 +32,7 @@ from tests.simulation.shrink import RUNS_MAX, SECONDS_MAX, shrink
 from tests.simulation.table import Table, record
 
 TRACE_LINES = 60
+HUNTED_SEEDS = 40
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.totals:
         print(json.dumps(Table(options.table).totals()))
         return 0
+    if options.mutants:
+        return _hunt(options)
     if options.mutant:
         os.environ[mutants.VARIABLE] = options.mutant
     terms = Terms(options.trouble, options.at_least, options.twice, options.only_faults)
@@ -59,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trouble", type=float, default=TROUBLE_SECONDS, help="seconds of faults in each run")
     parser.add_argument("--at-least", type=float, default=0.0, help="no run is shorter: its trouble lasts longer")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this mistake")
+    parser.add_argument("--mutants", action="store_true", help="look for each, one seed after the other (default: 40)")
     parser.add_argument("--only-faults", type=_numbers, help="with --seed: of its faults those numbers only, or `none`")
     parser.add_argument("--shrink", action="store_true", help="with --seed: leave out every fault that is not needed")
     parser.add_argument("--shrink-runs", type=int, default=RUNS_MAX, help="at most so many runs (default: %(default)s)")
@@ -70,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--chunk", type=int, default=50, help="how many seeds are a row of the table")
     parser.add_argument("--totals", action="store_true", help="what all rows of the table come to")
     return parser
+
+
+def _hunt(options: argparse.Namespace) -> int:
+    """Rows of the page's table; 1 if any mistake was not found."""
+    names = [options.mutant] if options.mutant else list(mutants.MUTANTS)
+    terms = Terms(options.trouble, options.at_least)
+    missed = 0
+    for found in hunt_all(names, options.first or 0, options.seeds or HUNTED_SEEDS, terms, options.jobs):
+        print(found, flush=True)
+        missed += not found.violation
+    return 1 if missed else 0
 
 
 def _one(seed: int, terms: Terms) -> int:

@@ -34,6 +34,7 @@ from orchestrator.rpc import workflows
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.workflows import WorkflowServicer
 from orchestrator.services import liveness
+from orchestrator.services.notifier import Notifier
 from orchestrator.services.ticker import Ticker
 from orchestrator.storage import schema
 
@@ -324,6 +325,13 @@ def _mixes_namespaces(original: Any) -> Any:
     return lambda value: original("")
 
 
+def _wakes_nobody(original: Any) -> Any:
+    def wake(self: Notifier, topic: Any) -> None:
+        """Whoever waits looks again when the leader changes."""
+
+    return wake
+
+
 MUTANTS: dict[str, Mutant] = {
     "skip_fsync": Mutant("the journal is not synced", SegmentWriter, "sync", _journal_without_fsync),
     "ack_before_durable": Mutant(
@@ -399,6 +407,7 @@ MUTANTS: dict[str, Mutant] = {
         "deadlines in the leader's memory pass in half the time", liveness._Deadlines, "add", _times_out_early
     ),
     "fire_late": Mutant("timers fire 8 s late", Ticker, "_until_due_ms", _fires_late),
+    "wake_nobody": Mutant("whoever waits for a change is not told of it", Notifier, "_wake", _wakes_nobody),
     "watch_anybody": Mutant(
         "any node serves watchers of what it has applied", WorkflowServicer, "_current", _lets_anybody_be_watched
     ),

@@ -151,3 +151,12 @@ def test_a_violation_is_told_by_its_seed_how_to_replay_it_its_end_and_the_exit_c
     assert (code, told["failing_seeds"]) == (1, [3])
     assert "replay: python -m tests.simulation --seed 3 --trouble 2 --mutant skip_fsync" in lines
     assert any(" CHECK " in line for line in lines)
+
+
+def test_the_table_of_mistakes_is_made_by_a_command() -> None:
+    code, lines = _simulate("--mutants", "--mutant", "skip_fsync", "--seeds", "2")
+    assert code == 0
+    assert lines[0].startswith("| `skip_fsync` | the journal is not synced | 1 | ")
+    assert "applied index 1" in lines[0]
+    code, lines = _simulate("--mutants", "--mutant", "fire_late", "--seeds", "1", "--trouble", "0.1")
+    assert (code, lines) == (1, ["| `fire_late` | timers fire 8 s late | not in 1 |  |"])

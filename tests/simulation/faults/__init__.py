@@ -18,8 +18,8 @@ from tests.simulation.faults.plan import Planned, plan
 from tests.simulation.faults.service import Service
 
 # What happens in runs of any kind; the rest needs members that may change, or many of them.
-SINGLE: dict[str, Kind] = {**processes.KINDS, **network.KINDS, **disks.KINDS}
-KINDS: dict[str, Kind] = {**SINGLE, **members.KINDS, **stories.KINDS}
+SINGLE: dict[str, Kind] = {**processes.KINDS, **network.KINDS, **disks.KINDS, **stories.KINDS}
+KINDS: dict[str, Kind] = {**SINGLE, **members.KINDS, **stories.OF_MANY}
 # Of so many seeds one has members that come and go.
 CHANGING = 0.4
 
@@ -35,8 +35,8 @@ class Faults:
         if dice.random() < CHANGING:
             kinds += members.KINDS
             self._administrator = Administrator(cluster)
-        if len(cluster.members) >= stories.NODES and dice.random() < 0.5:
-            kinds += stories.KINDS
+        if len(cluster.members) >= stories.MANY and dice.random() < 0.5:
+            kinds += stories.OF_MANY
         # What happened, in the order in which it began.
         self.occasions: list[Occasion] = []
         self._began = cluster.loop.now

@@ -10,9 +10,31 @@ from orchestrator.testing.network import Direction
 from tests.simulation.cluster import Member
 from tests.simulation.faults.occasion import Kind, Occasion, names
 
-# They need two sides that are no majority each, and somebody between them.
-NODES = 5
+# For which a run needs as many: two sides that are no majority each, and somebody between them.
+MANY = 5
 LOOK_SECONDS = 0.02
+
+
+def _apart(one: Member, others: list[Member]) -> list[Direction]:
+    return [pair for other in others for pair in ((other.name, one.name), (one.name, other.name))]
+
+
+async def _leader_sleeps(it: Occasion) -> None:
+    """The leader stands still, and when it goes on it hears its callers, and nobody who could say who leads now."""
+    leaders = it.cluster.leaders()
+    if len(leaders) != 1:
+        return
+    leader = leaders[0]
+    others = [member for member in it.shuffled(it.cluster.voters()) if member is not leader]
+    asleep, alone = 0.5 + it.dice.expovariate(1.5), it.dice.random()
+    it.does(f"{leader.name} for {asleep:.2f} s, and then it hears no other node for {alone:.2f} s")
+    directions = _apart(leader, others)
+    it.cluster.network.block(directions)
+    leader.machine.pause()
+    await it.hold([leader], asyncio.sleep(asleep))
+    leader.machine.resume()
+    await asyncio.sleep(alone)
+    it.cluster.network.unblock(directions)
 
 
 async def _late_answers(it: Occasion) -> None:
@@ -23,20 +45,16 @@ async def _late_answers(it: Occasion) -> None:
     """
     leaders = it.cluster.leaders()
     followers = [member for member in it.shuffled(it.cluster.voters()) if member not in leaders]
-    if len(leaders) != 1 or len(followers) < NODES - 1:
+    if len(leaders) != 1 or len(followers) < MANY - 1:
         return
     leader = leaders[0]
     slow, near, *others = followers
     late = [(slow.name, leader.name)]
-    rest = [near, *others]
-    it.does(f"{leader.name} hears {slow.name} late and is cut off from {names(rest)}")
+    it.does(f"{leader.name} hears {slow.name} late and is cut off from {names([near, *others])}")
     it.cluster.network.block(late)
-    try:
-        apart = [pair for other in rest for pair in ((other.name, leader.name), (leader.name, other.name))]
-        await _while_blocked(it, apart, lambda: bool(_others_lead(it, leader)), 2.0)
-        await _hand_back(it, leader)
-    finally:
-        it.cluster.network.unblock(late)
+    await _while_blocked(it, _apart(leader, [near, *others]), lambda: bool(_others_lead(it, leader)), 2.0)
+    await _hand_back(it, leader)
+    it.cluster.network.unblock(late)
     it.does(f"{names(it.cluster.leaders())} leads when the answers come, and {leader.name} reaches {near.name}")
     unheard = [(leader.name, other.name) for other in (slow, *others)]
     await _while_blocked(it, unheard, lambda: False, 0.2 + it.dice.random())
@@ -63,13 +81,12 @@ async def _while_blocked(
 ) -> None:
     """Nothing passes until it is enough, or the time is over."""
     it.cluster.network.block(directions)
-    try:
-        for _ in range(int(seconds / LOOK_SECONDS)):
-            if enough():
-                return
-            await asyncio.sleep(LOOK_SECONDS)
-    finally:
-        it.cluster.network.unblock(directions)
+    for _ in range(int(seconds / LOOK_SECONDS)):
+        if enough():
+            break
+        await asyncio.sleep(LOOK_SECONDS)
+    it.cluster.network.unblock(directions)
 
 
-KINDS: dict[str, Kind] = {"late_answers": _late_answers}
+KINDS: dict[str, Kind] = {"leader_sleeps": _leader_sleeps}
+OF_MANY: dict[str, Kind] = {"late_answers": _late_answers}
