@@ -76,6 +76,21 @@ def test_a_paused_process_goes_on_where_it_was() -> None:
     assert did[0] >= 5
 
 
+def test_what_a_paused_process_has_missed_comes_before_what_arrives_now() -> None:
+    loop, heard = VirtualLoop(), []
+    process = Process("p")
+    process.paused = True
+
+    def arrive() -> None:
+        loop.deliver(process, heard.append, 1)
+        loop.resume(process)
+        loop.deliver(process, heard.append, 2)
+
+    loop.schedule(1.0, arrive)
+    loop.run(2.0)
+    assert heard == [1, 2]
+
+
 def test_a_clock_of_its_own_speed() -> None:
     loop, shown = VirtualLoop(), []
 

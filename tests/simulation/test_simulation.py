@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -41,3 +42,9 @@ def test_a_seed_decides_everything() -> None:
 
 def test_another_seed_is_another_story() -> None:
     assert run_seed(3, Trouble(2.0)).trace_hash != run_seed(4, Trouble(2.0)).trace_hash
+
+
+def test_a_run_leaves_nothing_behind() -> None:
+    """A long sweep would grow, and slow down with it."""
+    run_seed(3, Trouble(2.0))
+    assert gc.collect() < 1_000
