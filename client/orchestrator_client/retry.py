@@ -10,8 +10,11 @@ from orchestrator_client.status import Failure, Kind, final_error
 
 FIRST_DELAY_S = 0.02
 DELAY_MAX_S = 0.5
-# A node that was elected needs a moment until it can serve: it is asked again soon, but not for ever.
+# A node that was elected needs a moment until it can serve: it is asked again soon, but a little later each time, for it
+# has enough to do; and not for ever.
 TAKE_OVER_S = 0.02
+TAKE_OVER_GROWTH = 1.5
+TAKE_OVER_MAX_S = 0.1
 TAKE_OVERS_MAX = 10
 
 
@@ -80,8 +83,9 @@ class CallRetry:
 
     def _decide(self, failure: Failure, by: str) -> TryAgain:
         if failure.kind is Kind.NOT_LEADER and failure.leader_address == by and self._take_overs < TAKE_OVERS_MAX:
+            delay_s = min(TAKE_OVER_S * TAKE_OVER_GROWTH**self._take_overs, TAKE_OVER_MAX_S)
             self._take_overs += 1
-            return TryAgain(TAKE_OVER_S)
+            return TryAgain(delay_s)
         if failure.kind is Kind.NOT_LEADER:
             self._hops += 1
             # A hint is followed at once, but two nodes that name each other must not be asked in a tight loop.

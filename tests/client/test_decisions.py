@@ -10,7 +10,7 @@ import pytest
 from orchestrator_client import errors
 from orchestrator_client.leader import SUSPECT_S, LeaderFinder
 from orchestrator_client.requests import WINDOW, RequestLedger, Ticket
-from orchestrator_client.retry import TAKE_OVER_S, TAKE_OVERS_MAX, Backoff, CallRetry
+from orchestrator_client.retry import TAKE_OVER_MAX_S, TAKE_OVER_S, TAKE_OVERS_MAX, Backoff, CallRetry
 from orchestrator_client.status import DETAILS_KEY, Failure, Kind, final_error, read_failure
 from tests.client.fake_cluster import error_details
 
@@ -148,7 +148,8 @@ def test_who_is_about_to_lead_is_asked_again_soon_but_not_for_ever() -> None:
     call = retry()
     refused = failure(Kind.NOT_LEADER, metadata={"leader_address": "b"})
     delays = [call.next(refused, 0, "b").after_s for _ in range(TAKE_OVERS_MAX)]
-    assert set(delays) == {TAKE_OVER_S}
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (TAKE_OVER_S, TAKE_OVER_MAX_S)
     assert [call.next(refused, 0, "b").locate for _ in range(4)] == [False, False, True, True]
 
 
