@@ -10,7 +10,7 @@ from orchestrator_client.status import Failure, Kind, final_error
 
 FIRST_DELAY_S = 0.02
 DELAY_MAX_S = 0.5
-# A node that was elected needs a moment until it can serve: it is asked again soon, but a little later each time, for it
+# A node that was elected needs a moment until it can serve: it is asked again soon, but a little later each time, as it
 # has enough to do; and not for ever.
 TAKE_OVER_S = 0.02
 TAKE_OVER_GROWTH = 1.5
