@@ -45,6 +45,8 @@ class HardStateFile:
         self._path = directory / FILE_NAME
         self._copy = directory / COPY_NAME
         self._number = 0
+        # What was given to the file, and not yet to its copy.
+        self._uncopied: bytes | None = None
         self._disk = disk
         self._on_durable = on_durable
         self.current = HardState()
@@ -91,21 +93,27 @@ class HardStateFile:
         """Queues the write; `on_durable` follows. Later saves win."""
         if state == self.current:
             return
+        # Before the file goes on: the copy is behind by one save at most.
+        self._copy_last()
         self.current = state
         self._number += 1
-        self._disk.add(partial(self._write, state, self._number), partial(self._written, state))
+        raw = msgspec.msgpack.encode({**msgspec.structs.asdict(state), "number": self._number})
+        checked = self._uncopied = google_crc32c.value(raw).to_bytes(4, "big") + raw
+        self._disk.add(partial(replace_file, self._files, self._path, checked), partial(self._written, state, checked))
         self._disk.kick()
 
-    def _write(self, state: HardState, number: int) -> None:
-        raw = msgspec.msgpack.encode({**msgspec.structs.asdict(state), "number": number})
-        checked = google_crc32c.value(raw).to_bytes(4, "big") + raw
-        # In this order, each durable before the next.
-        replace_file(self._files, self._path, checked)
-        replace_file(self._files, self._copy, checked)
-
-    def _written(self, state: HardState) -> None:
+    def _written(self, state: HardState, checked: bytes) -> None:
         self.durable = state
+        # Nobody waits for the copy: a vote goes out now.
         self._on_durable()
+        if self._uncopied is checked:
+            self._copy_last()
+            self._disk.kick()
+
+    def _copy_last(self) -> None:
+        if self._uncopied is not None:
+            self._disk.add(partial(replace_file, self._files, self._copy, self._uncopied))
+            self._uncopied = None
 
 
 def _refusal(path: Path, what: str) -> str:

@@ -151,7 +151,9 @@ async def test_term_and_vote_are_written_synced_renamed_and_the_name_is_synced(t
     files.take()
     disk.hard_state.save(HardState(2, "n1"))
     await disk.queue.drain()
-    # The one is durable before the other begins.
+    assert disk.hard_state.durable == HardState(2, "n1")
+    await disk.queue.drain()
+    # The one is durable, and the vote may go out, before the copy begins.
     assert files.take() == [
         step
         for name in (FILE_NAME, COPY_NAME)
@@ -163,6 +165,19 @@ async def test_term_and_vote_are_written_synced_renamed_and_the_name_is_synced(t
             ("sync_directory", "raft"),
         )
     ]
+    disk.close()
+
+
+async def test_the_copy_is_behind_by_one_save_at_most(tmp_path: Path) -> None:
+    files = RecordingFiles(RealFiles())
+    disk = Disk(files, tmp_path / "raft")
+    files.take()
+    for term in (2, 3, 4):
+        disk.hard_state.save(HardState(term, "n1"))
+    await disk.queue.drain()
+    await disk.queue.drain()
+    renamed = [name for operation, name in files.take() if operation == "rename"]
+    assert renamed == [FILE_NAME, COPY_NAME] * 3
     disk.close()
 
 

@@ -49,6 +49,7 @@ async def written(*saves: HardState, entries: int = 0) -> PowerLossFiles:
         for save in saves:
             state.hard_state.save(save)
             await state.disk.drain()
+            await state.disk.drain()  # the copy
         for index in range(1, entries + 1):
             state.journal.append(index, saves[-1].term, 0, b"entry")
         await state.journal.sync()
@@ -114,6 +115,7 @@ async def test_a_directory_of_the_first_format_is_taken_over() -> None:
         assert state.hard_state.durable == FIRST
         state.hard_state.save(SECOND)
         await state.disk.drain()
+        await state.disk.drain()  # the copy
         assert files.read(COPY) == files.read(STATE)
 
 

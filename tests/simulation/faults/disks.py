@@ -125,6 +125,9 @@ def _begin_of(data: bytes | None, share: float) -> bytes:
 def _is_noticeable(member: Member, changes: dict[str, bytes | None]) -> bool:
     """Whether anything else on the disk tells of it: entries that the database does not hold yet are told by none."""
     disk = member.machine.disk
+    if _ALONE[1] in changes and disk.contents(_ALONE[1]) != disk.contents(_ALONE[2]):
+        # The copy is being made.
+        return False
     journal = disk.files(".journal")
     if not journal or journal[-1] not in changes:
         return True
