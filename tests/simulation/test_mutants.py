@@ -7,7 +7,7 @@ import pytest
 from tests.simulation import mutants
 from tests.simulation.run import Trouble, run_seed
 
-SEEDS = 8
+SEEDS = 16
 TROUBLE = Trouble(6.0)
 
 
