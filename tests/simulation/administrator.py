@@ -12,8 +12,8 @@ from orchestrator_client import errors
 from tests.simulation.cluster import PEER_PORT, Member, SimulatedCluster
 from tests.simulation.people import Person, Space
 
-# What the cluster may say while it can't do what is asked, or has done it already.
-LATER = ("MEMBERSHIP_CHANGE_IN_PROGRESS", "QUORUM_WOULD_BE_LOST", "NODE_NOT_WAITING")
+# What the cluster may say while it can't do what is asked, or has done it already but not committed it.
+LATER = ("MEMBERSHIP_CHANGE_IN_PROGRESS", "QUORUM_WOULD_BE_LOST", "NODE_NOT_WAITING", "MEMBER_NOT_FOUND")
 RETIREMENT_SECONDS = 3.0
 
 
@@ -76,20 +76,21 @@ class Administrator(Person):
         self.machine.spawn(change, f"{what} {member.name}").add_done_callback(ended)
 
     async def _admitted(self, member: Member, method: Callable[[Any], Any], request: Any) -> None:
-        await self._ask(method, request)
+        # By name it may not be asked again: who has a vote already waits no more.
+        await self._ask(method, request, is_done=lambda: not member.is_lost)
         while member.is_lost:  # noqa: ASYNC110 - it looks now and then, as people do
             await asyncio.sleep(0.1)
 
     async def _removed(self, member: Member, *, retires: bool) -> None:
         request = cluster_pb2.RemoveMemberRequest(name=member.name)
-        await self._ask(lambda node: node.cluster.RemoveMember, request, done="MEMBER_NOT_FOUND")
+        await self._ask(lambda node: node.cluster.RemoveMember, request, is_done=lambda: member.is_lost)
         while not member.is_lost:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.1)
         await asyncio.sleep(self.dice.random() * RETIREMENT_SECONDS)
         if retires:
             self.cluster.retire(member)
 
-    async def _ask(self, method: Callable[[Any], Any], request: Any, *, done: str = "") -> None:
+    async def _ask(self, method: Callable[[Any], Any], request: Any, *, is_done: Callable[[], bool]) -> None:
         # The addresses of today, which who has changed the members knows.
         client = await self.open_client(self.space)
         while True:
@@ -97,7 +98,8 @@ class Administrator(Person):
                 await client.connection.call(method, request)
             except errors.ReplyError as error:
                 self.cluster.watcher.trace(self.name, f"{type(request).__name__} of {request.name}: {error!r}")
-                if error.reason == done:
+                # The answer that said so was lost.
+                if is_done():
                     return
                 if isinstance(error, errors.RequestError):
                     self.counts[error.reason.lower()] += 1
