@@ -27,6 +27,8 @@ class FaultyCluster(LocalCluster):
     def __init__(self, directory: Path, nodes: int, settings: dict[str, int | str], disk: DiskSettings | None) -> None:
         super().__init__(directory, nodes, node_settings=settings)
         self._disk = disk
+        # The node whose disk syncs at once, where those of the others take their time.
+        self.quick = ""
         self._starts = 0
         self.writes_lost = 0
         self.namespaces: Namespaces | None = None
@@ -40,6 +42,8 @@ class FaultyCluster(LocalCluster):
         # Not the same dice after each start.
         self._starts += 1
         disk = dataclasses.replace(self._disk, seed=self._disk.seed + self._starts) if self._disk is not None else None
+        if disk is not None and node.name == self.quick:
+            disk = dataclasses.replace(disk, sync_ms=0)
         return [*self.prefix(node), sys.executable, "-m", "tests.cluster.faults.node", "--config",
                 str(node.config_file), "--disk", json.dumps(disk.dictionary() if disk is not None else None),
                 "--die-with-parent", str(os.getpid())]

@@ -69,14 +69,21 @@ async def kill_majority(session: Session, dice: random.Random) -> float:
 
 
 async def kill_all(session: Session, dice: random.Random) -> float:
+    """At once. Perhaps the leader comes back last, when the others have had time to go on without it."""
+    leader = await _leader(session)
     at = now()
     for name in session.cluster.nodes:
         session.cluster.pause(name)
     for name in session.cluster.nodes:
         await session.cluster.kill_node(name)
+    late = {leader} if dice.randrange(2) else set()
     for name in dice.sample(list(session.cluster.nodes), len(session.cluster.nodes)):
-        session.cluster.start_node(name)
-        await _last(dice, 0.5)
+        if name not in late:
+            session.cluster.start_node(name)
+            await _last(dice, 0.5)
+    if late:
+        await session.resumed(at)
+        session.cluster.start_node(leader)
     return await session.resumed(at)
 
 
