@@ -50,7 +50,8 @@ def plan(seed: int, *, environment: str | None = None, rounds: int = ROUNDS, onl
     if only:
         faults = [FAULTS[name] for name in only]
     else:
-        faults = dice.choices(list(weights), list(weights.values()), k=rounds)
+        # With dice of its own: how many there are has no say in anything else.
+        faults = random.Random(f"{seed}/faults").choices(list(weights), list(weights.values()), k=rounds)
     disk = DiskSettings(seed=seed << 16, kept=dice.choice((0.0, 0.0, 0.5)), torn=dice.choice((0.0, 0.2)),
                         sync_ms=dice.choice((0, 5, 20, 60)))
     dropping = environment == POWER or (environment == NETWORK and dice.randrange(2) == 0)
