@@ -109,14 +109,14 @@ class Operator(Person):
             space.switches.append(workflow_id)
 
     async def settle(self) -> None:
-        """Resumes, signals and unsticks everything until nothing runs but the switches."""
+        """Resumes, signals and unsticks everything until nothing runs but the switches, and nobody could start more."""
         clients = [await client for client in self.clients]
         while True:
             try:
                 left = 0
                 for client in clients:
                     left += await self._settle(client)
-                if not left:
+                if not left and not self.work.callers_left:
                     self.settled = True
                     return
             except errors.ClusterError as error:
