@@ -144,7 +144,8 @@ class _Jobs:
             self.later(self._begin)
 
     def later(self, callback: Callable[..., object], *args: Any) -> None:
-        asyncio.get_running_loop().call_later(self._machine.job_delay(reads=self._reads) / 2, callback, *args)
+        # Not the running loop: what is left of a killed process is cleaned up when none runs.
+        self._machine.loop.call_later(self._machine.job_delay(reads=self._reads) / 2, callback, *args)
 
     def _begin(self) -> None:
         if not self.waiting:

@@ -19,7 +19,7 @@ from tests.simulation.faults.service import Service
 
 # What happens in runs of any kind; the rest needs members that may change, or many of them.
 SINGLE: dict[str, Kind] = {**processes.KINDS, **network.KINDS, **disks.KINDS, **stories.KINDS}
-KINDS: dict[str, Kind] = {**SINGLE, **members.KINDS, **stories.OF_MANY}
+KINDS: dict[str, Kind] = {**SINGLE, **members.KINDS, **stories.OF_CHANGING, **stories.OF_MANY}
 # Of so many seeds one has members that come and go.
 CHANGING = 0.4
 
@@ -33,7 +33,7 @@ class Faults:
         kinds = dice.sample(sorted(SINGLE), dice.randint(2, 7))
         self._administrator: Administrator | None = None
         if dice.random() < CHANGING:
-            kinds += members.KINDS
+            kinds += [*members.KINDS, *stories.OF_CHANGING]
             self._administrator = Administrator(cluster)
         if len(cluster.members) >= stories.MANY and dice.random() < 0.5:
             kinds += stories.OF_MANY

@@ -60,6 +60,21 @@ async def _late_answers(it: Occasion) -> None:
     await _while_blocked(it, unheard, lambda: False, 0.2 + it.dice.random())
 
 
+async def _alone_with_a_learner(it: Occasion) -> None:
+    """A leader hears no member for a while, only a learner that it sends its log to: who has no vote does not count."""
+    for _ in range(int(3 / LOOK_SECONDS)):
+        for leader in it.cluster.leaders():
+            assert leader.node is not None
+            learners = leader.node.log._core.learners
+            if learners and len(it.cluster.leaders()) == 1:
+                others = [other for other in it.cluster.members.values() if other.name not in learners]
+                seconds = 0.2 + it.dice.random()
+                it.does(f"{leader.name} with {' '.join(sorted(learners))} for {seconds:.2f} s")
+                await _while_blocked(it, _apart(leader, others), lambda: False, seconds)
+                return
+        await asyncio.sleep(LOOK_SECONDS)
+
+
 async def _hand_back(it: Occasion, leader: Member) -> None:
     """Whoever leads hands over until it is the one."""
     for _ in range(12):
@@ -89,4 +104,6 @@ async def _while_blocked(
 
 
 KINDS: dict[str, Kind] = {"leader_sleeps": _leader_sleeps}
+# Of runs in which members come and go.
+OF_CHANGING: dict[str, Kind] = {"alone_with_a_learner": _alone_with_a_learner}
 OF_MANY: dict[str, Kind] = {"late_answers": _late_answers}
