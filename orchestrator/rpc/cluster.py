@@ -67,7 +67,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
 
     @answers
     async def AddMember(self, request: pb.AddMemberRequest, context: Any) -> Any:
-        member = self._wanted(request.name, request.incarnation, request.peer_address, "")
+        member = self._wanted(request.name, request.incarnation, request.peer_address, "", is_new=True)
         await self.backend.log.add_member(request.name, member.incarnation, member.address)
         return pb.AddMemberResponse(incarnation=member.incarnation, peer_address=member.address)
 
@@ -83,15 +83,19 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
         await self.backend.log.replace_member(request.name, member.incarnation, member.address or None)
         return pb.ReplaceMemberResponse(incarnation=member.incarnation, peer_address=member.address)
 
-    def _wanted(self, name: str, incarnation: str, address: str, otherwise: str) -> Member:
+    def _wanted(
+        self, name: str, incarnation: str, address: str, otherwise: str, *, is_new: bool = False
+    ) -> Member:
         """Who is meant: what the request leaves out is what the node under that name says itself."""
         self.backend.require_leading()
         waits = self.backend.log.candidates().get(name)
         listed = self.backend.log.status().configuration
         known = listed.find(name) if listed is not None else None
         if not incarnation:
-            # Asked again, after its answer was lost, it waits no more.
-            found = waits or (known if known is not None and name in listed.learners else None)
+            # Asked again, after its answer was lost, it waits no more. A member that votes is the one that was added;
+            # whether it has replaced another one nobody can tell.
+            was_done = listed is not None and (is_new or name in listed.learners)
+            found = waits or (known if was_done else None)
             if found is None:
                 raise RpcFailure(
                     grpc.StatusCode.FAILED_PRECONDITION,

@@ -176,6 +176,18 @@ async def test_nobody_waits(bench: Bench, stubs: Stubs) -> None:
     assert bench.changed_members == [("add", "n3", "i3", "127.0.0.1:7503")]
 
 
+async def test_asked_again_to_add_a_member_it_is_done_and_a_replacement_by_nobody_is_not(
+    bench: Bench, stubs: Stubs
+) -> None:
+    with_members(bench)
+    reply = await stubs.cluster.AddMember(pb.AddMemberRequest(name="n2"))
+    assert (reply.incarnation, reply.peer_address) == ("i2", "127.0.0.1:7777")
+    assert bench.changed_members == [("add", "n2", "i2", "127.0.0.1:7777")]
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stubs.cluster.ReplaceMember(pb.ReplaceMemberRequest(name="n2"))
+    assert failure_of(raised.value).reason == "NODE_NOT_WAITING"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "reason"),
     [

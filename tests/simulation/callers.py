@@ -63,7 +63,8 @@ class Caller(Person):
         return f"{self.name}-{self.number}"
 
     def _start_arguments(self, mark: str) -> dict[str, Any]:
-        given = {"case": self.dice.choice("abz"), "pad": "x" * self.dice.choice((0, 0, 300, 5_000))}
+        pad = "x" * self.dice.choice((0, 0, 0, 300, 300, 5_000, 5_000, 40_000))
+        given = {"case": self.dice.choice("abz"), "pad": pad}
         return {"input": given, "correlation_id": mark, "priority": self.dice.randint(0, 2), "register": False}
 
     async def _start(self, client: Client) -> None:

@@ -6,7 +6,7 @@ Each replaces one function by one with a plausible mistake, for as long as it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from orchestrator.engine import attempts, commands, dedup, limits
@@ -42,12 +42,16 @@ VARIABLE = "SIMULATION_MUTANT"
 
 
 class Mutant(NamedTuple):
-    """A mistake: what is replaced (an attribute, or the item of a dict), and what makes the replacement of it."""
+    """A mistake: what is replaced (an attribute, or the item of a dict), and what makes the replacement of it.
+
+    `also`: other mistakes without which it would do no harm.
+    """
 
     about: str
     owner: Any
     name: Any
     make: Callable[[Any], Any]
+    also: tuple[Any, ...] = ()
 
 
 # -- the replicated log --------------------------------------------------------------------------------------------
@@ -172,6 +176,15 @@ def _cuts_without_a_conflict(original: Any) -> Any:
             raft.journal.append(index, entry.term, entry.kind, entry.data)
 
     return take
+
+
+def _sends_again(original: Any) -> Any:
+    def peer_connected(self: Replicator, name: str) -> None:
+        original(self, name)
+        if self._raft.role is Role.LEADER and name in self.progress:
+            self._raft.set_next_index(name, self._raft.match_index(name) + 1)
+
+    return peer_connected
 
 
 def _reads_without_a_round(original: Any) -> Any:
@@ -369,6 +382,13 @@ MUTANTS: dict[str, Mutant] = {
     "cut_without_conflict": Mutant(
         "a repeated append cuts what came after it", Follower, "_take", _cuts_without_a_conflict
     ),
+    "resend_and_cut": Mutant(
+        "the same, and what was in flight is sent again after a reconnection",
+        Follower,
+        "_take",
+        _cuts_without_a_conflict,
+        (Mutant("", Replicator, "peer_connected", _sends_again),),
+    ),
     "read_without_round": Mutant(
         "reads do not ask whether this node still leads", ReadBarrier, "wait", _reads_without_a_round
     ),
@@ -423,7 +443,14 @@ def planted(name: str) -> Iterator[None]:
     if not name:
         yield
         return
-    mutant = MUTANTS[name]
+    with ExitStack() as stack:
+        for mutant in (MUTANTS[name], *MUTANTS[name].also):
+            stack.enter_context(_replaced(mutant))
+        yield
+
+
+@contextmanager
+def _replaced(mutant: Mutant) -> Iterator[None]:
     if isinstance(mutant.owner, dict):
         original = mutant.owner[mutant.name]
         mutant.owner[mutant.name] = mutant.make(original)
