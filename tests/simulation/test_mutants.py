@@ -7,8 +7,8 @@ import pytest
 from tests.simulation import mutants
 from tests.simulation.run import Trouble, run_seed
 
-SEEDS = 16
-TROUBLE = Trouble(6.0)
+SEEDS = 32
+TROUBLE = Trouble(10.0)
 
 
 @pytest.mark.parametrize(
