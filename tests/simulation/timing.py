@@ -68,7 +68,7 @@ def steps_of(tasks: list[dict[str, Any]]) -> Iterator[tuple[str, Step]]:
 
 
 def problems(held: Held, document: dict[str, Any], recovered_ms: int, history: History) -> Iterator[str]:
-    """`recovered_ms`: when the cluster answered again after the faults."""
+    """`recovered_ms`: when the cluster took something again after the faults."""
     steps = dict(steps_of(document["tasks"]))
     by_step: dict[str, list[TaskAttempt]] = {}
     for attempt in sorted(held.tasks, key=lambda attempt: attempt.sequence):

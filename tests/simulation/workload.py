@@ -87,7 +87,7 @@ class Operator(Person):
     def __init__(self, cluster: SimulatedCluster, name: str, work: Work) -> None:
         self.work = work
         self.settled = False
-        # Log time when the cluster first answered after the faults.
+        # Log time when the cluster first took something after the faults.
         self.recovered_ms = 0
         super().__init__(cluster, name, work.spaces[0])
         self.clients = [self.client, *(self.open_client(space) for space in work.spaces[1:])]
@@ -110,9 +110,12 @@ class Operator(Person):
 
     async def settle(self) -> None:
         """Resumes, signals and unsticks everything until nothing runs but the switches, and nobody could start more."""
-        clients = [await client for client in self.clients]
+        clients, watcher = [await client for client in self.clients], self.cluster.watcher
         while True:
             try:
+                if not self.recovered_ms:
+                    await clients[0].register(SWITCH, overwrite=True)
+                    self.recovered_ms = watcher.applied[watcher.highest].log_time_ms
                 left = 0
                 for client in clients:
                     left += await self._settle(client)
@@ -120,7 +123,7 @@ class Operator(Person):
                     self.settled = True
                     return
             except errors.ClusterError as error:
-                self.cluster.watcher.trace(self.name, f"settling: {error!r}")
+                watcher.trace(self.name, f"settling: {error!r}")
             await asyncio.sleep(1.0)
 
     async def _settle(self, client: Client) -> int:
@@ -130,11 +133,9 @@ class Operator(Person):
             async for execution in client.search(statuses=["RUNNING", "PAUSED", "COMPENSATING"])
             if execution.name != "switch"
         ]
-        watcher = self.cluster.watcher
-        self.recovered_ms = self.recovered_ms or watcher.applied[watcher.highest].log_time_ms
         if left:
             shown = [f"{one.workflow_id} {one.name} {one.status} {one.compensation.state}" for one in left]
-            watcher.trace(self.name, f"left: {shown}")
+            self.cluster.watcher.trace(self.name, f"left: {shown}")
         for execution in left:
             await self._nudge(client, execution)
         return len(left)
