@@ -1,0 +1,1 @@
+"""What nodes do themselves, outside of the log: scripts, queries, schemas, calls of other services."""

@@ -1,0 +1,64 @@
+"""System work: what the engine hands to a node's own session instead of a worker's, and what comes of it.
+
+Each kind of work has a queue, in the namespace SYSTEM_NAMESPACE and no domain. It is leased, fenced and given up like
+any worker's task, so it runs on all nodes and survives each of them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+
+class Kind(StrEnum):
+    """The queues of system work. `parameters` of each are a JSON object."""
+
+    SCRIPT = "system/script"  # {"expression": "...", "body": true if it is a function's body}; `$` is the input
+    JQ = "system/jq"  # {"expression": "..."}
+    SCHEMA = "system/schema"  # {"schema": {...}}: checks the input against it
+    HTTP = "system/http"  # {}
+    GRPC = "system/grpc"  # {}
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt. `input` and `parameters` are JSON objects."""
+
+    kind: str
+    namespace: str
+    workflow_id: str
+    task_id: str
+    name: str
+    reference: str
+    input: bytes
+    parameters: bytes
+    idempotency_key: str
+    fencing_token: int
+    timeout_ms: int = 0  # 0: the kind's own
+
+
+class Ended(StrEnum):
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    FAILED_WITH_TERMINAL_ERROR = "FAILED_WITH_TERMINAL_ERROR"
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How it ended. `output` is a JSON object or empty; `outcome_unknown`: it failed, but may have taken effect."""
+
+    ended: Ended
+    output: bytes = b""
+    reason: str = ""
+    error_code: str = ""
+    outcome_unknown: bool = False
+
+
+class Executor(Protocol):
+    """Does one kind of work. Cancelled when the attempt is not wanted any more."""
+
+    async def execute(self, work: Work) -> Outcome:
+        """Never raises but CancelledError: what goes wrong is an outcome."""
+
+    async def close(self) -> None:
+        """Ends what it holds: processes, connections."""
