@@ -123,6 +123,7 @@ class SimulatedDisk:
         self._unsynced_names.clear()
         self.strikes_in = 0
         self.failing_syncs = 0
+        self.full = False
 
     def strike_after(self, operations: int, path_part: str, strike: Callable[[], None]) -> None:
         """Calls it in the middle of a later operation on a file whose path has this part; which then fails."""

@@ -330,3 +330,10 @@ def test_an_unknown_outcome_may_come_late_or_never() -> None:
 def test_a_refusal_has_to_be_deserved() -> None:
     assert linearizable([_call("resume", 0, 1, REFUSED)], "RUNNING", switch_model)
     assert not linearizable([_call("pause", 0, 1), _call("resume", 2, 3, REFUSED)], "RUNNING", switch_model)
+
+
+def test_a_blank_disk_in_the_place_of_a_full_one_has_room() -> None:
+    disk = SimulatedDisk(random.Random(1))
+    disk.full = True
+    disk.lose_everything()
+    assert not disk.full
