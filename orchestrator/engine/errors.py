@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from orchestrator.engine.definitions.errors import DefinitionError, DefinitionUnimplemented
 from orchestrator.engine.results import Code, Rejected
 
 
@@ -25,3 +26,9 @@ def refuse(code: Code, reason: str, message: str, **metadata: str) -> NoReturn:
 
 def not_found(workflow_id: str) -> NoReturn:
     refuse(Code.NOT_FOUND, "WORKFLOW_NOT_FOUND", f"no workflow has the id {workflow_id!r}")
+
+
+def refuse_definition(error: DefinitionError) -> NoReturn:
+    if isinstance(error, DefinitionUnimplemented):
+        refuse(Code.UNIMPLEMENTED, "NOT_SUPPORTED", str(error), path=error.path)
+    refuse(Code.INVALID_ARGUMENT, "DEFINITION_INVALID", str(error), path=error.path)

@@ -62,6 +62,7 @@ MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
     messages.ContinueExecution: leasing.continue_execution,
     messages.TimerFired: timing.timer_fired,
     messages.DeadlinePassed: timing.deadline_passed,
+    messages.StartExecution: starting.start_execution,
 }
 
 
@@ -112,7 +113,10 @@ class Machine:
         return (message.namespace, message.workflow_id)
 
     def apply_message(self) -> Outcome:
-        """Takes up the message at the head; one whose step fails is dropped, or nothing after it would be taken up."""
+        """Takes up the message at the head.
+
+        One whose step fails is dropped, or nothing after it would be taken up; whoever sent it is told.
+        """
         number = self.state.next_message()
         assert number is not None
         message = self.state.messages[number,]
@@ -123,6 +127,8 @@ class Machine:
             return handler(step, message)
 
         done = self._run(take_up)
+        if self.state.next_message() == number:
+            self._run(lambda step: system.drop_message(step, number, message, done.result))
         if self.state.next_message() == number:
             self._run(lambda step: system.take_message(step, number))
         return Outcome(done.result, done.effects)

@@ -6,7 +6,27 @@ in order. Fields are encoded by position, the tag first.
 
 from __future__ import annotations
 
+from enum import IntEnum
+
+import msgspec
+
 from orchestrator.engine.model import Row, TimerKind
+
+
+class OriginKind(IntEnum):
+    """Who is told what came of a message. `origins` has the table of how."""
+
+    NOBODY = 0
+
+
+class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Who sent a message, in the message's namespace. What the fields say depends on the kind; there will be no more
+    of them."""
+
+    kind: OriginKind = OriginKind.NOBODY
+    name: str = ""
+    number: int = 0
+    part: int = 0
 
 
 class Message(Row, frozen=True):
@@ -48,4 +68,18 @@ class ContinueExecution(Message, frozen=True, tag=5):
     """The step before had more to do than one step may."""
 
 
-AnyMessage = TaskLeased | TimerFired | WorkerLost | DeadlinePassed | ContinueExecution
+class StartExecution(Message, frozen=True, tag=50):
+    """An execution is to begin under this id, which whoever sends it has made or chosen. See births.start_within."""
+
+    name: str
+    version: int  # 0: the highest
+    input: bytes
+    correlation_id: str = ""
+    priority: int = 0
+    task_to_domain: tuple[tuple[str, str], ...] = ()
+    created_by: str = ""
+    document: bytes = b""  # a definition to run without registering it
+    origin: Origin = Origin()
+
+
+AnyMessage = TaskLeased | TimerFired | WorkerLost | DeadlinePassed | ContinueExecution | StartExecution

@@ -35,6 +35,7 @@ MESSAGES = [
     messages.WorkerLost("default", "w1", 1, 2),
     messages.DeadlinePassed("default", "w1", 1, 2, 3),
     messages.ContinueExecution("default", "w1"),
+    messages.StartExecution("default", "w1", "order", 0, b"{}", origin=messages.Origin(name="s", number=4)),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.engine import limits, outcomes, saga, signals
+from orchestrator.engine.births import arm_timeout
 from orchestrator.engine.commands import (
     PauseWorkflow,
     ResumeWorkflow,
@@ -14,7 +15,6 @@ from orchestrator.engine.commands import (
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
-from orchestrator.engine.handlers.starting import arm_timeout
 from orchestrator.engine.model import (
     AgendaItem,
     AgendaKind,

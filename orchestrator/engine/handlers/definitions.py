@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, cast
+from typing import cast
 
 from orchestrator.engine.commands import RegisterTasks, RegisterWorkflows
-from orchestrator.engine.definitions.errors import DefinitionError, DefinitionUnimplemented
+from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.parse import validate_task, validate_workflow
-from orchestrator.engine.errors import refuse
+from orchestrator.engine.errors import refuse, refuse_definition
 from orchestrator.engine.model import Table, TaskDefinitionRow, WorkflowDefinitionRow
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
-
-
-def refuse_definition(error: DefinitionError) -> NoReturn:
-    if isinstance(error, DefinitionUnimplemented):
-        refuse(Code.UNIMPLEMENTED, "NOT_SUPPORTED", str(error), path=error.path)
-    refuse(Code.INVALID_ARGUMENT, "DEFINITION_INVALID", str(error), path=error.path)
 
 
 def register_workflows(step: Step, command: RegisterWorkflows) -> AnyResult:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import dedup
+from orchestrator.engine import dedup, origins
 from orchestrator.engine.commands import Checkpoint, Continue, RaiseBehaviour
 from orchestrator.engine.errors import refuse
+from orchestrator.engine.messages import Message, StartExecution
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
@@ -41,6 +42,14 @@ def advance_time(step: Step, time_ms: int) -> AnyResult:
 
 def take_message(step: Step, number: int) -> AnyResult:
     step.write(Table.MESSAGE, (number,), None)
+    return Done()
+
+
+def drop_message(step: Step, number: int, message: Message, result: AnyResult) -> AnyResult:
+    """Its own step has failed with this result."""
+    take_message(step, number)
+    if isinstance(message, StartExecution):
+        origins.told(step, message.namespace, message.origin, result)
     return Done()
 
 

@@ -1,0 +1,142 @@
+"""How an execution comes to be, whoever wants it: a caller, a schedule, an event or another execution.
+
+A refusal is a value and has changed nothing, so that whoever starts one from within can record it and go on.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from msgspec.structs import replace
+
+from orchestrator.engine import limits
+from orchestrator.engine.definitions.errors import DefinitionError
+from orchestrator.engine.definitions.model import TimeoutPolicy
+from orchestrator.engine.errors import Refused, refuse, refuse_definition
+from orchestrator.engine.expressions import PayloadInvalid, check_payload, put_if_absent
+from orchestrator.engine.model import (
+    AgendaKind,
+    Bundle,
+    Execution,
+    Table,
+    TimerKind,
+    WorkflowDefinitionRow,
+    WorkflowStatus,
+)
+from orchestrator.engine.payloads import store
+from orchestrator.engine.plan import Plan, bundle_for, plan_of
+from orchestrator.engine.results import Code, Rejected, Started
+from orchestrator.engine.step import Step
+
+Bundled = tuple[bytes, bytes]
+"""(digest, text) of a definition with the task definitions as they are registered now."""
+
+
+def start_within(
+    step: Step,
+    *,
+    namespace: str,
+    name: str,
+    version: int,
+    workflow_id: str,
+    input: bytes,
+    correlation_id: str = "",
+    priority: int = 0,
+    task_to_domain: tuple[tuple[str, str], ...] = (),
+    created_by: str = "",
+    document: bytes = b"",
+) -> Started | Rejected:
+    """Starts the execution, which becomes the step's own, or says why not, and nothing has changed.
+
+    `version` 0 is the highest; `workflow_id` "" makes an id, any other must be hot if it exists; `document` is a
+    definition that need not be registered.
+    """
+    try:
+        check_start(workflow_id, priority, input)
+        if workflow_id and step.state.execution((namespace, workflow_id)) is not None:
+            refuse(Code.ALREADY_EXISTS, "WORKFLOW_ALREADY_EXISTS", f"the workflow id {workflow_id!r} is taken")
+        bundled = bundle_of(step, namespace, name, version, document)
+    except Refused as refused:
+        return refused.rejected
+    kept = cast(Bundle | None, step.state.resident[Table.BUNDLE].get((bundled[0],)))
+    plan = _refer(step, bundled, kept)
+    given = put_if_absent(plan.definition.input_template, input or b"{}")
+    if len(given) + len(plan.definition.variables) > limits.EXECUTION_BYTES:
+        step.write(Table.BUNDLE, (bundled[0],), kept)
+        message = f"the execution's payloads exceed the limit of {limits.EXECUTION_BYTES} bytes"
+        return Rejected(Code.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE", message, (("field", "input"),))
+    header = Execution(
+        namespace=namespace,
+        workflow_id=workflow_id or step.ids.make(),
+        name=plan.definition.name,
+        version=plan.definition.version,
+        bundle=bundled[0],
+        status=WorkflowStatus.RUNNING,
+        created_ms=step.now,
+        updated_ms=step.now,
+        correlation_id=correlation_id,
+        priority=priority,
+        created_by=created_by,
+        task_to_domain=tuple(sorted(task_to_domain)),
+        timeout_base_ms=step.now,
+        open_branches=1,
+    )
+    _begin(step, header, plan, given)
+    return Started(header.workflow_id, existing=False)
+
+
+def check_start(workflow_id: str, priority: int, input: bytes) -> None:
+    """Refuses what no definition could make right."""
+    if len(workflow_id) > limits.WORKFLOW_ID_CHARS:
+        message = f"a workflow id may have {limits.WORKFLOW_ID_CHARS} characters"
+        refuse(Code.INVALID_ARGUMENT, "WORKFLOW_ID_TOO_LONG", message, field="workflow_id")
+    if not 0 <= priority <= limits.PRIORITY:
+        message = f"a priority is between 0 and {limits.PRIORITY}"
+        refuse(Code.INVALID_ARGUMENT, "PRIORITY_INVALID", message, field="priority")
+    try:
+        check_payload(input or b"{}")
+    except PayloadInvalid as error:
+        refuse(Code.INVALID_ARGUMENT, "INPUT_INVALID", f"input: {error}", field="input", limit=error.limit)
+
+
+def bundle_of(step: Step, namespace: str, name: str, version: int, document: bytes) -> Bundled:
+    """Of the document, or else of the registered definition. Refuses what is not there, or can't be run."""
+    document = document or _registered(step, namespace, name, version).document
+    try:
+        return bundle_for(step.state, namespace, document)
+    except DefinitionError as error:
+        refuse_definition(error)
+
+
+def arm_timeout(step: Step) -> None:
+    """The workflow's own timeout, from now."""
+    definition = step.plan.definition
+    if definition.timeout_ms and definition.timeout_policy == TimeoutPolicy.TIME_OUT_WF:
+        step.change(workflow_timer=step.arm(TimerKind.WORKFLOW_TIMEOUT, definition.timeout_ms))
+
+
+def _registered(step: Step, namespace: str, name: str, version: int) -> WorkflowDefinitionRow:
+    which = version or step.state.highest_version.get((namespace, name), [0])[-1]
+    rows = step.state.resident[Table.WORKFLOW_DEFINITION]
+    row = cast(WorkflowDefinitionRow | None, rows.get((namespace, name, which)))
+    if row is None:
+        message = f"no workflow definition is called {name}{f' version {version}' if version else ''}"
+        refuse(Code.NOT_FOUND, "WORKFLOW_DEFINITION_NOT_FOUND", message)
+    return row
+
+
+def _refer(step: Step, bundled: Bundled, kept: Bundle | None) -> Plan:
+    """One execution more has the bundle."""
+    digest, text = bundled
+    bundle = kept or Bundle(digest, text, 0)
+    step.write(Table.BUNDLE, (digest,), replace(bundle, executions=bundle.executions + 1))
+    return plan_of(step.state, digest)
+
+
+def _begin(step: Step, header: Execution, plan: Plan, given: bytes) -> None:
+    step.create(header)
+    step.change(input=store(step, given), variables=store(step, plan.definition.variables))
+    arm_timeout(step)
+    assert plan.definition.first is not None
+    step.note(AgendaKind.SCHEDULE, 0, plan.definition.first)
+    step.count(live_executions=1)
