@@ -35,6 +35,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.TIMER: model.Timer,
     Table.CLIENT_SESSION: model.ClientSession,
     Table.REQUEST: model.Request,
+    Table.TASK_RATE: model.TaskRate,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from orchestrator.engine import leases, limits
+from orchestrator.engine import leases, limits, throttle
 from orchestrator.engine.definitions.model import RetryLogic, RetryPolicy, TaskNode, TaskType, TimeoutPolicy
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.model import (
@@ -121,9 +121,10 @@ def queue_for_worker(step: Step, attempt: TaskAttempt, delay_ms: int) -> None:
         number = step.arm(TimerKind.TASK_READY, delay_ms, attempt.sequence)
         step.put_task(replace(attempt, timers=(*attempt.timers, number)))
         return
-    timeouts = node_of(step, attempt).timeouts
+    node = node_of(step, attempt)
+    timeouts = node.timeouts
     poll_ms = 0 if timeouts.policy == TimeoutPolicy.ALERT_ONLY else timeouts.poll_ms
-    leases.enqueue(step, attempt, _domain(step, attempt.name), poll_ms, timeouts.response_ms)
+    leases.enqueue(step, attempt, _domain(step, attempt.name), poll_ms, timeouts.response_ms, node.limits)
 
 
 def _domain(step: Step, name: str) -> str:
@@ -164,7 +165,7 @@ def finish(
     for number in attempt.timers:
         step.disarm(number)
     if attempt.ready and (attempt.ready,) in step.state.ready:
-        step.write(Table.READY, (attempt.ready,), None)
+        throttle.dequeue(step, step.state.ready[attempt.ready,])
     in_flight = attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0
     if in_flight:
         _leave_worker(step, attempt, accepted, reason or status.name)

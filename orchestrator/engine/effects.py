@@ -62,6 +62,14 @@ class TaskQueued(Effect, frozen=True):
     poll_timeout_ms: int
 
 
+class QueueOpened(Effect, frozen=True):
+    """A queue that was held back by a limit may be taken from again: pollers may be woken."""
+
+    namespace: str
+    domain: str
+    name: str
+
+
 class ExecutionChanged(Effect, frozen=True):
     """Watchers and waiters of the execution have something to see."""
 
@@ -70,4 +78,4 @@ class ExecutionChanged(Effect, frozen=True):
     terminal: bool
 
 
-AnyEffect = Deliver | Cancel | LeaseEnded | SessionEnded | TaskQueued | ExecutionChanged
+AnyEffect = Deliver | Cancel | LeaseEnded | SessionEnded | TaskQueued | QueueOpened | ExecutionChanged

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from orchestrator.engine import throttle
 from orchestrator.engine.messages import ContinueExecution, TaskLeased, WorkerLost
 from orchestrator.engine.model import (
     CompensationState,
@@ -16,6 +17,7 @@ from orchestrator.engine.model import (
     Table,
     TaskAttempt,
     TaskStatus,
+    TimerKind,
     WorkflowStatus,
 )
 from orchestrator.engine.state import State
@@ -38,6 +40,8 @@ def slots_used_are_leases(state: State) -> Iterator[str]:
 
 def nothing_ready_meets_a_free_slot(state: State) -> Iterator[str]:
     for queue in state.queues.waiting():
+        if not throttle.is_open(state, queue):
+            continue
         for _, session in sorted(state.sessions.items()):
             serves = session.kind is SessionKind.STREAM and queue[2] in session.task_names
             if serves and queue[:2] == (session.namespace, session.domain) and session.slots > session.used:
@@ -180,6 +184,20 @@ def leases_not_taken_up_have_a_message(state: State) -> Iterator[str]:
             yield f"lease {lease.token} will never be taken up"
 
 
+def windows_turn(state: State) -> Iterator[str]:
+    """Hand-outs that count no longer are forgotten, and at once where somebody waits for it."""
+    for key, rate in sorted(state.task_rates.items()):
+        timer = state.timers.get((rate.timer,))
+        if timer is None or timer.kind is not TimerKind.TASK_RATE or timer.name != rate.name:
+            yield f"the window of {key} never turns"
+            continue
+        if timer.fire_ms > rate.given[-1][0]:
+            yield f"the window of {key} turns at {timer.fire_ms}, later than everything in it: {rate.given}"
+        for queue in state.queues.named(rate.namespace, rate.name):
+            if throttle.is_rate_reached(state, queue) and timer.fire_ms > rate.given[0][0]:
+                yield f"{queue} waits for {rate.given[0][0]}, the window turns at {timer.fire_ms}"
+
+
 CHECKS: tuple[Check, ...] = (
     slots_used_are_leases,
     nothing_ready_meets_a_free_slot,
@@ -193,6 +211,7 @@ CHECKS: tuple[Check, ...] = (
     whatever_is_owed_will_move,
     leftovers_are_continued,
     leases_not_taken_up_have_a_message,
+    windows_turn,
 )
 
 

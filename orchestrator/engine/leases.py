@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine.effects import Cancel, Deliver, LeaseEnded, TaskQueued
+from orchestrator.engine import throttle
+from orchestrator.engine.definitions.model import NO_LIMITS, TaskLimits
+from orchestrator.engine.effects import Cancel, Deliver, LeaseEnded, QueueOpened, TaskQueued
 from orchestrator.engine.messages import TaskLeased
 from orchestrator.engine.model import (
     Lease,
@@ -21,11 +23,20 @@ from orchestrator.engine.model import (
     TimerKind,
     WorkflowStatus,
 )
+from orchestrator.engine.queues import QueueKey
+from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
 
 
-def enqueue(step: Step, attempt: TaskAttempt, domain: str, poll_ms: int, response_ms: int) -> TaskAttempt:
+def enqueue(
+    step: Step,
+    attempt: TaskAttempt,
+    domain: str,
+    poll_ms: int,
+    response_ms: int,
+    limits: TaskLimits = NO_LIMITS,
+) -> TaskAttempt:
     """The attempt waits for a worker from now on."""
     number = step.state.meta.next_ready
     step.count(next_ready=1)
@@ -41,6 +52,7 @@ def enqueue(step: Step, attempt: TaskAttempt, domain: str, poll_ms: int, respons
         step.now,
         poll_ms,
         response_ms,
+        () if limits is NO_LIMITS else (limits.at_once, limits.in_window, limits.window_ms),
     )
     step.write(Table.READY, (number,), row)
     step.ready_queues[row.namespace, domain, attempt.name] = None
@@ -56,20 +68,23 @@ def is_wanted(step: Step, attempt: TaskAttempt) -> bool:
 def match(step: Step) -> None:
     """Leases whatever the step made ready, or made room for."""
     state = step.state
-    for queue in step.ready_queues:
-        while (row := state.queues.head(queue)) is not None:
-            chosen = state.queues.best_session(queue)
-            if chosen is None:
-                break
-            _lease(step, row, state.sessions[chosen,])
+    queues = list(step.ready_queues)
+    for queue in queues:
+        _match_queue(step, queue)
+    # Before the sessions: one that always takes from its own domain must not starve the others.
+    for namespace, name in step.freed_names:
+        _match_name(step, namespace, name)
     for session_id in step.freed_sessions:
         while (session := state.sessions.get((session_id,))) is not None:
             if session.kind is not SessionKind.STREAM or session.used >= session.slots:
                 break
-            best = state.queues.best_ready(session.namespace, session.domain, session.task_names)
+            best = best_ready(state, session.namespace, session.domain, session.task_names)
             if best is None:
                 break
             _lease(step, best, session)
+    for queue in list(step.ready_queues)[len(queues) :]:
+        _match_queue(step, queue)
+    throttle.watch(step)
     for number in step.queued:
         waiting = state.ready.get((number,))
         if waiting is not None:
@@ -77,10 +92,44 @@ def match(step: Step) -> None:
             step.effects.append(effect)
 
 
+def _match_queue(step: Step, queue: QueueKey) -> None:
+    state = step.state
+    while (row := state.queues.head(queue)) is not None and throttle.has_room(state, row):
+        chosen = state.queues.best_session(queue)
+        if chosen is None:
+            break
+        _lease(step, row, state.sessions[chosen,])
+
+
+def best_ready(state: State, namespace: str, domain: str, names: tuple[str, ...]) -> Ready | None:
+    """The attempt that a worker of these task names gets next; None if there is none, or limits hold all back."""
+    return state.queues.best_ready(namespace, domain, names, lambda row: throttle.has_room(state, row))
+
+
+def _match_name(step: Step, namespace: str, name: str) -> None:
+    """A limit of the task may hold back less than before: leases from its queues in all domains, as they rank."""
+    state = step.state
+    while True:
+        chosen: tuple[Ready, str] | None = None
+        for queue in state.queues.named(namespace, name):
+            row = state.queues.head(queue)
+            if row is None or not throttle.has_room(state, row):
+                continue
+            session = state.queues.best_session(queue)
+            if session is None:
+                if throttle.limits_of(state, row) is not NO_LIMITS:
+                    step.effects.append(QueueOpened(*queue))
+            elif chosen is None or (-row.priority, row.number) < (-chosen[0].priority, chosen[0].number):
+                chosen = (row, session)
+        if chosen is None:
+            return
+        _lease(step, chosen[0], state.sessions[chosen[1],])
+
+
 def _lease(step: Step, row: Ready, session: Session) -> None:
     if step.key == (row.namespace, row.workflow_id) and not is_wanted(step, step.hot.tasks[row.task_sequence]):
         # It is about to be cancelled: it only leaves its queue.
-        step.write(Table.READY, (row.number,), None)
+        throttle.dequeue(step, row)
         return
     token = take(step, row, session.id, session.worker_id)
     step.write(Table.SESSION, (session.id,), replace(session, used=session.used + 1, last_token=token))
@@ -91,6 +140,8 @@ def take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
     token = step.state.meta.next_token
     step.count(next_token=1)
     step.write(Table.READY, (row.number,), None)
+    throttle.count(step, row)
+    step.rated[row.namespace, row.name] = None
     lease = Lease(
         token,
         session_id,
@@ -150,8 +201,7 @@ def _timeout_ms(step: Step, attempt: TaskAttempt) -> int:
 
 def end_lease(step: Step, lease: Lease) -> None:
     """The lease is gone and its slot is free."""
-    step.write(Table.LEASE, (lease.token,), None)
-    step.effects.append(LeaseEnded(lease.session_id, lease.token))
+    drop(step, lease)
     session = step.state.sessions.get((lease.session_id,))
     if session is None:
         return
@@ -163,6 +213,13 @@ def end_lease(step: Step, lease: Lease) -> None:
         return
     step.write(Table.SESSION, (session.id,), replace(session, used=used))
     step.freed_sessions[session.id] = None
+
+
+def drop(step: Step, lease: Lease) -> None:
+    """The lease is gone; the caller sees to its session's slot."""
+    step.write(Table.LEASE, (lease.token,), None)
+    step.effects.append(LeaseEnded(lease.session_id, lease.token))
+    step.freed_names[lease.namespace, lease.name] = None
 
 
 def fence(step: Step, lease: Lease, reason: str) -> None:

@@ -41,6 +41,7 @@ class Table(IntEnum):
     MESSAGE = 27  # (message number,)
     CLIENT_SESSION = 28  # (session id,)
     REQUEST = 29  # (request id,)
+    TASK_RATE = 30  # (namespace, task name)
 
 
 EXECUTION_TABLES = (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD)
@@ -108,6 +109,7 @@ class TimerKind(IntEnum):
     WAIT = 5
     COMPENSATION_GRACE = 6
     CLIENT_SESSION_IDLE = 7
+    TASK_RATE = 25  # hand-outs of a task cease to count
 
 
 class AgendaKind(IntEnum):
@@ -345,6 +347,7 @@ class Ready(Row, frozen=True):
     queued_ms: int
     poll_timeout_ms: int  # 0: none
     response_timeout_ms: int
+    limits: tuple[int, ...] = ()  # of an inline task definition: at once, in a window, the window in ms
 
 
 class Timer(Row, frozen=True):
@@ -356,6 +359,7 @@ class Timer(Row, frozen=True):
     namespace: str
     workflow_id: str  # or the client session's id
     task_sequence: int = 0
+    name: str = ""  # TASK_RATE: the task's; no execution is concerned
 
 
 class ClientSession(Row, frozen=True):
@@ -376,3 +380,12 @@ class Request(Row, frozen=True):
     id: str
     time_ms: int
     result: bytes
+
+
+class TaskRate(Row, frozen=True):
+    """What was handed out of a task whose rate is limited, for as long as it counts."""
+
+    namespace: str
+    name: str
+    given: tuple[tuple[int, int], ...]  # (when they cease to count, how many), ascending; never empty
+    timer: int

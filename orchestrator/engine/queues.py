@@ -7,6 +7,7 @@ the order in which they came.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from orchestrator.engine.model import Ready, RowKey, Session, SessionKind
@@ -60,6 +61,7 @@ class Queues:
         self._ready = ready
         self._queues: dict[QueueKey, list[tuple[int, int]]] = {}
         self._counts: dict[QueueKey, int] = {}
+        self._domains: dict[tuple[str, str], dict[str, None]] = {}  # (namespace, name) -> those with a ready attempt
         self._pools: dict[_PoolKey, _Pool] = {}
         self._servers: dict[QueueKey, dict[_PoolKey, _Pool]] = {}
 
@@ -73,7 +75,13 @@ class Queues:
             # Its entry is seen to be stale when it comes to the head.
             if not count:
                 del self._counts[queue]
+                domains = self._domains[row.namespace, row.name]
+                del domains[row.domain]
+                if not domains:
+                    del self._domains[row.namespace, row.name]
             return
+        if count == 1:
+            self._domains.setdefault((row.namespace, row.name), {})[row.domain] = None
         heap = self._queues.setdefault(queue, [])
         heappush(heap, (-row.priority, row.number))
         if len(heap) > 2 * count + _STALE_SLACK:
@@ -140,8 +148,15 @@ class Queues:
     def serves(self, queue: QueueKey) -> bool:
         return queue in self._servers
 
-    def best_ready(self, namespace: str, domain: str, names: tuple[str, ...]) -> Ready | None:
-        """The attempt that a worker of these task names is to get next."""
+    def named(self, namespace: str, name: str) -> list[QueueKey]:
+        """The queues of a task that have a ready attempt, one for each domain, sorted."""
+        domains = self._domains.get((namespace, name))
+        return [(namespace, domain, name) for domain in sorted(domains)] if domains else []
+
+    def best_ready(
+        self, namespace: str, domain: str, names: tuple[str, ...], has_room: Callable[[Ready], bool]
+    ) -> Ready | None:
+        """The attempt that a worker of these task names is to get next; `has_room`: no limit holds it back."""
         best: Ready | None = None
         if len(names) > len(self._queues):
             wanted = frozenset(names)
@@ -150,7 +165,9 @@ class Queues:
             queues = [(namespace, domain, name) for name in names]
         for queue in queues:
             row = self.head(queue)
-            if row is not None and (best is None or (-row.priority, row.number) < (-best.priority, best.number)):
+            if row is None or not has_room(row):
+                continue
+            if best is None or (-row.priority, row.number) < (-best.priority, best.number):
                 best = row
         return best
 

@@ -13,6 +13,7 @@ from heapq import heapify, heappop, heappush
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
+from orchestrator.engine.definitions.model import TaskLimits
 from orchestrator.engine.messages import Message
 from orchestrator.engine.model import (
     EXECUTION_TABLES,
@@ -30,6 +31,8 @@ from orchestrator.engine.model import (
     Signal,
     Table,
     TaskAttempt,
+    TaskDefinitionRow,
+    TaskRate,
     Timer,
     WorkflowDefinitionRow,
 )
@@ -133,8 +136,11 @@ class State:
         self.sessions = cast(dict[RowKey, Session], self.resident[Table.SESSION])
         self.timers = cast(dict[RowKey, Timer], self.resident[Table.TIMER])
         self.messages = cast(dict[RowKey, Message], self.resident[Table.MESSAGE])
+        self.task_rates = cast(dict[RowKey, TaskRate], self.resident[Table.TASK_RATE])
         self.queues = Queues(self.ready)
         self.leases_of: dict[str, dict[int, None]] = {}  # session id -> tokens
+        self.leased: dict[tuple[str, str], int] = {}  # (namespace, task name) -> leases
+        self.task_limits: dict[tuple[str, str], TaskLimits] = {}  # of registered definitions, once asked for
         self.highest_version: dict[tuple[str, str], list[int]] = {}  # (namespace, name) -> versions
         self.plans: dict[bytes, Any] = {}  # digest of a bundle -> what it compiles to
         self.bundles_made: dict[Any, tuple[bytes, bytes]] = {}  # definition -> (digest, document) at this moment
@@ -359,6 +365,8 @@ class State:
         return None
 
     def _lease_changed(self, old: Lease | None, new: Lease | None) -> None:
+        if (old is None) != (new is None):
+            self._count_lease(old or new, 1 if old is None else -1)
         if old is not None and new is None:
             tokens = self.leases_of[old.session_id]
             del tokens[old.token]
@@ -366,6 +374,13 @@ class State:
                 del self.leases_of[old.session_id]
         elif old is None and new is not None:
             self.leases_of.setdefault(new.session_id, {})[new.token] = None
+
+    def _count_lease(self, lease: Lease | None, by: int) -> None:
+        assert lease is not None
+        key = (lease.namespace, lease.name)
+        count = self.leased[key] = self.leased.get(key, 0) + by
+        if not count:
+            del self.leased[key]
 
     def _ready_changed(self, old: Ready | None, new: Ready | None) -> None:
         self.queues.ready_changed(old, new)
@@ -399,8 +414,11 @@ class State:
             versions.append(row.version)
             versions.sort()
 
-    def _task_definition_changed(self, old: Row | None, new: Row | None) -> None:
+    def _task_definition_changed(self, old: TaskDefinitionRow | None, new: TaskDefinitionRow | None) -> None:
         self.bundles_made.clear()
+        row = new or old
+        assert row is not None
+        self.task_limits.pop((row.namespace, row.name), None)
 
     def _bundle_changed(self, old: Any, new: Any) -> None:
         if new is None and old is not None:

@@ -45,12 +45,14 @@ class Step:
         "agenda",
         "budget",
         "effects",
+        "freed_names",
         "freed_sessions",
         "hot",
         "ids",
         "key",
         "now",
         "queued",
+        "rated",
         "ready_queues",
         "state",
         "undo",
@@ -75,6 +77,8 @@ class Step:
         self.undo_agenda: deque[int] = deque()
         self.ready_queues: dict[QueueKey, None] = {}
         self.freed_sessions: dict[str, None] = {}
+        self.freed_names: dict[tuple[str, str], None] = {}  # (namespace, task name) of leases that are gone
+        self.rated: dict[tuple[str, str], None] = {}  # (namespace, task name) of what was handed out
         self.queued: list[int] = []
         self._header: Execution | None = None
         self._meta = state.meta

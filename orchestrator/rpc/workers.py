@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from orchestrator.engine import commands
+from orchestrator.engine import commands, throttle
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import Judged, Polled, Rejected, Verdict
 from orchestrator.replication.errors import ReplicationError
@@ -92,7 +92,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             deadline = asyncio.get_running_loop().time() + seconds
             while True:
                 queued.clear()
-                if any(self.backend.state().queues.head(key) is not None for key in keys):
+                if any(throttle.is_open(self.backend.state(), key) for key in keys):
                     tokens = await self._lease(command)
                     if tokens:
                         return tokens

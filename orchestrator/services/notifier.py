@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from orchestrator.engine.effects import AnyEffect, ExecutionChanged, TaskQueued
+from orchestrator.engine.effects import AnyEffect, ExecutionChanged, QueueOpened, TaskQueued
 
 QueueKey = tuple[str, str, str]
 """(namespace, domain, task name)"""
@@ -25,7 +25,9 @@ class Notifier:
         match effect:
             case ExecutionChanged(namespace=namespace, workflow_id=workflow_id):
                 self._wake(("execution", namespace, workflow_id))
-            case TaskQueued(namespace=namespace, domain=domain, name=name):
+            case TaskQueued(namespace=namespace, domain=domain, name=name) | QueueOpened(
+                namespace=namespace, domain=domain, name=name
+            ):
                 self._wake(("queue", namespace, domain, name))
             case _:
                 pass
@@ -44,7 +46,7 @@ class Notifier:
 
     @asynccontextmanager
     async def queues(self, keys: list[QueueKey]) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when an attempt is queued in one of these."""
+        """An event that is set when an attempt is queued in one of these, or its limit holds it back no longer."""
         async with self._subscribed([("queue", *key) for key in keys]) as event:
             yield event
 

@@ -25,6 +25,7 @@ SAMPLES = [
     (Table.TIMER, model.Timer(1, 2, model.TimerKind.WAIT, "default", "w1")),
     (Table.CLIENT_SESSION, model.ClientSession("s", "default", 1, 2, 3, ((4, b"r"),), 5)),
     (Table.REQUEST, model.Request("é", 1, b"")),
+    (Table.TASK_RATE, model.TaskRate("default", "charge", ((5, 1), (9, 2)), 3)),
     (Table.MESSAGE, messages.TaskLeased("default", "w1", 1, 2)),
     (Table.MESSAGE, messages.ContinueExecution("default", "w1")),
 ]

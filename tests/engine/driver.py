@@ -41,6 +41,7 @@ from orchestrator.engine.model import (
     Table,
     TaskAttempt,
     TaskDefinitionRow,
+    TaskRate,
     TaskStatus,
     Timer,
     WorkflowDefinitionRow,
@@ -67,6 +68,7 @@ ROWS: dict[Table, Any] = {
     Table.MESSAGE: AnyMessage,
     Table.CLIENT_SESSION: ClientSession,
     Table.REQUEST: Request,
+    Table.TASK_RATE: TaskRate,
 }
 
 

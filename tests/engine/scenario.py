@@ -94,6 +94,9 @@ class Definitions:
             "totalTimeoutSeconds": rng.choice((0, 25)),
             "pollTimeoutSeconds": rng.choice((0, 30)),
             "timeoutPolicy": rng.choice(("RETRY", "TIME_OUT_WF", "ALERT_ONLY")),
+            "concurrentExecLimit": rng.choice((0, 0, 0, 1)),
+            "rateLimitPerFrequency": rng.choice((0, 0, 0, 2)),
+            "rateLimitFrequencyInSeconds": 2,
         }
         if self._made:
             task["inputParameters"] = {"from": f"${{{rng.choice(self._made)}.output}}", "v": "${workflow.variables}"}

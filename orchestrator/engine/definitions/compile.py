@@ -7,7 +7,15 @@ from collections.abc import Mapping
 import msgspec
 
 from orchestrator.engine.definitions.elements import Element
-from orchestrator.engine.definitions.model import CompiledDefinition, RetryPolicy, Switch, TaskNode, TaskType, Timeouts
+from orchestrator.engine.definitions.model import (
+    NO_LIMITS,
+    CompiledDefinition,
+    RetryPolicy,
+    Switch,
+    TaskNode,
+    TaskType,
+    Timeouts,
+)
 from orchestrator.engine.definitions.parse import ParsedWorkflow
 from orchestrator.engine.definitions.tasks import (
     COMPENSATION_RETRY,
@@ -96,6 +104,7 @@ class _Compiler:
             permissive=element.permissive,
             pivot=element.pivot,
             compensate_with=None if undo is None else self._node(undo, is_compensation=True),
+            limits=NO_LIMITS if element.definition is None else element.definition.limits,
         )
 
     def _overlaid(self, parameters: Template, definition: TaskDefinition) -> Template:

@@ -64,6 +64,17 @@ class Timeouts(msgspec.Struct, frozen=True):
     policy: TimeoutPolicy = TimeoutPolicy.TIME_OUT_WF
 
 
+class TaskLimits(msgspec.Struct, frozen=True):
+    """How many attempts of a task may be handed out, in the whole cluster; 0 is no limit."""
+
+    at_once: int = 0  # leases
+    in_window: int = 0  # hand-outs in any span of time as long as the window
+    window_ms: int = 1_000
+
+
+NO_LIMITS = TaskLimits()
+
+
 class Switch(msgspec.Struct, frozen=True):
     """value-param: the case is the input parameter named by `expression`."""
 
@@ -95,6 +106,7 @@ class TaskNode(msgspec.Struct, frozen=True):
     fork: tuple[tuple[str, ...], ...] = ()  # FORK_JOIN: references of each branch; empty branches are left out
     join: str | None = None  # FORK_JOIN: the reference of its JOIN
     join_on: tuple[str, ...] = ()  # JOIN
+    limits: TaskLimits = NO_LIMITS  # of the inline task definition
 
 
 class CompiledDefinition(msgspec.Struct, frozen=True):

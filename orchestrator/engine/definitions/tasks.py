@@ -5,20 +5,25 @@ from __future__ import annotations
 import msgspec
 
 from orchestrator.engine.definitions.fields import Fields
-from orchestrator.engine.definitions.model import RetryLogic, RetryPolicy, TimeoutPolicy, Timeouts
+from orchestrator.engine.definitions.model import (
+    NO_LIMITS,
+    RetryLogic,
+    RetryPolicy,
+    TaskLimits,
+    TimeoutPolicy,
+    Timeouts,
+)
 from orchestrator.engine.expressions import Template, parse_template
 
 _KNOWN = (
     "name retryCount retryLogic retryDelaySeconds backoffScaleFactor maxRetryDelaySeconds backoffJitterMs"
     " timeoutSeconds totalTimeoutSeconds responseTimeoutSeconds pollTimeoutSeconds timeoutPolicy inputTemplate"
-    " inputSchema outputSchema enforceSchema rateLimitFrequencyInSeconds"
+    " inputSchema outputSchema enforceSchema concurrentExecLimit rateLimitPerFrequency rateLimitFrequencyInSeconds"
     # For readers only.
     " description ownerEmail ownerApp inputKeys outputKeys createTime updateTime createdBy updatedBy"
     " taskStatusListenerEnabled"
 ).split()
-_UNBUILT = (
-    "concurrentExecLimit rateLimitPerFrequency executionNameSpace isolationGroupId baseType runtimeMetadata"
-).split()
+_UNBUILT = "executionNameSpace isolationGroupId baseType runtimeMetadata".split()
 _RETRY_FIELDS = (
     "retryCount retryLogic retryDelaySeconds backoffScaleFactor maxRetryDelaySeconds backoffJitterMs"
 ).split()
@@ -38,6 +43,7 @@ class TaskDefinition(msgspec.Struct, frozen=True):
     states_retry: bool = False  # whether it says anything about retries
     timeouts: Timeouts = Timeouts()
     input: Template = EMPTY
+    limits: TaskLimits = NO_LIMITS
 
 
 def read_task(raw: bytes, path: str, name: str = "") -> TaskDefinition:
@@ -50,6 +56,7 @@ def read_task(raw: bytes, path: str, name: str = "") -> TaskDefinition:
         states_retry=any(fields.has(key) for key in _RETRY_FIELDS),
         timeouts=_read_timeouts(fields),
         input=parse_template(fields.object("inputTemplate"), fields.at("inputTemplate")),
+        limits=_read_limits(fields),
     )
 
 
@@ -70,6 +77,15 @@ def _read_retry(fields: Fields) -> RetryPolicy:
         max_delay_ms=fields.seconds("maxRetryDelaySeconds", 0),
         jitter_ms=fields.integer("backoffJitterMs", 0),
     )
+
+
+def _read_limits(fields: Fields) -> TaskLimits:
+    at_once = fields.integer("concurrentExecLimit", 0)
+    in_window = fields.integer("rateLimitPerFrequency", 0)
+    window_ms = fields.seconds("rateLimitFrequencyInSeconds", NO_LIMITS.window_ms)
+    if not window_ms:
+        in_window = 0
+    return TaskLimits(at_once, in_window, window_ms) if at_once or in_window else NO_LIMITS
 
 
 def _read_timeouts(fields: Fields) -> Timeouts:

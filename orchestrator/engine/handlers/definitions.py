@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from orchestrator.engine import throttle
 from orchestrator.engine.commands import RegisterTasks, RegisterWorkflows
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.parse import validate_task, validate_workflow
@@ -49,4 +50,5 @@ def register_tasks(step: Step, command: RegisterTasks) -> AnyResult:
         if old is None or old.document != parsed.document:
             row = TaskDefinitionRow(command.namespace, parsed.name, parsed.document, step.now)
             step.write(Table.TASK_DEFINITION, key, row)
+            throttle.definition_changed(step, *key)
     return Done()

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine import leases, limits
 from orchestrator.engine.commands import CloseSession, ExpireSession, OpenSession, PollTasks, UpdateSession
-from orchestrator.engine.effects import LeaseEnded, SessionEnded
+from orchestrator.engine.effects import SessionEnded
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.messages import WorkerLost
 from orchestrator.engine.model import Session, SessionKind, Table
@@ -58,8 +58,7 @@ def expire_session(step: Step, command: ExpireSession) -> AnyResult:
 def _end(step: Step, session: Session, reason: str, *, lost: bool = False) -> None:
     for token in sorted(step.state.leases_of.get(session.id, ())):
         lease = step.state.leases[token,]
-        step.write(Table.LEASE, (token,), None)
-        step.effects.append(LeaseEnded(session.id, token))
+        leases.drop(step, lease)
         if not lease.fenced:
             step.send(WorkerLost(lease.namespace, lease.workflow_id, lease.task_sequence, token))
     step.write(Table.SESSION, (session.id,), None)
@@ -74,7 +73,7 @@ def poll_tasks(step: Step, command: PollTasks) -> AnyResult:
     wanted = min(max(command.max_tasks, 1), limits.DELIVERED_TOGETHER)
     tokens: list[int] = []
     while len(tokens) < wanted:
-        ready = step.state.queues.best_ready(command.namespace, command.domain, names)
+        ready = leases.best_ready(step.state, command.namespace, command.domain, names)
         if ready is None:
             break
         if not ready.response_timeout_ms:

@@ -214,7 +214,7 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
     (workflow(task("a", onStateChange={"onStart": []})), "tasks[0].onStateChange"),
     (workflow(task("a", subWorkflowParam={"name": "x"})), "tasks[0].subWorkflowParam"),
     (workflow(fork([task("a")]), {**join("a"), "joinMode": "SYNC"}), "tasks[1].joinMode"),
-    (workflow(task("a", taskDefinition={"concurrentExecLimit": 1})), "tasks[0].taskDefinition.concurrentExecLimit"),
+    (workflow(task("a", taskDefinition={"isolationGroupId": "x"})), "tasks[0].taskDefinition.isolationGroupId"),
     (workflow(switch("s", evaluatorType="javascript", decisionCases={"x": []})), "tasks[0].evaluatorType"),
     (workflow(switch("s", evaluatorType="graaljs", decisionCases={"x": []})), "tasks[0].evaluatorType"),
     (workflow(switch("s", evaluatorType="python", decisionCases={"x": []})), "tasks[0].evaluatorType"),

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.engine.definitions.fields import is_inert, milliseconds_of
-from orchestrator.engine.definitions.model import RetryLogic, RetryPolicy, TimeoutPolicy, Timeouts
+from orchestrator.engine.definitions.model import (
+    NO_LIMITS,
+    RetryLogic,
+    RetryPolicy,
+    TaskLimits,
+    TimeoutPolicy,
+    Timeouts,
+)
 from orchestrator.engine.definitions.parse import DefinitionInvalid, DefinitionUnimplemented, validate_task
 
 
@@ -62,8 +69,6 @@ def test_a_broken_rule_is_refused_at_its_path(fields: dict[str, Any], path: str)
 @pytest.mark.parametrize(
     "fields",
     [
-        {"concurrentExecLimit": 1},
-        {"rateLimitPerFrequency": 10},
         {"executionNameSpace": "x"},
         {"isolationGroupId": "x"},
         {"runtimeMetadata": ["SECRET"]},
@@ -107,3 +112,10 @@ def test_what_is_no_number_of_milliseconds(text: bytes) -> None:
 def test_inert_values() -> None:
     assert all(is_inert(value) for value in (b"null", b'""', b"[]", b"{}", b"false", b"0", b"0.0", b"-0"))
     assert not any(is_inert(value) for value in (b"1", b"true", b'" "', b"[0]", b'{"a":null}', b"0.1"))
+
+
+def test_limits_are_read_and_none_is_none() -> None:
+    given = {"concurrentExecLimit": 2, "rateLimitPerFrequency": 3, "rateLimitFrequencyInSeconds": 0.5}
+    assert validate_task(task(**given)).definition.limits == TaskLimits(2, 3, 500)
+    assert validate_task(task(rateLimitPerFrequency=3)).definition.limits == TaskLimits(0, 3, 1_000)
+    assert validate_task(task(rateLimitPerFrequency=3, rateLimitFrequencyInSeconds=0)).definition.limits is NO_LIMITS
