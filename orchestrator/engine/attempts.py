@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from orchestrator.engine import leases, limits, throttle
+from orchestrator.engine import leases, limits, system, throttle
 from orchestrator.engine.definitions.model import RetryLogic, RetryPolicy, TaskNode, TaskType, TimeoutPolicy
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.model import (
@@ -124,7 +124,12 @@ def queue_for_worker(step: Step, attempt: TaskAttempt, delay_ms: int) -> None:
     node = node_of(step, attempt)
     timeouts = node.timeouts
     poll_ms = 0 if timeouts.policy == TimeoutPolicy.ALERT_ONLY else timeouts.poll_ms
-    leases.enqueue(step, attempt, _domain(step, attempt.name), poll_ms, timeouts.response_ms, node.limits)
+    queue = system.queue_for(node)
+    if queue:
+        # Limits are those of workers' tasks: what the nodes do is limited by their slots.
+        leases.enqueue(step, attempt, "", poll_ms, timeouts.response_ms, queue=queue)
+    else:
+        leases.enqueue(step, attempt, _domain(step, attempt.name), poll_ms, timeouts.response_ms, node.limits)
 
 
 def _domain(step: Step, name: str) -> str:

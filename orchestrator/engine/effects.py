@@ -53,7 +53,7 @@ class SessionEnded(Effect, frozen=True):
 
 
 class TaskQueued(Effect, frozen=True):
-    """An attempt waits for a worker, and no session had a free slot: pollers may be woken."""
+    """An attempt waits for a worker, and no session had a free slot: pollers of its queue may be woken."""
 
     number: int
     namespace: str

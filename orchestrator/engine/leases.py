@@ -23,7 +23,7 @@ from orchestrator.engine.model import (
     TimerKind,
     WorkflowStatus,
 )
-from orchestrator.engine.queues import QueueKey
+from orchestrator.engine.queues import QueueKey, queue_of
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
@@ -36,15 +36,16 @@ def enqueue(
     poll_ms: int,
     response_ms: int,
     limits: TaskLimits = NO_LIMITS,
+    queue: str = "",
 ) -> TaskAttempt:
-    """The attempt waits for a worker from now on."""
+    """The attempt waits for a worker from now on, in the queue of its own name if no other is given."""
     number = step.state.meta.next_ready
     step.count(next_ready=1)
     row = Ready(
         number,
         step.x.namespace,
         domain,
-        attempt.name,
+        queue or attempt.name,
         step.x.priority,
         step.x.workflow_id,
         attempt.sequence,
@@ -55,7 +56,7 @@ def enqueue(
         () if limits is NO_LIMITS else (limits.at_once, limits.in_window, limits.window_ms),
     )
     step.write(Table.READY, (number,), row)
-    step.ready_queues[row.namespace, domain, attempt.name] = None
+    step.ready_queues[queue_of(row)] = None
     step.queued.append(number)
     return step.put_task(replace(attempt, ready=number, updated_ms=step.now))
 
@@ -88,8 +89,7 @@ def match(step: Step) -> None:
     for number in step.queued:
         waiting = state.ready.get((number,))
         if waiting is not None:
-            effect = TaskQueued(number, waiting.namespace, waiting.domain, waiting.name, waiting.poll_timeout_ms)
-            step.effects.append(effect)
+            step.effects.append(TaskQueued(number, *queue_of(waiting), waiting.poll_timeout_ms))
 
 
 def _match_queue(step: Step, queue: QueueKey) -> None:

@@ -325,7 +325,7 @@ class Lease(Row, frozen=True):
     workflow_id: str
     task_sequence: int
     task_id: str
-    name: str
+    name: str  # of the queue it came from
     leased_ms: int
     response_timeout_ms: int  # 0: none
     fenced: bool = False  # the attempt has ended without this worker

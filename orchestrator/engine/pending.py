@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.engine.effects import Cancel, Deliver, TaskQueued
 from orchestrator.engine.leases import cancel_effect
 from orchestrator.engine.model import Lease
+from orchestrator.engine.queues import queue_of
 from orchestrator.engine.state import State
 
 
@@ -17,7 +18,7 @@ def effects_owed(state: State) -> list[Deliver | Cancel | TaskQueued]:
     for _, lease in sorted(state.leases.items()):
         owed.extend(_owed_for(state, lease))
     for _, ready in sorted(state.ready.items()):
-        owed.append(TaskQueued(ready.number, ready.namespace, ready.domain, ready.name, ready.poll_timeout_ms))
+        owed.append(TaskQueued(ready.number, *queue_of(ready), ready.poll_timeout_ms))
     return owed
 
 

@@ -6,7 +6,7 @@ from typing import cast
 
 import msgspec
 
-from orchestrator.engine import scopes
+from orchestrator.engine import scopes, system
 from orchestrator.engine.expressions import fields_of
 from orchestrator.engine.model import (
     Bundle,
@@ -109,6 +109,8 @@ class AssignmentView(msgspec.Struct, frozen=True):
     heartbeat_details: bytes  # of the newest heartbeat of the attempts before; b"": none
     scheduled_ms: int
     compensation: StepView | None
+    kind: str = ""  # of system work: the queue it came from
+    parameters: bytes = b""  # of system work: a JSON object
 
 
 def assignment_view(state: State, hot: ExecutionState, token: int) -> AssignmentView | None:
@@ -126,6 +128,7 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
     plan = plan_of(state, header.bundle)
     record = hot.records.get(attempt.compensates)
     node = plan.node(attempt.reference) if record is None else plan.undoes[record.reference]
+    is_system = system.is_queue(lease.name)
     return AssignmentView(
         namespace=lease.namespace,
         workflow_id=lease.workflow_id,
@@ -144,6 +147,8 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
         heartbeat_details=_details_before(hot, attempt),
         scheduled_ms=attempt.scheduled_ms,
         compensation=None if record is None else _step_view(state, hot, record),
+        kind=lease.name if is_system else "",
+        parameters=system.parameters_of(node, attempt) if is_system else b"",
     )
 
 

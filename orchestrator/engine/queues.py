@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
+from orchestrator.engine import system
 from orchestrator.engine.model import Ready, RowKey, Session, SessionKind
 
 QueueKey = tuple[str, str, str]
-"""(namespace, domain, task name)"""
+"""(namespace, domain, task name); for system work (NAMESPACE, "", queue), whatever namespace the execution is in"""
 
 _PoolKey = tuple[str, str, tuple[str, ...]]
 _STALE_SLACK = 64
@@ -45,6 +46,13 @@ class _Pool:
         return None
 
 
+def queue_of(row: Ready) -> QueueKey:
+    """Where the attempt waits."""
+    if system.is_queue(row.name):
+        return (system.NAMESPACE, "", row.name)
+    return (row.namespace, row.domain, row.name)
+
+
 def _rank(session: Session) -> tuple[int, int, str]:
     # Most free slots first; sessions with equally many take turns.
     return (session.used - session.slots, session.last_token, session.id)
@@ -69,19 +77,19 @@ class Queues:
         row = new or old
         if row is None or (old is not None and new is not None):
             return
-        queue = (row.namespace, row.domain, row.name)
+        queue = namespace, domain, name = queue_of(row)
         count = self._counts[queue] = self._counts.get(queue, 0) + (1 if new is not None else -1)
         if new is None:
             # Its entry is seen to be stale when it comes to the head.
             if not count:
                 del self._counts[queue]
-                domains = self._domains[row.namespace, row.name]
-                del domains[row.domain]
+                domains = self._domains[namespace, name]
+                del domains[domain]
                 if not domains:
-                    del self._domains[row.namespace, row.name]
+                    del self._domains[namespace, name]
             return
         if count == 1:
-            self._domains.setdefault((row.namespace, row.name), {})[row.domain] = None
+            self._domains.setdefault((namespace, name), {})[domain] = None
         heap = self._queues.setdefault(queue, [])
         heappush(heap, (-row.priority, row.number))
         if len(heap) > 2 * count + _STALE_SLACK:
@@ -132,7 +140,7 @@ class Queues:
         """The row that the entry is of, if there is one: a step that was discarded leaves its numbers to the next."""
         priority, number = entry
         row = self._ready.get((number,))
-        if row is None or (row.namespace, row.domain, row.name, -row.priority) != (*queue, priority):
+        if row is None or queue_of(row) != queue or -row.priority != priority:
             return None
         return row
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from orchestrator.engine import system
 from orchestrator.engine.commands import RequestIdentity
 from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
 from orchestrator.rpc.backend import DEFAULT_NAMESPACE
@@ -23,6 +24,12 @@ ULID_ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 
 
 def namespace_of(value: str) -> str:
+    """The namespace of a user: those of the cluster itself are refused.
+
+    They are reached by the hello of a node's own session only; who may say that is for authentication to decide.
+    """
+    if value.startswith(system.RESERVED_NAMESPACES):
+        raise invalid("namespace", f"must not begin with {system.RESERVED_NAMESPACES!r}")
     return text("namespace", value) or DEFAULT_NAMESPACE
 
 
@@ -93,6 +100,14 @@ def json_value(field: str, payload: common_pb2.Payload, bytes_max: int) -> bytes
 
 
 def task_names(field: str, values: Sequence[str]) -> tuple[str, ...]:
+    """Each once, in the order given; none is that of a queue of system work."""
+    for position, name in enumerate(values):
+        if system.is_queue(name):
+            raise invalid(f"{field}[{position}]", "is the name of a queue of the cluster's own")
+    return names(field, values)
+
+
+def names(field: str, values: Sequence[str]) -> tuple[str, ...]:
     """Each once, in the order given."""
     in_range(field, len(values), 1, TASK_NAMES_MAX)
     return tuple(dict.fromkeys(required(f"{field}[{position}]", name) for position, name in enumerate(values)))

@@ -141,6 +141,8 @@ def assignment(state: State, held: ExecutionState, token: int) -> workers_pb2.As
         workflow_name=view.workflow_name,
         scheduled_time=timestamp(view.scheduled_ms),
         correlation_id=view.correlation_id,
+        kind=view.kind,
+        parameters_json=view.parameters,
     )
     undone = view.compensation
     if undone is not None:

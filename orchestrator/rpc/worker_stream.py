@@ -24,7 +24,7 @@ from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, invalid
 from orchestrator.rpc.hello import SLOTS_MAX, command_of, require_same
-from orchestrator.rpc.requests import in_range, json_value, namespace_of
+from orchestrator.rpc.requests import in_range, json_value
 from orchestrator_api.v1 import workers_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class WorkerConnection:
                     Cancel(
                         self._session_id,
                         held.fencing_token,
-                        namespace_of(hello.namespace),
+                        self._namespace,
                         held.workflow_id,
                         held.task_id,
                         "the attempt is not leased to this session",

@@ -167,8 +167,9 @@ async def test_long_reasons_and_codes_are_cut_not_refused(bench: Bench, stubs: S
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"worker_id": ""}, "worker_id"), ({"task_names": []}, "task_names"), ({"max_tasks": 1001}, "max_tasks"),
-     ({"wait_ms": 60_001}, "wait_ms"), ({"domain": "x" * 201}, "domain")],
+    [({"worker_id": ""}, "worker_id"), ({"task_names": []}, "task_names"),
+     ({"task_names": ["system/jq"]}, "task_names[0]"), ({"namespace": "$system"}, "namespace"),
+     ({"max_tasks": 1001}, "max_tasks"), ({"wait_ms": 60_001}, "wait_ms"), ({"domain": "x" * 201}, "domain")],
 )
 async def test_a_poll_that_breaks_a_rule_is_refused(stubs: Stubs, change: dict[str, Any], field: str) -> None:
     assert info_of(await failure(poll(stubs, **change))).metadata["field"] == field

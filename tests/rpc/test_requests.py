@@ -41,6 +41,11 @@ def test_no_namespace_is_the_default_one() -> None:
     assert refusal(lambda: requests.namespace_of("x" * 201)).metadata["field"] == "namespace"
 
 
+@pytest.mark.parametrize("value", ["$system", "$", "$mine"])
+def test_the_clusters_own_namespaces_are_nobodys(value: str) -> None:
+    assert refusal(lambda: requests.namespace_of(value)).metadata == {"field": "namespace"}
+
+
 @pytest.mark.parametrize(("value", "fits"), [(-1, False), (0, True), (99, True), (100, False)])
 def test_numbers_have_ranges(value: int, fits: bool) -> None:
     if fits:

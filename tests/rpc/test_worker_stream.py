@@ -66,6 +66,11 @@ async def test_the_session_of_another_domain_or_namespace_is_not_resumed(
         ({"session_timeout_ms": 1_999}, "hello.session_timeout_ms"),
         ({"session_timeout_ms": 60_001}, "hello.session_timeout_ms"),
         ({"session_id": "poll:7:0:default::w"}, "hello.session_id"),
+        ({"task_names": ["pay", "system/http"]}, "hello.task_names[1]"),
+        ({"namespace": "$others"}, "namespace"),
+        ({"namespace": "$system"}, "hello.task_names"),
+        ({"namespace": "$system", "task_names": ["system/http", "pay"]}, "hello.task_names"),
+        ({"namespace": "$system", "task_names": ["system/http"], "domain": "eu"}, "hello.domain"),
     ],
 )
 async def test_a_hello_that_breaks_a_rule_is_refused_with_the_field(
@@ -77,6 +82,17 @@ async def test_a_hello_that_breaks_a_rule_is_refused_with_the_field(
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert info_of(error).metadata["field"] == field
     assert bench.submitted == []
+
+
+async def test_a_node_opens_a_session_that_serves_the_systems_queues(bench: Bench, stubs: Stubs) -> None:
+    """And is told of what it holds in vain, as a worker is."""
+    worker = Worker(stubs)
+    forgotten = pb.HeldAttempt(workflow_id="w", task_id="t", fencing_token=7)
+    await worker.hello("system/jq", "system/http", session_id="s", namespace="$system", held=[forgotten])
+    session = bench.driver.state.sessions["s",]
+    assert (session.namespace, session.task_names) == ("$system", ("system/http", "system/jq"))
+    told = (await worker.next("cancellations")).cancellations.cancellations
+    assert [attempt.fencing_token for attempt in told] == [7]
 
 
 async def test_hello_must_come_first_and_only_once(stubs: Stubs) -> None:

@@ -120,7 +120,7 @@ class ElementReader:
     def _read(self, fields: Fields, kind: TaskType, reference: str) -> Element:
         """What elements of all types have in common."""
         self._claim(fields, reference)
-        name = fields.name("name", "" if kind == TaskType.SIMPLE else kind.value)
+        name = fields.task_name("name", "" if kind == TaskType.SIMPLE else kind.value)
         definition = fields.raw("taskDefinition")
         compensation = None
         if fields.is_set("compensateWith"):

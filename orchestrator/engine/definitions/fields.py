@@ -18,6 +18,7 @@ from orchestrator.engine.expressions import elements_of, fields_of, is_null, tex
 NAME_CHARACTERS_MAX = 200
 INTEGER_MAX = 2**31 - 1
 SECONDS_MAX = INTEGER_MAX
+SYSTEM_PREFIX = "system/"
 
 _NUMBER = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,3}))?")
 _INTEGER = re.compile(rb"-?[0-9]{1,18}")
@@ -77,6 +78,13 @@ class Fields:
             raise self.invalid(key, "it must be a non-empty string")
         if len(name) > NAME_CHARACTERS_MAX:
             raise self.invalid(key, f"a name may have {NAME_CHARACTERS_MAX} characters")
+        return name
+
+    def task_name(self, key: str, default: str = "") -> str:
+        """The name of a task or task definition: one that is not the cluster's own."""
+        name = self.name(key, default)
+        if name.startswith(SYSTEM_PREFIX):
+            raise self.invalid(key, f"names that begin with {quoted(SYSTEM_PREFIX)} are the cluster's own")
         return name
 
     def flag(self, key: str, default: bool = False) -> bool:

@@ -51,7 +51,7 @@ def read_task(raw: bytes, path: str, name: str = "") -> TaskDefinition:
     fields = Fields(raw, path, _KNOWN, _UNBUILT)
     refuse_schemas(fields, enforced=False)
     return TaskDefinition(
-        name=fields.name("name", name),
+        name=fields.task_name("name", name),
         retry=_read_retry(fields),
         states_retry=any(fields.has(key) for key in _RETRY_FIELDS),
         timeouts=_read_timeouts(fields),

@@ -27,15 +27,15 @@ from orchestrator_api.v1 import common_pb2 as orchestrator__api_dot_v1_dot_commo
 from orchestrator_api.v1 import workflows_pb2 as orchestrator__api_dot_v1_dot_workflows__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!orchestrator_api/v1/workers.proto\x12\x0forchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a orchestrator_api/v1/common.proto\x1a#orchestrator_api/v1/workflows.proto\"\xb8\x02\n\x0bWorkRequest\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.orchestrator.v1.WorkHelloH\x00\x12/\n\x07results\x18\x02 \x01(\x0b\x32\x1c.orchestrator.v1.WorkResultsH\x00\x12\x33\n\theartbeat\x18\x03 \x01(\x0b\x32\x1e.orchestrator.v1.WorkHeartbeatH\x00\x12/\n\x07release\x18\x04 \x01(\x0b\x32\x1c.orchestrator.v1.WorkReleaseH\x00\x12+\n\x05slots\x18\x05 \x01(\x0b\x32\x1a.orchestrator.v1.WorkSlotsH\x00\x12/\n\x07goodbye\x18\x06 \x01(\x0b\x32\x1c.orchestrator.v1.WorkGoodbyeH\x00\x42\x07\n\x05\x66rame\"\xf0\x02\n\x0cWorkResponse\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12/\n\x07welcome\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.WorkWelcomeH\x00\x12\x37\n\x0b\x61ssignments\x18\x04 \x01(\x0b\x32 .orchestrator.v1.WorkAssignmentsH\x00\x12\x31\n\x08verdicts\x18\x05 \x01(\x0b\x32\x1d.orchestrator.v1.WorkVerdictsH\x00\x12;\n\rcancellations\x18\x06 \x01(\x0b\x32\".orchestrator.v1.WorkCancellationsH\x00\x12.\n\x07go_away\x18\x07 \x01(\x0b\x32\x1b.orchestrator.v1.WorkGoAwayH\x00\x12+\n\x05\x61live\x18\x08 \x01(\x0b\x32\x1a.orchestrator.v1.WorkAliveH\x00\x42\x07\n\x05\x66rame\"\xc0\x01\n\tWorkHello\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\ntask_names\x18\x03 \x03(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12\x1a\n\x12session_timeout_ms\x18\x06 \x01(\r\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12*\n\x04held\x18\x08 \x03(\x0b\x32\x1c.orchestrator.v1.HeldAttempt\"J\n\x0bHeldAttempt\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\"m\n\x0bWorkWelcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12\x1a\n\x12session_timeout_ms\x18\x03 \x01(\r\x12\x1d\n\x15heartbeat_interval_ms\x18\x04 \x01(\r\"C\n\x0fWorkAssignments\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.Assignment\"\xef\x03\n\nAssignment\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x11\n\treference\x18\x07 \x01(\t\x12\x11\n\titeration\x18\x08 \x01(\r\x12\x13\n\x0bretry_count\x18\t \x01(\r\x12\'\n\x05input\x18\n \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x12\n\ntimeout_ms\x18\x0b \x01(\x04\x12\x1b\n\x13response_timeout_ms\x18\x0c \x01(\x04\x12\x33\n\x11heartbeat_details\x18\r \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12=\n\x0c\x63ompensation\x18\x0e \x01(\x0b\x32\'.orchestrator.v1.CompensationAssignment\x12\x15\n\rworkflow_name\x18\x0f \x01(\t\x12\x32\n\x0escheduled_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63orrelation_id\x18\x11 \x01(\t\"\xe5\x01\n\x16\x43ompensationAssignment\x12\x11\n\treference\x18\x01 \x01(\t\x12\x11\n\titeration\x18\x02 \x01(\r\x12,\n\nstep_input\x18\x03 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12-\n\x0bstep_output\x18\x04 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x17\n\x0foutcome_unknown\x18\x05 \x01(\x08\x12\x1c\n\x14step_idempotency_key\x18\x06 \x01(\t\x12\x11\n\tstep_name\x18\x07 \x01(\t\";\n\x0bWorkResults\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.TaskResult\"\xf0\x01\n\nTaskResult\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.orchestrator.v1.TaskStatus\x12(\n\x06output\x18\x06 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\nerror_code\x18\x08 \x01(\t\x12\x17\n\x0foutcome_unknown\x18\t \x01(\x08\">\n\x0cWorkVerdicts\x12.\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.TaskVerdict\"q\n\x0bTaskVerdict\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12)\n\x07verdict\x18\x03 \x01(\x0e\x32\x18.orchestrator.v1.Verdict\x12\x0f\n\x07message\x18\x04 \x01(\t\"Z\n\rWorkHeartbeat\x12\x33\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32!.orchestrator.v1.AttemptHeartbeat\x12\x14\n\x0c\x61ll_attempts\x18\x02 \x01(\x08\"z\n\x10\x41ttemptHeartbeat\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12)\n\x07\x64\x65tails\x18\x04 \x01(\x0b\x32\x18.orchestrator.v1.Payload\"\x0b\n\tWorkAlive\"=\n\x0bWorkRelease\x12.\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.HeldAttempt\"\x1a\n\tWorkSlots\x12\r\n\x05slots\x18\x01 \x01(\r\"\r\n\x0bWorkGoodbye\"I\n\x11WorkCancellations\x12\x34\n\rcancellations\x18\x01 \x03(\x0b\x32\x1d.orchestrator.v1.Cancellation\"k\n\x0c\x43\x61ncellation\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\x05 \x01(\x08\"4\n\nWorkGoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x16\n\x0eleader_address\x18\x02 \x01(\t\"\x80\x01\n\x10PollTasksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\ntask_names\x18\x03 \x03(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\x11\n\tmax_tasks\x18\x05 \x01(\r\x12\x0f\n\x07wait_ms\x18\x06 \x01(\r\"E\n\x11PollTasksResponse\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.Assignment\"B\n\x13\x43ompleteTaskRequest\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.orchestrator.v1.TaskResult\"E\n\x14\x43ompleteTaskResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.orchestrator.v1.TaskVerdict*v\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x12\n\x0eVERDICT_FENCED\x10\x02\x12\x13\n\x0fVERDICT_UNKNOWN\x10\x03\x12\x13\n\x0fVERDICT_INVALID\x10\x04\x32\x89\x02\n\rWorkerService\x12G\n\x04Work\x12\x1c.orchestrator.v1.WorkRequest\x1a\x1d.orchestrator.v1.WorkResponse(\x01\x30\x01\x12R\n\tPollTasks\x12!.orchestrator.v1.PollTasksRequest\x1a\".orchestrator.v1.PollTasksResponse\x12[\n\x0c\x43ompleteTask\x12$.orchestrator.v1.CompleteTaskRequest\x1a%.orchestrator.v1.CompleteTaskResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!orchestrator_api/v1/workers.proto\x12\x0forchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a orchestrator_api/v1/common.proto\x1a#orchestrator_api/v1/workflows.proto\"\xb8\x02\n\x0bWorkRequest\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.orchestrator.v1.WorkHelloH\x00\x12/\n\x07results\x18\x02 \x01(\x0b\x32\x1c.orchestrator.v1.WorkResultsH\x00\x12\x33\n\theartbeat\x18\x03 \x01(\x0b\x32\x1e.orchestrator.v1.WorkHeartbeatH\x00\x12/\n\x07release\x18\x04 \x01(\x0b\x32\x1c.orchestrator.v1.WorkReleaseH\x00\x12+\n\x05slots\x18\x05 \x01(\x0b\x32\x1a.orchestrator.v1.WorkSlotsH\x00\x12/\n\x07goodbye\x18\x06 \x01(\x0b\x32\x1c.orchestrator.v1.WorkGoodbyeH\x00\x42\x07\n\x05\x66rame\"\xf0\x02\n\x0cWorkResponse\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12/\n\x07welcome\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.WorkWelcomeH\x00\x12\x37\n\x0b\x61ssignments\x18\x04 \x01(\x0b\x32 .orchestrator.v1.WorkAssignmentsH\x00\x12\x31\n\x08verdicts\x18\x05 \x01(\x0b\x32\x1d.orchestrator.v1.WorkVerdictsH\x00\x12;\n\rcancellations\x18\x06 \x01(\x0b\x32\".orchestrator.v1.WorkCancellationsH\x00\x12.\n\x07go_away\x18\x07 \x01(\x0b\x32\x1b.orchestrator.v1.WorkGoAwayH\x00\x12+\n\x05\x61live\x18\x08 \x01(\x0b\x32\x1a.orchestrator.v1.WorkAliveH\x00\x42\x07\n\x05\x66rame\"\xc0\x01\n\tWorkHello\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\ntask_names\x18\x03 \x03(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12\x1a\n\x12session_timeout_ms\x18\x06 \x01(\r\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12*\n\x04held\x18\x08 \x03(\x0b\x32\x1c.orchestrator.v1.HeldAttempt\"J\n\x0bHeldAttempt\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\"m\n\x0bWorkWelcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12\x1a\n\x12session_timeout_ms\x18\x03 \x01(\r\x12\x1d\n\x15heartbeat_interval_ms\x18\x04 \x01(\r\"C\n\x0fWorkAssignments\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.Assignment\"\x96\x04\n\nAssignment\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x11\n\treference\x18\x07 \x01(\t\x12\x11\n\titeration\x18\x08 \x01(\r\x12\x13\n\x0bretry_count\x18\t \x01(\r\x12\'\n\x05input\x18\n \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x12\n\ntimeout_ms\x18\x0b \x01(\x04\x12\x1b\n\x13response_timeout_ms\x18\x0c \x01(\x04\x12\x33\n\x11heartbeat_details\x18\r \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12=\n\x0c\x63ompensation\x18\x0e \x01(\x0b\x32\'.orchestrator.v1.CompensationAssignment\x12\x15\n\rworkflow_name\x18\x0f \x01(\t\x12\x32\n\x0escheduled_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63orrelation_id\x18\x11 \x01(\t\x12\x0c\n\x04kind\x18\x12 \x01(\t\x12\x17\n\x0fparameters_json\x18\x13 \x01(\x0c\"\xe5\x01\n\x16\x43ompensationAssignment\x12\x11\n\treference\x18\x01 \x01(\t\x12\x11\n\titeration\x18\x02 \x01(\r\x12,\n\nstep_input\x18\x03 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12-\n\x0bstep_output\x18\x04 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x17\n\x0foutcome_unknown\x18\x05 \x01(\x08\x12\x1c\n\x14step_idempotency_key\x18\x06 \x01(\t\x12\x11\n\tstep_name\x18\x07 \x01(\t\";\n\x0bWorkResults\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.TaskResult\"\xf0\x01\n\nTaskResult\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.orchestrator.v1.TaskStatus\x12(\n\x06output\x18\x06 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\nerror_code\x18\x08 \x01(\t\x12\x17\n\x0foutcome_unknown\x18\t \x01(\x08\">\n\x0cWorkVerdicts\x12.\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.TaskVerdict\"q\n\x0bTaskVerdict\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12)\n\x07verdict\x18\x03 \x01(\x0e\x32\x18.orchestrator.v1.Verdict\x12\x0f\n\x07message\x18\x04 \x01(\t\"Z\n\rWorkHeartbeat\x12\x33\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32!.orchestrator.v1.AttemptHeartbeat\x12\x14\n\x0c\x61ll_attempts\x18\x02 \x01(\x08\"z\n\x10\x41ttemptHeartbeat\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12)\n\x07\x64\x65tails\x18\x04 \x01(\x0b\x32\x18.orchestrator.v1.Payload\"\x0b\n\tWorkAlive\"=\n\x0bWorkRelease\x12.\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.HeldAttempt\"\x1a\n\tWorkSlots\x12\r\n\x05slots\x18\x01 \x01(\r\"\r\n\x0bWorkGoodbye\"I\n\x11WorkCancellations\x12\x34\n\rcancellations\x18\x01 \x03(\x0b\x32\x1d.orchestrator.v1.Cancellation\"k\n\x0c\x43\x61ncellation\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\x05 \x01(\x08\"4\n\nWorkGoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x16\n\x0eleader_address\x18\x02 \x01(\t\"\x80\x01\n\x10PollTasksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\ntask_names\x18\x03 \x03(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\x11\n\tmax_tasks\x18\x05 \x01(\r\x12\x0f\n\x07wait_ms\x18\x06 \x01(\r\"E\n\x11PollTasksResponse\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.Assignment\"B\n\x13\x43ompleteTaskRequest\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.orchestrator.v1.TaskResult\"E\n\x14\x43ompleteTaskResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.orchestrator.v1.TaskVerdict*v\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x12\n\x0eVERDICT_FENCED\x10\x02\x12\x13\n\x0fVERDICT_UNKNOWN\x10\x03\x12\x13\n\x0fVERDICT_INVALID\x10\x04\x32\x89\x02\n\rWorkerService\x12G\n\x04Work\x12\x1c.orchestrator.v1.WorkRequest\x1a\x1d.orchestrator.v1.WorkResponse(\x01\x30\x01\x12R\n\tPollTasks\x12!.orchestrator.v1.PollTasksRequest\x1a\".orchestrator.v1.PollTasksResponse\x12[\n\x0c\x43ompleteTask\x12$.orchestrator.v1.CompleteTaskRequest\x1a%.orchestrator.v1.CompleteTaskResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'orchestrator_api.v1.workers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=3422
-  _globals['_VERDICT']._serialized_end=3540
+  _globals['_VERDICT']._serialized_start=3461
+  _globals['_VERDICT']._serialized_end=3579
   _globals['_WORKREQUEST']._serialized_start=159
   _globals['_WORKREQUEST']._serialized_end=471
   _globals['_WORKRESPONSE']._serialized_start=474
@@ -49,43 +49,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKASSIGNMENTS']._serialized_start=1226
   _globals['_WORKASSIGNMENTS']._serialized_end=1293
   _globals['_ASSIGNMENT']._serialized_start=1296
-  _globals['_ASSIGNMENT']._serialized_end=1791
-  _globals['_COMPENSATIONASSIGNMENT']._serialized_start=1794
-  _globals['_COMPENSATIONASSIGNMENT']._serialized_end=2023
-  _globals['_WORKRESULTS']._serialized_start=2025
-  _globals['_WORKRESULTS']._serialized_end=2084
-  _globals['_TASKRESULT']._serialized_start=2087
-  _globals['_TASKRESULT']._serialized_end=2327
-  _globals['_WORKVERDICTS']._serialized_start=2329
-  _globals['_WORKVERDICTS']._serialized_end=2391
-  _globals['_TASKVERDICT']._serialized_start=2393
-  _globals['_TASKVERDICT']._serialized_end=2506
-  _globals['_WORKHEARTBEAT']._serialized_start=2508
-  _globals['_WORKHEARTBEAT']._serialized_end=2598
-  _globals['_ATTEMPTHEARTBEAT']._serialized_start=2600
-  _globals['_ATTEMPTHEARTBEAT']._serialized_end=2722
-  _globals['_WORKALIVE']._serialized_start=2724
-  _globals['_WORKALIVE']._serialized_end=2735
-  _globals['_WORKRELEASE']._serialized_start=2737
-  _globals['_WORKRELEASE']._serialized_end=2798
-  _globals['_WORKSLOTS']._serialized_start=2800
-  _globals['_WORKSLOTS']._serialized_end=2826
-  _globals['_WORKGOODBYE']._serialized_start=2828
-  _globals['_WORKGOODBYE']._serialized_end=2841
-  _globals['_WORKCANCELLATIONS']._serialized_start=2843
-  _globals['_WORKCANCELLATIONS']._serialized_end=2916
-  _globals['_CANCELLATION']._serialized_start=2918
-  _globals['_CANCELLATION']._serialized_end=3025
-  _globals['_WORKGOAWAY']._serialized_start=3027
-  _globals['_WORKGOAWAY']._serialized_end=3079
-  _globals['_POLLTASKSREQUEST']._serialized_start=3082
-  _globals['_POLLTASKSREQUEST']._serialized_end=3210
-  _globals['_POLLTASKSRESPONSE']._serialized_start=3212
-  _globals['_POLLTASKSRESPONSE']._serialized_end=3281
-  _globals['_COMPLETETASKREQUEST']._serialized_start=3283
-  _globals['_COMPLETETASKREQUEST']._serialized_end=3349
-  _globals['_COMPLETETASKRESPONSE']._serialized_start=3351
-  _globals['_COMPLETETASKRESPONSE']._serialized_end=3420
-  _globals['_WORKERSERVICE']._serialized_start=3543
-  _globals['_WORKERSERVICE']._serialized_end=3808
+  _globals['_ASSIGNMENT']._serialized_end=1830
+  _globals['_COMPENSATIONASSIGNMENT']._serialized_start=1833
+  _globals['_COMPENSATIONASSIGNMENT']._serialized_end=2062
+  _globals['_WORKRESULTS']._serialized_start=2064
+  _globals['_WORKRESULTS']._serialized_end=2123
+  _globals['_TASKRESULT']._serialized_start=2126
+  _globals['_TASKRESULT']._serialized_end=2366
+  _globals['_WORKVERDICTS']._serialized_start=2368
+  _globals['_WORKVERDICTS']._serialized_end=2430
+  _globals['_TASKVERDICT']._serialized_start=2432
+  _globals['_TASKVERDICT']._serialized_end=2545
+  _globals['_WORKHEARTBEAT']._serialized_start=2547
+  _globals['_WORKHEARTBEAT']._serialized_end=2637
+  _globals['_ATTEMPTHEARTBEAT']._serialized_start=2639
+  _globals['_ATTEMPTHEARTBEAT']._serialized_end=2761
+  _globals['_WORKALIVE']._serialized_start=2763
+  _globals['_WORKALIVE']._serialized_end=2774
+  _globals['_WORKRELEASE']._serialized_start=2776
+  _globals['_WORKRELEASE']._serialized_end=2837
+  _globals['_WORKSLOTS']._serialized_start=2839
+  _globals['_WORKSLOTS']._serialized_end=2865
+  _globals['_WORKGOODBYE']._serialized_start=2867
+  _globals['_WORKGOODBYE']._serialized_end=2880
+  _globals['_WORKCANCELLATIONS']._serialized_start=2882
+  _globals['_WORKCANCELLATIONS']._serialized_end=2955
+  _globals['_CANCELLATION']._serialized_start=2957
+  _globals['_CANCELLATION']._serialized_end=3064
+  _globals['_WORKGOAWAY']._serialized_start=3066
+  _globals['_WORKGOAWAY']._serialized_end=3118
+  _globals['_POLLTASKSREQUEST']._serialized_start=3121
+  _globals['_POLLTASKSREQUEST']._serialized_end=3249
+  _globals['_POLLTASKSRESPONSE']._serialized_start=3251
+  _globals['_POLLTASKSRESPONSE']._serialized_end=3320
+  _globals['_COMPLETETASKREQUEST']._serialized_start=3322
+  _globals['_COMPLETETASKREQUEST']._serialized_end=3388
+  _globals['_COMPLETETASKRESPONSE']._serialized_start=3390
+  _globals['_COMPLETETASKRESPONSE']._serialized_end=3459
+  _globals['_WORKERSERVICE']._serialized_start=3582
+  _globals['_WORKERSERVICE']._serialized_end=3847
 # @@protoc_insertion_point(module_scope)

@@ -181,7 +181,7 @@ class WorkHello(google.protobuf.message.Message):
     SESSION_ID_FIELD_NUMBER: builtins.int
     HELD_FIELD_NUMBER: builtins.int
     namespace: builtins.str
-    """Empty means "default"."""
+    """Empty means "default". Names that begin with '$' are the cluster's own: nodes execute system tasks in them."""
     worker_id: builtins.str
     """The worker's name for people; at most 200 characters."""
     domain: builtins.str
@@ -194,7 +194,7 @@ class WorkHello(google.protobuf.message.Message):
     """The session to resume; empty opens a new one."""
     @property
     def task_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The names of the tasks it executes; 1 to 1,000."""
+        """The names of the tasks it executes; 1 to 1,000. Those that begin with "system/" are the cluster's own."""
 
     @property
     def held(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HeldAttempt]:
@@ -315,6 +315,8 @@ class Assignment(google.protobuf.message.Message):
     WORKFLOW_NAME_FIELD_NUMBER: builtins.int
     SCHEDULED_TIME_FIELD_NUMBER: builtins.int
     CORRELATION_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    PARAMETERS_JSON_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
@@ -341,6 +343,10 @@ class Assignment(google.protobuf.message.Message):
     """The name of the workflow definition."""
     correlation_id: builtins.str
     """As given at start."""
+    kind: builtins.str
+    """Of what a node executes itself: its kind, such as "system/http"; empty for what a worker executes."""
+    parameters_json: builtins.bytes
+    """Of what a node executes itself: what the definition says besides the input, a JSON object."""
     @property
     def input(self) -> orchestrator_api.v1.common_pb2.Payload:
         """The task's input, resolved."""
@@ -377,9 +383,11 @@ class Assignment(google.protobuf.message.Message):
         workflow_name: builtins.str = ...,
         scheduled_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         correlation_id: builtins.str = ...,
+        kind: builtins.str = ...,
+        parameters_json: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["compensation", b"compensation", "heartbeat_details", b"heartbeat_details", "input", b"input", "scheduled_time", b"scheduled_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "name", b"name", "namespace", b"namespace", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "kind", b"kind", "name", b"name", "namespace", b"namespace", "parameters_json", b"parameters_json", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
 
 global___Assignment = Assignment
 

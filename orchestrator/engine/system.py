@@ -1,0 +1,32 @@
+"""System work: attempts that the nodes' own sessions execute instead of a worker.
+
+Each kind has a queue of its own, for the executions of all namespaces and in no domain. From there on it is handed out
+like any other attempt. The names of its queues, and its namespace, are nobody else's.
+"""
+
+from __future__ import annotations
+
+from orchestrator.engine.definitions.fields import SYSTEM_PREFIX
+from orchestrator.engine.definitions.model import TaskNode
+from orchestrator.engine.model import TaskAttempt
+
+NAMESPACE = "$system"
+RESERVED_NAMESPACES = "$"
+"""What the names of namespaces that are not the users' begin with."""
+_QUEUES = {"HTTP": "system/http", "GRPC": "system/grpc"}
+"""By the type of the task."""
+
+
+def is_queue(name: str) -> bool:
+    """Whether the name is that of a queue of system work: no worker's task may be called so."""
+    return name.startswith(SYSTEM_PREFIX)
+
+
+def queue_for(node: TaskNode) -> str:
+    """The queue in which attempts of it wait; empty if workers execute it."""
+    return _QUEUES.get(node.type, "")
+
+
+def parameters_of(node: TaskNode, attempt: TaskAttempt) -> bytes:
+    """What a system session is told besides the input: a JSON object. Calls have all they need in their input."""
+    return b"{}"
