@@ -19,6 +19,7 @@ from orchestrator_api.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
     definitions_pb2_grpc,
+    services_pb2_grpc,
     workers_pb2_grpc,
     workflows_pb2,
     workflows_pb2_grpc,
@@ -32,6 +33,7 @@ from orchestrator_client.status import Failure, Kind, final_error, read_failure
 if TYPE_CHECKING:
     from orchestrator_api.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
     from orchestrator_api.v1.definitions_pb2_grpc import DefinitionServiceAsyncStub
+    from orchestrator_api.v1.services_pb2_grpc import ServiceRegistryServiceAsyncStub
     from orchestrator_api.v1.workers_pb2_grpc import WorkerServiceAsyncStub
     from orchestrator_api.v1.workflows_pb2_grpc import WorkflowServiceAsyncStub
 
@@ -78,6 +80,9 @@ class Node:
         self.workflows = cast("WorkflowServiceAsyncStub", workflows_pb2_grpc.WorkflowServiceStub(channel))
         self.definitions = cast("DefinitionServiceAsyncStub", definitions_pb2_grpc.DefinitionServiceStub(channel))
         self.workers = cast("WorkerServiceAsyncStub", workers_pb2_grpc.WorkerServiceStub(channel))
+        self.services = cast(
+            "ServiceRegistryServiceAsyncStub", services_pb2_grpc.ServiceRegistryServiceStub(channel)
+        )
         self.cluster = cast("ClusterServiceAsyncStub", cluster_pb2_grpc.ClusterServiceStub(channel))
 
 

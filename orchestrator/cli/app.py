@@ -13,6 +13,7 @@ from orchestrator.cli import exits
 from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
 from orchestrator.cli.node_commands import init, serve
+from orchestrator.cli.service_commands import service
 from orchestrator.cli.session import Session, common_options, current_session
 from orchestrator.cli.workflow_commands import task, workflow
 
@@ -65,7 +66,7 @@ def version() -> None:
     current_session().output.show(values, f"orchestrator {values['version']} (Python {values['python']})")
 
 
-for command in (init, serve, dev, cluster, workflow, task):
+for command in (init, serve, dev, cluster, workflow, task, service):
     cli.add_command(command)
 
 

@@ -228,6 +228,21 @@ class RaiseBehaviour(Command, frozen=True, tag=63):
     level: int
 
 
+# --- the service registry ----------------------------------------------------------------------------------------
+
+
+class RegisterService(Command, frozen=True, tag=180):
+    """Registers a service, or replaces its record."""
+
+    namespace: str
+    document: bytes
+
+
+class DeleteService(Command, frozen=True, tag=181):
+    namespace: str
+    name: str
+
+
 AnyCommand = (
     RegisterWorkflows
     | RegisterTasks
@@ -254,4 +269,6 @@ AnyCommand = (
     | Continue
     | Checkpoint
     | RaiseBehaviour
+    | RegisterService
+    | DeleteService
 )

@@ -17,6 +17,7 @@ from orchestrator.engine.handlers import (
     definitions,
     leasing,
     results,
+    services,
     sessions,
     starting,
     system,
@@ -54,6 +55,8 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.Continue: system.go_on,
     commands.Checkpoint: system.checkpoint,
     commands.RaiseBehaviour: system.raise_behaviour,
+    commands.RegisterService: services.register_service,
+    commands.DeleteService: services.delete_service,
 }
 
 MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {

@@ -42,6 +42,7 @@ class Table(IntEnum):
     CLIENT_SESSION = 28  # (session id,)
     REQUEST = 29  # (request id,)
     TASK_RATE = 30  # (namespace, task name)
+    SERVICE = 50  # (namespace, name)
 
 
 EXECUTION_TABLES = (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD)
@@ -285,6 +286,15 @@ class WorkflowDefinitionRow(Row, frozen=True):
 
 class TaskDefinitionRow(Row, frozen=True):
     """A registered task definition, as the JSON text that was given."""
+
+    namespace: str
+    name: str
+    document: bytes
+    registered_ms: int
+
+
+class ServiceRow(Row, frozen=True):
+    """A record of the service registry, as the JSON text that was given."""
 
     namespace: str
     name: str

@@ -13,6 +13,7 @@ from orchestrator.engine.model import (
     CompensationState,
     Payload,
     SagaRecord,
+    ServiceRow,
     StepOutcome,
     Table,
     TaskAttempt,
@@ -201,4 +202,14 @@ def task_definition(state: State, namespace: str, name: str) -> TaskDefinitionRo
 def task_definitions(state: State, namespace: str) -> list[TaskDefinitionRow]:
     """By name."""
     rows = sorted(state.resident[Table.TASK_DEFINITION].items())
+    return [row for key, row in rows if key[0] == namespace]
+
+
+def service(state: State, namespace: str, name: str) -> ServiceRow | None:
+    return cast(ServiceRow | None, state.resident[Table.SERVICE].get((namespace, name)))
+
+
+def services(state: State, namespace: str) -> list[ServiceRow]:
+    """By name."""
+    rows = sorted(state.resident[Table.SERVICE].items())
     return [row for key, row in rows if key[0] == namespace]

@@ -79,14 +79,14 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
     async def ListWorkflowDefinitions(self, request: pb.ListWorkflowDefinitionsRequest, context: Any) -> Any:
         await self.backend.read_point(request.read)
         rows = queries.workflow_definitions(self.backend.state(), namespace_of(request.namespace))
-        page, token = _page([(f"{row.name}\x00{row.version:010}", row.document) for row in rows], request.page)
+        page, token = page_of([(f"{row.name}\x00{row.version:010}", row.document) for row in rows], request.page)
         return pb.ListWorkflowDefinitionsResponse(definition_json=page, next_token=token)
 
     @answers
     async def ListTaskDefinitions(self, request: pb.ListTaskDefinitionsRequest, context: Any) -> Any:
         await self.backend.read_point(request.read)
         rows = queries.task_definitions(self.backend.state(), namespace_of(request.namespace))
-        page, token = _page([(row.name, row.document) for row in rows], request.page)
+        page, token = page_of([(row.name, row.document) for row in rows], request.page)
         return pb.ListTaskDefinitionsResponse(definition_json=page, next_token=token)
 
 
@@ -113,7 +113,7 @@ def _validate(documents: tuple[bytes, ...], validate: Callable[[bytes], object])
             raise unbuilt from error
 
 
-def _page(items: list[tuple[str, bytes]], page: common_pb2.PageRequest) -> tuple[list[bytes], str]:
+def page_of(items: list[tuple[str, bytes]], page: common_pb2.PageRequest) -> tuple[list[bytes], str]:
     """One page of items in the order of their keys; the token is the last key of the page before."""
     size = page_size(page)
     after = _key_of(page.token)

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.cluster import ClusterServicer
 from orchestrator.rpc.definitions import DefinitionServicer
+from orchestrator.rpc.services import ServiceRegistryServicer
 from orchestrator.rpc.workers import WorkerServicer
 from orchestrator.rpc.workflows import WorkflowServicer
 from orchestrator_api.v1 import (
@@ -16,6 +17,8 @@ from orchestrator_api.v1 import (
     cluster_pb2_grpc,
     definitions_pb2,
     definitions_pb2_grpc,
+    services_pb2,
+    services_pb2_grpc,
     workers_pb2,
     workers_pb2_grpc,
     workflows_pb2,
@@ -30,6 +33,7 @@ SERVICES = tuple(
         (workflows_pb2.DESCRIPTOR, "WorkflowService"),
         (workers_pb2.DESCRIPTOR, "WorkerService"),
         (cluster_pb2.DESCRIPTOR, "ClusterService"),
+        (services_pb2.DESCRIPTOR, "ServiceRegistryService"),
     )
 )
 
@@ -59,6 +63,7 @@ class RpcServer:
         workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(backend), self._server)
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), self._server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), self._server)
+        services_pb2_grpc.add_ServiceRegistryServiceServicer_to_server(ServiceRegistryServicer(backend), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

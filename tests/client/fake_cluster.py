@@ -16,6 +16,8 @@ from orchestrator_api.v1 import (
     cluster_pb2_grpc,
     definitions_pb2,
     definitions_pb2_grpc,
+    services_pb2,
+    services_pb2_grpc,
     workers_pb2,
     workers_pb2_grpc,
     workflows_pb2,
@@ -130,6 +132,7 @@ class FakeCluster:
         self.changed = asyncio.Condition()
         self.workflow_definitions: dict[tuple[str, int], bytes] = {}
         self.task_definitions: dict[str, bytes] = {}
+        self.services: dict[str, bytes] = {}
         # (node, method, request) of each call that reached a leader.
         self.calls: list[tuple[FakeNode, str, Any]] = []
         self.called = asyncio.Condition()
@@ -183,6 +186,7 @@ class FakeCluster:
 class FakeNode(
     workflows_pb2_grpc.WorkflowServiceServicer,
     definitions_pb2_grpc.DefinitionServiceServicer,
+    services_pb2_grpc.ServiceRegistryServiceServicer,
     cluster_pb2_grpc.ClusterServiceServicer,
     workers_pb2_grpc.WorkerServiceServicer,
 ):
@@ -203,6 +207,7 @@ class FakeNode(
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
         workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(self, self.server)
         definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(self, self.server)
+        services_pb2_grpc.add_ServiceRegistryServiceServicer_to_server(self, self.server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self, self.server)
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(self, self.server)
         port = self.server.add_insecure_port("127.0.0.1:0")
@@ -304,6 +309,41 @@ class FakeNode(
             return definitions_pb2.RegisterTasksResponse()
 
         return await self._serve("RegisterTasks", request, context, effect)
+
+    async def RegisterService(self, request: Any, context: Any) -> Any:
+        def effect() -> Any:
+            self.cluster.services[json.loads(request.record_json)["name"]] = request.record_json
+            return services_pb2.RegisterServiceResponse()
+
+        return await self._serve("RegisterService", request, context, effect)
+
+    async def GetService(self, request: Any, context: Any) -> Any:
+        def effect() -> Any:
+            return services_pb2.GetServiceResponse(record_json=self._service(request.name))
+
+        return await self._serve("GetService", request, context, effect)
+
+    async def ListServices(self, request: Any, context: Any) -> Any:
+        def effect() -> Any:
+            names = sorted(name for name in self.cluster.services if name > request.page.token)
+            page, rest = names[: request.page.size], names[request.page.size :]
+            records = [self.cluster.services[name] for name in page]
+            return services_pb2.ListServicesResponse(record_json=records, next_token=page[-1] if rest else "")
+
+        return await self._serve("ListServices", request, context, effect)
+
+    async def DeleteService(self, request: Any, context: Any) -> Any:
+        def effect() -> Any:
+            self._service(request.name)
+            del self.cluster.services[request.name]
+            return services_pb2.DeleteServiceResponse()
+
+        return await self._serve("DeleteService", request, context, effect)
+
+    def _service(self, name: str) -> bytes:
+        if name not in self.cluster.services:
+            raise Refused(grpc.StatusCode.NOT_FOUND, "SERVICE_NOT_FOUND")
+        return self.cluster.services[name]
 
     async def StartWorkflow(self, request: Any, context: Any) -> Any:
         def effect() -> Any:

@@ -35,6 +35,7 @@ from orchestrator.engine.model import (
     Row,
     RowKey,
     SagaRecord,
+    ServiceRow,
     Session,
     SessionKind,
     Signal,
@@ -69,6 +70,7 @@ ROWS: dict[Table, Any] = {
     Table.CLIENT_SESSION: ClientSession,
     Table.REQUEST: Request,
     Table.TASK_RATE: TaskRate,
+    Table.SERVICE: ServiceRow,
 }
 
 

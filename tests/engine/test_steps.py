@@ -43,6 +43,8 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.Continue: commands.Continue(),
     commands.Checkpoint: commands.Checkpoint(),
     commands.RaiseBehaviour: commands.RaiseBehaviour(1),
+    commands.RegisterService: commands.RegisterService("default", b'{"name":"s","endpoints":["http://a"]}'),
+    commands.DeleteService: commands.DeleteService("default", "s"),
 }
 
 

@@ -28,6 +28,7 @@ from orchestrator.storage.search import ExecutionFilter, Page
 from orchestrator_api.v1 import (
     cluster_pb2_grpc,
     definitions_pb2_grpc,
+    services_pb2_grpc,
     workers_pb2,
     workers_pb2_grpc,
     workflows_pb2_grpc,
@@ -205,6 +206,7 @@ class Stubs:
         self.workflows: Any = workflows_pb2_grpc.WorkflowServiceStub(channel)
         self.definitions: Any = definitions_pb2_grpc.DefinitionServiceStub(channel)
         self.workers: Any = workers_pb2_grpc.WorkerServiceStub(channel)
+        self.services: Any = services_pb2_grpc.ServiceRegistryServiceStub(channel)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(channel)
 
 
