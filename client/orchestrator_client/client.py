@@ -34,6 +34,12 @@ from orchestrator_client.workflow import Workflow
 
 _IF_EXISTS = {"fail": pb.IF_EXISTS_FAIL, "return": pb.IF_EXISTS_RETURN}
 
+_IDEMPOTENCY = {
+    "fail": pb.IDEMPOTENCY_STRATEGY_FAIL,
+    "return_existing": pb.IDEMPOTENCY_STRATEGY_RETURN_EXISTING,
+    "fail_on_running": pb.IDEMPOTENCY_STRATEGY_FAIL_ON_RUNNING,
+}
+
 
 class Client:
     """Talks to the cluster whose nodes have these gRPC addresses; some of them are enough.
@@ -154,6 +160,8 @@ class Client:
         *,
         id: str = "",
         if_exists: Literal["fail", "return"] = "fail",
+        idempotency_key: str = "",
+        idempotency_strategy: Literal["fail", "return_existing", "fail_on_running"] = "fail",
         version: int = 0,
         correlation_id: str = "",
         priority: int = 0,
@@ -166,8 +174,13 @@ class Client:
 
         A `Workflow` is registered first, once for each client; with ``register=False`` it travels along instead, as
         a definition given as a dict always does. A name means what is registered under it. If the `id` is taken,
-        AlreadyExists is raised, or the execution that has it is returned.
+        AlreadyExists is raised, or the execution that has it is returned. An `idempotency_key` is another name for
+        the invocation, known with its workflow's name for as long as the execution is kept: if there was one
+        before, AlreadyExists is raised, or it is returned, or ("fail_on_running") a new one is started once it has
+        ended.
         """
+        if idempotency_strategy not in _IDEMPOTENCY:
+            raise InvalidRequest(f"idempotency_strategy is one of {sorted(_IDEMPOTENCY)}, not {idempotency_strategy!r}")
         if if_exists not in _IF_EXISTS:
             raise InvalidRequest(f"if_exists is 'fail' or 'return', not {if_exists!r}")
         request = pb.StartWorkflowRequest(
@@ -179,6 +192,8 @@ class Client:
             priority=priority,
             created_by=created_by,
             task_to_domain=task_to_domain or {},
+            idempotency_key=idempotency_key,
+            idempotency_strategy=_IDEMPOTENCY[idempotency_strategy],
         )
         output_type = None
         if isinstance(workflow, Workflow):

@@ -131,6 +131,7 @@ class Execution:
     run: int
     compensation: CompensationReport
     tasks: list[TaskAttempt]
+    idempotency_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def read_execution(message: workflows_pb2.Workflow) -> Execution:
         run=message.run,
         compensation=_read_compensation(message.compensation),
         tasks=[_read_task(task) for task in message.tasks],
+        idempotency_key=message.idempotency_key,
     )
 
 

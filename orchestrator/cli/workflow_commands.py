@@ -56,6 +56,11 @@ async def register_task(session: Session, client: Client, files: Sequence[str]) 
 @click.option("--id", "workflow_id", default="", help="Its id; made by the cluster if not given.")
 @click.option("--if-exists", type=click.Choice(["fail", "return"]), default="fail", show_default=True,
               help="When the id is taken: refuse, or answer the workflow that has it.")
+@click.option("--idempotency-key", default="", help="Your name for this invocation; see --idempotency-strategy.")
+@click.option("--idempotency-strategy", type=click.Choice(["fail", "return_existing", "fail_on_running"]),
+              default="fail", show_default=True,
+              help="When the workflow was started with this key before: refuse, answer what was started, or refuse "
+                   "unless that has ended.")
 @click.option("--version", type=click.IntRange(min=0), default=0, help="Of the definition; the highest if not given.")
 @click.option("--correlation-id", default="", help="Any text to find related workflows by.")
 @click.option("--priority", type=click.IntRange(0, 99), default=0, show_default=True)
@@ -64,10 +69,12 @@ async def register_task(session: Session, client: Client, files: Sequence[str]) 
               help="With --wait: give up waiting (the workflow goes on).")
 @calls_cluster
 async def start(session: Session, client: Client, *, name: str, input_: dict[str, Any] | None, workflow_id: str,
-                if_exists: Literal["fail", "return"], version: int, correlation_id: str, priority: int, wait: bool,
-                wait_timeout: float | None) -> int | None:
+                if_exists: Literal["fail", "return"], idempotency_key: str,
+                idempotency_strategy: Literal["fail", "return_existing", "fail_on_running"], version: int,
+                correlation_id: str, priority: int, wait: bool, wait_timeout: float | None) -> int | None:
     """Start the workflow NAME. Acknowledged means: on a majority of disks."""
     run = await client.start(name, input_ or {}, id=workflow_id, if_exists=if_exists, version=version,
+                             idempotency_key=idempotency_key, idempotency_strategy=idempotency_strategy,
                              correlation_id=correlation_id, priority=priority, created_by="cli")
     if not wait:
         verb = "exists already:" if run.existing else "started"

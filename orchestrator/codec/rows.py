@@ -36,6 +36,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.CLIENT_SESSION: model.ClientSession,
     Table.REQUEST: model.Request,
     Table.TASK_RATE: model.TaskRate,
+    Table.IDEMPOTENCY: model.IdempotencyKey,
     Table.SERVICE: model.ServiceRow,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""

@@ -9,7 +9,7 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from orchestrator.engine import limits
+from orchestrator.engine import idempotency, limits
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.model import TimeoutPolicy
 from orchestrator.engine.errors import Refused, refuse, refuse_definition
@@ -45,11 +45,12 @@ def start_within(
     task_to_domain: tuple[tuple[str, str], ...] = (),
     created_by: str = "",
     document: bytes = b"",
+    idempotency_key: str = "",
 ) -> Started | Rejected:
     """Starts the execution, which becomes the step's own, or says why not, and nothing has changed.
 
     `version` 0 is the highest; `workflow_id` "" makes an id, any other must be hot if it exists; `document` is a
-    definition that need not be registered.
+    definition that need not be registered. That the idempotency key is free is the caller's to see.
     """
     try:
         check_start(workflow_id, priority, input)
@@ -80,6 +81,7 @@ def start_within(
         task_to_domain=tuple(sorted(task_to_domain)),
         timeout_base_ms=step.now,
         open_branches=1,
+        idempotency_key=idempotency_key,
     )
     _begin(step, header, plan, given)
     return Started(header.workflow_id, existing=False)
@@ -135,6 +137,7 @@ def _refer(step: Step, bundled: Bundled, kept: Bundle | None) -> Plan:
 
 def _begin(step: Step, header: Execution, plan: Plan, given: bytes) -> None:
     step.create(header)
+    idempotency.keep(step)
     step.change(input=store(step, given), variables=store(step, plan.definition.variables))
     arm_timeout(step)
     assert plan.definition.first is not None

@@ -19,6 +19,14 @@ class IfExists(IntEnum):
     RETURN = 2
 
 
+class IdempotencyStrategy(IntEnum):
+    """What to do when a workflow has been started with the same idempotency key before."""
+
+    FAIL = 1
+    RETURN_EXISTING = 2
+    FAIL_ON_RUNNING = 3
+
+
 class TerminateCompensation(IntEnum):
     """Whether terminating undoes completed steps."""
 
@@ -76,6 +84,8 @@ class StartWorkflow(Command, frozen=True, tag=10):
     created_by: str = ""
     task_to_domain: tuple[tuple[str, str], ...] = ()
     document: bytes = b""  # a definition to run without registering it
+    idempotency_key: str = ""
+    idempotency: IdempotencyStrategy = IdempotencyStrategy.FAIL
 
 
 class SignalWorkflow(Command, frozen=True, tag=11):

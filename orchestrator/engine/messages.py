@@ -10,6 +10,7 @@ from enum import IntEnum
 
 import msgspec
 
+from orchestrator.engine.commands import IdempotencyStrategy
 from orchestrator.engine.model import Row, TimerKind
 
 
@@ -80,6 +81,8 @@ class StartExecution(Message, frozen=True, tag=50):
     created_by: str = ""
     document: bytes = b""  # a definition to run without registering it
     origin: Origin = Origin()
+    idempotency_key: str = ""
+    idempotency: IdempotencyStrategy = IdempotencyStrategy.FAIL
 
 
 AnyMessage = TaskLeased | TimerFired | WorkerLost | DeadlinePassed | ContinueExecution | StartExecution

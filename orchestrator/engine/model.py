@@ -42,6 +42,7 @@ class Table(IntEnum):
     CLIENT_SESSION = 28  # (session id,)
     REQUEST = 29  # (request id,)
     TASK_RATE = 30  # (namespace, task name)
+    IDEMPOTENCY = 31  # (digest of namespace, workflow name and key,)
     SERVICE = 50  # (namespace, name)
 
 
@@ -195,6 +196,7 @@ class Execution(Row, frozen=True):
     # Fixed: the status once every open attempt is cancelled, which may take several steps.
     ending: WorkflowStatus | None = None
     settled: bool = False  # COMPENSATING: nothing is in flight any more and `owed` is complete
+    idempotency_key: str = ""
 
 
 class TaskAttempt(Row, frozen=True):
@@ -399,3 +401,10 @@ class TaskRate(Row, frozen=True):
     name: str
     given: tuple[tuple[int, int], ...]  # (when they cease to count, how many), ascending; never empty
     timer: int
+
+
+class IdempotencyKey(Row, frozen=True):
+    """The newest execution that was started with a key: one row for each that has one, so there is little in it."""
+
+    workflow_id: str
+    has_ended: bool = False

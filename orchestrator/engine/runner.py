@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-from orchestrator.engine import dedup, leases, walk
+from orchestrator.engine import dedup, idempotency, leases, walk
 from orchestrator.engine.commands import RequestIdentity
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.errors import Refused
@@ -70,6 +70,7 @@ def run(
 def _finish(step: Step) -> None:
     if step.key is not None:
         walk.drain(step)
+        idempotency.follow(step)
     leases.match(step)
     step.write_header()
 

@@ -44,6 +44,7 @@ def summary(execution: Execution) -> workflows_pb2.Workflow:
         correlation_id=execution.correlation_id,
         priority=execution.priority,
         created_by=execution.created_by,
+        idempotency_key=execution.idempotency_key,
         start_time=timestamp(execution.created_ms),
         update_time=timestamp(execution.updated_ms),
         end_time=timestamp(execution.ended_ms),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from orchestrator.engine import commands
-from orchestrator.engine.commands import IfExists, TerminateCompensation
+from orchestrator.engine.commands import IdempotencyStrategy, IfExists, TerminateCompensation
 from orchestrator.engine.results import ClientSessionOpened, Done, Started
 from orchestrator.engine.state import ExecutionState
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
@@ -35,6 +35,12 @@ _IF_EXISTS = {
     pb.IF_EXISTS_UNSPECIFIED: IfExists.FAIL,
     pb.IF_EXISTS_FAIL: IfExists.FAIL,
     pb.IF_EXISTS_RETURN: IfExists.RETURN,
+}
+_IDEMPOTENCY = {
+    pb.IDEMPOTENCY_STRATEGY_UNSPECIFIED: IdempotencyStrategy.FAIL,
+    pb.IDEMPOTENCY_STRATEGY_FAIL: IdempotencyStrategy.FAIL,
+    pb.IDEMPOTENCY_STRATEGY_RETURN_EXISTING: IdempotencyStrategy.RETURN_EXISTING,
+    pb.IDEMPOTENCY_STRATEGY_FAIL_ON_RUNNING: IdempotencyStrategy.FAIL_ON_RUNNING,
 }
 _TERMINATE = {
     pb.TERMINATE_COMPENSATION_UNSPECIFIED: TerminateCompensation.UNSET,
@@ -200,6 +206,8 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             created_by=text("created_by", request.created_by),
             task_to_domain=_domains(request.task_to_domain),
             document=request.definition_json,
+            idempotency_key=text("idempotency_key", request.idempotency_key),
+            idempotency=_enum("idempotency_strategy", _IDEMPOTENCY, request.idempotency_strategy),
         )
         return await self.backend.submit(command, Started, identity_of(request.request))
 

@@ -37,10 +37,14 @@ def run(fake: FakeClient, *arguments: str, environment: dict[str, str] | None = 
 
 
 @pytest.mark.parametrize(("arguments", "call"), [
-    ("workflow start order", ("start", "order", {}, {"if_exists": "fail", "created_by": "cli"})),
+    ("workflow start order", ("start", "order", {}, {"if_exists": "fail", "idempotency_strategy": "fail",
+                                                     "created_by": "cli"})),
+    ("workflow start order --idempotency-key k --idempotency-strategy fail_on_running",
+     ("start", "order", {}, {"if_exists": "fail", "idempotency_key": "k", "idempotency_strategy": "fail_on_running",
+                             "created_by": "cli"})),
     ("workflow start order -i {\"id\":1} --id x --if-exists return --correlation-id c --version 2 --priority 3",
      ("start", "order", {"id": 1}, {"id": "x", "if_exists": "return", "correlation_id": "c", "version": 2,
-                                    "priority": 3, "created_by": "cli"})),
+                                    "idempotency_strategy": "fail", "priority": 3, "created_by": "cli"})),
     ("workflow get order-1", ("get", "order-1", True)),
     ("workflow signal order-1 paid -p {\"by\":\"card\"}", ("signal", "order-1", "paid", {"by": "card"})),
     ("workflow signal order-1 paid", ("signal", "order-1", "paid", {})),

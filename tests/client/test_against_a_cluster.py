@@ -110,6 +110,23 @@ async def test_an_id_is_taken_once(client: Client) -> None:
     assert len(made.workflow_id) == 26
 
 
+async def test_an_idempotency_key_stands_for_one_execution(client: Client) -> None:
+    workflow = Workflow("waiter")
+    workflow.wait(signal="go")
+    first = await client.start(workflow, idempotency_key="k")
+    with pytest.raises(AlreadyExists, match=first.workflow_id) as taken:
+        await client.start(workflow, idempotency_key="k", idempotency_strategy="fail_on_running")
+    assert taken.value.reason == "IDEMPOTENCY_KEY_TAKEN"
+    again = await client.start(workflow, idempotency_key="k", idempotency_strategy="return_existing")
+    assert (again.existing, again.workflow_id) == (True, first.workflow_id)
+    assert (await first.get()).idempotency_key == "k"
+    await first.terminate()
+    other = await client.start(workflow, idempotency_key="k", idempotency_strategy="fail_on_running")
+    assert other.workflow_id != first.workflow_id
+    with pytest.raises(InvalidRequest, match="idempotency_strategy"):
+        await client.start(workflow, idempotency_key="k", idempotency_strategy="maybe")  # type: ignore[arg-type]
+
+
 async def test_signals_are_kept_until_a_wait_takes_them(client: Client) -> None:
     workflow = Workflow("approval")
     first = workflow.wait(signal="first")

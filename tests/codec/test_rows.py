@@ -26,6 +26,7 @@ SAMPLES = [
     (Table.CLIENT_SESSION, model.ClientSession("s", "default", 1, 2, 3, ((4, b"r"),), 5)),
     (Table.REQUEST, model.Request("é", 1, b"")),
     (Table.TASK_RATE, model.TaskRate("default", "charge", ((5, 1), (9, 2)), 3)),
+    (Table.IDEMPOTENCY, model.IdempotencyKey("w1", True)),
     (Table.MESSAGE, messages.TaskLeased("default", "w1", 1, 2)),
     (Table.MESSAGE, messages.ContinueExecution("default", "w1")),
 ]

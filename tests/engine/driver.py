@@ -27,6 +27,7 @@ from orchestrator.engine.model import (
     Bundle,
     ClientSession,
     Execution,
+    IdempotencyKey,
     Lease,
     Meta,
     PayloadRow,
@@ -70,6 +71,7 @@ ROWS: dict[Table, Any] = {
     Table.CLIENT_SESSION: ClientSession,
     Table.REQUEST: Request,
     Table.TASK_RATE: TaskRate,
+    Table.IDEMPOTENCY: IdempotencyKey,
     Table.SERVICE: ServiceRow,
 }
 

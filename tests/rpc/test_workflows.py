@@ -62,12 +62,14 @@ async def test_a_start_reaches_the_state_machine_with_everything_that_was_given(
         pb.StartWorkflowRequest(
             request=identity, name="order", version=1, workflow_id="w1",
             if_exists=pb.IF_EXISTS_RETURN, input=Payload(inline=b'{"a":1}'), correlation_id="c", priority=5,
-            created_by="me", task_to_domain={"pay": "eu", "*": "us"},
+            created_by="me", task_to_domain={"pay": "eu", "*": "us"}, idempotency_key="k",
+            idempotency_strategy=pb.IDEMPOTENCY_STRATEGY_FAIL_ON_RUNNING,
         )
     )
     assert bench.submitted_of(commands.StartWorkflow) == [
         commands.StartWorkflow("default", "order", 1, "w1", commands.IfExists.RETURN, b'{"a":1}', "c", 5, "me",
-                               (("*", "us"), ("pay", "eu")))
+                               (("*", "us"), ("pay", "eu")), b"", "k",
+                               commands.IdempotencyStrategy.FAIL_ON_RUNNING)
     ]
     assert bench.identities[-1] == commands.RequestIdentity("", session, 4, 2)
     assert (reply.workflow_id, reply.existing) == ("w1", False)
@@ -96,6 +98,8 @@ async def test_a_start_answers_the_id_and_whether_it_existed(stubs: Stubs) -> No
         ({"definition_json": b"x" * ((1 << 20) + 1)}, "definition_json"),
         ({"request": RequestIdentity(request_id="x")}, "request.request_id"),
         ({"if_exists": 9}, "if_exists"),
+        ({"idempotency_key": "x" * 201}, "idempotency_key"),
+        ({"idempotency_strategy": 9}, "idempotency_strategy"),
     ],
 )
 async def test_a_start_that_breaks_a_rule_is_refused_with_the_field(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import births, origins
+from orchestrator.engine import births, idempotency, origins
 from orchestrator.engine.commands import IfExists, StartWorkflow
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.expressions import fields_of, text_of
 from orchestrator.engine.messages import StartExecution
-from orchestrator.engine.results import AnyResult, Code, Done, Started
+from orchestrator.engine.results import AnyResult, Code, Done, Rejected, Started
 from orchestrator.engine.step import Step
 
 
 def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
     births.check_start(command.workflow_id, command.priority, command.input)
+    prior = _prior(step, command)
+    if prior is not None:
+        return prior
     existing = step.state.execution((command.namespace, command.workflow_id)) if command.workflow_id else None
     if existing is not None:
         return _taken(step, command, existing.execution.name)
@@ -28,14 +31,28 @@ def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
         task_to_domain=command.task_to_domain,
         created_by=command.created_by,
         document=command.document,
+        idempotency_key=command.idempotency_key,
     )
 
 
+def _prior(step: Step, wanted: StartWorkflow | StartExecution) -> Started | None:
+    """What was started with the same idempotency key before."""
+    if not wanted.idempotency_key:
+        return None
+    return idempotency.prior(
+        step, wanted.namespace, _name(step, wanted), wanted.idempotency_key, wanted.idempotency
+    )
+
+
+def _name(step: Step, wanted: StartWorkflow | StartExecution) -> str:
+    if not wanted.document:
+        return wanted.name
+    births.bundle_of(step, wanted.namespace, wanted.name, wanted.version, wanted.document)
+    return text_of(fields_of(wanted.document)["name"])
+
+
 def _taken(step: Step, command: StartWorkflow, existing: str) -> AnyResult:
-    wanted = command.name
-    if command.document:
-        births.bundle_of(step, command.namespace, command.name, command.version, command.document)
-        wanted = text_of(fields_of(command.document)["name"])
+    wanted = _name(step, command)
     if command.if_exists is not IfExists.RETURN:
         message = f"the workflow id {command.workflow_id!r} is taken"
         refuse(Code.ALREADY_EXISTS, "WORKFLOW_ALREADY_EXISTS", message)
@@ -47,7 +64,7 @@ def _taken(step: Step, command: StartWorkflow, existing: str) -> AnyResult:
 
 def start_execution(step: Step, message: StartExecution) -> AnyResult:
     """What came of it, started or refused, is told to whoever wanted it."""
-    result = births.start_within(
+    result: Started | Rejected = _prior(step, message) or births.start_within(
         step,
         namespace=message.namespace,
         name=message.name,
@@ -59,6 +76,7 @@ def start_execution(step: Step, message: StartExecution) -> AnyResult:
         task_to_domain=message.task_to_domain,
         created_by=message.created_by,
         document=message.document,
+        idempotency_key=message.idempotency_key,
     )
     origins.told(step, message.namespace, message.origin, result)
     # A refusal as the step's own result would undo what was just told.

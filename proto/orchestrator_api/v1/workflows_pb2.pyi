@@ -177,6 +177,34 @@ IF_EXISTS_RETURN: IfExists.ValueType  # 2
 """Answer the execution that has the id; INVALID_ARGUMENT if it is of another workflow."""
 global___IfExists = IfExists
 
+class _IdempotencyStrategy:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _IdempotencyStrategyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_IdempotencyStrategy.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    IDEMPOTENCY_STRATEGY_UNSPECIFIED: _IdempotencyStrategy.ValueType  # 0
+    """As FAIL."""
+    IDEMPOTENCY_STRATEGY_FAIL: _IdempotencyStrategy.ValueType  # 1
+    """Answer ALREADY_EXISTS."""
+    IDEMPOTENCY_STRATEGY_RETURN_EXISTING: _IdempotencyStrategy.ValueType  # 2
+    """Answer the execution that was started with it, whatever has become of it."""
+    IDEMPOTENCY_STRATEGY_FAIL_ON_RUNNING: _IdempotencyStrategy.ValueType  # 3
+    """Answer ALREADY_EXISTS if that execution has not ended; start another one if it has."""
+
+class IdempotencyStrategy(_IdempotencyStrategy, metaclass=_IdempotencyStrategyEnumTypeWrapper):
+    """What to do when the workflow has been started with this idempotency key before."""
+
+IDEMPOTENCY_STRATEGY_UNSPECIFIED: IdempotencyStrategy.ValueType  # 0
+"""As FAIL."""
+IDEMPOTENCY_STRATEGY_FAIL: IdempotencyStrategy.ValueType  # 1
+"""Answer ALREADY_EXISTS."""
+IDEMPOTENCY_STRATEGY_RETURN_EXISTING: IdempotencyStrategy.ValueType  # 2
+"""Answer the execution that was started with it, whatever has become of it."""
+IDEMPOTENCY_STRATEGY_FAIL_ON_RUNNING: IdempotencyStrategy.ValueType  # 3
+"""Answer ALREADY_EXISTS if that execution has not ended; start another one if it has."""
+global___IdempotencyStrategy = IdempotencyStrategy
+
 class _TerminateCompensation:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -275,6 +303,8 @@ class StartWorkflowRequest(google.protobuf.message.Message):
     CREATED_BY_FIELD_NUMBER: builtins.int
     TASK_TO_DOMAIN_FIELD_NUMBER: builtins.int
     DEFINITION_JSON_FIELD_NUMBER: builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
+    IDEMPOTENCY_STRATEGY_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     name: builtins.str
@@ -293,6 +323,12 @@ class StartWorkflowRequest(google.protobuf.message.Message):
     """Who started it, as the caller says; at most 200 characters."""
     definition_json: builtins.bytes
     """A definition to run without registering it; name and version are then taken from it."""
+    idempotency_key: builtins.str
+    """The caller's name for this invocation of the workflow; at most 200 characters. It is one for all versions of a
+    workflow and another one for each workflow, and is known for as long as the execution is.
+    """
+    idempotency_strategy: global___IdempotencyStrategy.ValueType
+    """What to do when the key is known. Decided before the workflow id is looked at."""
     @property
     def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
         """Makes a retry safe."""
@@ -320,9 +356,11 @@ class StartWorkflowRequest(google.protobuf.message.Message):
         created_by: builtins.str = ...,
         task_to_domain: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         definition_json: builtins.bytes = ...,
+        idempotency_key: builtins.str = ...,
+        idempotency_strategy: global___IdempotencyStrategy.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["input", b"input", "request", b"request"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "if_exists", b"if_exists", "input", b"input", "name", b"name", "namespace", b"namespace", "priority", b"priority", "request", b"request", "task_to_domain", b"task_to_domain", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "idempotency_key", b"idempotency_key", "idempotency_strategy", b"idempotency_strategy", "if_exists", b"if_exists", "input", b"input", "name", b"name", "namespace", b"namespace", "priority", b"priority", "request", b"request", "task_to_domain", b"task_to_domain", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___StartWorkflowRequest = StartWorkflowRequest
 
@@ -338,7 +376,7 @@ class StartWorkflowResponse(google.protobuf.message.Message):
     workflow_id: builtins.str
     """The execution's id."""
     existing: builtins.bool
-    """True if the id was taken and the request asked for the execution that has it."""
+    """True if the id was taken, or the idempotency key known, and the request asked for the execution that has it."""
     consistency_token: builtins.str
     """Demand it in a later read to see at least this start. Opaque."""
     def __init__(
@@ -1034,6 +1072,7 @@ class Workflow(google.protobuf.message.Message):
     TASKS_FIELD_NUMBER: builtins.int
     DEFINITION_JSON_FIELD_NUMBER: builtins.int
     ERROR_CODE_FIELD_NUMBER: builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
     workflow_id: builtins.str
     """Its id, unique in its namespace."""
     namespace: builtins.str
@@ -1060,6 +1099,8 @@ class Workflow(google.protobuf.message.Message):
     """The definition it runs, if asked for."""
     error_code: builtins.str
     """The stable name of the failure of failed_task, as its worker gave it; not in search results."""
+    idempotency_key: builtins.str
+    """As given at start."""
     @property
     def input(self) -> orchestrator_api.v1.common_pb2.Payload:
         """What it was started with."""
@@ -1116,9 +1157,10 @@ class Workflow(google.protobuf.message.Message):
         tasks: collections.abc.Iterable[global___Task] | None = ...,
         definition_json: builtins.bytes = ...,
         error_code: builtins.str = ...,
+        idempotency_key: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["compensation", b"compensation", "end_time", b"end_time", "input", b"input", "output", b"output", "start_time", b"start_time", "update_time", b"update_time", "variables", b"variables"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "end_time", b"end_time", "error_code", b"error_code", "failed_task", b"failed_task", "input", b"input", "name", b"name", "namespace", b"namespace", "output", b"output", "priority", b"priority", "reason", b"reason", "run", b"run", "start_time", b"start_time", "status", b"status", "tasks", b"tasks", "update_time", b"update_time", "variables", b"variables", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "end_time", b"end_time", "error_code", b"error_code", "failed_task", b"failed_task", "idempotency_key", b"idempotency_key", "input", b"input", "name", b"name", "namespace", b"namespace", "output", b"output", "priority", b"priority", "reason", b"reason", "run", b"run", "start_time", b"start_time", "status", b"status", "tasks", b"tasks", "update_time", b"update_time", "variables", b"variables", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Workflow = Workflow
 
