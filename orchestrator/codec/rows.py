@@ -26,6 +26,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.RECORD: model.SagaRecord,
     Table.SIGNAL: model.Signal,
     Table.PAYLOAD: model.PayloadRow,
+    Table.TASK_LOG: model.TaskLog,
     Table.WORKFLOW_DEFINITION: model.WorkflowDefinitionRow,
     Table.TASK_DEFINITION: model.TaskDefinitionRow,
     Table.BUNDLE: model.Bundle,
@@ -38,6 +39,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.TASK_RATE: model.TaskRate,
     Table.IDEMPOTENCY: model.IdempotencyKey,
     Table.SERVICE: model.ServiceRow,
+    Table.RETENTION: model.Retention,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 

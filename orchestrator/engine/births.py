@@ -54,7 +54,11 @@ def start_within(
     """
     try:
         check_start(workflow_id, priority, input)
-        if workflow_id and step.state.execution((namespace, workflow_id)) is not None:
+        existing = step.state.execution((namespace, workflow_id)) if workflow_id else None
+        if existing is not None and existing.execution.deleted:
+            message = f"what had the workflow id {workflow_id!r} is being deleted"
+            refuse(Code.RESOURCE_EXHAUSTED, "WORKFLOW_DELETING", message)
+        if existing is not None:
             refuse(Code.ALREADY_EXISTS, "WORKFLOW_ALREADY_EXISTS", f"the workflow id {workflow_id!r} is taken")
         bundled = bundle_of(step, namespace, name, version, document)
     except Refused as refused:
@@ -82,6 +86,8 @@ def start_within(
         timeout_base_ms=step.now,
         open_branches=1,
         idempotency_key=idempotency_key,
+        retention_ms=plan.definition.retention_ms,
+        retention_count=plan.definition.retention_count,
     )
     _begin(step, header, plan, given)
     return Started(header.workflow_id, existing=False)

@@ -42,6 +42,22 @@ class DeadlineKind(IntEnum):
     POLL = 2  # no worker took the attempt in time; `number` is its ready number
 
 
+class DeleteEffects(IntEnum):
+    """What is to be done about completed steps that could be undone, when their execution is deleted."""
+
+    UNSET = 0
+    KEEP = 1
+    COMPENSATE_FIRST = 2
+
+
+class PurgeRule(IntEnum):
+    """Why an ended execution need not be kept any longer."""
+
+    AGE = 1  # it ended long enough ago
+    COUNT = 2  # enough newer ones of its definition have ended; `observed`: how many
+    BYTES = 3  # the database is larger than it may be; `observed`: its bytes
+
+
 class RequestIdentity(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Which request a command came with: a plain id, or a place in a client session."""
 
@@ -253,6 +269,39 @@ class DeleteService(Command, frozen=True, tag=181):
     name: str
 
 
+# --- deleting and keeping ----------------------------------------------------------------------------------------
+
+
+class DeleteWorkflow(Command, frozen=True, tag=120):
+    """Removes an ended execution with everything that belongs to it."""
+
+    namespace: str
+    workflow_id: str
+    effects: DeleteEffects
+
+
+class SetRetention(Command, frozen=True, tag=121):
+    """Replaces the cluster's policy; 0: no limit."""
+
+    age_ms: int
+    count: int
+    bytes: int
+
+
+class PurgeItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An execution that the leader found to be kept for long enough; whether it is so, is decided when applied."""
+
+    namespace: str
+    workflow_id: str
+    ended_ms: int  # as the leader saw it
+    rule: PurgeRule
+    observed: int = 0
+
+
+class PurgeExecutions(Command, frozen=True, tag=122):
+    items: tuple[PurgeItem, ...]
+
+
 AnyCommand = (
     RegisterWorkflows
     | RegisterTasks
@@ -281,4 +330,7 @@ AnyCommand = (
     | RaiseBehaviour
     | RegisterService
     | DeleteService
+    | DeleteWorkflow
+    | SetRetention
+    | PurgeExecutions
 )

@@ -78,4 +78,13 @@ class ExecutionChanged(Effect, frozen=True):
     terminal: bool
 
 
-AnyEffect = Deliver | Cancel | LeaseEnded | SessionEnded | TaskQueued | QueueOpened | ExecutionChanged
+class ExecutionDeleted(Effect, frozen=True):
+    """The execution is gone, all its rows with it."""
+
+    namespace: str
+    workflow_id: str
+
+
+AnyEffect = (
+    Deliver | Cancel | LeaseEnded | SessionEnded | TaskQueued | QueueOpened | ExecutionChanged | ExecutionDeleted
+)

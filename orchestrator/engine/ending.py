@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, limits
+from orchestrator.engine import attempts, deletion, limits
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
 from orchestrator.engine.model import Payload, TaskStatus, WorkflowStatus
@@ -56,6 +56,8 @@ def conclude(step: Step, status: WorkflowStatus) -> None:
     step.change(output=step.x.output or make_output(step))
     step.change(status=status, ending=None, ended_ms=step.now)
     step.count(live_executions=-1)
+    if step.x.delete_when_ended:
+        deletion.after_end(step)
 
 
 def make_output(step: Step) -> Payload:

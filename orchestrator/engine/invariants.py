@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from orchestrator.engine import throttle
-from orchestrator.engine.messages import ContinueExecution, TaskLeased, WorkerLost
+from orchestrator.engine.messages import ContinueExecution, RemoveRows, TaskLeased, WorkerLost
 from orchestrator.engine.model import (
     CompensationState,
     ExecutionKey,
@@ -78,9 +78,14 @@ def attempts_in_progress_are_leased(state: State) -> Iterator[str]:
 def counters_are_counts(state: State) -> Iterator[str]:
     for key, hot in state.hot_executions():
         header = hot.execution
+        if header.deleted:
+            continue
         is_open = [attempt for attempt in hot.tasks.values() if attempt.status not in TASK_TERMINAL]
         if header.open_tasks != len(is_open) or hot.open.keys() != {one.sequence for one in is_open}:
             yield f"{key} counts {header.open_tasks} open tasks and has {len(is_open)}"
+        lines, size = sum(len(row.lines) for row in hot.logs.values()), sum(row.bytes for row in hot.logs.values())
+        if (header.log_lines, header.log_bytes) != (lines, size):
+            yield f"{key} counts {header.log_lines} logged lines of {header.log_bytes} bytes, not {lines} of {size}"
         if header.signals != len(hot.signals):
             yield f"{key} counts {header.signals} signals and has {len(hot.signals)}"
         phase = header.paused_from or header.status
@@ -136,7 +141,7 @@ def bundles_are_counted(state: State) -> Iterator[str]:
     # Only where all are hot, as in tests.
     for _, bundle in sorted(state.resident[Table.BUNDLE].items()):
         running = sum(1 for _, hot in state.hot_executions() if hot.execution.bundle == bundle.digest)
-        if bundle.executions != running:
+        if bundle.executions != running or not running:
             yield f"a bundle counts {bundle.executions} executions and has {running}"
 
 
@@ -162,6 +167,14 @@ def leftovers_are_continued(state: State) -> Iterator[str]:
             continue
         if (header.agenda or header.ending is not None) and not _has_message(state, key, ContinueExecution):
             yield f"{key} has something left to do and nothing to go on with"
+
+
+def deleted_executions_go(state: State) -> Iterator[str]:
+    for key, hot in state.hot_executions():
+        if hot.execution.deleted and not _has_message(state, key, RemoveRows):
+            yield f"{key} is deleted and its rows will stay"
+        if hot.execution.deleted and hot.execution.status not in WORKFLOW_TERMINAL:
+            yield f"{key} is deleted and has not ended"
 
 
 def _has_message(state: State, key: ExecutionKey, *kinds: type) -> bool:
@@ -210,6 +223,7 @@ CHECKS: tuple[Check, ...] = (
     bundles_are_counted,
     whatever_is_owed_will_move,
     leftovers_are_continued,
+    deleted_executions_go,
     leases_not_taken_up_have_a_message,
     windows_turn,
 )

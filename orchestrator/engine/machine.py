@@ -16,6 +16,7 @@ from orchestrator.engine.handlers import (
     control,
     definitions,
     leasing,
+    purging,
     results,
     services,
     sessions,
@@ -57,6 +58,9 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.RaiseBehaviour: system.raise_behaviour,
     commands.RegisterService: services.register_service,
     commands.DeleteService: services.delete_service,
+    commands.DeleteWorkflow: purging.delete_workflow,
+    commands.SetRetention: purging.set_retention,
+    commands.PurgeExecutions: purging.purge_executions,
 }
 
 MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
@@ -66,6 +70,8 @@ MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
     messages.TimerFired: timing.timer_fired,
     messages.DeadlinePassed: timing.deadline_passed,
     messages.StartExecution: starting.start_execution,
+    messages.RemoveRows: purging.remove_rows,
+    messages.PurgeExecution: purging.purge_execution,
 }
 
 

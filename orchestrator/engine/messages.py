@@ -85,4 +85,25 @@ class StartExecution(Message, frozen=True, tag=50):
     idempotency: IdempotencyStrategy = IdempotencyStrategy.FAIL
 
 
-AnyMessage = TaskLeased | TimerFired | WorkerLost | DeadlinePassed | ContinueExecution | StartExecution
+class RemoveRows(Message, frozen=True, tag=30):
+    """The execution is deleted: its rows go, as many as one step may remove."""
+
+
+class PurgeExecution(Message, frozen=True, tag=31):
+    """The execution may have been kept for long enough (rule: see commands.PurgeRule)."""
+
+    ended_ms: int
+    rule: int
+    observed: int
+
+
+AnyMessage = (
+    TaskLeased
+    | TimerFired
+    | WorkerLost
+    | DeadlinePassed
+    | ContinueExecution
+    | StartExecution
+    | RemoveRows
+    | PurgeExecution
+)

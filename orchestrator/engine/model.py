@@ -30,6 +30,7 @@ class Table(IntEnum):
     RECORD = 3  # (namespace, workflow id, number)
     SIGNAL = 4  # (namespace, workflow id, number)
     PAYLOAD = 5  # (namespace, workflow id, number)
+    TASK_LOG = 8  # (namespace, workflow id, number)
     # Resident rows: always in memory.
     WORKFLOW_DEFINITION = 20  # (namespace, name, version)
     TASK_DEFINITION = 21  # (namespace, name)
@@ -44,9 +45,10 @@ class Table(IntEnum):
     TASK_RATE = 30  # (namespace, task name)
     IDEMPOTENCY = 31  # (digest of namespace, workflow name and key,)
     SERVICE = 50  # (namespace, name)
+    RETENTION = 35  # ()
 
 
-EXECUTION_TABLES = (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD)
+EXECUTION_TABLES = (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD, Table.TASK_LOG)
 
 RowKey = tuple[str | int | bytes, ...]
 
@@ -197,6 +199,14 @@ class Execution(Row, frozen=True):
     ending: WorkflowStatus | None = None
     settled: bool = False  # COMPENSATING: nothing is in flight any more and `owed` is complete
     idempotency_key: str = ""
+    deleted: bool = False  # there for nobody any more; its rows go step by step
+    delete_when_ended: bool = False  # if everything owed has been undone by then
+    # Of the definition; 0: the cluster's policy.
+    retention_ms: int = 0
+    retention_count: int = 0
+    log_lines: int = 0  # of TASK_LOG rows
+    log_bytes: int = 0
+    log_lines_dropped: int = 0  # to keep within the limit
 
 
 class TaskAttempt(Row, frozen=True):
@@ -271,6 +281,15 @@ class PayloadRow(Row, frozen=True):
     """A payload that is too large for the row that refers to it."""
 
     data: bytes
+
+
+class TaskLog(Row, frozen=True):
+    """Lines that an attempt has logged, as they came together."""
+
+    number: int
+    task_sequence: int
+    lines: tuple[tuple[int, str], ...]  # (time in milliseconds as the worker says, text)
+    bytes: int  # of the texts, in UTF-8
 
 
 # --- resident --------------------------------------------------------------------------------------------------
@@ -408,3 +427,11 @@ class IdempotencyKey(Row, frozen=True):
 
     workflow_id: str
     has_ended: bool = False
+
+
+class Retention(Row, frozen=True):
+    """For how long executions are kept after their end, where their definition does not say. 0: no limit."""
+
+    age_ms: int = 7 * 24 * 3_600_000
+    count: int = 0  # of each (namespace, name), the newest
+    bytes: int = 10 << 30  # of a node's database; applies to all

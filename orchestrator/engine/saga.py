@@ -94,14 +94,14 @@ def _settle(step: Step) -> None:
     step.disarm(step.x.grace_timer)
     owed: tuple[int, ...] = ()
     if not step.x.pivot_passed:
-        unknown = _unknown_steps(step)
+        unknown = unknown_steps(step)
         # Records are numbered as their steps completed.
         completed = sorted(step.hot.records, reverse=True)
         owed = (*(attempts.add_record(step, attempt, StepOutcome.UNKNOWN) for attempt in unknown), *completed)
     step.change(grace_timer=0, settling=0, settled=True, owed=owed)
 
 
-def _unknown_steps(step: Step) -> list[TaskAttempt]:
+def unknown_steps(step: Step) -> list[TaskAttempt]:
     """Of steps of which nobody knows whether they took effect, the last attempt that may have; the latest first."""
     found = []
     for reference in step.plan.undoes:

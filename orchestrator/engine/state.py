@@ -32,6 +32,7 @@ from orchestrator.engine.model import (
     Table,
     TaskAttempt,
     TaskDefinitionRow,
+    TaskLog,
     TaskRate,
     Timer,
     WorkflowDefinitionRow,
@@ -59,6 +60,7 @@ class ExecutionState:
         "by_task_id",
         "dirty",
         "execution",
+        "logs",
         "open",
         "payloads",
         "records",
@@ -74,12 +76,23 @@ class ExecutionState:
         self.records: dict[int, SagaRecord] = {}
         self.signals: dict[int, Signal] = {}
         self.payloads: dict[int, PayloadRow] = {}
+        self.logs: dict[int, TaskLog] = {}
         self.attempts_of: dict[str, list[int]] = {}  # reference -> sequences, ascending; compensations not included
         self.undoing: dict[int, list[int]] = {}  # record -> sequences of the attempts that undo it, ascending
         self.by_task_id: dict[str, int] = {}
         self.open: dict[int, None] = {}  # sequences of attempts that are not terminal
         self.dirty = False
         self.size = 0
+
+    def rows(self, table: Table) -> dict[Any, Any]:
+        """Those of one table, by number; not for the header."""
+        if table is Table.TASK:
+            return self.tasks
+        if table is Table.PAYLOAD:
+            return self.payloads
+        if table is Table.RECORD:
+            return self.records
+        return self.signals if table is Table.SIGNAL else self.logs
 
     def latest(self, reference: str) -> TaskAttempt | None:
         """The newest attempt of a reference."""
@@ -150,6 +163,7 @@ class State:
         self._live: OrderedDict[ExecutionKey, ExecutionState] = OrderedDict()
         self._ended: OrderedDict[ExecutionKey, ExecutionState] = OrderedDict()
         self._unflushed: dict[tuple[Table, RowKey], bool] = {}  # whether the database has it
+        self._gone: dict[ExecutionKey, None] = {}  # deleted, and the database may not know it yet
         self.hot_bytes = 0
 
     # --- restoring and the hot set
@@ -165,7 +179,7 @@ class State:
 
     def admit(self, key: ExecutionKey, rows: Iterable[tuple[Table, RowKey, Row]]) -> None:
         """A cold execution becomes hot: all its rows, in any order."""
-        if self.is_hot(key):
+        if self.is_known(key):
             return
         ordered = sorted(rows, key=lambda item: (item[0], item[1]))
         for table, row_key, row in ordered:
@@ -174,6 +188,10 @@ class State:
 
     def is_hot(self, key: ExecutionKey) -> bool:
         return key in self._live or key in self._ended
+
+    def is_known(self, key: ExecutionKey) -> bool:
+        """Whether nothing is to be read of it: it is hot, or was deleted since changes were last taken."""
+        return key in self._live or key in self._ended or key in self._gone
 
     def execution(self, key: ExecutionKey) -> ExecutionState | None:
         """The rows of a hot execution; None for one that is cold or does not exist."""
@@ -221,8 +239,8 @@ class State:
             return
         group = self._ended if hot.execution.status in WORKFLOW_TERMINAL else self._live
         group[key] = hot
-        rows = 2 + len(hot.tasks) + len(hot.records) + len(hot.signals) + len(hot.payloads)
-        size = rows * _ROW_BYTES + hot.execution.payload_bytes
+        rows = 2 + len(hot.tasks) + len(hot.records) + len(hot.signals) + len(hot.payloads) + len(hot.logs)
+        size = rows * _ROW_BYTES + hot.execution.payload_bytes + hot.execution.log_bytes
         self.hot_bytes += size - hot.size
         hot.size = size
 
@@ -254,14 +272,7 @@ class State:
         if table is Table.EXECUTION:
             return self._write_execution(execution_key, hot, row)
         assert hot is not None
-        if table is Table.TASK:
-            rows: dict[Any, Any] = hot.tasks
-        elif table is Table.RECORD:
-            rows = hot.records
-        elif table is Table.SIGNAL:
-            rows = hot.signals
-        else:
-            rows = hot.payloads
+        rows = hot.rows(table)
         old = rows.get(key[2])
         if row is None:
             rows.pop(key[2], None)
@@ -277,15 +288,24 @@ class State:
         if hot is None:
             if row is not None:
                 self._live[key] = ExecutionState(row)
+                self._gone.pop(key, None)
             return None
         before = hot.execution
         if row is None:
             self._live.pop(key, None)
             self._ended.pop(key, None)
+            self._gone[key] = None
             self.hot_bytes -= hot.size
         else:
             hot.execution = row
         return before
+
+    def put_back(self, key: ExecutionKey, before: ExecutionState) -> None:
+        """An execution that was deleted is there again, its rows written; it is as hot as it was."""
+        hot = self.execution(key)
+        assert hot is not None
+        hot.dirty = before.dirty
+        self.touch(key)
 
     # --- what the database does not have yet
 
@@ -309,13 +329,7 @@ class State:
             return None
         if table is Table.EXECUTION:
             return hot.execution
-        if table is Table.TASK:
-            return hot.tasks.get(cast(int, key[2]))
-        if table is Table.RECORD:
-            return hot.records.get(cast(int, key[2]))
-        if table is Table.SIGNAL:
-            return hot.signals.get(cast(int, key[2]))
-        return hot.payloads.get(cast(int, key[2]))
+        return hot.rows(table).get(cast(int, key[2]))
 
     def take_changes(self) -> list[Change]:
         """Each row that changed since the last call, once, by table and key.
@@ -332,6 +346,7 @@ class State:
                 if hot is not None:
                     hot.dirty = False
         self._unflushed.clear()
+        self._gone.clear()
         return changes
 
     # --- derived orders

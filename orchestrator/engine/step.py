@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from orchestrator.engine import limits
-from orchestrator.engine.effects import AnyEffect, ExecutionChanged
+from orchestrator.engine.effects import AnyEffect, ExecutionChanged, ExecutionDeleted
 from orchestrator.engine.errors import not_found
 from orchestrator.engine.identifiers import Identifiers
 from orchestrator.engine.messages import Message
@@ -54,6 +54,7 @@ class Step:
         "queued",
         "rated",
         "ready_queues",
+        "removed",
         "state",
         "undo",
         "undo_agenda",
@@ -70,6 +71,7 @@ class Step:
         self.ids = ids
         self.now = state.meta.log_time_ms
         self.key: ExecutionKey | None = None
+        self.removed: ExecutionKey | None = None
         self.effects: list[AnyEffect] = []
         self.undo: dict[tuple[Table, RowKey], Any] = {}
         self.budget = limits.TRANSITIONS_PER_STEP
@@ -87,10 +89,16 @@ class Step:
     # --- the execution
 
     def open(self, namespace: str, workflow_id: str) -> bool:
-        """Makes it the step's execution; False if there is none."""
+        """Makes it the step's execution; False if there is none, or it is being deleted."""
         hot = self.state.execution((namespace, workflow_id))
-        if hot is None:
+        if hot is None or hot.execution.deleted:
             return False
+        self.take(hot)
+        return True
+
+    def take(self, hot: ExecutionState) -> None:
+        """Makes it the step's execution, whether or not it is being deleted."""
+        namespace, workflow_id = hot.execution.namespace, hot.execution.workflow_id
         self.key = (namespace, workflow_id)
         self.hot = hot
         self.x = self._header = hot.execution
@@ -98,7 +106,6 @@ class Step:
             self.agenda.extend(self.x.agenda)
         if self.x.undo_agenda:
             self.undo_agenda.extend(self.x.undo_agenda)
-        return True
 
     def require(self, namespace: str, workflow_id: str) -> None:
         """Opens the execution or refuses the command."""
@@ -112,6 +119,13 @@ class Step:
         assert hot is not None
         self.hot = hot
         self.x = execution
+
+    def remove(self) -> None:
+        """The step's execution is gone, its other rows before: the step has none any more."""
+        assert self.key is not None
+        self.write(Table.EXECUTION, self.key, None)
+        self.effects.append(ExecutionDeleted(*self.key))
+        self.removed, self.key = self.key, None
 
     def change(self, **fields: Any) -> None:
         """Changes the header of the step's execution."""
@@ -213,6 +227,8 @@ class Step:
         """Nothing has happened."""
         for (table, key), old in reversed(self.undo.items()):
             self.state.write(table, key, old)
+        if self.removed is not None:
+            self.state.put_back(self.removed, self.hot)
         self.state.meta = self._meta
         self.undo.clear()
         self.effects.clear()

@@ -49,10 +49,10 @@ WORKFLOW: dict[W, tuple[W, ...]] = {
     W.PAUSED: (W.RUNNING, W.COMPENSATING, W.FAILED, W.TIMED_OUT, W.TERMINATED),
     W.COMPENSATING: (W.PAUSED, W.FAILED, W.TIMED_OUT, W.TERMINATED),
     W.COMPLETED: (),
-    # Only an operator's retry leads out of a terminal status.
-    W.FAILED: (W.RUNNING,),
-    W.TIMED_OUT: (W.RUNNING,),
-    W.TERMINATED: (W.RUNNING,),
+    # Only an operator's word leads out of a terminal status: a retry, or a delete that compensates first.
+    W.FAILED: (W.RUNNING, W.COMPENSATING),
+    W.TIMED_OUT: (W.RUNNING, W.COMPENSATING),
+    W.TERMINATED: (W.RUNNING, W.COMPENSATING),
 }
 
 _task_pairs = frozenset((before, after) for before, many in TASK.items() for after in many)

@@ -229,12 +229,12 @@ class Applier:
         return [key for key in dict.fromkeys(needed) if key is not None]
 
     async def _make_hot(self, keys: Sequence[ExecutionKey]) -> None:
-        cold = [key for key in keys if not self.machine.state.is_hot(key)]
+        cold = [key for key in keys if not self.machine.state.is_known(key)]
         if not cold:
             return
         loaded = await asyncio.gather(*(self._store.load_execution(*key) for key in cold))
         for key, rows in zip(cold, loaded, strict=True):
-            if rows and not self.machine.state.is_hot(key):
+            if rows:
                 self.machine.state.admit(key, rows)
 
     async def _yield_if_long(self) -> None:

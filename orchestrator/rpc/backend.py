@@ -24,6 +24,7 @@ from orchestrator.engine.model import (
     Signal,
     Table,
     TaskAttempt,
+    TaskLog,
 )
 from orchestrator.engine.results import AnyResult, Rejected
 from orchestrator.engine.state import ExecutionState, State
@@ -143,15 +144,15 @@ class Backend:
 
     async def execution(self, namespace: str, workflow_id: str) -> ExecutionState | None:
         """The execution as this node has applied it, from memory or from the database."""
-        hot = self.state().execution((namespace, workflow_id))
-        if hot is not None:
-            return hot
-        rows = await self.load(namespace, workflow_id)
-        # It may have become hot, and moved on, while it was being read.
-        hot = self.state().execution((namespace, workflow_id))
-        if hot is not None or not rows:
-            return hot
-        return assembled(rows)
+        key = (namespace, workflow_id)
+        rows: Sequence[tuple[Table, RowKey, Row]] = ()
+        if not self.state().is_known(key):
+            rows = await self.load(namespace, workflow_id)
+        # It may have become hot, and moved on, or have been deleted, while it was being read.
+        held = self.state().execution(key)
+        if held is None and rows and not self.state().is_known(key):
+            held = assembled(rows)
+        return None if held is None or held.execution.deleted else held
 
     def require_leading(self) -> None:
         """Raises NotLeader unless this node leads."""
@@ -181,6 +182,8 @@ def assembled(rows: Sequence[tuple[Table, RowKey, Row]]) -> ExecutionState:
                 held.signals[row.number] = row
             case PayloadRow() if isinstance(number, int):
                 held.payloads[number] = row
+            case TaskLog():
+                held.logs[row.number] = row
             case _:
                 raise TypeError(f"{type(row).__name__} is no row of an execution")
     return held

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from orchestrator.engine.effects import AnyEffect, ExecutionChanged, QueueOpened, TaskQueued
+from orchestrator.engine.effects import AnyEffect, ExecutionChanged, ExecutionDeleted, QueueOpened, TaskQueued
 
 QueueKey = tuple[str, str, str]
 """(namespace, domain, task name)"""
@@ -23,8 +23,8 @@ class Notifier:
     def perform(self, effect: AnyEffect) -> None:
         """Wakes the waiters that the effect concerns."""
         match effect:
-            case ExecutionChanged(namespace=namespace, workflow_id=workflow_id):
-                self._wake(("execution", namespace, workflow_id))
+            case ExecutionChanged() | ExecutionDeleted():
+                self._wake(("execution", effect.namespace, effect.workflow_id))
             case TaskQueued(namespace=namespace, domain=domain, name=name) | QueueOpened(
                 namespace=namespace, domain=domain, name=name
             ):

@@ -23,7 +23,13 @@ NUMBER_BITS = 25
 NUMBER_MAX = (1 << NUMBER_BITS) - 1
 EXECUTION_ID_MAX = (1 << (63 - NUMBER_BITS)) - 1
 
-CHILD_TABLES = {Table.TASK: "task", Table.RECORD: "record", Table.SIGNAL: "signal", Table.PAYLOAD: "payload"}
+CHILD_TABLES = {
+    Table.TASK: "task",
+    Table.RECORD: "record",
+    Table.SIGNAL: "signal",
+    Table.PAYLOAD: "payload",
+    Table.TASK_LOG: "task_log",
+}
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT;
@@ -39,6 +45,7 @@ CREATE TABLE execution (
     updated_ms INTEGER NOT NULL,
     compensation INTEGER NOT NULL,
     priority INTEGER NOT NULL,
+    purge_ms INTEGER NOT NULL,
     hash BLOB NOT NULL,
     body BLOB NOT NULL,
     UNIQUE (namespace, workflow_id)
@@ -48,11 +55,14 @@ CREATE INDEX execution_name ON execution (namespace, name, started_ms);
 CREATE INDEX execution_status ON execution (namespace, status, started_ms);
 CREATE INDEX execution_correlation ON execution (namespace, correlation_id, started_ms) WHERE correlation_id <> '';
 CREATE INDEX execution_compensation ON execution (namespace, compensation, started_ms) WHERE compensation > 1;
-CREATE INDEX execution_end ON execution (namespace, ended_ms) WHERE ended_ms > 0;
+CREATE INDEX execution_end ON execution (ended_ms, namespace, purge_ms) WHERE ended_ms > 0;
+CREATE INDEX execution_name_end ON execution (namespace, name, ended_ms) WHERE ended_ms > 0;
+CREATE INDEX execution_purge ON execution (purge_ms) WHERE purge_ms > 0;
 CREATE TABLE task (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE record (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE signal (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE payload (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE TABLE task_log (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE resident (
     id INTEGER PRIMARY KEY,
     table_number INTEGER NOT NULL,

@@ -113,7 +113,10 @@ def _statement(wanted: ExecutionFilter, after: _Token | None, limit: int) -> tup
         where("name = ?", wanted.name)
     if wanted.correlation_id:
         where("correlation_id = ? AND correlation_id <> ''", wanted.correlation_id)
-    if wanted.statuses:
+    if not wanted.statuses:
+        # One that is being deleted has none.
+        where("status > 0")
+    else:
         where(f"status IN ({_marks(wanted.statuses)})", *map(int, wanted.statuses))
     if wanted.compensation_states:
         where(f"compensation IN ({_marks(wanted.compensation_states)})", *map(int, wanted.compensation_states))

@@ -36,12 +36,12 @@ T = TypeVar("T")
 _CHUNKS = (256, 64, 16, 4, 2, 1)
 _EXECUTION_COLUMNS = (
     "id, namespace, workflow_id, name, correlation_id, started_ms, status, ended_ms, updated_ms, compensation, "
-    "priority, hash, body"
+    "priority, purge_ms, hash, body"
 )
 _EXECUTION_UPDATE = (
     " ON CONFLICT (id) DO UPDATE SET status = excluded.status, ended_ms = excluded.ended_ms, "
-    "updated_ms = excluded.updated_ms, compensation = excluded.compensation, hash = excluded.hash, "
-    "body = excluded.body"
+    "updated_ms = excluded.updated_ms, compensation = excluded.compensation, purge_ms = excluded.purge_ms, "
+    "hash = excluded.hash, body = excluded.body"
 )
 _RESIDENT_UPDATE = " ON CONFLICT (table_number, key) DO UPDATE SET hash = excluded.hash, body = excluded.body"
 
@@ -151,11 +151,11 @@ class Writer:
             digest = row_hash(Table.EXECUTION, staged.key, staged.data)
             added += digest
             puts.append((
-                ids[key], *key, row.name, row.correlation_id, row.created_ms, int(row.status), row.ended_ms,
-                row.updated_ms, int(row.compensation), row.priority, _digest(digest), staged.data,
+                ids[key], *key, row.name, row.correlation_id, row.created_ms, _status(row), row.ended_ms,
+                row.updated_ms, int(row.compensation), row.priority, _purge_ms(row), _digest(digest), staged.data,
             ))
         self._delete("execution", [*gone.values(), *replaced])
-        self._insert(f"INSERT INTO execution ({_EXECUTION_COLUMNS})", 13, puts, _EXECUTION_UPDATE)
+        self._insert(f"INSERT INTO execution ({_EXECUTION_COLUMNS})", 14, puts, _EXECUTION_UPDATE)
         return added, ids, gone
 
     def _write_children(
@@ -240,6 +240,16 @@ class Writer:
         one = "(" + ",".join("?" * columns) + ")"
         for chunk in _chunks(rows):
             self._connection.execute(f"{head} VALUES {','.join([one] * len(chunk))}{tail}", _flat(chunk))
+
+
+def _status(row: Execution) -> int:
+    """0 for one that is being deleted: no search finds it, nor does what looks for ended ones."""
+    return 0 if row.deleted else int(row.status)
+
+
+def _purge_ms(row: Execution) -> int:
+    """When its own retention is over; 0 if it has none, or has not ended."""
+    return row.ended_ms + row.retention_ms if row.ended_ms and row.retention_ms else 0
 
 
 def _chunks(items: list[T]) -> Iterator[list[T]]:

@@ -22,6 +22,8 @@ SAMPLES = [
     (Table.RECORD, model.SagaRecord(1, "r", "n", 0, model.StepOutcome.UNKNOWN, 2, "k", b"{}", 3, 4)),
     (Table.SIGNAL, model.Signal(1, "paid", b"{}", 4)),
     (Table.PAYLOAD, model.PayloadRow(b"\x00\xff" * 5000)),
+    (Table.TASK_LOG, model.TaskLog(1, 2, ((3, "é"), (4, "")), 2)),
+    (Table.RETENTION, model.Retention(1, 2, 3)),
     (Table.TIMER, model.Timer(1, 2, model.TimerKind.WAIT, "default", "w1")),
     (Table.CLIENT_SESSION, model.ClientSession("s", "default", 1, 2, 3, ((4, b"r"),), 5)),
     (Table.REQUEST, model.Request("é", 1, b"")),
@@ -38,6 +40,8 @@ MESSAGES = [
     messages.DeadlinePassed("default", "w1", 1, 2, 3),
     messages.ContinueExecution("default", "w1"),
     messages.StartExecution("default", "w1", "order", 0, b"{}", origin=messages.Origin(name="s", number=4)),
+    messages.RemoveRows("default", "w1"),
+    messages.PurgeExecution("default", "w1", 1, 2, 3),
 ]
 
 

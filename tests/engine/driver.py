@@ -24,6 +24,7 @@ from orchestrator.engine.effects import AnyEffect, Cancel, Deliver
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.messages import AnyMessage
 from orchestrator.engine.model import (
+    EXECUTION_TABLES,
     Bundle,
     ClientSession,
     Execution,
@@ -33,6 +34,7 @@ from orchestrator.engine.model import (
     PayloadRow,
     Ready,
     Request,
+    Retention,
     Row,
     RowKey,
     SagaRecord,
@@ -43,6 +45,7 @@ from orchestrator.engine.model import (
     Table,
     TaskAttempt,
     TaskDefinitionRow,
+    TaskLog,
     TaskRate,
     TaskStatus,
     Timer,
@@ -60,6 +63,7 @@ ROWS: dict[Table, Any] = {
     Table.RECORD: SagaRecord,
     Table.SIGNAL: Signal,
     Table.PAYLOAD: PayloadRow,
+    Table.TASK_LOG: TaskLog,
     Table.WORKFLOW_DEFINITION: WorkflowDefinitionRow,
     Table.TASK_DEFINITION: TaskDefinitionRow,
     Table.BUNDLE: Bundle,
@@ -73,6 +77,7 @@ ROWS: dict[Table, Any] = {
     Table.TASK_RATE: TaskRate,
     Table.IDEMPOTENCY: IdempotencyKey,
     Table.SERVICE: ServiceRow,
+    Table.RETENTION: Retention,
 }
 
 
@@ -169,15 +174,21 @@ class Driver:
                 self.database[change.table, change.key] = msgspec.msgpack.encode(change.row)
 
     def heat(self, key: tuple[str, str]) -> None:
-        if self.state.is_hot(key):
+        if self.state.is_known(key):
             return
         rows = [
             (table, row_key, decode(table, data))
             for (table, row_key), data in self.database.items()
-            if table in (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD) and row_key[:2] == key
+            if table in EXECUTION_TABLES and row_key[:2] == key
         ]
         if rows:
             self.state.admit(key, rows)
+
+    def is_gone(self, workflow_id: str) -> bool:
+        """Whether there is no such execution, neither in memory nor in the database."""
+        key = ("default", workflow_id)
+        is_cold = not self.state.is_known(key) and (Table.EXECUTION, key) in self.database
+        return self.state.execution(key) is None and not is_cold
 
     def _evict(self) -> None:
         self.flush()

@@ -11,8 +11,11 @@ from orchestrator.engine.commands import (
     CloseSession,
     CompleteTask,
     DeadlineKind,
+    DeleteEffects,
+    DeleteWorkflow,
     ExpireDeadline,
     ExpireSession,
+    IfExists,
     OpenSession,
     PauseWorkflow,
     PollTasks,
@@ -23,6 +26,7 @@ from orchestrator.engine.commands import (
     RetryWorkflow,
     SignalWorkflow,
     SkipCompensation,
+    StartWorkflow,
     TerminateCompensation,
     TerminateWorkflow,
     UpdateSession,
@@ -175,6 +179,8 @@ class Events:
         rng = self._rng
         roll = rng.random()
         workflow_id = rng.choice(self._ids)
+        if rng.random() < 0.1:
+            self._delete(driver, workflow_id)
         leases = sorted(driver.state.leases)
         if roll < 0.5 and leases:
             driver.do(self._result(driver, rng.choice(leases)[0], rng.choice(ENDS), rng.choice(OUTPUTS)))
@@ -183,6 +189,15 @@ class Events:
         else:
             for command in self._commands(driver, workflow_id, leases):
                 driver.do(command)
+
+    def _delete(self, driver: Driver, workflow_id: str) -> None:
+        """Deleted, it begins anew: sometimes in the same entry, where it is still being deleted."""
+        driver.wait(1)
+        delete = DeleteWorkflow("default", workflow_id, self._rng.choice(tuple(DeleteEffects)))
+        start = StartWorkflow("default", "d0", 0, workflow_id, IfExists.FAIL, b"{}")
+        driver.entry(*([delete, start] if self._rng.random() < 0.5 else [delete]))
+        if driver.is_gone(workflow_id):
+            driver.ok(start)
 
     def _commands(self, driver: Driver, workflow_id: str, leases: list[Any]) -> list[AnyCommand]:
         rng, one = self._rng, ("default", workflow_id)
@@ -228,12 +243,14 @@ class Events:
             if not any(key[0].startswith("good") for key in driver.state.sessions):
                 driver.ok(OpenSession(name, SessionKind.STREAM, "default", "", "w", NAMES, 8, 10_000))
             for workflow_id in self._ids:
-                self._nudge(driver, workflow_id)
+                if not driver.is_gone(workflow_id):
+                    self._nudge(driver, workflow_id)
             for (token,) in sorted(driver.state.leases):
                 if (token,) in driver.state.leases:
                     result = driver.do(self._result(driver, token, TaskStatus.COMPLETED, b'{"ok":true}'))
                     assert not isinstance(result, Rejected)
-            ended = all(driver.header(workflow_id).status in WORKFLOW_TERMINAL for workflow_id in self._ids)
+            there = [workflow_id for workflow_id in self._ids if not driver.is_gone(workflow_id)]
+            ended = all(driver.header(workflow_id).status in WORKFLOW_TERMINAL for workflow_id in there)
             if ended and not driver.state.leases:
                 return
             driver.wait(5_000)
@@ -243,10 +260,14 @@ class Events:
         header, one = driver.header(workflow_id), ("default", workflow_id)
         if header.status is WorkflowStatus.PAUSED:
             driver.ok(ResumeWorkflow(*one))
+        if driver.is_gone(workflow_id):
+            return
         header = driver.header(workflow_id)
         if header.compensation is CompensationState.STUCK:
             kind = self._rng.choice((RetryCompensation, SkipCompensation))
             driver.ok(kind(*one))
+        if driver.is_gone(workflow_id):
+            return
         hot = driver.hot(workflow_id)
         for sequence in sorted(hot.open):
             signal = hot.tasks[sequence].signal if sequence in hot.open else ""

@@ -57,6 +57,9 @@ OPERATIONS: dict[str, Any] = {
     "compensation retry": c.RetryCompensation(*ONE),
     "compensation skip": c.SkipCompensation(*ONE),
     "compensation abandon": c.AbandonCompensation(*ONE, "enough"),
+    "delete": c.DeleteWorkflow(*ONE, c.DeleteEffects.UNSET),
+    "delete KEEP": c.DeleteWorkflow(*ONE, c.DeleteEffects.KEEP),
+    "delete COMPENSATE_FIRST": c.DeleteWorkflow(*ONE, c.DeleteEffects.COMPENSATE_FIRST),
 }
 
 
@@ -171,6 +174,8 @@ STATES: dict[str, tuple[str, Callable[[Driver], None]]] = {
 
 
 def shown(driver: Driver) -> str:
+    if driver.state.execution(ONE) is None:
+        return "gone"
     header = driver.header()
     state = header.compensation
     return header.status.name + ("" if state is CompensationState.NONE else f", {state.name}")
@@ -181,6 +186,7 @@ def cell(state: str, operation: str) -> str:
     expected, prepare = STATES[state]
     prepare(driver)
     assert shown(driver) == expected
+    driver.now_ms += 1
     result = driver.do(OPERATIONS[operation])
     return result.reason if isinstance(result, Rejected) else shown(driver)
 

@@ -45,6 +45,9 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.RaiseBehaviour: commands.RaiseBehaviour(1),
     commands.RegisterService: commands.RegisterService("default", b'{"name":"s","endpoints":["http://a"]}'),
     commands.DeleteService: commands.DeleteService("default", "s"),
+    commands.DeleteWorkflow: commands.DeleteWorkflow(*ONE, commands.DeleteEffects.KEEP),
+    commands.SetRetention: commands.SetRetention(1, 2, 3),
+    commands.PurgeExecutions: commands.PurgeExecutions((commands.PurgeItem(*ONE, 1, commands.PurgeRule.AGE),)),
 }
 
 
@@ -186,6 +189,7 @@ def test_a_message_that_breaks_is_dropped_and_changes_nothing_else(
 ) -> None:
     fields = {"namespace": "default", "workflow_id": "w", "task_sequence": 1, "token": 1, "timer": 1}
     fields.update({"kind": 1, "number": 1, "name": "n", "version": 1, "input": b"{}"})
+    fields.update({"ended_ms": 1, "rule": 1, "observed": 0})
     known = {field.name: fields[field.name] for field in msgspec.structs.fields(kind) if field.required}
     before = driver.rows()
 
@@ -271,4 +275,5 @@ def all_rows(state: State) -> list[tuple[Table, Any]]:
         marks += [(Table.RECORD, (*key, number)) for number in hot.records]
         marks += [(Table.SIGNAL, (*key, number)) for number in hot.signals]
         marks += [(Table.PAYLOAD, (*key, number)) for number in hot.payloads]
+        marks += [(Table.TASK_LOG, (*key, number)) for number in hot.logs]
     return marks

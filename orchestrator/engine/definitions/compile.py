@@ -44,6 +44,8 @@ def compile_definition(workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinit
         compensation_order=workflow.compensation_order,
         compensation_grace_ms=workflow.compensation_grace_ms,
         joins_of={reference: tuple(joins) for reference, joins in compiler.joins_of.items()},
+        retention_ms=workflow.retention_ms,
+        retention_count=workflow.retention_count,
     )
 
 

@@ -125,3 +125,6 @@ class CompiledDefinition(msgspec.Struct, frozen=True):
     compensation_order: CompensationOrder
     compensation_grace_ms: int
     joins_of: dict[str, tuple[str, ...]]  # reference -> JOINs that wait for it
+    # How long, and how many of them, executions are kept after their end; 0: the cluster's policy.
+    retention_ms: int = 0
+    retention_count: int = 0

@@ -34,6 +34,7 @@ _REMEMBERED_BYTES_MAX = 16 * 1024
 _KNOWN = (
     "name version tasks outputParameters schemaVersion timeoutPolicy timeoutSeconds variables inputTemplate"
     " inputSchema outputSchema enforceSchema compensationOrder compensationGraceSeconds"
+    " retentionSeconds retentionCount"
     # For readers only.
     " description inputParameters restartable ownerApp ownerEmail metadata createTime updateTime createdBy updatedBy"
 ).split()
@@ -68,6 +69,8 @@ class ParsedWorkflow(msgspec.Struct, frozen=True):
     timeout_policy: TimeoutPolicy
     compensation_order: CompensationOrder
     compensation_grace_ms: int
+    retention_ms: int
+    retention_count: int
 
 
 def validate_task(document: bytes) -> ParsedTask:
@@ -117,6 +120,8 @@ def _validated(document: bytes) -> ParsedWorkflow:
         timeout_policy=fields.choice("timeoutPolicy", TimeoutPolicy, TimeoutPolicy.ALERT_ONLY),
         compensation_order=fields.choice("compensationOrder", CompensationOrder, CompensationOrder.REVERSE),
         compensation_grace_ms=fields.seconds("compensationGraceSeconds", 30_000),
+        retention_ms=fields.seconds("retentionSeconds", 0),
+        retention_count=fields.integer("retentionCount", 0),
     )
 
 

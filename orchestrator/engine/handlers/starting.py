@@ -17,7 +17,7 @@ def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
     if prior is not None:
         return prior
     existing = step.state.execution((command.namespace, command.workflow_id)) if command.workflow_id else None
-    if existing is not None:
+    if existing is not None and not existing.execution.deleted:
         return _taken(step, command, existing.execution.name)
     return births.start_within(
         step,
