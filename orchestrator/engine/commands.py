@@ -211,6 +211,7 @@ class CompleteTask(Command, frozen=True, tag=45):
     reason: str
     error_code: str
     outcome_unknown: bool = False  # with a failure: it may have taken effect all the same
+    logs: tuple[tuple[int, str], ...] = ()  # (time in milliseconds, text)
 
 
 class RecordHeartbeat(Command, frozen=True, tag=46):
@@ -302,6 +303,36 @@ class PurgeExecutions(Command, frozen=True, tag=122):
     items: tuple[PurgeItem, ...]
 
 
+# --- updates of what runs ----------------------------------------------------------------------------------------
+
+
+class AddTaskLogs(Command, frozen=True, tag=123):
+    """Lines that an attempt has logged; without a token, lines about it."""
+
+    namespace: str
+    workflow_id: str
+    task_id: str
+    fencing_token: int
+    lines: tuple[tuple[int, str], ...]  # (time in milliseconds, text)
+
+
+class UpdateVariables(Command, frozen=True, tag=124):
+    namespace: str
+    workflow_id: str
+    variables: bytes  # a JSON object, merged into them
+
+
+class UpdateTask(Command, frozen=True, tag=125):
+    """Says for a pending task what its worker, or nobody, has said."""
+
+    namespace: str
+    workflow_id: str
+    reference: str
+    status: TaskStatus  # IN_PROGRESS: only the output is merged
+    output: bytes  # a JSON object, merged into what there is
+    reason: str = ""
+
+
 AnyCommand = (
     RegisterWorkflows
     | RegisterTasks
@@ -333,4 +364,7 @@ AnyCommand = (
     | DeleteWorkflow
     | SetRetention
     | PurgeExecutions
+    | AddTaskLogs
+    | UpdateVariables
+    | UpdateTask
 )

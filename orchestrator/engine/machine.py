@@ -23,6 +23,7 @@ from orchestrator.engine.handlers import (
     starting,
     system,
     timing,
+    updates,
 )
 from orchestrator.engine.identifiers import Identifiers
 from orchestrator.engine.model import ExecutionKey
@@ -61,6 +62,9 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.DeleteWorkflow: purging.delete_workflow,
     commands.SetRetention: purging.set_retention,
     commands.PurgeExecutions: purging.purge_executions,
+    commands.AddTaskLogs: updates.add_task_logs,
+    commands.UpdateVariables: updates.update_variables,
+    commands.UpdateTask: updates.update_task,
 }
 
 MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {

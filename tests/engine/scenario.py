@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.engine.commands import (
     AbandonCompensation,
+    AddTaskLogs,
     AnyCommand,
     CloseSession,
     CompleteTask,
@@ -30,6 +31,8 @@ from orchestrator.engine.commands import (
     TerminateCompensation,
     TerminateWorkflow,
     UpdateSession,
+    UpdateTask,
+    UpdateVariables,
 )
 from orchestrator.engine.model import CompensationState, SessionKind, TaskStatus, WorkflowStatus
 from orchestrator.engine.results import Rejected
@@ -210,6 +213,8 @@ class Events:
             RetryCompensation(*one),
             SkipCompensation(*one),
             AbandonCompensation(*one, "enough"),
+            UpdateVariables(*one, b'{"n":4}'),
+            UpdateTask(*one, f"r{rng.randint(1, 9)}", rng.choice((TaskStatus.IN_PROGRESS, *ENDS)), b'{"u":1}'),
             PollTasks("p", "default", "", "poller", NAMES, rng.randint(1, 2)),
         ]
         if rng.random() < 0.3:
@@ -219,6 +224,8 @@ class Events:
         for (token,) in leases[:3]:
             lease = driver.state.leases[token,]
             choices.append(ExpireDeadline(DeadlineKind.RESPONSE, token))
+            lines = ((1, "x" * rng.choice((3, 5_000, 5_000))),) * rng.choice((1, 40, 400))
+            choices.append(AddTaskLogs(lease.namespace, lease.workflow_id, lease.task_id, token, lines))
             choices.append(ReleaseTask(lease.session_id, token))
             choices.append(
                 RecordHeartbeat(lease.namespace, lease.workflow_id, lease.task_id, token, b'{"at":1}')

@@ -57,6 +57,8 @@ OPERATIONS: dict[str, Any] = {
     "compensation retry": c.RetryCompensation(*ONE),
     "compensation skip": c.SkipCompensation(*ONE),
     "compensation abandon": c.AbandonCompensation(*ONE, "enough"),
+    "update variables": c.UpdateVariables(*ONE, b'{"v":1}'),
+    "update task": c.UpdateTask(*ONE, "a", TaskStatus.IN_PROGRESS, b"{}"),
     "delete": c.DeleteWorkflow(*ONE, c.DeleteEffects.UNSET),
     "delete KEEP": c.DeleteWorkflow(*ONE, c.DeleteEffects.KEEP),
     "delete COMPENSATE_FIRST": c.DeleteWorkflow(*ONE, c.DeleteEffects.COMPENSATE_FIRST),

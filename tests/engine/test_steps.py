@@ -47,6 +47,9 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.DeleteService: commands.DeleteService("default", "s"),
     commands.DeleteWorkflow: commands.DeleteWorkflow(*ONE, commands.DeleteEffects.KEEP),
     commands.SetRetention: commands.SetRetention(1, 2, 3),
+    commands.AddTaskLogs: None,
+    commands.UpdateVariables: commands.UpdateVariables(*ONE, b'{"v":1}'),
+    commands.UpdateTask: commands.UpdateTask(*ONE, "a", TaskStatus.COMPLETED, b'{"n":1}'),
     commands.PurgeExecutions: commands.PurgeExecutions((commands.PurgeItem(*ONE, 1, commands.PurgeRule.AGE),)),
 }
 
@@ -73,6 +76,8 @@ def command_of(driver: Driver, kind: type) -> Any:
         return commands.CompleteTask(
             *ONE, attempt.task_id, attempt.fencing_token, TaskStatus.COMPLETED, b'{"n":1}', "", ""
         )
+    if kind is commands.AddTaskLogs:
+        return commands.AddTaskLogs(*ONE, attempt.task_id, attempt.fencing_token, ((1, "a line"),))
     if kind is commands.RecordHeartbeat:
         return commands.RecordHeartbeat(*ONE, attempt.task_id, attempt.fencing_token, b"{}")
     return EVERY_COMMAND[kind]

@@ -15,6 +15,8 @@ from orchestrator.engine.commands import (
     RetryWorkflow,
     SignalWorkflow,
     SkipCompensation,
+    UpdateTask,
+    UpdateVariables,
 )
 from orchestrator.engine.effects import ExecutionChanged
 from orchestrator.engine.model import CompensationState, TaskStatus, WorkflowStatus
@@ -115,12 +117,17 @@ def test_pause_holds_compensation_and_resume_returns_to_it(driver: Driver) -> No
 
 
 def test_signals_are_refused_while_compensating(driver: Driver) -> None:
-    """Signals of forward tasks are refused, apart from completions being settled."""
+    """Signals and updates of forward tasks are refused, apart from completions being settled."""
     begin(driver, simple("a", "undo_a"), failing("b"))
     driver.give("a")
     driver.fail("b")
-    refused = driver.do(SignalWorkflow(*ONE, "go", b"{}"))
-    assert (refused.code, refused.reason) == (Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING")
+    for command in (
+        SignalWorkflow(*ONE, "go", b"{}"),
+        UpdateTask(*ONE, "b", TaskStatus.COMPLETED, b"{}"),
+        UpdateVariables(*ONE, b"{}"),
+    ):
+        refused = driver.do(command)
+        assert (refused.code, refused.reason) == (Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING")
 
 
 # --- Stuck

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, leases, limits
+from orchestrator.engine import attempts, leases, limits, task_logs
 from orchestrator.engine.commands import CompleteTask, RecordHeartbeat, ReleaseTask
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
@@ -21,9 +21,10 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
     if command.status not in _REPORTED:
         message = "a result is COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR"
         refuse(Code.INVALID_ARGUMENT, "STATUS_INVALID", message, field="status")
-    attempt = _attempt(step, command.namespace, command.workflow_id, command.task_id)
-    if attempt is None or not _holds(step, attempt, command.fencing_token):
+    attempt = attempt_of(step, command.namespace, command.workflow_id, command.task_id)
+    if attempt is None or not holds(step, attempt, command.fencing_token):
         return _late(step, command, attempt)
+    task_logs.add(step, attempt, command.logs)
     try:
         output = _checked(step, command)
     except (PayloadInvalid, LimitExceeded) as error:
@@ -51,14 +52,14 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
     return Judged(Verdict.ACCEPTED)
 
 
-def _attempt(step: Step, namespace: str, workflow_id: str, task_id: str) -> TaskAttempt | None:
+def attempt_of(step: Step, namespace: str, workflow_id: str, task_id: str) -> TaskAttempt | None:
     if not step.open(namespace, workflow_id):
         return None
     sequence = step.hot.by_task_id.get(task_id)
     return None if sequence is None else step.hot.tasks[sequence]
 
 
-def _holds(step: Step, attempt: TaskAttempt, token: int) -> bool:
+def holds(step: Step, attempt: TaskAttempt, token: int) -> bool:
     """Whether the token is that of the attempt's lease, and the attempt goes on."""
     if attempt.status is not TaskStatus.IN_PROGRESS or attempt.fencing_token != token or token == 0:
         return False
@@ -94,10 +95,10 @@ def _checked(step: Step, command: CompleteTask) -> Payload:
 
 
 def record_heartbeat(step: Step, command: RecordHeartbeat) -> AnyResult:
-    attempt = _attempt(step, command.namespace, command.workflow_id, command.task_id)
+    attempt = attempt_of(step, command.namespace, command.workflow_id, command.task_id)
     if attempt is None:
         return Judged(Verdict.UNKNOWN, "there is no such attempt")
-    if not _holds(step, attempt, command.fencing_token):
+    if not holds(step, attempt, command.fencing_token):
         return Judged(Verdict.FENCED, f"the attempt is {attempt.status.name}")
     if len(command.details) > limits.DETAILS_BYTES:
         return Judged(Verdict.INVALID, f"the details of a heartbeat may have {limits.DETAILS_BYTES} bytes")

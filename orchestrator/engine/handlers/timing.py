@@ -66,7 +66,7 @@ def _fire_for_task(step: Step, attempt: TaskAttempt, message: TimerFired) -> Non
     if message.kind is TimerKind.TASK_READY:
         attempts.make_ready(step, attempt)
     elif message.kind is TimerKind.WAIT:
-        attempts.complete_operator(step, attempt, b"{}")
+        attempts.complete_operator(step, attempt, attempt.output or b"{}")
     elif message.kind is TimerKind.TASK_TIMEOUT:
         node = attempts.node_of(step, attempt)
         elapsed_ms = step.now - attempt.started_ms - node.start_delay_ms
