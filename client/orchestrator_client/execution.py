@@ -132,6 +132,8 @@ class Execution:
     compensation: CompensationReport
     tasks: list[TaskAttempt]
     idempotency_key: str = ""
+    # RUNNING with nothing scheduled, because as many as may run at once do: what it waits for.
+    waiting_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ def read_execution(message: workflows_pb2.Workflow) -> Execution:
         compensation=_read_compensation(message.compensation),
         tasks=[_read_task(task) for task in message.tasks],
         idempotency_key=message.idempotency_key,
+        waiting_for=message.waiting_for,
     )
 
 

@@ -256,6 +256,7 @@ def describe(execution: Execution) -> Any:
     head = facts((
         ("workflow", f"{execution.name} version {execution.version}"), ("id", execution.workflow_id),
         ("status", status(execution.status)), ("reason", execution.reason), ("failed task", execution.failed_task),
+        ("waits for", execution.waiting_for), ("idempotency key", execution.idempotency_key),
         ("correlation id", execution.correlation_id),
         ("started", moment(execution.start_time)), ("ended", moment(execution.end_time)),
         ("input", compact(execution.input)), ("output", compact(execution.output)),

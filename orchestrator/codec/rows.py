@@ -38,6 +38,8 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.REQUEST: model.Request,
     Table.TASK_RATE: model.TaskRate,
     Table.IDEMPOTENCY: model.IdempotencyKey,
+    Table.WORKFLOW_GROUP: model.WorkflowGroup,
+    Table.WAITING: model.WaitingExecution,
     Table.SERVICE: model.ServiceRow,
     Table.RETENTION: model.Retention,
 }

@@ -9,7 +9,7 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from orchestrator.engine import idempotency, limits
+from orchestrator.engine import gate, idempotency, limits
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.model import TimeoutPolicy
 from orchestrator.engine.errors import Refused, refuse, refuse_definition
@@ -145,6 +145,7 @@ def _begin(step: Step, header: Execution, plan: Plan, given: bytes) -> None:
     step.create(header)
     idempotency.keep(step)
     step.change(input=store(step, given), variables=store(step, plan.definition.variables))
+    gate.assign(step)
     arm_timeout(step)
     assert plan.definition.first is not None
     step.note(AgendaKind.SCHEDULE, 0, plan.definition.first)

@@ -6,6 +6,7 @@ Each yields a sentence for each breach. The indexes of the state are checked aga
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 from orchestrator.engine import throttle
 from orchestrator.engine.messages import ContinueExecution, RemoveRows, TaskLeased, WorkerLost
@@ -148,7 +149,7 @@ def bundles_are_counted(state: State) -> Iterator[str]:
 def whatever_is_owed_will_move(state: State) -> Iterator[str]:
     """Guarantee of progress: a workflow that has not ended always waits for something that exists."""
     moved: set[tuple[object, ...]] = set()
-    for rows in (state.leases, state.ready, state.timers, state.messages):
+    for rows in (state.leases, state.ready, state.timers, state.messages, state.waiting):
         moved.update((row.namespace, row.workflow_id) for row in rows.values())
     for key, hot in state.hot_executions():
         header = hot.execution
@@ -163,7 +164,7 @@ def whatever_is_owed_will_move(state: State) -> Iterator[str]:
 def leftovers_are_continued(state: State) -> Iterator[str]:
     for key, hot in state.hot_executions():
         header = hot.execution
-        if header.status is not WorkflowStatus.RUNNING and header.ending is None:
+        if header.ending is None and (header.status is not WorkflowStatus.RUNNING or header.waits):
             continue
         if (header.agenda or header.ending is not None) and not _has_message(state, key, ContinueExecution):
             yield f"{key} has something left to do and nothing to go on with"
@@ -211,6 +212,26 @@ def windows_turn(state: State) -> Iterator[str]:
                 yield f"{queue} waits for {rate.given[0][0]}, the window turns at {timer.fire_ms}"
 
 
+def places_are_counted(state: State) -> Iterator[str]:
+    # Only where all are hot, as in tests.
+    taken: dict[bytes, int] = {}
+    for _, hot in state.hot_executions():
+        header = hot.execution
+        if header.has_place or (header.waits and (header.waits,) not in state.waiting):
+            taken[header.group] = taken.get(header.group, 0) + 1
+        if header.has_place and (header.waits or header.status in WORKFLOW_TERMINAL):
+            yield f"{header.workflow_id} has a place and waits, or has ended"
+    for key, group in sorted(state.resident[Table.WORKFLOW_GROUP].items()):
+        digest = cast(bytes, key[0])
+        if group.running != taken.pop(digest, 0) or not group.running:
+            yield f"the key {group.key!r} counts {group.running} that run"
+        first = state.next_waiting(digest)
+        if first is not None and group.running < first.at_once:
+            yield f"{first.workflow_id} waits while there is a place"
+    if taken:
+        yield f"places that nobody counts: {taken}"
+
+
 CHECKS: tuple[Check, ...] = (
     slots_used_are_leases,
     nothing_ready_meets_a_free_slot,
@@ -226,6 +247,7 @@ CHECKS: tuple[Check, ...] = (
     deleted_executions_go,
     leases_not_taken_up_have_a_message,
     windows_turn,
+    places_are_counted,
 )
 
 

@@ -71,6 +71,7 @@ MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
     messages.TaskLeased: leasing.task_leased,
     messages.WorkerLost: leasing.worker_lost,
     messages.ContinueExecution: leasing.continue_execution,
+    messages.LetIn: leasing.let_in,
     messages.TimerFired: timing.timer_fired,
     messages.DeadlinePassed: timing.deadline_passed,
     messages.StartExecution: starting.start_execution,

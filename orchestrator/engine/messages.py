@@ -69,6 +69,12 @@ class ContinueExecution(Message, frozen=True, tag=5):
     """The step before had more to do than one step may."""
 
 
+class LetIn(Message, frozen=True, tag=40):
+    """The execution has the place that it waited for."""
+
+    number: int  # of its WAITING row
+
+
 class StartExecution(Message, frozen=True, tag=50):
     """An execution is to begin under this id, which whoever sends it has made or chosen. See births.start_within."""
 
@@ -103,6 +109,7 @@ AnyMessage = (
     | WorkerLost
     | DeadlinePassed
     | ContinueExecution
+    | LetIn
     | StartExecution
     | RemoveRows
     | PurgeExecution

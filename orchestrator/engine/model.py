@@ -44,6 +44,8 @@ class Table(IntEnum):
     REQUEST = 29  # (request id,)
     TASK_RATE = 30  # (namespace, task name)
     IDEMPOTENCY = 31  # (digest of namespace, workflow name and key,)
+    WORKFLOW_GROUP = 32  # (digest of namespace, workflow name and rate limit key,)
+    WAITING = 33  # (number,)
     SERVICE = 50  # (namespace, name)
     RETENTION = 35  # ()
 
@@ -207,6 +209,11 @@ class Execution(Row, frozen=True):
     log_lines: int = 0  # of TASK_LOG rows
     log_bytes: int = 0
     log_lines_dropped: int = 0  # to keep within the limit
+    # How many run at once (see gate): the group, and its key as far as it is shown.
+    group: bytes = b""
+    group_key: str = ""
+    has_place: bool = False
+    waits: int = 0  # number of the WAITING row it had or has, until it is told that it has a place
 
 
 class TaskAttempt(Row, frozen=True):
@@ -435,3 +442,22 @@ class Retention(Row, frozen=True):
     age_ms: int = 7 * 24 * 3_600_000
     count: int = 0  # of each (namespace, name), the newest
     bytes: int = 10 << 30  # of a node's database; applies to all
+
+
+class WorkflowGroup(Row, frozen=True):
+    """The executions of a workflow that share a rate limit key."""
+
+    namespace: str
+    name: str
+    key: str
+    running: int  # places taken; at least 1
+
+
+class WaitingExecution(Row, frozen=True):
+    """An execution that waits until fewer than `at_once` of its group run. The lowest number is the next."""
+
+    number: int
+    group: bytes
+    namespace: str
+    workflow_id: str
+    at_once: int

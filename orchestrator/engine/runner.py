@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-from orchestrator.engine import dedup, idempotency, leases, walk
+from orchestrator.engine import dedup, gate, idempotency, leases, walk
 from orchestrator.engine.commands import RequestIdentity
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.errors import Refused
@@ -69,7 +69,9 @@ def run(
 
 def _finish(step: Step) -> None:
     if step.key is not None:
+        gate.enter(step)
         walk.drain(step)
+        gate.leave(step)
         idempotency.follow(step)
     leases.match(step)
     step.write_header()

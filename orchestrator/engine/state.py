@@ -35,6 +35,7 @@ from orchestrator.engine.model import (
     TaskLog,
     TaskRate,
     Timer,
+    WaitingExecution,
     WorkflowDefinitionRow,
 )
 from orchestrator.engine.queues import Queues
@@ -149,6 +150,7 @@ class State:
         self.sessions = cast(dict[RowKey, Session], self.resident[Table.SESSION])
         self.timers = cast(dict[RowKey, Timer], self.resident[Table.TIMER])
         self.messages = cast(dict[RowKey, Message], self.resident[Table.MESSAGE])
+        self.waiting = cast(dict[RowKey, WaitingExecution], self.resident[Table.WAITING])
         self.task_rates = cast(dict[RowKey, TaskRate], self.resident[Table.TASK_RATE])
         self.queues = Queues(self.ready)
         self.leases_of: dict[str, dict[int, None]] = {}  # session id -> tokens
@@ -157,6 +159,7 @@ class State:
         self.highest_version: dict[tuple[str, str], list[int]] = {}  # (namespace, name) -> versions
         self.plans: dict[bytes, Any] = {}  # digest of a bundle -> what it compiles to
         self.bundles_made: dict[Any, tuple[bytes, bytes]] = {}  # definition -> (digest, document) at this moment
+        self._waiting_of: dict[bytes, list[int]] = {}  # group -> numbers, as a heap
         self._due: list[tuple[int, int]] = []
         self._inbox: list[int] = []
         self._requests: list[tuple[int, str]] = []
@@ -370,6 +373,17 @@ class State:
             heappop(self._due)
         return None
 
+    def next_waiting(self, group: bytes) -> WaitingExecution | None:
+        """The execution of the group that has waited for the longest time."""
+        numbers = self._waiting_of.get(group)
+        while numbers:
+            row = self.waiting.get((numbers[0],))
+            if row is not None and row.group == group:
+                return row
+            heappop(numbers)
+        self._waiting_of.pop(group, None)
+        return None
+
     def oldest_request(self) -> Request | None:
         requests = self.resident[Table.REQUEST]
         while self._requests:
@@ -435,6 +449,10 @@ class State:
         assert row is not None
         self.task_limits.pop((row.namespace, row.name), None)
 
+    def _waiting_changed(self, old: WaitingExecution | None, new: WaitingExecution | None) -> None:
+        if new is not None:
+            heappush(self._waiting_of.setdefault(new.group, []), new.number)
+
     def _bundle_changed(self, old: Any, new: Any) -> None:
         if new is None and old is not None:
             self.plans.pop(old.digest, None)
@@ -449,4 +467,5 @@ _INDEXES: dict[Table, Any] = {
     Table.WORKFLOW_DEFINITION: State._definition_changed,
     Table.TASK_DEFINITION: State._task_definition_changed,
     Table.BUNDLE: State._bundle_changed,
+    Table.WAITING: State._waiting_changed,
 }

@@ -22,7 +22,7 @@ def drain(step: Step) -> None:
     """Goes on as far as the step may; sees to it that a later step goes on from there."""
     if step.x.ending is not None:
         ending.proceed(step)
-    elif step.x.status is WorkflowStatus.RUNNING:
+    elif step.x.status is WorkflowStatus.RUNNING and not step.x.waits:
         _work_off(step)
     # Working off may have ended the execution, or turned it round.
     if step.x.status is WorkflowStatus.COMPENSATING and step.x.ending is None:
@@ -35,7 +35,7 @@ def _has_more(step: Step) -> bool:
     if step.x.ending is not None:
         return True
     if step.x.status is WorkflowStatus.RUNNING:
-        return bool(step.agenda)
+        return bool(step.agenda) and not step.x.waits
     if step.x.status is not WorkflowStatus.COMPENSATING:
         return False
     return bool(step.undo_agenda) or not step.x.settled or bool(step.x.owed)

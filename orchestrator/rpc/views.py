@@ -45,6 +45,7 @@ def summary(execution: Execution) -> workflows_pb2.Workflow:
         priority=execution.priority,
         created_by=execution.created_by,
         idempotency_key=execution.idempotency_key,
+        waiting_for=f"a place under the rate limit key {execution.group_key!r}" if execution.waits else "",
         start_time=timestamp(execution.created_ms),
         update_time=timestamp(execution.updated_ms),
         end_time=timestamp(execution.ended_ms),

@@ -56,7 +56,7 @@ VALUES: list[Any] = [
 ]
 # Fields whose values depend on other fields, tested with the types they belong to, and the one that has a single value.
 ELSEWHERE = {"evaluatorType", "expression", "decisionCases", "defaultCase", "forkTasks", "joinOn", "schemaVersion",
-             "enforceSchema", "type", "rateLimitFrequencyInSeconds"}
+             "enforceSchema", "type", "rateLimitFrequencyInSeconds", "rateLimitConfig"}
 
 
 def document(owner: str, field: str, value: Any) -> bytes:

@@ -29,6 +29,8 @@ SAMPLES = [
     (Table.REQUEST, model.Request("é", 1, b"")),
     (Table.TASK_RATE, model.TaskRate("default", "charge", ((5, 1), (9, 2)), 3)),
     (Table.IDEMPOTENCY, model.IdempotencyKey("w1", True)),
+    (Table.WORKFLOW_GROUP, model.WorkflowGroup("default", "order", "eu", 2)),
+    (Table.WAITING, model.WaitingExecution(7, b"g", "default", "w1", 2)),
     (Table.MESSAGE, messages.TaskLeased("default", "w1", 1, 2)),
     (Table.MESSAGE, messages.ContinueExecution("default", "w1")),
 ]
@@ -36,6 +38,7 @@ SAMPLES = [
 MESSAGES = [
     messages.TaskLeased("default", "w1", 1, 2),
     messages.TimerFired("default", "w1", model.TimerKind.WAIT, 1, 2),
+    messages.LetIn("default", "w1", 7),
     messages.WorkerLost("default", "w1", 1, 2),
     messages.DeadlinePassed("default", "w1", 1, 2, 3),
     messages.ContinueExecution("default", "w1"),

@@ -49,7 +49,9 @@ from orchestrator.engine.model import (
     TaskRate,
     TaskStatus,
     Timer,
+    WaitingExecution,
     WorkflowDefinitionRow,
+    WorkflowGroup,
 )
 from orchestrator.engine.results import AnyResult, Code, Rejected
 from orchestrator.engine.state import ExecutionState, State
@@ -76,6 +78,8 @@ ROWS: dict[Table, Any] = {
     Table.REQUEST: Request,
     Table.TASK_RATE: TaskRate,
     Table.IDEMPOTENCY: IdempotencyKey,
+    Table.WORKFLOW_GROUP: WorkflowGroup,
+    Table.WAITING: WaitingExecution,
     Table.SERVICE: ServiceRow,
     Table.RETENTION: Retention,
 }

@@ -46,6 +46,7 @@ def compile_definition(workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinit
         joins_of={reference: tuple(joins) for reference, joins in compiler.joins_of.items()},
         retention_ms=workflow.retention_ms,
         retention_count=workflow.retention_count,
+        rate_limit=workflow.rate_limit,
     )
 
 

@@ -75,6 +75,13 @@ class TaskLimits(msgspec.Struct, frozen=True):
 NO_LIMITS = TaskLimits()
 
 
+class RateLimit(msgspec.Struct, frozen=True):
+    """How many executions of a workflow may run at once under one key."""
+
+    key: Template
+    at_once: int  # at least 1
+
+
 class Switch(msgspec.Struct, frozen=True):
     """value-param: the case is the input parameter named by `expression`."""
 
@@ -128,3 +135,4 @@ class CompiledDefinition(msgspec.Struct, frozen=True):
     # How long, and how many of them, executions are kept after their end; 0: the cluster's policy.
     retention_ms: int = 0
     retention_count: int = 0
+    rate_limit: RateLimit | None = None

@@ -12,7 +12,8 @@ import msgspec
 from orchestrator.engine.definitions.elements import Element, ElementReader, subtree
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, DefinitionUnimplemented
 from orchestrator.engine.definitions.fields import Fields
-from orchestrator.engine.definitions.model import CompensationOrder, TimeoutPolicy
+from orchestrator.engine.definitions.model import CompensationOrder, RateLimit, TimeoutPolicy
+from orchestrator.engine.definitions.rate_limit import read_rate_limit
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task, refuse_schemas
 from orchestrator.engine.expressions import JsonInvalid, Template, check_json, compact, parse_template
 
@@ -33,13 +34,13 @@ _REMEMBERED_BYTES_MAX = 16 * 1024
 
 _KNOWN = (
     "name version tasks outputParameters schemaVersion timeoutPolicy timeoutSeconds variables inputTemplate"
-    " inputSchema outputSchema enforceSchema compensationOrder compensationGraceSeconds"
+    " inputSchema outputSchema enforceSchema compensationOrder compensationGraceSeconds rateLimitConfig"
     " retentionSeconds retentionCount"
     # For readers only.
     " description inputParameters restartable ownerApp ownerEmail metadata createTime updateTime createdBy updatedBy"
 ).split()
 _UNBUILT = (
-    "failureWorkflow failureWorkflowVersion workflowStatusListenerEnabled workflowStatusListenerSink rateLimitConfig"
+    "failureWorkflow failureWorkflowVersion workflowStatusListenerEnabled workflowStatusListenerSink"
     " cacheConfig maskedFields"
 ).split()
 
@@ -71,6 +72,7 @@ class ParsedWorkflow(msgspec.Struct, frozen=True):
     compensation_grace_ms: int
     retention_ms: int
     retention_count: int
+    rate_limit: RateLimit | None = None
 
 
 def validate_task(document: bytes) -> ParsedTask:
@@ -122,6 +124,7 @@ def _validated(document: bytes) -> ParsedWorkflow:
         compensation_grace_ms=fields.seconds("compensationGraceSeconds", 30_000),
         retention_ms=fields.seconds("retentionSeconds", 0),
         retention_count=fields.integer("retentionCount", 0),
+        rate_limit=read_rate_limit(fields),
     )
 
 

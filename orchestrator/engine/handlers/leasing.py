@@ -1,9 +1,9 @@
-"""Messages about leases: an attempt was leased, or its worker was lost."""
+"""Messages that let an execution go on: an attempt was leased, its worker was lost, there is a place, or time."""
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, leases
-from orchestrator.engine.messages import ContinueExecution, TaskLeased, WorkerLost
+from orchestrator.engine import attempts, gate, leases
+from orchestrator.engine.messages import ContinueExecution, LetIn, TaskLeased, WorkerLost
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import AnyResult, Done
 from orchestrator.engine.step import Step
@@ -46,4 +46,10 @@ def worker_lost(step: Step, message: WorkerLost) -> AnyResult:
 
 def continue_execution(step: Step, message: ContinueExecution) -> AnyResult:
     step.open(message.namespace, message.workflow_id)
+    return Done()
+
+
+def let_in(step: Step, message: LetIn) -> AnyResult:
+    if step.open(message.namespace, message.workflow_id):
+        gate.let_in(step, message.number)
     return Done()

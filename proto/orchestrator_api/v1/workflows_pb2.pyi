@@ -1073,6 +1073,7 @@ class Workflow(google.protobuf.message.Message):
     DEFINITION_JSON_FIELD_NUMBER: builtins.int
     ERROR_CODE_FIELD_NUMBER: builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
+    WAITING_FOR_FIELD_NUMBER: builtins.int
     workflow_id: builtins.str
     """Its id, unique in its namespace."""
     namespace: builtins.str
@@ -1101,6 +1102,8 @@ class Workflow(google.protobuf.message.Message):
     """The stable name of the failure of failed_task, as its worker gave it; not in search results."""
     idempotency_key: builtins.str
     """As given at start."""
+    waiting_for: builtins.str
+    """While it is RUNNING and nothing of it is scheduled because as many as may run at once do: what it waits for."""
     @property
     def input(self) -> orchestrator_api.v1.common_pb2.Payload:
         """What it was started with."""
@@ -1158,9 +1161,10 @@ class Workflow(google.protobuf.message.Message):
         definition_json: builtins.bytes = ...,
         error_code: builtins.str = ...,
         idempotency_key: builtins.str = ...,
+        waiting_for: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["compensation", b"compensation", "end_time", b"end_time", "input", b"input", "output", b"output", "start_time", b"start_time", "update_time", b"update_time", "variables", b"variables"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "end_time", b"end_time", "error_code", b"error_code", "failed_task", b"failed_task", "idempotency_key", b"idempotency_key", "input", b"input", "name", b"name", "namespace", b"namespace", "output", b"output", "priority", b"priority", "reason", b"reason", "run", b"run", "start_time", b"start_time", "status", b"status", "tasks", b"tasks", "update_time", b"update_time", "variables", b"variables", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "end_time", b"end_time", "error_code", b"error_code", "failed_task", b"failed_task", "idempotency_key", b"idempotency_key", "input", b"input", "name", b"name", "namespace", b"namespace", "output", b"output", "priority", b"priority", "reason", b"reason", "run", b"run", "start_time", b"start_time", "status", b"status", "tasks", b"tasks", "update_time", b"update_time", "variables", b"variables", "version", b"version", "waiting_for", b"waiting_for", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Workflow = Workflow
 

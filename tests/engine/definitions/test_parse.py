@@ -203,7 +203,6 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
     (workflow(failureWorkflow="undo"), "failureWorkflow"),
     (workflow(workflowStatusListenerEnabled=True), "workflowStatusListenerEnabled"),
     (workflow(workflowStatusListenerSink="kafka"), "workflowStatusListenerSink"),
-    (workflow(rateLimitConfig={"rateLimitKey": "x", "concurrentExecLimit": 1}), "rateLimitConfig"),
     (workflow(cacheConfig={"key": "x"}), "cacheConfig"),
     (workflow(maskedFields=["card"]), "maskedFields"),
     (workflow(inputSchema={"name": "x"}), "inputSchema"),
