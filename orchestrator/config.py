@@ -111,6 +111,11 @@ class Config:
     min_free_disk_bytes: int = _setting("starts are refused while the disk of data_dir has less room",
                                         GIB, min=0, max=1024 * GIB)
 
+    system_slots: int = _setting("system tasks (HTTP, scripts, ...) that this node executes at once; 0: none", 64,
+                                 min=0, max=10_000)
+    system_drain_ms: int = _setting("a node that stops gives its system tasks this long to end, then hands them to "
+                                    "another node", 10_000, min=0, max=600_000)
+
     log_format: str = _setting("human or json", "human", choices=("human", "json"))
     log_level: str = _setting("debug, info, warning or error", "info", choices=("debug", "info", "warning", "error"))
 
@@ -152,6 +157,14 @@ class Config:
     def grpc_address(self) -> Address:
         """Where clients reach this node."""
         return Address.parse(self.grpc_advertise or self.grpc_listen)
+
+    @property
+    def grpc_local_address(self) -> Address:
+        """Where this node reaches itself, whatever it advertises."""
+        listen = Address.parse(self.grpc_listen)
+        if not listen.is_every_interface:
+            return listen
+        return Address("::1" if ":" in listen.host else "127.0.0.1", listen.port)
 
     @property
     def peer_address(self) -> Address:

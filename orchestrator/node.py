@@ -10,7 +10,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from orchestrator.config import Address, Config
 from orchestrator.engine.commands import AnyCommand, RequestIdentity, StartWorkflow
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
-from orchestrator.engine.model import Row, RowKey, Table
 from orchestrator.engine.results import AnyResult
 from orchestrator.engine.state import State
 from orchestrator.replication import identity as identities
@@ -43,6 +42,8 @@ from orchestrator.storage.database import Database
 from orchestrator.storage.errors import SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.search import ExecutionFilter, Page, search_executions
+from orchestrator.storage.store import Store
+from orchestrator.system_work import system_session
 from orchestrator.telemetry.metrics import Metrics, MetricsServer
 from orchestrator.world import World
 
@@ -62,26 +63,6 @@ class NodeFailed(Exception):
     """The node stopped itself: going on could do harm. The cause says why."""
 
 
-class _Store:
-    """The database and its flusher, as the applier sees them."""
-
-    def __init__(self, database: Database, flusher: Flusher, configuration: Callable[[int], bytes]) -> None:
-        self._database = database
-        self._flusher = flusher
-        self._configuration = configuration
-
-    async def load_execution(self, namespace: str, workflow_id: str) -> Sequence[tuple[Table, RowKey, Row]]:
-        return await self._database.load_execution(namespace, workflow_id)
-
-    def stage(
-        self, changes: Sequence[Any], index: int, term: int, chain: bytes, *, checkpoint: bool
-    ) -> None:
-        self._flusher.stage(changes, index, term, self._configuration(index), chain, checkpoint=checkpoint)
-
-    async def wait_room(self) -> None:
-        await self._flusher.wait_room()
-
-
 class Node:
     """One member of the cluster, from `start` to `stop`; `serve` opens it to clients."""
 
@@ -96,6 +77,7 @@ class Node:
         self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=__version__)
         self._gauges = Gauges(self.metrics, self._free_disk_bytes)
+        self._system = system_session(config, self._world, self.metrics, self._fail)
         self._server: RpcServer | None = None
         self._metrics_server: MetricsServer | None = None
 
@@ -142,14 +124,20 @@ class Node:
         self._server = server
         if config.metrics_address is not None:
             self._metrics_server = await self.metrics.serve(*config.metrics_address)
+        self.begin_system_work()
         logger.info("serves", extra={"grpc": config.grpc_listen, "peers": config.peer_listen})
+
+    def begin_system_work(self) -> None:
+        """Opens the node's own session; by itself only where something else than `serve` opened the doors."""
+        self._system.start()
 
     async def wait_failed(self) -> None:
         """Returns never; raises NodeFailed when the node must stop."""
         await asyncio.shield(self._fatal)
 
     async def stop(self) -> None:
-        """Hands leadership over, ends calls, flushes and closes."""
+        """Ends its own work, hands leadership over, ends calls, flushes and closes."""
+        await self._system.stop(None if self._fatal.done() else self.config.system_drain_ms / 1000)
         if self._log.role is Role.LEADER and not self._fatal.done():
             await self._log.transfer_leadership()
         # Workers and waiters are told before their calls are cut.
@@ -274,7 +262,7 @@ class Node:
         return Applier(
             log=self._log,
             machine=self._initial_machine,
-            store=_Store(self._database, self._flusher, self._log.configuration_at),
+            store=Store(self._database, self._flusher, self._log.configuration_at),
             clock=self._clock,
             log_clock=self._log_clock,
             observer=self,

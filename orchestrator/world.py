@@ -12,12 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.config import Config
+from orchestrator.integrations.executors import executors_of
+from orchestrator.integrations.work import Executor
 from orchestrator.replication.files import Files, RealFiles
 from orchestrator.replication.ports import Clock, Network, TcpNetwork
 from orchestrator.replication.worker import WorkerFactory, thread_worker
 from orchestrator.storage import files as database_files
 from orchestrator.storage.files import DatabaseFiles
 from orchestrator.storage.lanes import LaneFactory, ThreadLane
+from orchestrator_client.connection import ChannelFactory, channel_factory
 
 
 class SystemClock:
@@ -49,3 +53,6 @@ class World:
     workers: WorkerFactory = thread_worker
     lanes: LaneFactory = ThreadLane
     free_disk_bytes: Callable[[Path], int] = free_disk_bytes
+    # How the node's own session reaches the nodes, by the address of their gRPC service.
+    open_channel: ChannelFactory = field(default_factory=lambda: channel_factory(None))
+    executors: Callable[[Config], dict[str, Executor]] = executors_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -84,12 +84,13 @@ class Events:
 class WorkerSession:
     """A worker's session, across all the streams that carry it."""
 
-    def __init__(self, hello: pb.WorkHello) -> None:
+    def __init__(self, hello: pb.WorkHello, make_session_id: Callable[[], str] | None = None) -> None:
         self._hello = hello
+        self._make_session_id = make_session_id or new_session_id
         self.term = 0
         self.generation = 0
         # Chosen here, so that a hello that has to be repeated does not open a second session.
-        self.session_id = new_session_id()
+        self.session_id = self._make_session_id()
         self.draining = False
         self.attempts: dict[Key, Attempt] = {}
         # Ended attempts, oldest first, each with what to release should it be handed out again.
@@ -124,7 +125,7 @@ class WorkerSession:
 
     def forget(self) -> list[Attempt]:
         """The server does not know the session any more; answers the attempts that go on in vain."""
-        self.session_id = new_session_id()
+        self.session_id = self._make_session_id()
         self.generation = 0
         self._released.clear()
         running = []

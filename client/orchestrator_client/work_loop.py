@@ -57,13 +57,19 @@ class WorkLoop:
     """One session from `run` to its end."""
 
     def __init__(
-        self, connection: Connection, hello: pb.WorkHello, executor: Executor, *, drain_timeout_s: float | None = None
+        self,
+        connection: Connection,
+        hello: pb.WorkHello,
+        executor: Executor,
+        *,
+        drain_timeout_s: float | None = None,
+        make_session_id: Callable[[], str] | None = None,
     ) -> None:
         self._connection = connection
         self._executor = executor
         self._drain_timeout_s = drain_timeout_s
         self.worker_id = hello.worker_id
-        self._session = WorkerSession(hello)
+        self._session = WorkerSession(hello, make_session_id)
         self._running: dict[asyncio.Task[pb.TaskResult], Attempt] = {}
         self._wake = asyncio.Event()
         self._connected = asyncio.Event()
@@ -80,6 +86,16 @@ class WorkLoop:
     def running(self) -> int:
         """How many attempts are being executed."""
         return len(self._running)
+
+    @property
+    def held(self) -> int:
+        """How many attempts are being executed, or have a result that the leader has not judged."""
+        return len(self._session.attempts)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a session now."""
+        return self._connected.is_set()
 
     @property
     def draining(self) -> bool:
@@ -135,6 +151,11 @@ class WorkLoop:
             asyncio.get_running_loop().call_later(2 * GOODBYE_S, self._serving.cancel)
         self._says_goodbye = True
         self._wake.set()
+
+    def abort(self) -> None:
+        """Ends at once without a goodbye: the session lives on until its timeout."""
+        if self._serving is not None:
+            self._serving.cancel()
 
     def hand_back(self) -> None:
         """Stops what runs, for another worker to take: nobody will know how far it came here."""

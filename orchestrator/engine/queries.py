@@ -174,6 +174,11 @@ def _step_view(state: State, hot: ExecutionState, record: SagaRecord) -> StepVie
     )
 
 
+def worker_sessions(state: State) -> int:
+    """How many are open, but for the nodes' own."""
+    return sum(session.namespace != system.NAMESPACE for session in state.sessions.values())
+
+
 # --- definitions
 
 

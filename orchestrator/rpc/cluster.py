@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from orchestrator import __version__
+from orchestrator.engine import queries
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
@@ -49,7 +50,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             nodes=sorted(nodes, key=lambda node: node.name),
             faults_tolerable=max(0, reachable - quorum),
             live_workflows=state.meta.live_executions,
-            worker_sessions=len(state.sessions),
+            worker_sessions=queries.worker_sessions(state),
             leased_tasks=len(state.leases),
             ready_tasks=len(state.ready),
             version=__version__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from orchestrator.engine import queries
 from orchestrator.engine.effects import AnyEffect, SessionEnded
 from orchestrator.engine.results import AnyResult, Started
 from orchestrator.engine.state import State
@@ -47,7 +48,7 @@ class Gauges:
             (metrics.live_workflows, state.meta.live_executions),
             (metrics.ready_tasks, len(state.ready)),
             (metrics.leased_tasks, len(state.leases)),
-            (metrics.worker_sessions, len(state.sessions)),
+            (metrics.worker_sessions, queries.worker_sessions(state)),
             (metrics.stuck_compensations, state.meta.stuck_compensations),
             (metrics.disk_free_bytes, self._free_disk_bytes()),
         ):

@@ -89,9 +89,13 @@ class Metrics:
         self.live_workflows = self._gauge("live_workflows", "Executions that have not ended.")
         self.ready_tasks = self._gauge("ready_tasks", "Attempts that wait for a worker.")
         self.leased_tasks = self._gauge("leased_tasks", "Attempts that a worker holds.")
-        self.worker_sessions = self._gauge("worker_sessions", "Worker sessions that are open.")
+        self.worker_sessions = self._gauge("worker_sessions", "Worker sessions that are open, but for the nodes' own.")
         self.stuck_compensations = self._gauge(
             "stuck_compensations", "Executions whose compensation used up its attempts and waits for an operator.")
+        self.system_work_running = self._gauge(
+            "system_work_running", "System tasks that this node executes now, by kind.", "kind")
+        self.system_work_ended = self._counter(
+            "system_work_ended", "System tasks that this node has ended, by kind and how they ended.", "kind", "status")
         self.workflows_started = self._counter("workflows_started", "Executions that were started.")
         self.sessions_lost = self._counter("sessions_lost", "Worker sessions that ended for want of a sign of life.")
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config import Config
+from orchestrator.integrations.work import Executor
 from orchestrator.replication import worker
 from orchestrator.replication.errors import Stopped
 from orchestrator.storage import lanes
@@ -17,6 +19,7 @@ from orchestrator.storage.vfs import KeptVFS
 from orchestrator.testing.disk import DatabaseKeeper, LogFiles, SimulatedDisk, StoreFiles
 from orchestrator.testing.loop import Process, VirtualLoop
 from orchestrator.testing.network import NodeNetwork, SimulatedNetwork
+from orchestrator.testing.rpc import SimulatedChannel
 from orchestrator.world import World
 
 EPOCH_MS = 1_700_000_000_000
@@ -60,6 +63,8 @@ class Machine:
         self.stall_seconds = 0.0
         self.process: Process | None = None
         self.boots = 0
+        # Of the system work of a node that runs here.
+        self.executors: Callable[[Config], dict[str, Executor]] = lambda config: {}
 
     @property
     def running(self) -> bool:
@@ -107,6 +112,10 @@ class Machine:
         """For a node in the process that runs now."""
         assert self.process is not None and self.vfs is not None
         process = self.process
+
+        def open_channel(address: str) -> Any:
+            return SimulatedChannel(self.network, process, self.name, address)
+
         return World(
             clock=MachineClock(self.loop, self, process),
             random=random.Random(self.dice.getrandbits(64)),  # noqa: S311 - a simulation repeats
@@ -117,6 +126,8 @@ class Machine:
             workers=lambda name: SimulatedWorker(self, reads="reader" in name),
             lanes=lambda name: SimulatedLane(self, reads="reader" in name),
             free_disk_bytes=lambda directory: 0 if self.disk.full else FREE_DISK_BYTES,
+            open_channel=open_channel,
+            executors=self.executors,
         )
 
     def job_delay(self, *, reads: bool) -> float:

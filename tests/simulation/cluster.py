@@ -169,6 +169,7 @@ class Member:
             await node.start()
             self.node = node
             self._serve(node)
+            node.begin_system_work()
             await node.wait_failed()
         except NodeFailed as error:
             self._failed(error)

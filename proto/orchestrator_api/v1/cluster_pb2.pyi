@@ -104,7 +104,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     live_workflows: builtins.int
     """Executions that have not ended, as this node has applied them."""
     worker_sessions: builtins.int
-    """Worker sessions that are open."""
+    """Worker sessions that are open, but for the nodes' own."""
     leased_tasks: builtins.int
     """Attempts that are leased."""
     ready_tasks: builtins.int

@@ -1,0 +1,28 @@
+"""The database and its flusher, as whoever applies the log sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.engine.model import Row, RowKey, Table
+from orchestrator.storage.database import Database
+from orchestrator.storage.flusher import Flusher
+
+
+class Store:
+    """Reads executions, and stages what has changed with the configuration as of that index."""
+
+    def __init__(self, database: Database, flusher: Flusher, configuration: Callable[[int], bytes]) -> None:
+        self._database = database
+        self._flusher = flusher
+        self._configuration = configuration
+
+    async def load_execution(self, namespace: str, workflow_id: str) -> Sequence[tuple[Table, RowKey, Row]]:
+        return await self._database.load_execution(namespace, workflow_id)
+
+    def stage(self, changes: Sequence[Any], index: int, term: int, chain: bytes, *, checkpoint: bool) -> None:
+        self._flusher.stage(changes, index, term, self._configuration(index), chain, checkpoint=checkpoint)
+
+    async def wait_room(self) -> None:
+        await self._flusher.wait_room()
