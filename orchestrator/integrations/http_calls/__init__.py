@@ -1,0 +1,1 @@
+"""System work of kind HTTP: one request, its answer as the task's output."""
