@@ -41,6 +41,8 @@ from orchestrator_client.execution import (
     Leader,
     NodeStatus,
     TaskAttempt,
+    TaskQueue,
+    TaskQueueWorker,
     TaskStatus,
     WorkflowStatus,
 )
@@ -90,6 +92,8 @@ __all__ = [
     "TaskAttempt",
     "TaskContext",
     "TaskOptions",
+    "TaskQueue",
+    "TaskQueueWorker",
     "TaskStatus",
     "TerminalError",
     "Unimplemented",

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from orchestrator_api.v1 import cluster_pb2, definitions_pb2, services_pb2
+from orchestrator_api.v1 import cluster_pb2, definitions_pb2, services_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import PageRequest, ReadOptions
 from orchestrator_client import definitions as forms
@@ -25,9 +25,11 @@ from orchestrator_client.execution import (
     CompensationState,
     Execution,
     Leader,
+    TaskQueue,
     WorkflowStatus,
     read_cluster,
     read_execution,
+    read_task_queue,
 )
 from orchestrator_client.runs import Run, object_payload
 from orchestrator_client.workflow import Workflow
@@ -367,6 +369,14 @@ class Client:
         """Removes a service: tasks that name it fail from then on."""
         request = services_pb2.DeleteServiceRequest(namespace=self.connection.namespace, name=name)
         await self.connection.call(lambda node: node.services.DeleteService, request, mutating=True)
+
+    # Tasks
+
+    async def task_queues(self, *names: str) -> list[TaskQueue]:
+        """What waits for workers, by task and domain: of these tasks, or of all."""
+        request = workers_pb2.ListTaskQueuesRequest(namespace=self.connection.namespace, task_names=names)
+        reply = await self.connection.call(lambda node: node.workers.ListTaskQueues, request)
+        return [read_task_queue(queue) for queue in reply.queues]
 
     # The cluster
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from orchestrator_api.v1 import cluster_pb2, workflows_pb2
+from orchestrator_api.v1 import cluster_pb2, workers_pb2, workflows_pb2
 from orchestrator_api.v1.common_pb2 import Payload
 from orchestrator_client.codec import Json, loads
 
@@ -174,6 +174,37 @@ class ClusterStatus:
 
 
 @dataclass(frozen=True)
+class TaskQueueWorker:
+    """A worker that takes the tasks of a queue: one with a session has slots, one that polls an age of its poll."""
+
+    worker_id: str
+    slots: int
+    used: int
+    last_poll_age_ms: int
+
+
+@dataclass(frozen=True)
+class TaskQueue:
+    """The attempts of one task in one domain that wait for workers, or are with them."""
+
+    name: str
+    domain: str
+    ready: int
+    leased: int
+    oldest_ready_age_ms: int
+    # A limit keeps what waits from being handed out.
+    held_back: bool
+    # 0 for none; both limits hold for all domains of the task together.
+    concurrent_limit: int
+    rate_limit: int
+    rate_window_ms: int
+    handed_out_in_window: int
+    worker_count: int
+    # Some of them.
+    workers: list[TaskQueueWorker]
+
+
+@dataclass(frozen=True)
 class Leader:
     """Who leads; both are empty if nobody knows."""
 
@@ -224,6 +255,18 @@ def read_cluster(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
         **{name: getattr(message, name) for name in (*names, *more)},
         nodes=[_read_node(node) for node in message.nodes],
         log_time=datetime.fromtimestamp(message.log_time_ms / 1000, UTC),
+    )
+
+
+def read_task_queue(message: workers_pb2.TaskQueue) -> TaskQueue:
+    names = ("name", "domain", "ready", "leased", "oldest_ready_age_ms", "held_back", "concurrent_limit", "rate_limit")
+    more = ("rate_window_ms", "handed_out_in_window", "worker_count")
+    return TaskQueue(
+        **{name: getattr(message, name) for name in (*names, *more)},
+        workers=[
+            TaskQueueWorker(worker.worker_id, worker.slots, worker.used, worker.last_poll_age_ms)
+            for worker in message.workers
+        ],
     )
 
 

@@ -159,6 +159,7 @@ class SyncClient(_Blocking[Client]):
     retry_compensation = _blocking(Client.retry_compensation)
     skip_compensation = _blocking(Client.skip_compensation)
     abandon_compensation = _blocking(Client.abandon_compensation)
+    task_queues = _blocking(Client.task_queues)
     status = _blocking(Client.status)
     leader = _blocking(Client.leader)
 

@@ -15,7 +15,8 @@ from orchestrator.cli.dev import dev
 from orchestrator.cli.node_commands import init, serve
 from orchestrator.cli.service_commands import service
 from orchestrator.cli.session import Session, common_options, current_session
-from orchestrator.cli.workflow_commands import task, workflow
+from orchestrator.cli.task_commands import task
+from orchestrator.cli.workflow_commands import workflow
 
 
 class OneLineErrors(click.Group):

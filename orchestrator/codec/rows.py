@@ -40,6 +40,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.IDEMPOTENCY: model.IdempotencyKey,
     Table.WORKFLOW_GROUP: model.WorkflowGroup,
     Table.WAITING: model.WaitingExecution,
+    Table.POLLER: model.Poller,
     Table.SERVICE: model.ServiceRow,
     Table.RETENTION: model.Retention,
 }

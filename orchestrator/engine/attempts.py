@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from orchestrator.engine import leases, limits, system, throttle
+from orchestrator.engine import leases, limits, pollers, system, throttle
 from orchestrator.engine.definitions.model import RetryLogic, RetryPolicy, TaskNode, TaskType, TimeoutPolicy
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.model import (
@@ -137,7 +137,7 @@ def _domain(step: Step, name: str) -> str:
     domains = [domain.strip() for domain in chosen.get(name, chosen.get("*", "")).split(",")]
     domains = ["" if domain == "NO_DOMAIN" else domain for domain in domains]
     for domain in domains:
-        if step.state.queues.serves((step.x.namespace, domain, name)):
+        if pollers.is_served(step.state, (step.x.namespace, domain, name)):
             return domain
     return domains[-1]
 

@@ -201,6 +201,14 @@ class PollTasks(Command, frozen=True, tag=44):
     max_tasks: int
 
 
+class NotePollers(Command, frozen=True, tag=140):
+    """Somebody polls these queues of a domain; said from time to time, for most polls find nothing to log."""
+
+    namespace: str
+    domain: str
+    task_names: tuple[str, ...]
+
+
 class CompleteTask(Command, frozen=True, tag=45):
     namespace: str
     workflow_id: str
@@ -351,6 +359,7 @@ AnyCommand = (
     | CloseSession
     | ExpireSession
     | PollTasks
+    | NotePollers
     | CompleteTask
     | RecordHeartbeat
     | ReleaseTask

@@ -41,4 +41,7 @@ RETRY_DELAY_MS = (2**31 - 1) * 1000
 
 DELIVERED_TOGETHER = 1000
 SLOTS = 10_000
+# Polls are noted this often, and a poller is known for this long after: ten seconds at least from each poll.
+POLLS_NOTED_MS = 5_000
+POLLER_KNOWN_MS = 15_000
 TASK_NAMES = 1000

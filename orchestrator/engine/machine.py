@@ -49,6 +49,7 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.CloseSession: sessions.close_session,
     commands.ExpireSession: sessions.expire_session,
     commands.PollTasks: sessions.poll_tasks,
+    commands.NotePollers: sessions.note_pollers,
     commands.CompleteTask: results.complete_task,
     commands.RecordHeartbeat: results.record_heartbeat,
     commands.ReleaseTask: results.release_task,

@@ -46,6 +46,7 @@ class Table(IntEnum):
     IDEMPOTENCY = 31  # (digest of namespace, workflow name and key,)
     WORKFLOW_GROUP = 32  # (digest of namespace, workflow name and rate limit key,)
     WAITING = 33  # (number,)
+    POLLER = 34  # (namespace, domain, task name)
     SERVICE = 50  # (namespace, name)
     RETENTION = 35  # ()
 
@@ -116,6 +117,7 @@ class TimerKind(IntEnum):
     COMPENSATION_GRACE = 6
     CLIENT_SESSION_IDLE = 7
     TASK_RATE = 25  # hand-outs of a task cease to count
+    POLLER = 26  # a poller was not seen for some time
 
 
 class AgendaKind(IntEnum):
@@ -397,7 +399,8 @@ class Timer(Row, frozen=True):
     namespace: str
     workflow_id: str  # or the client session's id
     task_sequence: int = 0
-    name: str = ""  # TASK_RATE: the task's; no execution is concerned
+    name: str = ""  # TASK_RATE, POLLER: the task's; no execution is concerned
+    domain: str = ""  # POLLER
 
 
 class ClientSession(Row, frozen=True):
@@ -461,3 +464,13 @@ class WaitingExecution(Row, frozen=True):
     namespace: str
     workflow_id: str
     at_once: int
+
+
+class Poller(Row, frozen=True):
+    """Somebody polls a queue of a domain, without a session of its own."""
+
+    namespace: str
+    domain: str
+    name: str
+    seen_ms: int
+    timer: int

@@ -10,12 +10,13 @@ from typing import Any
 
 from orchestrator.engine import commands, throttle
 from orchestrator.engine.model import TaskStatus
-from orchestrator.engine.results import Judged, Polled, Rejected, Verdict
+from orchestrator.engine.results import Done, Judged, Polled, Rejected, Verdict
 from orchestrator.replication.errors import ReplicationError
 from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, abort, answers, invalid
 from orchestrator.rpc.hello import poller_session_id
+from orchestrator.rpc.poll_data import PollData
 from orchestrator.rpc.requests import (
     NAME_CHARACTERS_MAX,
     in_range,
@@ -25,6 +26,7 @@ from orchestrator.rpc.requests import (
     task_names,
     text,
 )
+from orchestrator.rpc.task_queues import task_queues
 from orchestrator.rpc.worker_stream import WorkerConnection
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workers_pb2_grpc as pb_grpc
@@ -50,6 +52,9 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self._returning: set[asyncio.Task[None]] = set()
+        self._polls = PollData(
+            lambda command: backend.submit(command, Done), lambda: asyncio.get_running_loop().time()
+        )
 
     async def Work(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.WorkResponse]:
         connection = WorkerConnection(self.backend, judge)
@@ -85,6 +90,14 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     async def CompleteTask(self, request: pb.CompleteTaskRequest, context: Any) -> Any:
         return pb.CompleteTaskResponse(verdict=await judge(self.backend, request.result))
 
+    @answers
+    async def ListTaskQueues(self, request: pb.ListTaskQueuesRequest, context: Any) -> Any:
+        names = task_names("task_names", request.task_names) if request.task_names else ()
+        namespace = namespace_of(request.namespace)
+        await self.backend.read_point(request.read)
+        queues = await task_queues(self.backend.state(), self._polls, namespace, frozenset(names))
+        return pb.ListTaskQueuesResponse(queues=queues)
+
     async def _poll(self, command: commands.PollTasks, seconds: float) -> tuple[int, ...]:
         """Leases what is ready; nothing is logged while nothing is."""
         keys = [(command.namespace, command.domain, name) for name in command.task_names]
@@ -92,6 +105,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             deadline = asyncio.get_running_loop().time() + seconds
             while True:
                 queued.clear()
+                await self._polls.seen(command)
                 if any(throttle.is_open(self.backend.state(), key) for key in keys):
                     tokens = await self._lease(command)
                     if tokens:

@@ -21,6 +21,8 @@ from orchestrator_client import (
     Execution,
     NotFound,
     TaskAttempt,
+    TaskQueue,
+    TaskQueueWorker,
     TaskStatus,
     WorkflowStatus,
 )
@@ -119,6 +121,10 @@ class FakeClient:
         last = await self.get(workflow_id, tasks=tasks)
         yield replace(last, status=WorkflowStatus.RUNNING, reason="", tasks=[])
         yield last
+
+    async def task_queues(self, *names: str) -> list[TaskQueue]:
+        self._called("task_queues", *names)
+        return [TaskQueue("pay", "eu", 3, 1, 61_500, True, 2, 5, 1_000, 4, 1, [TaskQueueWorker("p", 0, 0, 12)])]
 
     async def search(self, **filters: Any) -> AsyncIterator[Execution]:
         self._called("search", {key: value for key, value in filters.items() if value})

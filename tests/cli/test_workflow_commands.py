@@ -187,3 +187,13 @@ def test_a_compensating_attempt_says_what_it_undoes(fake: FakeClient) -> None:
 def test_help_documents_the_exit_codes() -> None:
     text = CliRunner().invoke(cli, ["--help"]).stdout
     assert "Exit codes:" in text and "5  the cluster did not answer" in text
+
+
+def test_queues_are_shown_with_their_limits(fake: FakeClient) -> None:
+    result = run(fake, "task", "queues", "pay", "ship")
+    assert fake.calls[1:] == [("task_queues", "pay", "ship")]
+    heading, row = result.stdout.splitlines()
+    assert heading.split() == ["TASK", "DOMAIN", "WAITING", "OLDEST", "WITH", "WORKERS", "LIMITS", "WORKERS"]
+    assert " ".join(row.split()) == "pay eu 3 61.5 s 1 2 at once, 4 of 5 in 1 s (held back) 1"
+    [queue] = json.loads(run(fake, "task", "queues", "--json").stdout)
+    assert queue["workers"] == [{"worker_id": "p", "slots": 0, "used": 0, "last_poll_age_ms": 12}]

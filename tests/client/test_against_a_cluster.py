@@ -361,3 +361,13 @@ async def test_the_client_without_asyncio(cluster: LocalCluster) -> None:
             return str(run.result(PATIENCE_S).by)
 
     assert await asyncio.to_thread(use) == "thread"
+
+
+async def test_queues_are_told(client: Client) -> None:
+    await client.register({"name": "nobody-takes-it", "concurrentExecLimit": 3})
+    workflow = {"name": "queued", "version": 1, "tasks": [
+        {"name": "nobody-takes-it", "taskReferenceName": "a", "type": "SIMPLE"}]}
+    await client.start(workflow, task_to_domain={"*": "eu"})
+    [queue] = await client.task_queues("nobody-takes-it")
+    assert (queue.name, queue.domain, queue.ready, queue.leased) == ("nobody-takes-it", "eu", 1, 0)
+    assert (queue.concurrent_limit, queue.rate_limit, queue.held_back, queue.workers) == (3, 0, False, [])

@@ -31,6 +31,7 @@ SAMPLES = [
     (Table.IDEMPOTENCY, model.IdempotencyKey("w1", True)),
     (Table.WORKFLOW_GROUP, model.WorkflowGroup("default", "order", "eu", 2)),
     (Table.WAITING, model.WaitingExecution(7, b"g", "default", "w1", 2)),
+    (Table.POLLER, model.Poller("default", "eu", "charge", 5, 6)),
     (Table.MESSAGE, messages.TaskLeased("default", "w1", 1, 2)),
     (Table.MESSAGE, messages.ContinueExecution("default", "w1")),
 ]

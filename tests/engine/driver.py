@@ -32,6 +32,7 @@ from orchestrator.engine.model import (
     Lease,
     Meta,
     PayloadRow,
+    Poller,
     Ready,
     Request,
     Retention,
@@ -80,6 +81,7 @@ ROWS: dict[Table, Any] = {
     Table.IDEMPOTENCY: IdempotencyKey,
     Table.WORKFLOW_GROUP: WorkflowGroup,
     Table.WAITING: WaitingExecution,
+    Table.POLLER: Poller,
     Table.SERVICE: ServiceRow,
     Table.RETENTION: Retention,
 }

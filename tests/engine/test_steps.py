@@ -35,6 +35,7 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.CloseSession: commands.CloseSession("s"),
     commands.ExpireSession: commands.ExpireSession("s"),
     commands.PollTasks: commands.PollTasks("p", "default", "", "w", ("b",), 1),
+    commands.NotePollers: commands.NotePollers("default", "eu", ("b",)),
     commands.CompleteTask: None,
     commands.RecordHeartbeat: None,
     commands.ReleaseTask: commands.ReleaseTask("s", 1),

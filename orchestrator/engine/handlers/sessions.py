@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import leases, limits
-from orchestrator.engine.commands import CloseSession, ExpireSession, OpenSession, PollTasks, UpdateSession
+from orchestrator.engine import leases, limits, pollers
+from orchestrator.engine.commands import CloseSession, ExpireSession, NotePollers, OpenSession, PollTasks, UpdateSession
 from orchestrator.engine.effects import SessionEnded
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.messages import WorkerLost
@@ -96,6 +96,11 @@ def poll_tasks(step: Step, command: PollTasks) -> AnyResult:
         )
         step.write(Table.SESSION, (row.id,), row)
     return Polled(tuple(tokens))
+
+
+def note_pollers(step: Step, command: NotePollers) -> AnyResult:
+    pollers.seen(step, command.namespace, command.domain, _names(command.task_names))
+    return Done()
 
 
 def _require(step: Step, session_id: str) -> Session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, limits, outcomes, throttle
+from orchestrator.engine import attempts, limits, outcomes, pollers, throttle
 from orchestrator.engine.commands import DeadlineKind, ExpireDeadline, FireTimers
 from orchestrator.engine.dedup import end_idle_session
 from orchestrator.engine.definitions.model import TimeoutPolicy
@@ -25,6 +25,8 @@ def fire_timers(step: Step, command: FireTimers) -> AnyResult:
             end_idle_session(step, timer)
         elif timer.kind is TimerKind.TASK_RATE:
             throttle.window_turned(step, timer)
+        elif timer.kind is TimerKind.POLLER:
+            pollers.forget_unseen(step, timer)
         else:
             step.send(
                 TimerFired(timer.namespace, timer.workflow_id, timer.kind, timer.task_sequence, timer.number)

@@ -857,3 +857,148 @@ class CompleteTaskResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["verdict", b"verdict"]) -> None: ...
 
 global___CompleteTaskResponse = CompleteTaskResponse
+
+@typing.final
+class ListTaskQueuesRequest(google.protobuf.message.Message):
+    """See ListTaskQueues."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    TASK_NAMES_FIELD_NUMBER: builtins.int
+    READ_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    @property
+    def task_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of these tasks only; none means all."""
+
+    @property
+    def read(self) -> orchestrator_api.v1.common_pb2.ReadOptions:
+        """How fresh the answer has to be."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        task_names: collections.abc.Iterable[builtins.str] | None = ...,
+        read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["read", b"read"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "read", b"read", "task_names", b"task_names"]) -> None: ...
+
+global___ListTaskQueuesRequest = ListTaskQueuesRequest
+
+@typing.final
+class ListTaskQueuesResponse(google.protobuf.message.Message):
+    """See ListTaskQueues."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    QUEUES_FIELD_NUMBER: builtins.int
+    @property
+    def queues(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TaskQueue]:
+        """Ordered by task and domain."""
+
+    def __init__(
+        self,
+        *,
+        queues: collections.abc.Iterable[global___TaskQueue] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["queues", b"queues"]) -> None: ...
+
+global___ListTaskQueuesResponse = ListTaskQueuesResponse
+
+@typing.final
+class TaskQueue(google.protobuf.message.Message):
+    """The attempts of one task in one domain that wait for workers, or are with them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DOMAIN_FIELD_NUMBER: builtins.int
+    READY_FIELD_NUMBER: builtins.int
+    LEASED_FIELD_NUMBER: builtins.int
+    OLDEST_READY_AGE_MS_FIELD_NUMBER: builtins.int
+    HELD_BACK_FIELD_NUMBER: builtins.int
+    CONCURRENT_LIMIT_FIELD_NUMBER: builtins.int
+    RATE_LIMIT_FIELD_NUMBER: builtins.int
+    RATE_WINDOW_MS_FIELD_NUMBER: builtins.int
+    HANDED_OUT_IN_WINDOW_FIELD_NUMBER: builtins.int
+    WORKER_COUNT_FIELD_NUMBER: builtins.int
+    WORKERS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The name of the task."""
+    domain: builtins.str
+    """The domain; empty for none."""
+    ready: builtins.int
+    """Attempts that wait."""
+    leased: builtins.int
+    """Attempts that workers hold, those included that they were told to stop."""
+    oldest_ready_age_ms: builtins.int
+    """How long the oldest has been waiting."""
+    held_back: builtins.bool
+    """Whether a limit keeps what waits from being handed out."""
+    concurrent_limit: builtins.int
+    """How many of the task may be with workers at once, in all domains; 0 for any number."""
+    rate_limit: builtins.int
+    """How many of the task may be handed out within rate_window_ms, in all domains; 0 for any number."""
+    rate_window_ms: builtins.int
+    """See rate_limit."""
+    handed_out_in_window: builtins.int
+    """How many were, in all domains."""
+    worker_count: builtins.int
+    """How many workers take it."""
+    @property
+    def workers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TaskQueueWorker]:
+        """Some of them; pollers only as far as the leader has seen them itself."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        domain: builtins.str = ...,
+        ready: builtins.int = ...,
+        leased: builtins.int = ...,
+        oldest_ready_age_ms: builtins.int = ...,
+        held_back: builtins.bool = ...,
+        concurrent_limit: builtins.int = ...,
+        rate_limit: builtins.int = ...,
+        rate_window_ms: builtins.int = ...,
+        handed_out_in_window: builtins.int = ...,
+        worker_count: builtins.int = ...,
+        workers: collections.abc.Iterable[global___TaskQueueWorker] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["concurrent_limit", b"concurrent_limit", "domain", b"domain", "handed_out_in_window", b"handed_out_in_window", "held_back", b"held_back", "leased", b"leased", "name", b"name", "oldest_ready_age_ms", b"oldest_ready_age_ms", "rate_limit", b"rate_limit", "rate_window_ms", b"rate_window_ms", "ready", b"ready", "worker_count", b"worker_count", "workers", b"workers"]) -> None: ...
+
+global___TaskQueue = TaskQueue
+
+@typing.final
+class TaskQueueWorker(google.protobuf.message.Message):
+    """A worker that takes the tasks of a queue."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: builtins.int
+    SLOTS_FIELD_NUMBER: builtins.int
+    USED_FIELD_NUMBER: builtins.int
+    LAST_POLL_AGE_MS_FIELD_NUMBER: builtins.int
+    worker_id: builtins.str
+    """Its name."""
+    slots: builtins.int
+    """Of its session: how many attempts of all its tasks it takes at once; 0 for a poller."""
+    used: builtins.int
+    """Of its session: how many it has."""
+    last_poll_age_ms: builtins.int
+    """Of a poller: how long ago it polled, as far as the leader has seen it; 0 for a session."""
+    def __init__(
+        self,
+        *,
+        worker_id: builtins.str = ...,
+        slots: builtins.int = ...,
+        used: builtins.int = ...,
+        last_poll_age_ms: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["last_poll_age_ms", b"last_poll_age_ms", "slots", b"slots", "used", b"used", "worker_id", b"worker_id"]) -> None: ...
+
+global___TaskQueueWorker = TaskQueueWorker

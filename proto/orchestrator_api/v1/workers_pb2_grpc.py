@@ -50,6 +50,11 @@ class WorkerServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workers__pb2.CompleteTaskRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workers__pb2.CompleteTaskResponse.FromString,
                 _registered_method=True)
+        self.ListTaskQueues = channel.unary_unary(
+                '/orchestrator.v1.WorkerService/ListTaskQueues',
+                request_serializer=orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer(object):
@@ -77,6 +82,13 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTaskQueues(self, request, context):
+        """What waits for workers, by task and domain, and who takes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.CompleteTask,
                     request_deserializer=orchestrator__api_dot_v1_dot_workers__pb2.CompleteTaskRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workers__pb2.CompleteTaskResponse.SerializeToString,
+            ),
+            'ListTaskQueues': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTaskQueues,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class WorkerService(object):
             '/orchestrator.v1.WorkerService/CompleteTask',
             orchestrator__api_dot_v1_dot_workers__pb2.CompleteTaskRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workers__pb2.CompleteTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTaskQueues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkerService/ListTaskQueues',
+            orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,12 @@ class WorkerServiceStub:
     ]
     """For simple clients: gives one result and gets its verdict."""
 
+    ListTaskQueues: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workers_pb2.ListTaskQueuesRequest,
+        orchestrator_api.v1.workers_pb2.ListTaskQueuesResponse,
+    ]
+    """What waits for workers, by task and domain, and who takes it."""
+
 class WorkerServiceAsyncStub:
     """Hands tasks to workers and takes their results."""
 
@@ -59,6 +65,12 @@ class WorkerServiceAsyncStub:
         orchestrator_api.v1.workers_pb2.CompleteTaskResponse,
     ]
     """For simple clients: gives one result and gets its verdict."""
+
+    ListTaskQueues: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workers_pb2.ListTaskQueuesRequest,
+        orchestrator_api.v1.workers_pb2.ListTaskQueuesResponse,
+    ]
+    """What waits for workers, by task and domain, and who takes it."""
 
 class WorkerServiceServicer(metaclass=abc.ABCMeta):
     """Hands tasks to workers and takes their results."""
@@ -86,5 +98,13 @@ class WorkerServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workers_pb2.CompleteTaskResponse, collections.abc.Awaitable[orchestrator_api.v1.workers_pb2.CompleteTaskResponse]]:
         """For simple clients: gives one result and gets its verdict."""
+
+    @abc.abstractmethod
+    def ListTaskQueues(
+        self,
+        request: orchestrator_api.v1.workers_pb2.ListTaskQueuesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workers_pb2.ListTaskQueuesResponse, collections.abc.Awaitable[orchestrator_api.v1.workers_pb2.ListTaskQueuesResponse]]:
+        """What waits for workers, by task and domain, and who takes it."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,41 @@
+"""`orchestrator task`: what concerns tasks apart from their workflows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from orchestrator.cli.output import table
+from orchestrator.cli.session import Session, calls_cluster
+from orchestrator.cli.workflow_commands import task
+from orchestrator_client import Client, TaskQueue
+
+__all__ = ["task"]
+
+
+@task.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@calls_cluster
+async def queues(session: Session, client: Client, names: Sequence[str]) -> None:
+    """Show what waits for workers, by task and domain.
+
+    A queue needs no repair: what waits is part of the state, so there is nothing to put back into it.
+    """
+    found = await client.task_queues(*names)
+    rows = [(q.name, q.domain, q.ready, _seconds(q.oldest_ready_age_ms), q.leased, _limits(q), q.worker_count)
+            for q in found]
+    headings = ("TASK", "DOMAIN", "WAITING", "OLDEST", "WITH WORKERS", "LIMITS", "WORKERS")
+    session.output.show(found, table(headings, rows, right=[2, 3, 4, 6]))
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:.1f} s" if milliseconds else ""
+
+
+def _limits(queue: TaskQueue) -> str:
+    limits = [f"{queue.concurrent_limit} at once"] if queue.concurrent_limit else []
+    if queue.rate_limit:
+        given = f"{queue.handed_out_in_window} of {queue.rate_limit}"
+        limits.append(f"{given} in {queue.rate_window_ms / 1000:g} s")
+    return ", ".join(limits) + (" (held back)" if queue.held_back else "")
