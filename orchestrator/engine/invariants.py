@@ -23,6 +23,7 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
+from orchestrator.engine.triggers import invariants as triggers
 
 Check = Callable[[State], Iterator[str]]
 
@@ -246,6 +247,7 @@ CHECKS: tuple[Check, ...] = (
     leftovers_are_continued,
     deleted_executions_go,
     leases_not_taken_up_have_a_message,
+    *triggers.CHECKS,
     windows_turn,
     places_are_counted,
 )
