@@ -42,7 +42,7 @@ def slots_used_are_leases(state: State) -> Iterator[str]:
 
 def nothing_ready_meets_a_free_slot(state: State) -> Iterator[str]:
     for queue in state.queues.waiting():
-        if not throttle.is_open(state, queue):
+        if not throttle.is_open(state, queue) or throttle.is_turning(state, queue):
             continue
         for _, session in sorted(state.sessions.items()):
             serves = session.kind is SessionKind.STREAM and queue[2] in session.task_names
