@@ -58,6 +58,9 @@ class PurgeRule(IntEnum):
     BYTES = 3  # the database is larger than it may be; `observed`: its bytes
 
 
+UNCHANGED = -1
+
+
 class RequestIdentity(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Which request a command came with: a plain id, or a place in a client session."""
 
@@ -377,7 +380,7 @@ class DeleteWorkflow(Command, frozen=True, tag=120):
 
 
 class SetRetention(Command, frozen=True, tag=121):
-    """Replaces the cluster's policy; 0: no limit."""
+    """Changes the cluster's policy; 0: no limit, UNCHANGED: as it is."""
 
     age_ms: int
     count: int
