@@ -70,6 +70,7 @@ class Node:
         self.config = config
         self._world = world or World()
         self._clock = self._world.clock
+        self._time = self._world.time or self._clock
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._take_over: asyncio.Task[None] | None = None
@@ -90,7 +91,7 @@ class Node:
         self._free_disk = self._world.free_disk_bytes(config.data_dir)
         self._open_storage()
         self._log = self._make_log()
-        self._log_clock = LogClock(self._clock, self._log.peer_clock_offsets, voices_min=lambda: self._log.quorum)
+        self._log_clock = LogClock(self._time, self._log.peer_clock_offsets, voices_min=lambda: self._log.quorum)
         await self._log.start()
         self._sequencer = self._make_sequencer()
         self._applier = self._make_applier()
@@ -98,7 +99,7 @@ class Node:
             submit=self._sequencer.submit_system,
             machine=self._machine,
             log_time_ms=self._log_clock.peek_ms,
-            monotonic=self._clock.monotonic,
+            monotonic=self._time.monotonic,
             on_fatal=self._fail,
         )
         self._admission = self._make_admission()

@@ -45,6 +45,8 @@ class World:
     """What is handed to a node; each part is replaceable by itself."""
 
     clock: Clock = field(default_factory=SystemClock)
+    # What log time and the leader's deadlines go by, where that is another clock: one that passes over idle time.
+    time: Clock | None = None
     random: random.Random = field(default_factory=random.Random)
     network: Network = field(default_factory=TcpNetwork)
     files: Files = field(default_factory=RealFiles)

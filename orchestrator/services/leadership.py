@@ -87,6 +87,10 @@ class Leadership:
         self._ticker.entry_applied()
         self._checkpointer.entry_applied()
 
+    def time_passed(self) -> None:
+        """Log time has moved on by more than what has passed on the loop."""
+        self._ticker.entry_applied()
+
     async def _run(self, service: Service) -> None:
         while True:
             try:

@@ -7,7 +7,7 @@ is declared lost for a silence that was the cluster's own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
@@ -96,6 +96,16 @@ class Liveness:
             commands.append(ExpireDeadline(DeadlineKind.POLL, number))
         return commands
 
+    def next_deadline(self, sessions: Container[str], tokens: Container[int]) -> float | None:
+        """When the first of all deadlines passes, but for those of sessions and attempts that go on giving signs."""
+        state = self._state()
+        found = [
+            *(one.at for one in self._sessions if one.key not in sessions and (one.key,) in state.sessions),
+            *(one.at for one in self._leases if one.key not in tokens and self._is_awaited(one.key)),
+            *(one.at for one in self._polls if (one.key,) in state.ready),
+        ]
+        return min(found, default=None)
+
     def _is_awaited(self, token: int) -> bool:
         lease = self._state().leases.get((token,))
         return lease is not None and not lease.fenced
@@ -138,6 +148,9 @@ class _Deadlines(Generic[_Key]):
 
     def __len__(self) -> int:
         return len(self._by_key)
+
+    def __iter__(self) -> Iterator[_Deadline[_Key]]:
+        return iter(self._by_key.values())
 
     def __contains__(self, key: _Key) -> bool:
         return key in self._by_key

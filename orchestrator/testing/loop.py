@@ -7,11 +7,13 @@ killed is not called any more, one that is paused is called later, and each has 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import sys
-from collections.abc import Callable, Coroutine, Iterable
-from heapq import heappop, heappush
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from heapq import heapify, heappop, heappush
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -118,6 +120,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._closed = False
         self._nobodys_tasks: list[asyncio.Task[Any]] = []
         self._abandoned: list[Any] = []
+        self._thread: ThreadPoolExecutor | None = None
+        self._processes: dict[Process, None] = {}
 
     # -- time and callbacks ----------------------------------------------------------------------------------------
 
@@ -194,7 +198,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         timers = self._timers
         asyncio._set_running_loop(self)
         hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(firstiter=self._abandoned.append, finalizer=self._abandoned.append)
+        sys.set_asyncgen_hooks(firstiter=self._abandon, finalizer=self._abandon)
         try:
             while not stop():
                 turn, self._ready = self._ready, []
@@ -208,6 +212,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         finally:
             sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(None)
+
+    def _abandon(self, generator: Any) -> None:
+        """It is never closed at a moment of the collector's."""
+        if not self._closed:
+            self._abandoned.append(generator)
 
     def _run_all(self, handles: Iterable[_Handle]) -> None:
         for handle in handles:
@@ -231,6 +240,26 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 raise
             except BaseException as error:  # noqa: BLE001 - as any loop does
                 self.call_exception_handler({"message": f"Exception in callback {callback}", "exception": error})
+
+    # -- time that is passed over ----------------------------------------------------------------------------------
+
+    def skip(self, seconds: float, processes: Collection[Process]) -> None:
+        """To these processes so much time passes at once, while the others, and what they say, stand still."""
+        for process in processes:
+            process.offset += seconds * process.rate
+        for handle in self._timers:
+            if handle[5] in processes:
+                handle[0] -= seconds
+        heapify(self._timers)
+
+    def next_timer(self, processes: Collection[Process]) -> float | None:
+        """In how many seconds the first timer of these processes is due; None if they have none."""
+        due = [handle[0] for handle in self._timers if handle[5] in processes and handle[2] is not None]
+        return max(min(due) - self.now, 0.0) if due else None
+
+    def is_busy(self, processes: Collection[Process]) -> bool:
+        """Whether any of them has something to do now."""
+        return any(handle[5] in processes and handle[2] is not None for handle in self._ready)
 
     def run_until_complete(self, future: Any) -> Any:
         """As of any loop; raises TimeoutError when nothing is left that could happen."""
@@ -259,9 +288,40 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def spawn(self, process: Process, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """A task of the process, from outside of it."""
+        self._processes[process] = None
         return self.create_task(coro, name=name, context=process.context.copy())
 
     # -- the rest of what asyncio asks of a loop -------------------------------------------------------------------
+
+    def run_in_executor(  # type: ignore[override]  # as above
+        self, executor: Executor | None, function: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """In a thread, as anywhere; but the loop waits for it, so that it takes no time and no other order."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="virtual-loop")
+        done = self.create_future()
+        try:
+            done.set_result(self._thread.submit(function, *args).result())
+        except Exception as error:  # noqa: BLE001 - it is the caller's
+            done.set_exception(error)
+        return done
+
+    async def shutdown_asyncgens(self) -> None:
+        """They end with the loop."""
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's
+        """As above."""
+
+    async def _no_world(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise RuntimeError(
+            "this loop has virtual time and no sockets, files or processes: what a test calls outside of it must be "
+            "a stand-in that needs none"
+        )
+
+    create_connection = create_server = create_unix_connection = create_unix_server = _no_world
+    create_datagram_endpoint = connect_read_pipe = connect_write_pipe = _no_world
+    getaddrinfo = getnameinfo = sock_connect = sock_accept = sock_recv = sock_sendall = _no_world
+    subprocess_exec = subprocess_shell = _no_world
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         process = _PROCESS.get()
@@ -282,5 +342,23 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def close(self) -> None:
         """Nothing that is still held by anybody runs any more."""
         self._closed = True
+        if self._thread is not None:
+            self._thread.shutdown()
         self._ready.clear()
         self._timers.clear()
+
+    def forget(self) -> None:
+        """After `close`: ends what has not ended, now and not when the collector finds it.
+
+        Whoever still holds a part of what ran here does not hold its tasks by that.
+        """
+        for process in self._processes:
+            for task in process.tasks:
+                if not task.done():
+                    with contextlib.suppress(BaseException):  # as its last words
+                        task.get_coro().close()
+            process.tasks.clear()
+            process.deferred.clear()
+        self._processes.clear()
+        self._nobodys_tasks.clear()
+        self._abandoned.clear()

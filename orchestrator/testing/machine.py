@@ -84,11 +84,11 @@ class Machine:
         assert self.process is not None
         return self.loop.spawn(self.process, program, name)
 
-    def kill(self) -> None:
-        """As kill -9: what was written stays written, and connections end."""
+    def kill(self, *, lost: float = 0.0) -> None:
+        """As kill -9: what was written stays written, and connections end; of what was on its way a share is lost."""
         if self.process is not None and self.process.alive:
             self.process.alive = False
-            self.network.process_ended(self.process, silent=False)
+            self.network.process_ended(self.process, silent=False, lost=lost)
             self.disk.strikes_in = 0
 
     def lose_power(self) -> None:

@@ -97,6 +97,10 @@ class Endpoint(asyncio.Transport):
             if self._process.alive:
                 self._call(self._lost, ConnectionResetError("the connection broke"))
 
+    def forget(self) -> None:
+        """Nobody is at the other side, nor at this one."""
+        self.peer, self._protocol = self, None
+
     def pump(self) -> None:
         """The first of what is on its way arrives now, unless nothing passes."""
         self._timer = None
@@ -223,13 +227,16 @@ class SimulatedNetwork:
             if not endpoint.closed and not endpoint.peer.closed and dice.random() < chance / 2:
                 endpoint.cut(silent=False, lost=dice.random())
 
-    def process_ended(self, process: Process, *, silent: bool) -> None:
-        """Its connections end; the other sides are told unless the machine went with it."""
+    def process_ended(self, process: Process, *, silent: bool, lost: float = 0.0) -> None:
+        """Its connections end; the other sides are told unless the machine went with it.
+
+        `lost` is the share of what it had sent, and is on its way, that goes with it.
+        """
         for place in [place for place, listener in self.listeners.items() if listener.process is process]:
             del self.listeners[place]
         for endpoint in self._open_endpoints():
             if endpoint.process is process:
-                endpoint.cut(silent=silent)
+                endpoint.cut(silent=silent, lost=lost)
 
     def set_up(self, machine: str, *, up: bool) -> None:
         if up:
@@ -237,6 +244,14 @@ class SimulatedNetwork:
             self._release()
         else:
             self._down[machine] = None
+
+    def forget(self) -> None:
+        """At the very end: whoever still holds one side of a connection does not hold the other by it."""
+        for endpoint in self._endpoints:
+            endpoint.forget()
+        self._endpoints.clear()
+        self.stalled.clear()
+        self.listeners.clear()
 
     # -- what connections ask --------------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator.testing.member import PEER_PORT
 from orchestrator_api.v1 import cluster_pb2
 from orchestrator_client import errors
-from tests.simulation.cluster import PEER_PORT, Member, SimulatedCluster
+from tests.simulation.cluster import Member, SimulatedCluster
 from tests.simulation.people import Person, Space
 
 # What the cluster may say while it can't do what is asked, or has done it already but not committed it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import random
 from collections.abc import Sequence
@@ -12,33 +11,19 @@ from orchestrator.config import Config
 from orchestrator.engine.commands import AnyCommand, CompleteTask, RequestIdentity
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.results import AnyResult, Judged, Verdict
-from orchestrator.node import Node, NodeFailed
-from orchestrator.replication import identity as identities
-from orchestrator.replication.identity import Identity
 from orchestrator.replication.log import Role
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.cluster import ClusterServicer
-from orchestrator.rpc.definitions import DefinitionServicer
-from orchestrator.rpc.workers import WorkerServicer
-from orchestrator.rpc.workflows import WorkflowServicer
-from orchestrator.testing.disk import LogFiles
 from orchestrator.testing.loop import VirtualLoop
 from orchestrator.testing.machine import Machine
+from orchestrator.testing.member import DATA, GRPC_PORT, PEER_PORT, SimulatedMember, SimulatedNode
 from orchestrator.testing.network import SimulatedNetwork
-from orchestrator.testing.rpc import SimulatedServer
 from orchestrator.world import World
-from orchestrator_api.v1 import cluster_pb2_grpc, definitions_pb2_grpc, workers_pb2_grpc, workflows_pb2_grpc
 from tests.simulation.taps import LogTaps
 from tests.simulation.watcher import Watcher
 
-CLUSTER = "simulated"
-DATA = Path("/data")
-PEER_PORT, GRPC_PORT = 7500, 7400
-STOP_SECONDS = 5.0
 
-
-class WatchedNode(Node):
+class WatchedNode(SimulatedNode):
     """Tells the watcher what it does."""
 
     def __init__(self, member: Member, world: World) -> None:
@@ -65,10 +50,6 @@ class WatchedNode(Node):
         self.watcher.trace(self.config.node, f"installed a snapshot of index {index}")
         self.watcher.snapshots += 1
 
-    @property
-    def log(self):  # type: ignore[no-untyped-def]  # as the node has it
-        return self._log
-
     def _make_sequencer(self) -> Sequencer:
         # The log has just started, and nothing was applied yet.
         self.taps = LogTaps(self.holder, self.config.node, self._log, self.disk, self.watcher)
@@ -85,15 +66,12 @@ class WatchedNode(Node):
         super()._role_changed(role, term)
 
 
-class Member:
+class Member(SimulatedMember[WatchedNode]):
     """One member of the cluster, across its restarts."""
 
     def __init__(self, machine: Machine, config: Config, watcher: Watcher) -> None:
-        self.machine = machine
-        self.config = config
+        super().__init__(machine, config)
         self.watcher = watcher
-        self.node: WatchedNode | None = None
-        self.server = SimulatedServer()
         # A disk error or damage was put there: the node may stop itself, or refuse to start.
         self.may_fail = False
         self.is_damaged = False
@@ -101,13 +79,8 @@ class Member:
         self.is_out = False
         # How many disks it has had before this one.
         self.lost_disks = 0
-        self.incarnation = ""
         machine.disk.on_write = self._written
         machine.disk.on_sync = self._synced
-
-    @property
-    def name(self) -> str:
-        return self.machine.name
 
     @property
     def holder(self) -> str:
@@ -126,14 +99,8 @@ class Member:
         return self.may_fail or self.is_damaged or self.is_lost
 
     def initialise(self, members: dict[str, str], dice: random.Random) -> None:
-        """As `orchestrator init`, on a blank disk; members as name -> peer address."""
-        disk = self.machine.disk
-        disk.make_directory(str(DATA))
-        disk.sync_directory("/")
-        self.incarnation = f"{dice.getrandbits(128):032x}"
+        super().initialise(members, dice)
         self.watcher.configurations.called(self.incarnation, self.holder)
-        identity = Identity(cluster_id=CLUSTER, node=self.name, incarnation=self.incarnation, members=members)
-        identities.save(LogFiles(disk), DATA, identity)
 
     def lose_disk(self, members: dict[str, str], dice: random.Random) -> None:
         """Comes back with a blank one."""
@@ -143,76 +110,19 @@ class Member:
         self.may_fail = self.is_damaged = self.is_out = False
         self.initialise(members, dice)
 
-    @property
-    def serving(self) -> bool:
-        return self.machine.running and self.node is not None
+    def make_node(self, world: World) -> WatchedNode:
+        return WatchedNode(self, world)
 
-    def _written(self, path: str, offset: int, data: bytes) -> None:
-        if path.endswith(".journal"):
-            self.watcher.journal_written(self.holder, path, offset, data)
+    def told(self, what: str) -> None:
+        self.watcher.trace(self.name, what)
 
-    def _synced(self, path: str) -> None:
-        if path.endswith(".journal"):
-            self.watcher.journal_synced(self.holder, path)
-
-    def start(self) -> None:
-        self.machine.boot()
-        self.node = None
-        self.watcher.trace(self.name, "starts")
-        self.machine.spawn(self._run(), f"node {self.name}")
-
-    async def _run(self) -> None:
-        process = self.machine.process
-        assert process is not None
-        node = WatchedNode(self, self.machine.world())
-        try:
-            await node.start()
-            self.node = node
-            self._serve(node)
-            node.begin_system_work()
-            await node.wait_failed()
-        except NodeFailed as error:
-            self._failed(error)
-            try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await node.stop()
-            except Exception as stopping:  # noqa: BLE001 - it is on its way out
-                self.watcher.trace(self.name, f"did not stop well: {stopping!r}")
-        except Exception as error:  # noqa: BLE001 - a node that does not start says why
-            if not process.alive:
-                # Killed in the midst of what it did: the rest is nobody's.
-                return
-            self._failed(error)
-        self.node = None
-        if self.machine.process is process:
-            self.machine.kill()
-
-    async def stop(self) -> None:
-        """As SIGTERM."""
-        node, process = self.node, self.machine.process
-        if node is not None:
-            self.server.stop()
-            await node.stop()
-        if self.machine.process is process:
-            self.machine.kill()
-
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
         self.is_out = self.is_damaged
-        self.watcher.trace(self.name, f"stops itself: {error!r}")
+        self.told(f"stops itself: {error!r}")
         if not self.may_fail and not self.is_damaged:
             self.watcher.violated(f"{self.name} stops itself without a fault of its disk: {error!r}")
 
-    def _serve(self, node: WatchedNode) -> None:
-        server = self.server = SimulatedServer()
-        backend = self._listening(node.backend)
-        definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(backend), server)
-        workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(backend), server)
-        workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), server)
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), server)
-        assert self.machine.process is not None
-        server.start(self.machine.network, self.machine.process, self.name, GRPC_PORT)
-
-    def _listening(self, backend: Backend) -> Backend:
+    def backend(self, backend: Backend) -> Backend:
         submit_any = backend.submit_any
 
         async def submit(command: AnyCommand, identity: RequestIdentity | None) -> AnyResult:
@@ -225,6 +135,14 @@ class Member:
             return result
 
         return dataclasses.replace(backend, submit_any=submit)
+
+    def _written(self, path: str, offset: int, data: bytes) -> None:
+        if path.endswith(".journal"):
+            self.watcher.journal_written(self.holder, path, offset, data)
+
+    def _synced(self, path: str) -> None:
+        if path.endswith(".journal"):
+            self.watcher.journal_synced(self.holder, path)
 
 
 class SimulatedCluster:
@@ -295,7 +213,7 @@ class SimulatedCluster:
         return [name for name in self.watcher.configurations.newest.members if self.members[name].is_failing]
 
     def leaders(self) -> list[Member]:
-        return [m for m in self.members.values() if m.serving and m.node is not None and m.node.log.role is Role.LEADER]
+        return [member for member in self.members.values() if member.leads]
 
     def close(self) -> None:
         """Nothing of it runs any more."""

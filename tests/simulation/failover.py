@@ -22,10 +22,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
+from orchestrator.testing.member import STOP_SECONDS
 from orchestrator_client import errors
 from orchestrator_client.client import Client
 from tests.benchmarks.arithmetic import histogram, longest_pause, median, percentile
-from tests.simulation.cluster import STOP_SECONDS, Member, SimulatedCluster
+from tests.simulation.cluster import Member, SimulatedCluster
 from tests.simulation.people import Person, Space
 from tests.simulation.run import repeatable, simulating
 from tests.simulation.workload import SWITCH

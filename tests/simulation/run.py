@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import random
-import shutil
-import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -22,6 +18,7 @@ import apsw
 
 from orchestrator.storage.reading import content_hash
 from orchestrator.storage.schema import read_applied
+from orchestrator.testing.isolation import isolated
 from orchestrator_client import attempts
 from tests.simulation import findings
 from tests.simulation.cluster import Member, SimulatedCluster
@@ -34,8 +31,6 @@ TROUBLE_SECONDS = 20.0
 SETTLE_SECONDS = 240.0
 AGREE_SECONDS = 20.0
 CHANGE_SECONDS = 60.0
-GARBAGE_COLLECTIONS = 3
-SHARED_MEMORY = Path("/dev/shm")
 LOGGERS = ("orchestrator", "orchestrator_client")
 
 
@@ -94,29 +89,18 @@ def run_seed(seed: int, trouble: Trouble | None = None, *, verbose: bool = False
 @contextlib.contextmanager
 def simulating(*, verbose: bool) -> Iterator[Path]:
     """What runs inside repeats itself exactly, and nothing is left of it; gives a directory for SQLite."""
-    scratch = Path(tempfile.mkdtemp(prefix="simulation-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
     session_ids, level = attempts.new_session_id, logging.root.manager.disable
     if not verbose:
         logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings(action="ignore"):  # coroutines of killed processes
-        # Collections would come at other moments each time, and end what a killed process has left. What is there
-        # already stays, so that the one at the end looks at this run only.
-        gc.freeze()
-        gc.disable()
-        try:
-            yield scratch
-        finally:
-            attempts.new_session_id = session_ids
-            logging.disable(logging.CRITICAL)
-            hook, sys.unraisablehook = sys.unraisablehook, lambda left: None
-            # Tasks that are found are closed, and only the next time are they, and what they held, let go.
-            for _ in range(GARBAGE_COLLECTIONS):
-                gc.collect()
-            gc.unfreeze()
-            gc.enable()
-            sys.unraisablehook = hook
-            logging.disable(level)
-            shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with isolated("simulation") as scratch, warnings.catch_warnings(action="ignore"):
+            try:
+                yield scratch
+            finally:
+                attempts.new_session_id = session_ids
+                logging.disable(logging.CRITICAL)
+    finally:
+        logging.disable(level)
 
 
 @contextlib.contextmanager
