@@ -111,6 +111,12 @@ class WorkerSession:
         """Nothing is held, and the leader has said everything that it said before it knew of no slots."""
         return self.draining and not self.attempts and self._answers >= ANSWERS_TO_DRAIN
 
+    @property
+    def owes(self) -> bool:
+        """Something about its attempts is still to be said, or to be answered by a verdict."""
+        finished = any(attempt.state is State.FINISHED for attempt in self.attempts.values())
+        return finished or bool(self._beats or self._releases)
+
     def hello(self) -> pb.WorkHello:
         """The first frame of a stream; everything unanswered is said again after it."""
         frame = pb.WorkHello()

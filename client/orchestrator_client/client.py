@@ -217,7 +217,7 @@ class Client:
         reply = await self.connection.call(
             lambda node: node.workflows.StartWorkflow, request, mutating=True, timeout_s=timeout_s
         )
-        return Run(self.connection, reply.workflow_id, output_type=output_type, existing=reply.existing)
+        return self._handle(reply.workflow_id, output_type, existing=reply.existing)
 
     async def start_and_wait(
         self,
@@ -241,7 +241,10 @@ class Client:
 
     def run(self, workflow_id: str, *, output: type | None = None) -> Run:
         """A handle of an execution that was started elsewhere; `output` is the type of its result."""
-        return Run(self.connection, workflow_id, output_type=output)
+        return self._handle(workflow_id, output)
+
+    def _handle(self, workflow_id: str, output_type: type | None, *, existing: bool = False) -> Run:
+        return Run(self.connection, workflow_id, output_type=output_type, existing=existing)
 
     async def get(self, workflow_id: str, *, tasks: bool = False, stale_ok: bool = False) -> Execution:
         """The execution as it is now."""

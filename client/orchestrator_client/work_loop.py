@@ -98,6 +98,11 @@ class WorkLoop:
         return self._connected.is_set()
 
     @property
+    def session(self) -> WorkerSession | None:
+        """The session while there is one, for who wants to look at it."""
+        return self._session if self.is_connected else None
+
+    @property
     def draining(self) -> bool:
         """Whether nothing new is taken any more."""
         return self._session.draining

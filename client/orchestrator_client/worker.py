@@ -9,12 +9,12 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from orchestrator_api.v1 import workers_pb2 as pb
-from orchestrator_client.attempts import Attempt, Key
+from orchestrator_client.attempts import Attempt, Key, WorkerSession
 from orchestrator_client.client import Client
 from orchestrator_client.context import TaskContext
 from orchestrator_client.runner import failed, make_context, run_attempt
@@ -42,6 +42,7 @@ class Worker:
         session_timeout_ms: int = 10_000,
         drain_timeout_s: float | None = None,
         handle_signals: bool = True,
+        make_session_id: Callable[[], str] | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError(f"a worker needs at least one slot, not {slots}")
@@ -60,12 +61,19 @@ class Worker:
         # Threads of cancelled functions that do not look at `ctx.cancelled` still occupy their slots, so this many do.
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="orchestrator-task")
         executor = _Functions(found, self._threads)
-        self._loop = WorkLoop(client.connection, hello, executor, drain_timeout_s=drain_timeout_s)
+        self._loop = WorkLoop(
+            client.connection, hello, executor, drain_timeout_s=drain_timeout_s, make_session_id=make_session_id
+        )
 
     @property
     def running(self) -> int:
         """How many attempts are being executed."""
         return self._loop.running
+
+    @property
+    def session(self) -> WorkerSession | None:
+        """What the worker holds, while it is connected."""
+        return self._loop.session
 
     async def connected(self) -> None:
         """Returns once the worker has a session (again)."""

@@ -1,1 +1,0 @@
-"""What starts executions, and moves them on, by itself: schedules and event handlers."""

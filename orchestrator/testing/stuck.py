@@ -1,0 +1,78 @@
+"""Says what open workflows wait for when nothing is left that could happen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.engine.model import CompensationState, TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.transitions import WORKFLOW_TERMINAL
+from orchestrator.rpc.backend import DEFAULT_NAMESPACE
+from orchestrator.storage.search import ExecutionFilter
+from orchestrator.testing.nodes import TestNode
+
+SHOWN_MAX = 10
+
+
+class Stuck(AssertionError):
+    """The test waits for what will never come: nothing runs, no timer is left, and no call is under way."""
+
+
+async def reasons(node: TestNode) -> str:
+    """A sentence for each open workflow that the leader knows of; or that there is none."""
+    found = [
+        f"workflow {held.execution.workflow_id} {what}" for held in await _open(node) for what in _of(node.state, held)
+    ]
+    return "; ".join(found) or "no workflow is open"
+
+
+async def _open(node: TestNode) -> list[ExecutionState]:
+    """From the database: in memory are only those that were touched since the node started."""
+    statuses = tuple(status for status in WorkflowStatus if status not in WORKFLOW_TERMINAL)
+    wanted = ExecutionFilter(namespace=DEFAULT_NAMESPACE, statuses=statuses)
+    page = await node.backend.search(wanted, page_size=SHOWN_MAX, page_token="")
+    state = State("", 0)
+    for execution in page.executions:
+        key = execution.namespace, execution.workflow_id
+        state.admit(key, await node.backend.load(*key))
+    return [held for _, held in state.hot_executions()]
+
+
+def _of(state: State, held: ExecutionState) -> Iterator[str]:
+    execution = held.execution
+    if execution.status is WorkflowStatus.PAUSED:
+        yield "is paused"
+        return
+    if execution.compensation is CompensationState.STUCK:
+        stuck = [held.records[number].reference for number in (*execution.compensating, *execution.owed)]
+        last = max((attempt for attempt in held.tasks.values() if attempt.compensates), key=lambda one: one.sequence)
+        yield (
+            f"can't undo {stuck[0]!r}: {last.name} has failed {last.retry_count + 1} times, with: {last.reason} "
+            "(an operator would retry, skip or abandon the compensation)"
+        )
+        return
+    before = len(held.open)
+    for sequence in held.open:
+        if (what := _waits_for(state, held, held.tasks[sequence])) is not None:
+            yield what
+    if not before:
+        yield f"is {execution.status.name} and has no open task"
+
+
+def _waits_for(state: State, held: ExecutionState, attempt: TaskAttempt) -> str | None:
+    if attempt.signal:
+        return f"waits at {attempt.reference!r} for the signal {attempt.signal!r}"
+    if attempt.ready:
+        ready = state.ready[(attempt.ready,)]
+        serving = [one for one in state.sessions.values() if one.namespace == ready.namespace]
+        able = [one for one in serving if ready.name in one.task_names and one.domain == ready.domain]
+        if not able:
+            domain = f" in the domain {ready.domain!r}" if ready.domain else ""
+            return f"waits for a worker of {ready.name!r}{domain} and none serves it"
+        return f"waits for a worker of {ready.name!r}, and all of its {sum(one.slots for one in able)} slots are taken"
+    if attempt.status is TaskStatus.IN_PROGRESS and attempt.worker_id:
+        return (
+            f"waits for {attempt.name!r} (attempt {attempt.retry_count + 1} on {attempt.worker_id}), whose function "
+            "waits for something that never comes"
+        )
+    return None  # a JOIN or a SWITCH: what it waits for is open, too
