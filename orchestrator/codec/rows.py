@@ -14,6 +14,7 @@ from orchestrator.codec.errors import RowCorrupt, RowVersionUnsupported
 from orchestrator.engine import messages, model
 from orchestrator.engine.encoding import encode_struct
 from orchestrator.engine.model import Row, RowKey, Table
+from orchestrator.engine.triggers import rows
 
 ROW_FORMAT = 1
 HASH_BYTES = 16
@@ -43,6 +44,14 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.POLLER: model.Poller,
     Table.SERVICE: model.ServiceRow,
     Table.RETENTION: model.Retention,
+    Table.SCHEDULE: rows.ScheduleRow,
+    Table.SCHEDULE_RUN: rows.ScheduleRun,
+    Table.SCHEDULED: rows.ScheduledExecution,
+    Table.SCHEDULING: rows.Scheduling,
+    Table.EVENT_HANDLER: rows.EventHandlerRow,
+    Table.EVENT: rows.EventRow,
+    Table.EVENT_RUN: rows.EventRun,
+    Table.EVENT_SEEN: rows.EventSeen,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 

@@ -58,6 +58,9 @@ class PurgeRule(IntEnum):
     BYTES = 3  # the database is larger than it may be; `observed`: its bytes
 
 
+UNCHANGED = -1
+
+
 class RequestIdentity(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Which request a command came with: a plain id, or a place in a client session."""
 
@@ -244,6 +247,93 @@ class ExpireDeadline(Command, frozen=True, tag=48):
     number: int
 
 
+# --- schedules and events -----------------------------------------------------------------------------------------
+
+
+class PutSchedule(Command, frozen=True, tag=150):
+    """Creates the schedule, or replaces the one of its name."""
+
+    namespace: str
+    document: bytes
+
+
+class DeleteSchedule(Command, frozen=True, tag=151):
+    namespace: str
+    name: str
+
+
+class PauseSchedule(Command, frozen=True, tag=152):
+    namespace: str
+    name: str
+    reason: str
+
+
+class ResumeSchedule(Command, frozen=True, tag=153):
+    namespace: str
+    name: str
+
+
+class PauseScheduling(Command, frozen=True, tag=154):
+    """Pauses all schedules of all namespaces."""
+
+    reason: str
+
+
+class ResumeScheduling(Command, frozen=True, tag=155):
+    pass
+
+
+class RunSchedule(Command, frozen=True, tag=156):
+    """Runs the schedule now, whatever its times are, also if it is paused. Its overlap policy holds."""
+
+    namespace: str
+    name: str
+
+
+class ArmSchedule(Command, frozen=True, tag=157):
+    """The leader's word on the times of a schedule. It means nothing unless they follow what the schedule has."""
+
+    namespace: str
+    name: str
+    revision: int
+    after_ms: int  # the last time that is armed, or else covered
+    times: tuple[tuple[int, int], ...]  # (time, number of the cron expression), ascending
+    skipped: int = 0  # missed times that are not run
+    skipped_ms: int = 0  # the newest of them
+    refill_below: int = 0
+    exhausted: bool = False  # there are no times after these
+    look_again_ms: int = 0  # when, if there are no times that are near enough
+
+
+class PutEventHandler(Command, frozen=True, tag=160):
+    """Creates the handler, or replaces the one of its name."""
+
+    namespace: str
+    document: bytes
+
+
+class DeleteEventHandler(Command, frozen=True, tag=161):
+    namespace: str
+    name: str
+
+
+class PublishEvent(Command, frozen=True, tag=162):
+    namespace: str
+    event: str
+    message_id: str  # "": it is not compared with others
+    payload: bytes  # a JSON object
+
+
+class DecideEvent(Command, frozen=True, tag=163):
+    """The leader has evaluated a handler's condition."""
+
+    number: int  # the event's
+    handler: str
+    revision: int  # the handler's
+    holds: bool
+    error: str = ""  # why there is no answer
+
+
 # --- the system's own --------------------------------------------------------------------------------------------
 
 
@@ -290,7 +380,7 @@ class DeleteWorkflow(Command, frozen=True, tag=120):
 
 
 class SetRetention(Command, frozen=True, tag=121):
-    """Replaces the cluster's policy; 0: no limit."""
+    """Changes the cluster's policy; 0: no limit, UNCHANGED: as it is."""
 
     age_ms: int
     count: int
@@ -364,6 +454,18 @@ AnyCommand = (
     | RecordHeartbeat
     | ReleaseTask
     | ExpireDeadline
+    | PutSchedule
+    | DeleteSchedule
+    | PauseSchedule
+    | ResumeSchedule
+    | PauseScheduling
+    | ResumeScheduling
+    | RunSchedule
+    | ArmSchedule
+    | PutEventHandler
+    | DeleteEventHandler
+    | PublishEvent
+    | DecideEvent
     | FireTimers
     | Continue
     | Checkpoint

@@ -10,6 +10,7 @@ from orchestrator.engine.payloads import store
 from orchestrator.engine.scopes import ExecutionScope
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_workflow
+from orchestrator.engine.triggers import schedules
 
 
 def begin(step: Step, status: WorkflowStatus, reason: str, failed_task: str, output: Payload = b"") -> None:
@@ -56,6 +57,7 @@ def conclude(step: Step, status: WorkflowStatus) -> None:
     step.change(output=step.x.output or make_output(step))
     step.change(status=status, ending=None, ended_ms=step.now)
     step.count(live_executions=-1)
+    schedules.ended(step, step.x.namespace, step.x.workflow_id)
     if step.x.delete_when_ended:
         deletion.after_end(step)
 

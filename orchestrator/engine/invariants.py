@@ -23,6 +23,7 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
+from orchestrator.engine.triggers import invariants as triggers
 
 Check = Callable[[State], Iterator[str]]
 
@@ -41,7 +42,7 @@ def slots_used_are_leases(state: State) -> Iterator[str]:
 
 def nothing_ready_meets_a_free_slot(state: State) -> Iterator[str]:
     for queue in state.queues.waiting():
-        if not throttle.is_open(state, queue):
+        if not throttle.is_open(state, queue) or throttle.is_turning(state, queue):
             continue
         for _, session in sorted(state.sessions.items()):
             serves = session.kind is SessionKind.STREAM and queue[2] in session.task_names
@@ -246,6 +247,7 @@ CHECKS: tuple[Check, ...] = (
     leftovers_are_continued,
     deleted_executions_go,
     leases_not_taken_up_have_a_message,
+    *triggers.CHECKS,
     windows_turn,
     places_are_counted,
 )

@@ -45,3 +45,20 @@ SLOTS = 10_000
 POLLS_NOTED_MS = 5_000
 POLLER_KNOWN_MS = 15_000
 TASK_NAMES = 1000
+
+SCHEDULES = 5_000  # in all namespaces
+SCHEDULE_DOCUMENT_BYTES = 64 * 1024
+SCHEDULE_RUNS_KEPT = 20  # of each schedule
+SCHEDULE_TIMES = 128  # in one ArmSchedule
+SCHEDULE_CRONS = 20
+SCHEDULE_JITTER_MS = 60_000
+
+EVENT_HANDLERS = 1_000  # in all namespaces
+EVENT_HANDLERS_OF_ONE = 100  # of one event
+EVENT_HANDLER_DOCUMENT_BYTES = 64 * 1024
+EVENT_ACTIONS = 20  # of one handler
+EVENTS = 10_000  # not yet handled, in all namespaces
+EVENT_BYTES = 64 * 1024 * 1024  # their payloads
+EVENT_RUNS_KEPT = 10_000  # in all namespaces
+EVENTS_SEEN = 50_000  # message ids, in all namespaces
+EVENT_SEEN_MS = 86_400_000

@@ -11,13 +11,15 @@ from enum import IntEnum
 import msgspec
 
 from orchestrator.engine.commands import IdempotencyStrategy
-from orchestrator.engine.model import Row, TimerKind
+from orchestrator.engine.model import Row, TaskStatus, TimerKind
 
 
 class OriginKind(IntEnum):
     """Who is told what came of a message. `origins` has the table of how."""
 
     NOBODY = 0
+    SCHEDULE = 1  # name: the schedule's; number: the run's
+    EVENT = 2  # name: the handler's; number: the event's; part: the place of the action, or BEGINNING
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -103,6 +105,38 @@ class PurgeExecution(Message, frozen=True, tag=31):
     observed: int
 
 
+class FinishTask(Message, frozen=True, tag=51):
+    """Somebody else than its worker knows how a task has ended."""
+
+    task_id: str  # or "", and then
+    reference: str  # its newest attempt
+    status: TaskStatus  # COMPLETED, FAILED
+    output: bytes
+    reason: str
+    origin: Origin = Origin()
+
+
+class TerminateExecution(Message, frozen=True, tag=52):
+    """The execution is to end; what it owes is undone."""
+
+    reason: str
+    origin: Origin = Origin()
+
+
+class UpdateVariables(Message, frozen=True, tag=53):
+    """The execution's variables get these values."""
+
+    variables: bytes  # a JSON object
+    append: bool  # lists are added to the lists that are there
+    origin: Origin = Origin()
+
+
+class HandleEvent(Message, frozen=True, tag=54):
+    """A handler is to begin with an event. Concerns no execution: the workflow id is empty."""
+
+    origin: Origin
+
+
 AnyMessage = (
     TaskLeased
     | TimerFired
@@ -113,4 +147,10 @@ AnyMessage = (
     | StartExecution
     | RemoveRows
     | PurgeExecution
+    | FinishTask
+    | TerminateExecution
+    | UpdateVariables
+    | HandleEvent
 )
+
+WITH_ORIGIN = (StartExecution, FinishTask, TerminateExecution, UpdateVariables, HandleEvent)

@@ -49,6 +49,14 @@ class Table(IntEnum):
     POLLER = 34  # (namespace, domain, task name)
     SERVICE = 50  # (namespace, name)
     RETENTION = 35  # ()
+    SCHEDULE = 40  # (namespace, name)
+    SCHEDULE_RUN = 41  # (namespace, name, number)
+    SCHEDULED = 42  # (namespace, workflow id)
+    SCHEDULING = 43  # ()
+    EVENT_HANDLER = 44  # (namespace, name)
+    EVENT = 45  # (event number,)
+    EVENT_RUN = 46  # (number,)
+    EVENT_SEEN = 47  # (namespace, event, message id)
 
 
 EXECUTION_TABLES = (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD, Table.TASK_LOG)
@@ -118,6 +126,7 @@ class TimerKind(IntEnum):
     CLIENT_SESSION_IDLE = 7
     TASK_RATE = 25  # hand-outs of a task cease to count
     POLLER = 26  # a poller was not seen for some time
+    SCHEDULE = 30  # the first of a schedule's times is due, or it is to be looked at again
 
 
 class AgendaKind(IntEnum):
@@ -149,6 +158,8 @@ class Meta(Row, frozen=True):
     live_executions: int = 0
     stuck_compensations: int = 0
     checkpoint_index: int = 0
+    next_event: int = 1
+    next_event_run: int = 1
 
 
 # --- one execution ---------------------------------------------------------------------------------------------
@@ -399,7 +410,7 @@ class Timer(Row, frozen=True):
     namespace: str
     workflow_id: str  # or the client session's id
     task_sequence: int = 0
-    name: str = ""  # TASK_RATE, POLLER: the task's; no execution is concerned
+    name: str = ""  # TASK_RATE, POLLER: the task's; SCHEDULE: the schedule's; no execution is concerned
     domain: str = ""  # POLLER
 
 

@@ -82,4 +82,31 @@ class Checkpointed(Result, frozen=True, tag=8):
     chain: bytes
 
 
-AnyResult = Done | Rejected | Started | SessionOpened | ClientSessionOpened | Judged | Polled | Checkpointed
+class ScheduleRan(Result, frozen=True, tag=40):
+    """What running a schedule by hand came to (see RunState); no workflow id if it waits for the run before."""
+
+    execution_id: str
+    state: int
+    workflow_id: str
+
+
+class EventPublished(Result, frozen=True, tag=41):
+    """`number` is 0 if nobody handles the event; `repeated` if its message id had come before."""
+
+    number: int
+    handlers: int
+    repeated: bool = False
+
+
+AnyResult = (
+    Done
+    | Rejected
+    | Started
+    | SessionOpened
+    | ClientSessionOpened
+    | Judged
+    | Polled
+    | Checkpointed
+    | ScheduleRan
+    | EventPublished
+)

@@ -40,6 +40,7 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.queues import Queues
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
+from orchestrator.engine.triggers.index import Triggers
 
 RESIDENT_TABLES = tuple(table for table in Table if table is not Table.META and table not in EXECUTION_TABLES)
 
@@ -153,6 +154,7 @@ class State:
         self.waiting = cast(dict[RowKey, WaitingExecution], self.resident[Table.WAITING])
         self.task_rates = cast(dict[RowKey, TaskRate], self.resident[Table.TASK_RATE])
         self.queues = Queues(self.ready)
+        self.triggers = Triggers(self.resident[Table.EVENT_SEEN])
         self.leases_of: dict[str, dict[int, None]] = {}  # session id -> tokens
         self.leased: dict[tuple[str, str], int] = {}  # (namespace, task name) -> leases
         self.task_limits: dict[tuple[str, str], TaskLimits] = {}  # of registered definitions, once asked for
@@ -468,4 +470,8 @@ _INDEXES: dict[Table, Any] = {
     Table.TASK_DEFINITION: State._task_definition_changed,
     Table.BUNDLE: State._bundle_changed,
     Table.WAITING: State._waiting_changed,
+    Table.SCHEDULE: lambda state, old, new: state.triggers.schedule_changed(old, new),
+    Table.EVENT_HANDLER: lambda state, old, new: state.triggers.handler_changed(old, new),
+    Table.EVENT: lambda state, old, new: state.triggers.event_changed(old, new),
+    Table.EVENT_SEEN: lambda state, old, new: state.triggers.seen_changed(old, new),
 }

@@ -66,6 +66,13 @@ def is_open(state: State, queue: tuple[str, str, str]) -> bool:
     return row is not None and has_room(state, row)
 
 
+def is_turning(state: State, queue: tuple[str, str, str]) -> bool:
+    """Whether the window of the task has turned, and the step of its timer, which hands out again, is still to come."""
+    rate = state.task_rates.get((queue[0], queue[2]))
+    timer = None if rate is None else state.timers.get((rate.timer,))
+    return timer is not None and timer.fire_ms <= state.meta.log_time_ms
+
+
 def handed_out(state: State, key: TaskKey) -> int:
     """How many hand-outs count now."""
     rate = state.task_rates.get(key)

@@ -229,7 +229,8 @@ class Applier:
         return [key for key in dict.fromkeys(needed) if key is not None]
 
     async def _make_hot(self, keys: Sequence[ExecutionKey]) -> None:
-        cold = [key for key in keys if not self.machine.state.is_known(key)]
+        # An empty id is nobody's: the step concerns no execution.
+        cold = [key for key in keys if key[1] and not self.machine.state.is_known(key)]
         if not cold:
             return
         loaded = await asyncio.gather(*(self._store.load_execution(*key) for key in cold))

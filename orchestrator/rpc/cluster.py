@@ -7,12 +7,16 @@ from typing import Any
 import grpc
 
 from orchestrator import __version__
-from orchestrator.engine import queries
+from orchestrator.engine import limits, queries
+from orchestrator.engine.commands import UNCHANGED, SetRetention
+from orchestrator.engine.purging import retention
+from orchestrator.engine.results import Done
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, answers
+from orchestrator.rpc.requests import identity_of, in_range
 from orchestrator_api.v1 import cluster_pb2 as pb
 from orchestrator_api.v1 import cluster_pb2_grpc as pb_grpc
 
@@ -83,6 +87,26 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
         member = self._wanted(request.name, request.incarnation, request.peer_address, now)
         await self.backend.log.replace_member(request.name, member.incarnation, member.address or None)
         return pb.ReplaceMemberResponse(incarnation=member.incarnation, peer_address=member.address)
+
+    @answers
+    async def GetRetention(self, request: pb.GetRetentionRequest, context: Any) -> Any:
+        return pb.GetRetentionResponse(policy=self._retention())
+
+    @answers
+    async def SetRetention(self, request: pb.SetRetentionRequest, context: Any) -> Any:
+        given = {
+            "age_ms": request.age_ms if request.HasField("age_ms") else UNCHANGED,
+            "count": request.count if request.HasField("count") else UNCHANGED,
+            "bytes": request.bytes if request.HasField("bytes") else UNCHANGED,
+        }
+        for field, value in given.items():
+            in_range(field, value, UNCHANGED, limits.RETENTION)
+        await self.backend.submit(SetRetention(**given), Done, identity_of(request.request))
+        return pb.SetRetentionResponse(policy=self._retention())
+
+    def _retention(self) -> pb.RetentionPolicy:
+        policy = retention(self.backend.state())
+        return pb.RetentionPolicy(age_ms=policy.age_ms, count=policy.count, bytes=policy.bytes)
 
     def _wanted(
         self, name: str, incarnation: str, address: str, otherwise: str, *, is_new: bool = False

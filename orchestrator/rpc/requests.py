@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
-from orchestrator.engine import system
+from orchestrator.engine import limits, system
 from orchestrator.engine.commands import RequestIdentity
 from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
 from orchestrator.rpc.backend import DEFAULT_NAMESPACE
 from orchestrator.rpc.errors import invalid, unimplemented
-from orchestrator_api.v1 import common_pb2
+from orchestrator_api.v1 import common_pb2, workers_pb2
+
+T = TypeVar("T")
 
 NAME_CHARACTERS_MAX = 200
 REASON_CHARACTERS_MAX = 2_000
@@ -111,6 +114,26 @@ def names(field: str, values: Sequence[str]) -> tuple[str, ...]:
     """Each once, in the order given."""
     in_range(field, len(values), 1, TASK_NAMES_MAX)
     return tuple(dict.fromkeys(required(f"{field}[{position}]", name) for position, name in enumerate(values)))
+
+
+def chosen(field: str, values: Mapping[Any, T], number: Any) -> T:
+    """What a number of an enum means."""
+    if number not in values:
+        raise invalid(field, f"{number} is not one of its values")
+    return values[number]
+
+
+def log_lines(lines: Sequence[workers_pb2.LogLine]) -> tuple[tuple[int, str], ...]:
+    """As many of the newest as an execution keeps at most."""
+    kept: list[tuple[int, str]] = []
+    size = 0
+    for line in reversed(lines[-limits.LOG_LINES :]):
+        cut = line.text[: limits.LOG_LINE_CHARS]
+        size += len(cut.encode())
+        if size > limits.LOG_BYTES:
+            break
+        kept.append((line.time_ms, cut))
+    return tuple(reversed(kept))
 
 
 def wait_seconds(field: str, wait_ms: int) -> float:

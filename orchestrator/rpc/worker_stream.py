@@ -24,7 +24,7 @@ from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, invalid
 from orchestrator.rpc.hello import SLOTS_MAX, command_of, require_same
-from orchestrator.rpc.requests import in_range, json_value
+from orchestrator.rpc.requests import in_range, json_value, log_lines
 from orchestrator_api.v1 import workers_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -169,6 +169,8 @@ class WorkerConnection:
                     for held in frame.release.attempts:
                         self._given.discard(held.fencing_token)
                         await self._submit(commands.ReleaseTask(self._session_id, held.fencing_token))
+                case "logs":
+                    await self._take_logs(frame.logs)
                 case "slots":
                     await self._take_slots(frame.slots)
                 case "goodbye":
@@ -203,6 +205,16 @@ class WorkerConnection:
             )
         self._alive_owed = True
         self._stirred.set()
+
+    async def _take_logs(self, frame: pb.WorkLogs) -> None:
+        for attempt in frame.attempts:
+            lines = log_lines(attempt.lines)
+            command = commands.AddTaskLogs(
+                self._namespace, attempt.workflow_id, attempt.task_id, attempt.fencing_token, lines
+            )
+            # Without a token it would be an operator's word.
+            if lines and attempt.fencing_token:
+                await self._submit(command, sum(len(line) for _, line in lines))
 
     async def _take_slots(self, frame: pb.WorkSlots) -> None:
         slots = in_range("slots.slots", frame.slots, 0, SLOTS_MAX)

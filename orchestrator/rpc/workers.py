@@ -21,6 +21,7 @@ from orchestrator.rpc.requests import (
     NAME_CHARACTERS_MAX,
     in_range,
     json_object,
+    log_lines,
     namespace_of,
     required,
     task_names,
@@ -97,6 +98,25 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         await self.backend.read_point(request.read)
         queues = await task_queues(self.backend.state(), self._polls, namespace, frozenset(names))
         return pb.ListTaskQueuesResponse(queues=queues)
+
+    @answers
+    async def AddTaskLogs(self, request: pb.AddTaskLogsRequest, context: Any) -> Any:
+        given = request.logs
+        command = commands.AddTaskLogs(
+            namespace=namespace_of(request.namespace),
+            workflow_id=required("logs.workflow_id", given.workflow_id),
+            task_id=required("logs.task_id", given.task_id),
+            fencing_token=given.fencing_token,
+            lines=log_lines(given.lines),
+        )
+        judged = await self.backend.submit(command, Judged)
+        verdict = pb.TaskVerdict(
+            task_id=given.task_id,
+            fencing_token=given.fencing_token,
+            verdict=_VERDICTS[judged.verdict],
+            message=judged.message,
+        )
+        return pb.AddTaskLogsResponse(verdict=verdict)
 
     async def _poll(self, command: commands.PollTasks, seconds: float) -> tuple[int, ...]:
         """Leases what is ready; nothing is logged while nothing is."""
@@ -178,6 +198,7 @@ async def judge(backend: Backend, result: pb.TaskResult) -> pb.TaskVerdict:
         reason=reason,
         error_code=result.error_code[:NAME_CHARACTERS_MAX],
         outcome_unknown=unknown,
+        logs=log_lines(result.logs),
     )
     outcome = await backend.submit_any(command, None)
     if isinstance(outcome, Judged):

@@ -7,17 +7,19 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from orchestrator.engine import commands
-from orchestrator.engine.commands import IdempotencyStrategy, IfExists, TerminateCompensation
+from orchestrator.engine.commands import IdempotencyStrategy, IfExists
+from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import ClientSessionOpened, Done, Started
 from orchestrator.engine.state import ExecutionState
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
 from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Stopped
-from orchestrator.rpc import views
+from orchestrator.rpc import bulk, logs, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import abort, answers, invalid, not_found
 from orchestrator.rpc.requests import (
     REASON_CHARACTERS_MAX,
     TASK_NAMES_MAX,
+    chosen,
     identity_of,
     in_range,
     json_object,
@@ -42,10 +44,11 @@ _IDEMPOTENCY = {
     pb.IDEMPOTENCY_STRATEGY_RETURN_EXISTING: IdempotencyStrategy.RETURN_EXISTING,
     pb.IDEMPOTENCY_STRATEGY_FAIL_ON_RUNNING: IdempotencyStrategy.FAIL_ON_RUNNING,
 }
-_TERMINATE = {
-    pb.TERMINATE_COMPENSATION_UNSPECIFIED: TerminateCompensation.UNSET,
-    pb.TERMINATE_COMPENSATION_RUN: TerminateCompensation.RUN,
-    pb.TERMINATE_COMPENSATION_SKIP: TerminateCompensation.SKIP,
+_UPDATES = {
+    pb.TASK_STATUS_IN_PROGRESS: TaskStatus.IN_PROGRESS,
+    pb.TASK_STATUS_COMPLETED: TaskStatus.COMPLETED,
+    pb.TASK_STATUS_FAILED: TaskStatus.FAILED,
+    pb.TASK_STATUS_FAILED_WITH_TERMINAL_ERROR: TaskStatus.FAILED_WITH_TERMINAL_ERROR,
 }
 _STATUSES = {number: status for status, number in views.WORKFLOW_STATUS.items()}
 _COMPENSATION_STATES = {number: state for state, number in views.COMPENSATION_STATE.items()}
@@ -106,14 +109,14 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         wanted = ExecutionFilter(
             namespace=namespace_of(request.namespace),
             name=text("name", request.name),
-            statuses=tuple(_enum("statuses", _STATUSES, number) for number in request.statuses),
+            statuses=tuple(chosen("statuses", _STATUSES, number) for number in request.statuses),
             correlation_id=text("correlation_id", request.correlation_id),
             started_from_ms=_ms(request, "started_from"),
             started_before_ms=_ms(request, "started_before"),
             ended_from_ms=_ms(request, "ended_from"),
             ended_before_ms=_ms(request, "ended_before"),
             compensation_states=tuple(
-                _enum("compensation_states", _COMPENSATION_STATES, number) for number in request.compensation_states
+                chosen("compensation_states", _COMPENSATION_STATES, number) for number in request.compensation_states
             ),
         )
         size = page_size(request.page)
@@ -165,7 +168,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
     async def TerminateWorkflow(self, request: pb.TerminateWorkflowRequest, context: Any) -> Any:
         namespace, workflow_id = _execution_of(request)
         reason = text("reason", request.reason, REASON_CHARACTERS_MAX)
-        compensation = _enum("compensation", _TERMINATE, request.compensation)
+        compensation = chosen("compensation", bulk.TERMINATE, request.compensation)
         await self._steer(commands.TerminateWorkflow(namespace, workflow_id, reason, compensation), request)
         return pb.TerminateWorkflowResponse()
 
@@ -191,6 +194,41 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         await self._steer(commands.AbandonCompensation(namespace, workflow_id, reason), request)
         return pb.AbandonCompensationResponse()
 
+    @answers
+    async def DeleteWorkflow(self, request: pb.DeleteWorkflowRequest, context: Any) -> Any:
+        effects = chosen("effects", bulk.DELETE, request.effects)
+        await self._steer(commands.DeleteWorkflow(*_execution_of(request), effects), request)
+        return pb.DeleteWorkflowResponse()
+
+    @answers
+    async def OperateWorkflows(self, request: pb.OperateWorkflowsRequest, context: Any) -> Any:
+        return await bulk.operate(self.backend, request)
+
+    @answers
+    async def UpdateVariables(self, request: pb.UpdateVariablesRequest, context: Any) -> Any:
+        command = commands.UpdateVariables(*_execution_of(request), json_object("variables", request.variables))
+        await self._steer(command, request)
+        return pb.UpdateVariablesResponse()
+
+    @answers
+    async def UpdateTask(self, request: pb.UpdateTaskRequest, context: Any) -> Any:
+        command = commands.UpdateTask(
+            *_execution_of(request),
+            reference=required("reference", request.reference),
+            status=chosen("status", _UPDATES, request.status),
+            output=json_object("output", request.output),
+            reason=text("reason", request.reason, REASON_CHARACTERS_MAX),
+        )
+        await self._steer(command, request)
+        return pb.UpdateTaskResponse()
+
+    @answers
+    async def GetTaskLogs(self, request: pb.GetTaskLogsRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        wanted = logs.wanted(request)
+        await self.backend.read_point(request.read)
+        return logs.page(await self._get(namespace, workflow_id), wanted)
+
     async def _start(self, request: pb.StartWorkflowRequest) -> Started:
         if len(request.definition_json) > DEFINITION_BYTES_MAX:
             raise invalid("definition_json", f"is over {DEFINITION_BYTES_MAX} bytes", str(DEFINITION_BYTES_MAX))
@@ -199,7 +237,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             name=text("name", request.name) if request.definition_json else required("name", request.name),
             version=request.version,
             workflow_id=text("workflow_id", request.workflow_id),
-            if_exists=_enum("if_exists", _IF_EXISTS, request.if_exists),
+            if_exists=chosen("if_exists", _IF_EXISTS, request.if_exists),
             input=json_object("input", request.input),
             correlation_id=text("correlation_id", request.correlation_id),
             priority=in_range("priority", request.priority, 0, 99),
@@ -207,7 +245,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             task_to_domain=_domains(request.task_to_domain),
             document=request.definition_json,
             idempotency_key=text("idempotency_key", request.idempotency_key),
-            idempotency=_enum("idempotency_strategy", _IDEMPOTENCY, request.idempotency_strategy),
+            idempotency=chosen("idempotency_strategy", _IDEMPOTENCY, request.idempotency_strategy),
         )
         return await self.backend.submit(command, Started, identity_of(request.request))
 
@@ -266,12 +304,6 @@ def _domains(by_task: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(
         (required("task_to_domain", name), text("task_to_domain", domains)) for name, domains in sorted(by_task.items())
     )
-
-
-def _enum(field: str, values: dict[Any, Any], number: Any) -> Any:
-    if number not in values:
-        raise invalid(field, f"{number} is not one of its values")
-    return values[number]
 
 
 def _ms(request: pb.SearchWorkflowsRequest, field: Any) -> int | None:

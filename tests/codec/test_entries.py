@@ -50,6 +50,8 @@ def test_every_command_can_be_in_an_entry(kind: type[Command]) -> None:
             values[place] = ((1, "x"),)
         elif field.name == "items":
             values[place] = (commands.PurgeItem("x", "w", 1, commands.PurgeRule.AGE),)
+        elif field.required and field.name == "times":
+            values[place] = ((1, 0),)
     command = kind(*values)
     assert decode_entry(encode_entry(HEADER, [(None, command)])).commands == [(None, command)]
 

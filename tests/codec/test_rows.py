@@ -11,6 +11,7 @@ from orchestrator.codec.rows import decode_key, decode_row, encode_key, encode_r
 from orchestrator.engine import messages, model
 from orchestrator.engine.encoding import encode_struct
 from orchestrator.engine.model import Execution, Table, TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator.engine.triggers import rows as trigger_rows
 
 EXECUTION = Execution("default", "w1", "order", 3, b"d", WorkflowStatus.RUNNING, 1, 2, input=7, owed=(1, 2))
 ATTEMPT = TaskAttempt(1, "t1", "charge", "charge", "SIMPLE", TaskStatus.IN_PROGRESS, 1, 1, bindings=(("a", 1),))
@@ -32,10 +33,12 @@ SAMPLES = [
     (Table.WORKFLOW_GROUP, model.WorkflowGroup("default", "order", "eu", 2)),
     (Table.WAITING, model.WaitingExecution(7, b"g", "default", "w1", 2)),
     (Table.POLLER, model.Poller("default", "eu", "charge", 5, 6)),
+    (Table.SCHEDULE, trigger_rows.ScheduleRow("default", "s", b"{}", 1, 2, due=((3, 0), (4, 1)), timer=5)),
     (Table.MESSAGE, messages.TaskLeased("default", "w1", 1, 2)),
     (Table.MESSAGE, messages.ContinueExecution("default", "w1")),
 ]
 
+ORIGIN = messages.Origin(messages.OriginKind.EVENT, "h", 4, 1)
 MESSAGES = [
     messages.TaskLeased("default", "w1", 1, 2),
     messages.TimerFired("default", "w1", model.TimerKind.WAIT, 1, 2),
@@ -43,9 +46,13 @@ MESSAGES = [
     messages.WorkerLost("default", "w1", 1, 2),
     messages.DeadlinePassed("default", "w1", 1, 2, 3),
     messages.ContinueExecution("default", "w1"),
-    messages.StartExecution("default", "w1", "order", 0, b"{}", origin=messages.Origin(name="s", number=4)),
     messages.RemoveRows("default", "w1"),
     messages.PurgeExecution("default", "w1", 1, 2, 3),
+    messages.StartExecution("default", "w1", "order", 0, b"{}", origin=ORIGIN),
+    messages.FinishTask("default", "w1", "", "a", TaskStatus.FAILED, b"{}", "r", ORIGIN),
+    messages.TerminateExecution("default", "w1", "r", ORIGIN),
+    messages.UpdateVariables("default", "w1", b"{}", True, ORIGIN),
+    messages.HandleEvent("default", "", ORIGIN),
 ]
 
 
@@ -57,7 +64,8 @@ def test_what_was_encoded_is_decoded(table: Table, row: model.Row) -> None:
 def test_every_table_can_be_encoded_and_decoded() -> None:
     """A kind of row that has no table would only show when it is flushed."""
     assert set(rows.ROW_TYPES) | {Table.MESSAGE} == set(rows._DECODERS) == set(Table)
-    kinds = {kind for kind in vars(model).values() if isinstance(kind, type) and issubclass(kind, model.Row)}
+    classes = [*vars(model).values(), *vars(trigger_rows).values()]
+    kinds = {kind for kind in classes if isinstance(kind, type) and issubclass(kind, model.Row)}
     assert kinds - {model.Row} == set(rows.ROW_TYPES.values())
     decoded = {type(row) for row in map(_again, MESSAGES)}
     assert decoded == set(messages.Message.__subclasses__())

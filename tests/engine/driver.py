@@ -56,6 +56,7 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.results import AnyResult, Code, Rejected
 from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.triggers import rows as trigger_rows
 
 START_MS = 1_700_000_000_000
 
@@ -77,6 +78,14 @@ ROWS: dict[Table, Any] = {
     Table.MESSAGE: AnyMessage,
     Table.CLIENT_SESSION: ClientSession,
     Table.REQUEST: Request,
+    Table.SCHEDULE: trigger_rows.ScheduleRow,
+    Table.SCHEDULE_RUN: trigger_rows.ScheduleRun,
+    Table.SCHEDULED: trigger_rows.ScheduledExecution,
+    Table.SCHEDULING: trigger_rows.Scheduling,
+    Table.EVENT_HANDLER: trigger_rows.EventHandlerRow,
+    Table.EVENT: trigger_rows.EventRow,
+    Table.EVENT_RUN: trigger_rows.EventRun,
+    Table.EVENT_SEEN: trigger_rows.EventSeen,
     Table.TASK_RATE: TaskRate,
     Table.IDEMPOTENCY: IdempotencyKey,
     Table.WORKFLOW_GROUP: WorkflowGroup,

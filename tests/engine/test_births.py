@@ -21,10 +21,10 @@ class Told:
     """What whoever sends the messages hears of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.heard: list[tuple[str, Origin, Any]] = []
+        self.heard: list[tuple[Origin, Any]] = []
         self._monkeypatch = monkeypatch
         monkeypatch.setitem(
-            origins.TOLD, OriginKind.NOBODY, lambda step, *heard: self.heard.append(heard)  # type: ignore[arg-type]
+            origins.TOLD, OriginKind.NOBODY, lambda step, message, result: self.heard.append((message.origin, result))
         )
 
     def send(self, driver: Driver, **fields: Any) -> None:
@@ -35,8 +35,8 @@ class Told:
             driver.do(Continue())
 
     def reason(self) -> str:
-        [(namespace, origin, result)] = self.heard
-        assert (namespace, origin) == ("default", WANTED_BY)
+        [(origin, result)] = self.heard
+        assert origin == WANTED_BY
         assert isinstance(result, Rejected), result
         return result.reason
 
@@ -57,7 +57,7 @@ def test_it_begins_as_one_that_was_started_at_the_door(driver: Driver, told: Tol
     fields: dict[str, Any] = {"correlation_id": "c", "priority": 5, "created_by": "me", "task_to_domain": (("a", "d"),)}
     told.send(driver, **fields)
     driver.start("order", "door", b'{"n":1}', **fields)
-    assert told.heard == [("default", WANTED_BY, Started("born", existing=False))]
+    assert told.heard == [(WANTED_BY, Started("born", existing=False))]
     born, door = driver.header("born"), driver.header("door")
     assert born == msgspec.structs.replace(door, workflow_id="born")
     assert driver.state.resident[Table.BUNDLE][(born.bundle,)].executions == 2
@@ -124,7 +124,7 @@ def test_whoever_wanted_one_is_told_too_if_its_step_breaks(
     monkeypatch.setattr(walk, "drain", broken)
     told.send(driver)
     # Once in the step that was undone, and once more for good.
-    [_, (_, origin, result)] = told.heard
+    [_, (origin, result)] = told.heard
     assert origin == WANTED_BY and isinstance(result, Rejected) and result.code is Code.INTERNAL
     assert driver.state.execution(("default", "born")) is None
     assert driver.machine.next_message() is None

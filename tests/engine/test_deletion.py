@@ -8,6 +8,8 @@ import pytest
 
 from orchestrator.engine import limits, machine, step
 from orchestrator.engine.commands import (
+    UNCHANGED,
+    AbandonCompensation,
     DeleteEffects,
     DeleteWorkflow,
     IfExists,
@@ -25,7 +27,15 @@ from orchestrator.engine.commands import (
     TerminateWorkflow,
 )
 from orchestrator.engine.effects import ExecutionDeleted
-from orchestrator.engine.model import EXECUTION_TABLES, CompensationState, SessionKind, Table, WorkflowStatus
+from orchestrator.engine.model import (
+    EXECUTION_TABLES,
+    CompensationState,
+    Retention,
+    SessionKind,
+    Table,
+    WorkflowStatus,
+)
+from orchestrator.engine.purging import retention
 from orchestrator.engine.results import Code, Rejected
 from tests.engine.driver import Driver, simple, workflow
 
@@ -265,8 +275,6 @@ def test_a_step_of_unknown_outcome_is_named_too(driver: Driver) -> None:
 @pytest.mark.parametrize("abandoned", [True, False])
 def test_it_is_deleted_once_it_is_compensated(driver: Driver, abandoned: bool) -> None:
     """`compensate_first`: also for one whose compensation was skipped, or given up, before."""
-    from orchestrator.engine.commands import AbandonCompensation
-
     undo = {"name": "undo", "type": "SIMPLE", "retryCount": 0}
     driver.register(workflow("saga", {**simple("a"), "compensateWith": undo}, simple("b", retryCount=0)))
     driver.ok(AGAIN)
@@ -290,8 +298,6 @@ def test_it_is_deleted_once_it_is_compensated(driver: Driver, abandoned: bool) -
 
 
 def test_it_stays_if_its_compensation_is_given_up(driver: Driver) -> None:
-    from orchestrator.engine.commands import AbandonCompensation
-
     undo = {"name": "undo", "type": "SIMPLE", "retryCount": 0}
     driver.register(workflow("saga", {**simple("a"), "compensateWith": undo}, simple("b", retryCount=0)))
     driver.ok(AGAIN)
@@ -390,6 +396,13 @@ def test_many_go_with_one_command_each_in_a_step_of_its_own(driver: Driver) -> N
     assert sum(isinstance(effect, ExecutionDeleted) for effect in driver.effects) == 20
 
 
-@pytest.mark.parametrize("values", [(-1, 0, 0), (0, 2**54, 0)])
+def test_a_policy_is_changed_in_parts(driver: Driver) -> None:
+    driver.ok(SetRetention(UNCHANGED, 5, UNCHANGED))
+    assert retention(driver.state) == Retention(count=5)
+    driver.ok(SetRetention(9, UNCHANGED, 0))
+    assert retention(driver.restart().state) == Retention(9, 5, 0)
+
+
+@pytest.mark.parametrize("values", [(-2, 0, 0), (0, 2**54, 0)])
 def test_a_policy_out_of_range_is_refused(driver: Driver, values: Any) -> None:
     assert driver.do(SetRetention(*values)).reason == "RETENTION_INVALID"

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from orchestrator.engine import deletion, limits, purging
-from orchestrator.engine.commands import DeleteEffects, DeleteWorkflow, PurgeExecutions, PurgeRule, SetRetention
+from orchestrator.engine.commands import (
+    UNCHANGED,
+    DeleteEffects,
+    DeleteWorkflow,
+    PurgeExecutions,
+    PurgeRule,
+    SetRetention,
+)
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.messages import PurgeExecution, RemoveRows
-from orchestrator.engine.model import Retention, Table, WorkflowStatus
+from orchestrator.engine.model import Table, WorkflowStatus
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
@@ -48,10 +57,12 @@ def remove_rows(step: Step, message: RemoveRows) -> AnyResult:
 
 
 def set_retention(step: Step, command: SetRetention) -> AnyResult:
-    for field, value in (("age_ms", command.age_ms), ("count", command.count), ("bytes", command.bytes)):
+    given = {"age_ms": command.age_ms, "count": command.count, "bytes": command.bytes}
+    changed = {field: value for field, value in given.items() if value != UNCHANGED}
+    for field, value in changed.items():
         if not 0 <= value <= limits.RETENTION:
             refuse(Code.INVALID_ARGUMENT, "RETENTION_INVALID", f"{field} is from 0 to 2^53", field=field)
-    step.write(Table.RETENTION, (), Retention(command.age_ms, command.count, command.bytes))
+    step.write(Table.RETENTION, (), replace(purging.retention(step.state), **changed))
     return Done()
 
 

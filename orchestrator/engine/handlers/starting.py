@@ -78,6 +78,6 @@ def start_execution(step: Step, message: StartExecution) -> AnyResult:
         document=message.document,
         idempotency_key=message.idempotency_key,
     )
-    origins.told(step, message.namespace, message.origin, result)
+    origins.told(step, message, result)
     # A refusal as the step's own result would undo what was just told.
     return result if isinstance(result, Started) else Done()

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from orchestrator.engine import dedup, origins
 from orchestrator.engine.commands import Checkpoint, Continue, RaiseBehaviour
 from orchestrator.engine.errors import refuse
-from orchestrator.engine.messages import Message, StartExecution
+from orchestrator.engine.messages import Message
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
@@ -48,8 +48,7 @@ def take_message(step: Step, number: int) -> AnyResult:
 def drop_message(step: Step, number: int, message: Message, result: AnyResult) -> AnyResult:
     """Its own step has failed with this result."""
     take_message(step, number)
-    if isinstance(message, StartExecution):
-        origins.told(step, message.namespace, message.origin, result)
+    origins.told(step, message, result)
     return Done()
 
 

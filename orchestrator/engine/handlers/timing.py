@@ -12,6 +12,7 @@ from orchestrator.engine.messages import DeadlinePassed, TimerFired
 from orchestrator.engine.model import Table, TaskAttempt, TaskStatus, TimerKind, WorkflowStatus
 from orchestrator.engine.results import AnyResult, Done
 from orchestrator.engine.step import Step
+from orchestrator.engine.triggers import schedules
 
 
 def fire_timers(step: Step, command: FireTimers) -> AnyResult:
@@ -27,6 +28,8 @@ def fire_timers(step: Step, command: FireTimers) -> AnyResult:
             throttle.window_turned(step, timer)
         elif timer.kind is TimerKind.POLLER:
             pollers.forget_unseen(step, timer)
+        elif timer.kind is TimerKind.SCHEDULE:
+            schedules.fire(step, timer)
         else:
             step.send(
                 TimerFired(timer.namespace, timer.workflow_id, timer.kind, timer.task_sequence, timer.number)

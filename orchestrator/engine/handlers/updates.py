@@ -27,7 +27,7 @@ _ENDS_BY_ITSELF = frozenset(
 
 def update_variables(step: Step, command: UpdateVariables) -> AnyResult:
     """As a SET_VARIABLE does it."""
-    _require_going_forward(step, command.namespace, command.workflow_id)
+    require_going_forward(step, command.namespace, command.workflow_id)
     _check("variables", command.variables)
     step.change(variables=_merged(step, "variables", step.x.variables, command.variables))
     return Done()
@@ -38,7 +38,7 @@ def update_task(step: Step, command: UpdateTask) -> AnyResult:
     if command.status not in _UPDATES:
         message = f"a task is updated to {', '.join(sorted(status.name for status in _UPDATES))}"
         refuse(Code.INVALID_ARGUMENT, "STATUS_INVALID", message, field="status")
-    _require_going_forward(step, command.namespace, command.workflow_id)
+    require_going_forward(step, command.namespace, command.workflow_id)
     _check("output", command.output)
     attempt = step.hot.latest(command.reference)
     if attempt is None:
@@ -71,7 +71,7 @@ def add_task_logs(step: Step, command: AddTaskLogs) -> AnyResult:
     return Judged(Verdict.ACCEPTED)
 
 
-def _require_going_forward(step: Step, namespace: str, workflow_id: str) -> None:
+def require_going_forward(step: Step, namespace: str, workflow_id: str) -> None:
     step.require(namespace, workflow_id)
     if step.is_over:
         status = step.x.ending or step.x.status

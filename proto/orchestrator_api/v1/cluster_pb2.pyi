@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import orchestrator_api.v1.common_pb2
 import sys
 import typing
 
@@ -360,3 +361,122 @@ class ReplaceMemberResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "peer_address", b"peer_address"]) -> None: ...
 
 global___ReplaceMemberResponse = ReplaceMemberResponse
+
+@typing.final
+class RetentionPolicy(google.protobuf.message.Message):
+    """For how long ended executions are kept; 0: no limit of that kind."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGE_MS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    age_ms: builtins.int
+    """Milliseconds after their end. A definition's retentionSeconds takes its place."""
+    count: builtins.int
+    """How many of a definition's name, the newest. A definition's retentionCount takes its place."""
+    bytes: builtins.int
+    """Bytes of a node's database; above it those go first that ended first, whatever their definition says."""
+    def __init__(
+        self,
+        *,
+        age_ms: builtins.int = ...,
+        count: builtins.int = ...,
+        bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["age_ms", b"age_ms", "bytes", b"bytes", "count", b"count"]) -> None: ...
+
+global___RetentionPolicy = RetentionPolicy
+
+@typing.final
+class GetRetentionRequest(google.protobuf.message.Message):
+    """See GetRetention."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___GetRetentionRequest = GetRetentionRequest
+
+@typing.final
+class GetRetentionResponse(google.protobuf.message.Message):
+    """See GetRetention."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    @property
+    def policy(self) -> global___RetentionPolicy:
+        """The policy in force, as this node has applied it."""
+
+    def __init__(
+        self,
+        *,
+        policy: global___RetentionPolicy | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["policy", b"policy"]) -> None: ...
+
+global___GetRetentionResponse = GetRetentionResponse
+
+@typing.final
+class SetRetentionRequest(google.protobuf.message.Message):
+    """See SetRetention. What is absent stays as it is."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    AGE_MS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    age_ms: builtins.int
+    """Milliseconds after the end of an execution; 0: no limit."""
+    count: builtins.int
+    """How many of a definition's name; 0: no limit."""
+    bytes: builtins.int
+    """Bytes of a node's database; 0: no limit."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        age_ms: builtins.int | None = ...,
+        count: builtins.int | None = ...,
+        bytes: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_age_ms", b"_age_ms", "_bytes", b"_bytes", "_count", b"_count", "age_ms", b"age_ms", "bytes", b"bytes", "count", b"count", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_age_ms", b"_age_ms", "_bytes", b"_bytes", "_count", b"_count", "age_ms", b"age_ms", "bytes", b"bytes", "count", b"count", "request", b"request"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_age_ms", b"_age_ms"]) -> typing.Literal["age_ms"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_bytes", b"_bytes"]) -> typing.Literal["bytes"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_count", b"_count"]) -> typing.Literal["count"] | None: ...
+
+global___SetRetentionRequest = SetRetentionRequest
+
+@typing.final
+class SetRetentionResponse(google.protobuf.message.Message):
+    """See SetRetention."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    @property
+    def policy(self) -> global___RetentionPolicy:
+        """The policy in force from now on."""
+
+    def __init__(
+        self,
+        *,
+        policy: global___RetentionPolicy | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["policy", b"policy"]) -> None: ...
+
+global___SetRetentionResponse = SetRetentionResponse

@@ -60,6 +60,16 @@ class ClusterServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberResponse.FromString,
                 _registered_method=True)
+        self.GetRetention = channel.unary_unary(
+                '/orchestrator.v1.ClusterService/GetRetention',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.GetRetentionRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.GetRetentionResponse.FromString,
+                _registered_method=True)
+        self.SetRetention = channel.unary_unary(
+                '/orchestrator.v1.ClusterService/SetRetention',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.SetRetentionRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.SetRetentionResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -101,6 +111,20 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRetention(self, request, context):
+        """For how long ended executions are kept, where their definition does not say; any node answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRetention(self, request, context):
+        """Changes that, for the whole cluster.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +152,16 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ReplaceMember,
                     request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberResponse.SerializeToString,
+            ),
+            'GetRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRetention,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.GetRetentionRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.GetRetentionResponse.SerializeToString,
+            ),
+            'SetRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRetention,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.SetRetentionRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.SetRetentionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +300,60 @@ class ClusterService(object):
             '/orchestrator.v1.ClusterService/ReplaceMember',
             orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/GetRetention',
+            orchestrator__api_dot_v1_dot_cluster__pb2.GetRetentionRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.GetRetentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/SetRetention',
+            orchestrator__api_dot_v1_dot_cluster__pb2.SetRetentionRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.SetRetentionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,18 @@ class ClusterServiceStub:
     ]
     """Admits a node with a blank data directory in the place of the member that has its name."""
 
+    GetRetention: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.GetRetentionRequest,
+        orchestrator_api.v1.cluster_pb2.GetRetentionResponse,
+    ]
+    """For how long ended executions are kept, where their definition does not say; any node answers."""
+
+    SetRetention: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.SetRetentionRequest,
+        orchestrator_api.v1.cluster_pb2.SetRetentionResponse,
+    ]
+    """Changes that, for the whole cluster."""
+
 class ClusterServiceAsyncStub:
     """The cluster itself."""
 
@@ -83,6 +95,18 @@ class ClusterServiceAsyncStub:
         orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse,
     ]
     """Admits a node with a blank data directory in the place of the member that has its name."""
+
+    GetRetention: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.GetRetentionRequest,
+        orchestrator_api.v1.cluster_pb2.GetRetentionResponse,
+    ]
+    """For how long ended executions are kept, where their definition does not say; any node answers."""
+
+    SetRetention: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.SetRetentionRequest,
+        orchestrator_api.v1.cluster_pb2.SetRetentionResponse,
+    ]
+    """Changes that, for the whole cluster."""
 
 class ClusterServiceServicer(metaclass=abc.ABCMeta):
     """The cluster itself."""
@@ -126,5 +150,21 @@ class ClusterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse]]:
         """Admits a node with a blank data directory in the place of the member that has its name."""
+
+    @abc.abstractmethod
+    def GetRetention(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.GetRetentionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.cluster_pb2.GetRetentionResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.GetRetentionResponse]]:
+        """For how long ended executions are kept, where their definition does not say; any node answers."""
+
+    @abc.abstractmethod
+    def SetRetention(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.SetRetentionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.cluster_pb2.SetRetentionResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.SetRetentionResponse]]:
+        """Changes that, for the whole cluster."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

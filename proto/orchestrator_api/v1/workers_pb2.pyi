@@ -66,6 +66,7 @@ class WorkRequest(google.protobuf.message.Message):
     RELEASE_FIELD_NUMBER: builtins.int
     SLOTS_FIELD_NUMBER: builtins.int
     GOODBYE_FIELD_NUMBER: builtins.int
+    LOGS_FIELD_NUMBER: builtins.int
     @property
     def hello(self) -> global___WorkHello:
         """Opens or resumes a session."""
@@ -90,6 +91,10 @@ class WorkRequest(google.protobuf.message.Message):
     def goodbye(self) -> global___WorkGoodbye:
         """The session ends; attempts still held are handed out again at once."""
 
+    @property
+    def logs(self) -> global___WorkLogs:
+        """Lines that attempts have logged. Not answered: those of an attempt that has ended otherwise are dropped."""
+
     def __init__(
         self,
         *,
@@ -99,10 +104,11 @@ class WorkRequest(google.protobuf.message.Message):
         release: global___WorkRelease | None = ...,
         slots: global___WorkSlots | None = ...,
         goodbye: global___WorkGoodbye | None = ...,
+        logs: global___WorkLogs | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "release", b"release", "results", b"results", "slots", b"slots"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "release", b"release", "results", b"results", "slots", b"slots"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["frame", b"frame"]) -> typing.Literal["hello", "results", "heartbeat", "release", "slots", "goodbye"] | None: ...
+    def HasField(self, field_name: typing.Literal["frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "logs", b"logs", "release", b"release", "results", b"results", "slots", b"slots"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "logs", b"logs", "release", b"release", "results", b"results", "slots", b"slots"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["frame", b"frame"]) -> typing.Literal["hello", "results", "heartbeat", "release", "slots", "goodbye", "logs"] | None: ...
 
 global___WorkRequest = WorkRequest
 
@@ -473,6 +479,7 @@ class TaskResult(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     ERROR_CODE_FIELD_NUMBER: builtins.int
     OUTCOME_UNKNOWN_FIELD_NUMBER: builtins.int
+    LOGS_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
@@ -493,6 +500,10 @@ class TaskResult(google.protobuf.message.Message):
     def output(self) -> orchestrator_api.v1.common_pb2.Payload:
         """A JSON object."""
 
+    @property
+    def logs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LogLine]:
+        """What was logged and not said before; kept if the result counts."""
+
     def __init__(
         self,
         *,
@@ -505,11 +516,86 @@ class TaskResult(google.protobuf.message.Message):
         reason: builtins.str = ...,
         error_code: builtins.str = ...,
         outcome_unknown: builtins.bool = ...,
+        logs: collections.abc.Iterable[global___LogLine] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["output", b"output"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["error_code", b"error_code", "fencing_token", b"fencing_token", "namespace", b"namespace", "outcome_unknown", b"outcome_unknown", "output", b"output", "reason", b"reason", "status", b"status", "task_id", b"task_id", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["error_code", b"error_code", "fencing_token", b"fencing_token", "logs", b"logs", "namespace", b"namespace", "outcome_unknown", b"outcome_unknown", "output", b"output", "reason", b"reason", "status", b"status", "task_id", b"task_id", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___TaskResult = TaskResult
+
+@typing.final
+class LogLine(google.protobuf.message.Message):
+    """A line that an attempt has logged."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIME_MS_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    time_ms: builtins.int
+    """When, in milliseconds since 1970, as the worker's clock has it."""
+    text: builtins.str
+    """At most 8,192 characters are kept."""
+    def __init__(
+        self,
+        *,
+        time_ms: builtins.int = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["text", b"text", "time_ms", b"time_ms"]) -> None: ...
+
+global___LogLine = LogLine
+
+@typing.final
+class WorkLogs(google.protobuf.message.Message):
+    """Lines that attempts have logged."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    @property
+    def attempts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttemptLogs]:
+        """By attempt."""
+
+    def __init__(
+        self,
+        *,
+        attempts: collections.abc.Iterable[global___AttemptLogs] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts"]) -> None: ...
+
+global___WorkLogs = WorkLogs
+
+@typing.final
+class AttemptLogs(google.protobuf.message.Message):
+    """Lines of one attempt; of more than 1,000, or 256 KiB, the newest are kept."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    TASK_ID_FIELD_NUMBER: builtins.int
+    FENCING_TOKEN_FIELD_NUMBER: builtins.int
+    LINES_FIELD_NUMBER: builtins.int
+    workflow_id: builtins.str
+    """The execution's id."""
+    task_id: builtins.str
+    """The attempt's id."""
+    fencing_token: builtins.int
+    """The token it was leased with."""
+    @property
+    def lines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LogLine]:
+        """The lines."""
+
+    def __init__(
+        self,
+        *,
+        workflow_id: builtins.str = ...,
+        task_id: builtins.str = ...,
+        fencing_token: builtins.int = ...,
+        lines: collections.abc.Iterable[global___LogLine] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fencing_token", b"fencing_token", "lines", b"lines", "task_id", b"task_id", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___AttemptLogs = AttemptLogs
 
 @typing.final
 class WorkVerdicts(google.protobuf.message.Message):
@@ -1002,3 +1088,49 @@ class TaskQueueWorker(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["last_poll_age_ms", b"last_poll_age_ms", "slots", b"slots", "used", b"used", "worker_id", b"worker_id"]) -> None: ...
 
 global___TaskQueueWorker = TaskQueueWorker
+
+@typing.final
+class AddTaskLogsRequest(google.protobuf.message.Message):
+    """See AddTaskLogs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    LOGS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    @property
+    def logs(self) -> global___AttemptLogs:
+        """The attempt and its lines. Without a token they are somebody else's about it, and are kept also when it has ended."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        logs: global___AttemptLogs | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["logs", b"logs"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["logs", b"logs", "namespace", b"namespace"]) -> None: ...
+
+global___AddTaskLogsRequest = AddTaskLogsRequest
+
+@typing.final
+class AddTaskLogsResponse(google.protobuf.message.Message):
+    """See AddTaskLogs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: builtins.int
+    @property
+    def verdict(self) -> global___TaskVerdict:
+        """Whether they are kept."""
+
+    def __init__(
+        self,
+        *,
+        verdict: global___TaskVerdict | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["verdict", b"verdict"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["verdict", b"verdict"]) -> None: ...
+
+global___AddTaskLogsResponse = AddTaskLogsResponse

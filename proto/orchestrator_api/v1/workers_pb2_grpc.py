@@ -55,6 +55,11 @@ class WorkerServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesResponse.FromString,
                 _registered_method=True)
+        self.AddTaskLogs = channel.unary_unary(
+                '/orchestrator.v1.WorkerService/AddTaskLogs',
+                request_serializer=orchestrator__api_dot_v1_dot_workers__pb2.AddTaskLogsRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workers__pb2.AddTaskLogsResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer(object):
@@ -89,6 +94,13 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddTaskLogs(self, request, context):
+        """For simple clients and operators: adds lines to the log of an attempt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +123,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.ListTaskQueues,
                     request_deserializer=orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesResponse.SerializeToString,
+            ),
+            'AddTaskLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddTaskLogs,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workers__pb2.AddTaskLogsRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workers__pb2.AddTaskLogsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +239,33 @@ class WorkerService(object):
             '/orchestrator.v1.WorkerService/ListTaskQueues',
             orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workers__pb2.ListTaskQueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddTaskLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkerService/AddTaskLogs',
+            orchestrator__api_dot_v1_dot_workers__pb2.AddTaskLogsRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workers__pb2.AddTaskLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

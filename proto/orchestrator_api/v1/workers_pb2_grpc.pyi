@@ -45,6 +45,12 @@ class WorkerServiceStub:
     ]
     """What waits for workers, by task and domain, and who takes it."""
 
+    AddTaskLogs: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workers_pb2.AddTaskLogsRequest,
+        orchestrator_api.v1.workers_pb2.AddTaskLogsResponse,
+    ]
+    """For simple clients and operators: adds lines to the log of an attempt."""
+
 class WorkerServiceAsyncStub:
     """Hands tasks to workers and takes their results."""
 
@@ -71,6 +77,12 @@ class WorkerServiceAsyncStub:
         orchestrator_api.v1.workers_pb2.ListTaskQueuesResponse,
     ]
     """What waits for workers, by task and domain, and who takes it."""
+
+    AddTaskLogs: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workers_pb2.AddTaskLogsRequest,
+        orchestrator_api.v1.workers_pb2.AddTaskLogsResponse,
+    ]
+    """For simple clients and operators: adds lines to the log of an attempt."""
 
 class WorkerServiceServicer(metaclass=abc.ABCMeta):
     """Hands tasks to workers and takes their results."""
@@ -106,5 +118,13 @@ class WorkerServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workers_pb2.ListTaskQueuesResponse, collections.abc.Awaitable[orchestrator_api.v1.workers_pb2.ListTaskQueuesResponse]]:
         """What waits for workers, by task and domain, and who takes it."""
+
+    @abc.abstractmethod
+    def AddTaskLogs(
+        self,
+        request: orchestrator_api.v1.workers_pb2.AddTaskLogsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workers_pb2.AddTaskLogsResponse, collections.abc.Awaitable[orchestrator_api.v1.workers_pb2.AddTaskLogsResponse]]:
+        """For simple clients and operators: adds lines to the log of an attempt."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -229,6 +229,70 @@ TERMINATE_COMPENSATION_SKIP: TerminateCompensation.ValueType  # 2
 """Leave them as they are."""
 global___TerminateCompensation = TerminateCompensation
 
+class _DeleteEffects:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DeleteEffectsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DeleteEffects.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DELETE_EFFECTS_UNSPECIFIED: _DeleteEffects.ValueType  # 0
+    """Refused with STEPS_NOT_UNDONE if there are any."""
+    DELETE_EFFECTS_KEEP: _DeleteEffects.ValueType  # 1
+    """They stay as they are."""
+    DELETE_EFFECTS_COMPENSATE_FIRST: _DeleteEffects.ValueType  # 2
+    """They are undone first, and the execution is deleted when that has been done."""
+
+class DeleteEffects(_DeleteEffects, metaclass=_DeleteEffectsEnumTypeWrapper):
+    """What is to be done about completed steps that could be undone, when their execution is deleted."""
+
+DELETE_EFFECTS_UNSPECIFIED: DeleteEffects.ValueType  # 0
+"""Refused with STEPS_NOT_UNDONE if there are any."""
+DELETE_EFFECTS_KEEP: DeleteEffects.ValueType  # 1
+"""They stay as they are."""
+DELETE_EFFECTS_COMPENSATE_FIRST: DeleteEffects.ValueType  # 2
+"""They are undone first, and the execution is deleted when that has been done."""
+global___DeleteEffects = DeleteEffects
+
+class _WorkflowOperation:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _WorkflowOperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_WorkflowOperation.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    WORKFLOW_OPERATION_UNSPECIFIED: _WorkflowOperation.ValueType  # 0
+    """Refused."""
+    WORKFLOW_OPERATION_PAUSE: _WorkflowOperation.ValueType  # 1
+    """PauseWorkflow."""
+    WORKFLOW_OPERATION_RESUME: _WorkflowOperation.ValueType  # 2
+    """ResumeWorkflow."""
+    WORKFLOW_OPERATION_RETRY: _WorkflowOperation.ValueType  # 3
+    """RetryWorkflow."""
+    WORKFLOW_OPERATION_TERMINATE: _WorkflowOperation.ValueType  # 4
+    """TerminateWorkflow."""
+    WORKFLOW_OPERATION_DELETE: _WorkflowOperation.ValueType  # 5
+    """DeleteWorkflow."""
+    WORKFLOW_OPERATION_TERMINATE_AND_DELETE: _WorkflowOperation.ValueType  # 6
+    """TerminateWorkflow, and then DeleteWorkflow."""
+
+class WorkflowOperation(_WorkflowOperation, metaclass=_WorkflowOperationEnumTypeWrapper):
+    """What OperateWorkflows does to each execution: what the call of that name does."""
+
+WORKFLOW_OPERATION_UNSPECIFIED: WorkflowOperation.ValueType  # 0
+"""Refused."""
+WORKFLOW_OPERATION_PAUSE: WorkflowOperation.ValueType  # 1
+"""PauseWorkflow."""
+WORKFLOW_OPERATION_RESUME: WorkflowOperation.ValueType  # 2
+"""ResumeWorkflow."""
+WORKFLOW_OPERATION_RETRY: WorkflowOperation.ValueType  # 3
+"""RetryWorkflow."""
+WORKFLOW_OPERATION_TERMINATE: WorkflowOperation.ValueType  # 4
+"""TerminateWorkflow."""
+WORKFLOW_OPERATION_DELETE: WorkflowOperation.ValueType  # 5
+"""DeleteWorkflow."""
+WORKFLOW_OPERATION_TERMINATE_AND_DELETE: WorkflowOperation.ValueType  # 6
+"""TerminateWorkflow, and then DeleteWorkflow."""
+global___WorkflowOperation = WorkflowOperation
+
 @typing.final
 class OpenClientSessionRequest(google.protobuf.message.Message):
     """See OpenClientSession."""
@@ -1044,6 +1108,367 @@ class AbandonCompensationResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 global___AbandonCompensationResponse = AbandonCompensationResponse
+
+@typing.final
+class DeleteWorkflowRequest(google.protobuf.message.Message):
+    """See DeleteWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    EFFECTS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    effects: global___DeleteEffects.ValueType
+    """What is to be done about completed steps that could be undone."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        effects: global___DeleteEffects.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["effects", b"effects", "namespace", b"namespace", "request", b"request", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___DeleteWorkflowRequest = DeleteWorkflowRequest
+
+@typing.final
+class DeleteWorkflowResponse(google.protobuf.message.Message):
+    """See DeleteWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___DeleteWorkflowResponse = DeleteWorkflowResponse
+
+@typing.final
+class OperateWorkflowsRequest(google.protobuf.message.Message):
+    """See OperateWorkflows."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    OPERATION_FIELD_NUMBER: builtins.int
+    WORKFLOW_IDS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    COMPENSATION_FIELD_NUMBER: builtins.int
+    EFFECTS_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Makes a retry safe, for each execution by itself. A ULID, as RequestIdentity has it; empty for none."""
+    namespace: builtins.str
+    """Empty means "default"."""
+    operation: global___WorkflowOperation.ValueType
+    """What to do."""
+    reason: builtins.str
+    """Terminating: why; at most 2,000 characters."""
+    compensation: global___TerminateCompensation.ValueType
+    """Terminating: whether to undo completed steps."""
+    effects: global___DeleteEffects.ValueType
+    """Deleting: what is to be done about completed steps that could be undone."""
+    @property
+    def workflow_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """To which executions: 1 to 1,000; one that is named twice is meant once."""
+
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        namespace: builtins.str = ...,
+        operation: global___WorkflowOperation.ValueType = ...,
+        workflow_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        reason: builtins.str = ...,
+        compensation: global___TerminateCompensation.ValueType = ...,
+        effects: global___DeleteEffects.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "effects", b"effects", "namespace", b"namespace", "operation", b"operation", "reason", b"reason", "request_id", b"request_id", "workflow_ids", b"workflow_ids"]) -> None: ...
+
+global___OperateWorkflowsRequest = OperateWorkflowsRequest
+
+@typing.final
+class OperateWorkflowsResponse(google.protobuf.message.Message):
+    """See OperateWorkflows."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUCCEEDED_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    @property
+    def succeeded(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The ids of the executions to which it was done, in the order of the request."""
+
+    @property
+    def failed(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___OperationFailure]:
+        """The others, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        succeeded: collections.abc.Iterable[builtins.str] | None = ...,
+        failed: collections.abc.Iterable[global___OperationFailure] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failed", b"failed", "succeeded", b"succeeded"]) -> None: ...
+
+global___OperateWorkflowsResponse = OperateWorkflowsResponse
+
+@typing.final
+class OperationFailure(google.protobuf.message.Message):
+    """Why an operation was not done to one execution."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    CODE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    workflow_id: builtins.str
+    """The execution's id."""
+    code: builtins.int
+    """The number of a canonical gRPC code."""
+    reason: builtins.str
+    """The stable reason, as the single call has it in its ErrorInfo."""
+    message: builtins.str
+    """More for people."""
+    def __init__(
+        self,
+        *,
+        workflow_id: builtins.str = ...,
+        code: builtins.int = ...,
+        reason: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message", "reason", b"reason", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___OperationFailure = OperationFailure
+
+@typing.final
+class UpdateVariablesRequest(google.protobuf.message.Message):
+    """See UpdateVariables."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    VARIABLES_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    @property
+    def variables(self) -> orchestrator_api.v1.common_pb2.Payload:
+        """A JSON object; its members take the place of those of their names."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        variables: orchestrator_api.v1.common_pb2.Payload | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request", "variables", b"variables"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "request", b"request", "variables", b"variables", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___UpdateVariablesRequest = UpdateVariablesRequest
+
+@typing.final
+class UpdateVariablesResponse(google.protobuf.message.Message):
+    """See UpdateVariables."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___UpdateVariablesResponse = UpdateVariablesResponse
+
+@typing.final
+class UpdateTaskRequest(google.protobuf.message.Message):
+    """See UpdateTask."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    reference: builtins.str
+    """The reference name; its newest attempt is meant."""
+    status: global___TaskStatus.ValueType
+    """IN_PROGRESS merges the output and leaves it at that; COMPLETED, FAILED and FAILED_WITH_TERMINAL_ERROR end the
+    attempt, and a worker that has it is told to stop.
+    """
+    reason: builtins.str
+    """Why it failed; at most 2,000 characters."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    @property
+    def output(self) -> orchestrator_api.v1.common_pb2.Payload:
+        """A JSON object; its members take the place of those of their names in the output so far."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        reference: builtins.str = ...,
+        status: global___TaskStatus.ValueType = ...,
+        output: orchestrator_api.v1.common_pb2.Payload | None = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["output", b"output", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "output", b"output", "reason", b"reason", "reference", b"reference", "request", b"request", "status", b"status", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___UpdateTaskRequest = UpdateTaskRequest
+
+@typing.final
+class UpdateTaskResponse(google.protobuf.message.Message):
+    """See UpdateTask."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___UpdateTaskResponse = UpdateTaskResponse
+
+@typing.final
+class GetTaskLogsRequest(google.protobuf.message.Message):
+    """See GetTaskLogs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    TASK_ID_FIELD_NUMBER: builtins.int
+    PAGE_FIELD_NUMBER: builtins.int
+    READ_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    reference: builtins.str
+    """Only of the attempts with this reference name."""
+    task_id: builtins.str
+    """Only of this attempt."""
+    @property
+    def page(self) -> orchestrator_api.v1.common_pb2.PageRequest:
+        """Which page."""
+
+    @property
+    def read(self) -> orchestrator_api.v1.common_pb2.ReadOptions:
+        """How fresh the answer has to be."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        reference: builtins.str = ...,
+        task_id: builtins.str = ...,
+        page: orchestrator_api.v1.common_pb2.PageRequest | None = ...,
+        read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["page", b"page", "read", b"read"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "page", b"page", "read", b"read", "reference", b"reference", "task_id", b"task_id", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___GetTaskLogsRequest = GetTaskLogsRequest
+
+@typing.final
+class GetTaskLogsResponse(google.protobuf.message.Message):
+    """See GetTaskLogs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: builtins.int
+    LINES_DROPPED_FIELD_NUMBER: builtins.int
+    next_token: builtins.str
+    """Empty on the last page. Opaque."""
+    lines_dropped: builtins.int
+    """How many older lines of the execution are not kept any more: the newest 1,000, and 256 KiB, are."""
+    @property
+    def lines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TaskLogLine]:
+        """The lines."""
+
+    def __init__(
+        self,
+        *,
+        lines: collections.abc.Iterable[global___TaskLogLine] | None = ...,
+        next_token: builtins.str = ...,
+        lines_dropped: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lines", b"lines", "lines_dropped", b"lines_dropped", "next_token", b"next_token"]) -> None: ...
+
+global___GetTaskLogsResponse = GetTaskLogsResponse
+
+@typing.final
+class TaskLogLine(google.protobuf.message.Message):
+    """A line that an attempt has logged."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    RETRY_COUNT_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    task_id: builtins.str
+    """The attempt's id."""
+    reference: builtins.str
+    """The reference name in the workflow."""
+    retry_count: builtins.int
+    """Of the attempt: 0 for the first."""
+    text: builtins.str
+    """The text."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When, as the worker says."""
+
+    def __init__(
+        self,
+        *,
+        task_id: builtins.str = ...,
+        reference: builtins.str = ...,
+        retry_count: builtins.int = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["reference", b"reference", "retry_count", b"retry_count", "task_id", b"task_id", "text", b"text", "time", b"time"]) -> None: ...
+
+global___TaskLogLine = TaskLogLine
 
 @typing.final
 class Workflow(google.protobuf.message.Message):

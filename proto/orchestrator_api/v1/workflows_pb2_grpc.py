@@ -110,6 +110,31 @@ class WorkflowServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.AbandonCompensationRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.AbandonCompensationResponse.FromString,
                 _registered_method=True)
+        self.DeleteWorkflow = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/DeleteWorkflow',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.DeleteWorkflowRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.DeleteWorkflowResponse.FromString,
+                _registered_method=True)
+        self.OperateWorkflows = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/OperateWorkflows',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.OperateWorkflowsRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.OperateWorkflowsResponse.FromString,
+                _registered_method=True)
+        self.UpdateVariables = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/UpdateVariables',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.UpdateVariablesRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.UpdateVariablesResponse.FromString,
+                _registered_method=True)
+        self.UpdateTask = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/UpdateTask',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.UpdateTaskRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.UpdateTaskResponse.FromString,
+                _registered_method=True)
+        self.GetTaskLogs = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/GetTaskLogs',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer(object):
@@ -221,6 +246,41 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteWorkflow(self, request, context):
+        """Removes an ended execution with everything that belongs to it; its id may be used again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OperateWorkflows(self, request, context):
+        """Does one operation to many executions, each for itself: some may fail.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateVariables(self, request, context):
+        """Merges values into the variables of an execution that has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTask(self, request, context):
+        """Says for a pending task, by its reference name, what its worker, or nobody, has said.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTaskLogs(self, request, context):
+        """What the attempts of an execution have logged, in the order in which it came.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -298,6 +358,31 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.AbandonCompensation,
                     request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.AbandonCompensationRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.AbandonCompensationResponse.SerializeToString,
+            ),
+            'DeleteWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteWorkflow,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.DeleteWorkflowRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.DeleteWorkflowResponse.SerializeToString,
+            ),
+            'OperateWorkflows': grpc.unary_unary_rpc_method_handler(
+                    servicer.OperateWorkflows,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.OperateWorkflowsRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.OperateWorkflowsResponse.SerializeToString,
+            ),
+            'UpdateVariables': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateVariables,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.UpdateVariablesRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.UpdateVariablesResponse.SerializeToString,
+            ),
+            'UpdateTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTask,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.UpdateTaskRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.UpdateTaskResponse.SerializeToString,
+            ),
+            'GetTaskLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTaskLogs,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -706,6 +791,141 @@ class WorkflowService(object):
             '/orchestrator.v1.WorkflowService/AbandonCompensation',
             orchestrator__api_dot_v1_dot_workflows__pb2.AbandonCompensationRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workflows__pb2.AbandonCompensationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/DeleteWorkflow',
+            orchestrator__api_dot_v1_dot_workflows__pb2.DeleteWorkflowRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.DeleteWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OperateWorkflows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/OperateWorkflows',
+            orchestrator__api_dot_v1_dot_workflows__pb2.OperateWorkflowsRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.OperateWorkflowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateVariables(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/UpdateVariables',
+            orchestrator__api_dot_v1_dot_workflows__pb2.UpdateVariablesRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.UpdateVariablesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/UpdateTask',
+            orchestrator__api_dot_v1_dot_workflows__pb2.UpdateTaskRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.UpdateTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTaskLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/GetTaskLogs',
+            orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -111,6 +111,36 @@ class WorkflowServiceStub:
     ]
     """Ends the execution with its compensation INCOMPLETE."""
 
+    DeleteWorkflow: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.DeleteWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.DeleteWorkflowResponse,
+    ]
+    """Removes an ended execution with everything that belongs to it; its id may be used again."""
+
+    OperateWorkflows: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.OperateWorkflowsRequest,
+        orchestrator_api.v1.workflows_pb2.OperateWorkflowsResponse,
+    ]
+    """Does one operation to many executions, each for itself: some may fail."""
+
+    UpdateVariables: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.UpdateVariablesRequest,
+        orchestrator_api.v1.workflows_pb2.UpdateVariablesResponse,
+    ]
+    """Merges values into the variables of an execution that has not ended."""
+
+    UpdateTask: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.UpdateTaskRequest,
+        orchestrator_api.v1.workflows_pb2.UpdateTaskResponse,
+    ]
+    """Says for a pending task, by its reference name, what its worker, or nobody, has said."""
+
+    GetTaskLogs: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.GetTaskLogsRequest,
+        orchestrator_api.v1.workflows_pb2.GetTaskLogsResponse,
+    ]
+    """What the attempts of an execution have logged, in the order in which it came."""
+
 class WorkflowServiceAsyncStub:
     """Executions of workflows."""
 
@@ -203,6 +233,36 @@ class WorkflowServiceAsyncStub:
         orchestrator_api.v1.workflows_pb2.AbandonCompensationResponse,
     ]
     """Ends the execution with its compensation INCOMPLETE."""
+
+    DeleteWorkflow: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.DeleteWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.DeleteWorkflowResponse,
+    ]
+    """Removes an ended execution with everything that belongs to it; its id may be used again."""
+
+    OperateWorkflows: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.OperateWorkflowsRequest,
+        orchestrator_api.v1.workflows_pb2.OperateWorkflowsResponse,
+    ]
+    """Does one operation to many executions, each for itself: some may fail."""
+
+    UpdateVariables: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.UpdateVariablesRequest,
+        orchestrator_api.v1.workflows_pb2.UpdateVariablesResponse,
+    ]
+    """Merges values into the variables of an execution that has not ended."""
+
+    UpdateTask: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.UpdateTaskRequest,
+        orchestrator_api.v1.workflows_pb2.UpdateTaskResponse,
+    ]
+    """Says for a pending task, by its reference name, what its worker, or nobody, has said."""
+
+    GetTaskLogs: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.GetTaskLogsRequest,
+        orchestrator_api.v1.workflows_pb2.GetTaskLogsResponse,
+    ]
+    """What the attempts of an execution have logged, in the order in which it came."""
 
 class WorkflowServiceServicer(metaclass=abc.ABCMeta):
     """Executions of workflows."""
@@ -326,5 +386,45 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workflows_pb2.AbandonCompensationResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.AbandonCompensationResponse]]:
         """Ends the execution with its compensation INCOMPLETE."""
+
+    @abc.abstractmethod
+    def DeleteWorkflow(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.DeleteWorkflowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.DeleteWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.DeleteWorkflowResponse]]:
+        """Removes an ended execution with everything that belongs to it; its id may be used again."""
+
+    @abc.abstractmethod
+    def OperateWorkflows(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.OperateWorkflowsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.OperateWorkflowsResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.OperateWorkflowsResponse]]:
+        """Does one operation to many executions, each for itself: some may fail."""
+
+    @abc.abstractmethod
+    def UpdateVariables(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.UpdateVariablesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.UpdateVariablesResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.UpdateVariablesResponse]]:
+        """Merges values into the variables of an execution that has not ended."""
+
+    @abc.abstractmethod
+    def UpdateTask(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.UpdateTaskRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.UpdateTaskResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.UpdateTaskResponse]]:
+        """Says for a pending task, by its reference name, what its worker, or nobody, has said."""
+
+    @abc.abstractmethod
+    def GetTaskLogs(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.GetTaskLogsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.GetTaskLogsResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.GetTaskLogsResponse]]:
+        """What the attempts of an execution have logged, in the order in which it came."""
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

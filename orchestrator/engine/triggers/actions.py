@@ -1,0 +1,133 @@
+"""From an action of an event handler to the message that does it: its `${...}` filled from the event's payload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from orchestrator.engine import limits
+from orchestrator.engine.errors import LimitExceeded
+from orchestrator.engine.expressions import (
+    NULL,
+    PAYLOAD_BYTES_MAX,
+    assemble_object,
+    check_payload,
+    dump_string,
+    fields_of,
+    is_null,
+    merge_objects,
+    text_of,
+)
+from orchestrator.engine.expressions.payload_templates import expand_inline, fill
+from orchestrator.engine.messages import (
+    FinishTask,
+    Message,
+    Origin,
+    StartExecution,
+    TerminateExecution,
+    UpdateVariables,
+)
+from orchestrator.engine.model import TaskStatus
+from orchestrator.engine.step import Step
+from orchestrator.engine.triggers.event_documents import ActionKind, EventAction
+from orchestrator.engine.triggers.rows import EventRow
+
+_Fields = Mapping[str, msgspec.Raw]
+
+
+def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -> Message:
+    """Raises PayloadInvalid or LimitExceeded for parameters that can't be sent."""
+    payload = expand_inline(row.payload) if action.expand else row.payload
+    fields = fields_of(fill(action.parameters, payload))
+    if action.kind is ActionKind.START_WORKFLOW:
+        return _start(step, row, action, fields, origin)
+    workflow_id = _text(fields, "workflowId")
+    if not workflow_id:
+        raise LimitExceeded("workflowId is empty")
+    if action.kind is ActionKind.TERMINATE_WORKFLOW:
+        reason = _text(fields, "terminationReason") or f"terminated by event {row.event}"
+        return TerminateExecution(row.namespace, workflow_id, reason[: limits.REASON_CHARS], origin)
+    if action.kind is ActionKind.UPDATE_WORKFLOW_VARIABLES:
+        variables = _object(fields, "variables")
+        return UpdateVariables(row.namespace, workflow_id, variables, action.append, origin)
+    failed = action.kind is ActionKind.FAIL_TASK
+    return FinishTask(
+        row.namespace,
+        workflow_id,
+        _text(fields, "taskId"),
+        _text(fields, "taskRefName"),
+        TaskStatus.FAILED if failed else TaskStatus.COMPLETED,
+        _task_output(row, fields),
+        (_text(fields, "reasonForIncompletion") or f"failed by event {row.event}") if failed else "",
+        origin,
+    )
+
+
+def kind_of(message: Message) -> str:
+    """The kind of action that the message does; "" for a handler that begins."""
+    match message:
+        case StartExecution():
+            return ActionKind.START_WORKFLOW.value
+        case FinishTask(status=TaskStatus.COMPLETED):
+            return ActionKind.COMPLETE_TASK.value
+        case FinishTask():
+            return ActionKind.FAIL_TASK.value
+        case TerminateExecution():
+            return ActionKind.TERMINATE_WORKFLOW.value
+        case UpdateVariables():
+            return ActionKind.UPDATE_WORKFLOW_VARIABLES.value
+        case _:
+            return ""
+
+
+def _start(step: Step, row: EventRow, action: EventAction, fields: _Fields, origin: Origin) -> StartExecution:
+    given = merge_objects(_object(fields, "input"), assemble_object(_of_event(row)))
+    check_payload(given)
+    domains = fields_of(_object(fields, "taskToDomain"))
+    return StartExecution(
+        namespace=row.namespace,
+        workflow_id=step.ids.make(),
+        name=_text(fields, "name"),
+        version=action.version,
+        input=given,
+        correlation_id=_text(fields, "correlationId"),
+        priority=action.priority,
+        task_to_domain=tuple(sorted((name, text_of(value)) for name, value in domains.items())),
+        created_by=origin.name,
+        origin=origin,
+    )
+
+
+def _task_output(row: EventRow, fields: _Fields) -> bytes:
+    """The output that is given, with what the task was found by and the event, as in Conductor."""
+    target = [(key, bytes(fields.get(key, NULL))) for key in ("workflowId", "taskId", "taskRefName")]
+    output = merge_objects(assemble_object(target), _object(fields, "output"))
+    output = merge_objects(output, assemble_object(_of_event(row)))
+    check_payload(output)
+    return output
+
+
+def _of_event(row: EventRow) -> list[tuple[str, bytes]]:
+    return [
+        ("conductor.event.messageId", dump_string(row.message_id)),
+        ("conductor.event.name", dump_string(row.event)),
+    ]
+
+
+def _text(fields: _Fields, key: str) -> str:
+    """A field as text; "" for none. Longer than any name may be, it names nothing."""
+    raw = bytes(fields.get(key, NULL))
+    text = "" if is_null(raw) else text_of(raw)
+    if len(text) > limits.REASON_CHARS:
+        raise LimitExceeded(f"{key} has more than {limits.REASON_CHARS} characters")
+    return text
+
+
+def _object(fields: _Fields, key: str) -> bytes:
+    raw = bytes(fields.get(key, NULL))
+    if is_null(raw):
+        return b"{}"
+    if raw[:1] != b"{" or len(raw) > PAYLOAD_BYTES_MAX:
+        raise LimitExceeded(f"{key} is no object of at most {PAYLOAD_BYTES_MAX} bytes")
+    return raw

@@ -1,0 +1,78 @@
+"""What is always true of schedules and events between steps: further checks for `engine.invariants`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.engine.messages import WITH_ORIGIN, OriginKind, StartExecution
+from orchestrator.engine.model import Table, TimerKind
+from orchestrator.engine.state import State
+from orchestrator.engine.transitions import WORKFLOW_TERMINAL
+from orchestrator.engine.triggers.index import armed_until, wants_times
+from orchestrator.engine.triggers.rows import RunState
+
+
+def schedules_are_armed_or_owed_times(state: State) -> Iterator[str]:
+    armed = set()
+    for key, row in sorted(state.resident[Table.SCHEDULE].items()):
+        timer = state.timers.get((row.timer,))
+        if timer is not None:
+            armed.add(timer.number)
+        if row.timer and (timer is None or timer.kind is not TimerKind.SCHEDULE or timer.name != row.name):
+            yield f"schedule {key} waits for timer {row.timer}, which is {timer}"
+        if row.due and not row.timer:
+            yield f"schedule {key} has times and no timer"
+        if row.paused and row.timer:
+            yield f"schedule {key} is paused and has a timer"
+        times = [row.covered_ms, *(time_ms for time_ms, _ in row.due)]
+        if times != sorted(set(times)) or times[-1] != armed_until(row):
+            yield f"schedule {key} has its times out of order: {times}"
+        if wants_times(row) != (key in state.triggers.wanting):
+            yield f"schedule {key} wants times, or does not, and the index says otherwise"
+    for _, timer in sorted(state.timers.items()):
+        if timer.kind is TimerKind.SCHEDULE and timer.number not in armed:
+            yield f"timer {timer.number} is of no schedule"
+
+
+def runs_whose_end_is_waited_for_will_end(state: State) -> Iterator[str]:
+    watched = state.resident[Table.SCHEDULED]
+    for key, row in sorted(state.resident[Table.SCHEDULE].items()):
+        if row.running and (row.namespace, row.running) not in watched:
+            yield f"schedule {key} waits for {row.running}, of which it will not be told"
+        run = state.resident[Table.SCHEDULE_RUN].get((*key, row.buffered))
+        if row.buffered and (not row.running or run is None or run.state is not RunState.BUFFERED):
+            yield f"schedule {key} keeps run {row.buffered} back, which is {run}, for {row.running!r}"
+    sent = {(m.namespace, m.workflow_id) for m in state.messages.values() if isinstance(m, StartExecution)}
+    for key in sorted(watched):
+        hot = state.execution((str(key[0]), str(key[1])))
+        if hot is not None and hot.execution.status in WORKFLOW_TERMINAL:
+            yield f"{key} has ended, and its schedule was not told"
+        # Only where all are hot, as in tests.
+        if hot is None and key not in sent:
+            yield f"{key} is watched and was never started"
+
+
+def events_are_done_with_once_all_is_done(state: State) -> Iterator[str]:
+    under_way: dict[int, int] = {}
+    for message in state.messages.values():
+        if isinstance(message, WITH_ORIGIN) and message.origin.kind is OriginKind.EVENT:
+            under_way[message.origin.number] = under_way.get(message.origin.number, 0) + 1
+    size = 0
+    for _, row in sorted(state.resident[Table.EVENT].items()):
+        number = row.number
+        size += len(row.payload)
+        if row.open != under_way.get(number, 0):
+            yield f"event {number} counts {row.open} messages, there are {under_way.get(number, 0)}"
+        if not row.open and not row.undecided:
+            yield f"event {number} is done and still there"
+        if bool(row.undecided) != (number in state.triggers.undecided):
+            yield f"event {number} has handlers to be decided on, or has not, and the index says otherwise"
+    if size != state.triggers.event_bytes:
+        yield f"the payloads of events have {size} bytes, counted are {state.triggers.event_bytes}"
+
+
+CHECKS = (
+    schedules_are_armed_or_owed_times,
+    runs_whose_end_is_waited_for_will_end,
+    events_are_done_with_once_all_is_done,
+)

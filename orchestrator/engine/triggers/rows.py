@@ -1,0 +1,132 @@
+"""The rows of schedules and event handlers: resident, and bounded in number. What holds for all rows is in `model`."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from orchestrator.engine.model import Row
+
+
+class RunState(IntEnum):
+    """What became of a run of a schedule. The numbers are those of the wire and of the stored rows."""
+
+    PENDING = 1  # its execution is about to start
+    STARTED = 2
+    FAILED = 3  # there is no execution; the reason says why
+    SKIPPED = 4
+    BUFFERED = 5  # waits for the end of the run before
+
+
+class EventRunState(IntEnum):
+    """What became of an action of an event handler. The numbers are those of the wire and of the stored rows."""
+
+    COMPLETED = 1
+    FAILED = 2
+    SKIPPED = 3  # the handler's condition was false, or the handler has gone
+
+
+class ScheduleRow(Row, frozen=True):
+    """A schedule: the JSON text that was given, and how far it has come.
+
+    Its times are computed outside, from tables of time zones that differ between machines, and come back by
+    ArmSchedule.
+    """
+
+    namespace: str
+    name: str
+    document: bytes
+    created_ms: int
+    updated_ms: int
+    revision: int = 1  # times that were computed for another one mean nothing
+    paused: bool = False
+    paused_reason: str = ""
+    covered_ms: int = 0  # every time up to this one has been dealt with
+    due: tuple[tuple[int, int], ...] = ()  # (time, number of the cron expression), ascending: what follows
+    refill_below: int = 0  # with fewer than so many times left, more are to be computed
+    exhausted: bool = False  # there are no times but those of `due`
+    timer: int = 0  # for the first of `due`; without any, for when to look again
+    next_run: int = 1  # of SCHEDULE_RUN rows
+    # Unless runs may overlap:
+    running: str = ""  # the workflow id of the run that has not ended
+    buffered: int = 0  # the number of the run that waits for its end
+
+
+class ScheduleRun(Row, frozen=True):
+    """One run of a schedule, or several that follow each other and were skipped for the same reason."""
+
+    number: int
+    execution_id: str
+    state: RunState
+    scheduled_ms: int  # the newest time, where there are several
+    executed_ms: int
+    cron: str = ""  # and zone; empty if it was run by hand
+    workflow_id: str = ""
+    reason: str = ""
+    count: int = 1
+
+
+class ScheduledExecution(Row, frozen=True):
+    """An execution whose end its schedule waits for."""
+
+    schedule: str
+    number: int  # of the run
+
+
+class Scheduling(Row, frozen=True):
+    """Whether all schedules are paused, and since when."""
+
+    paused: bool
+    reason: str
+    changed_ms: int
+
+
+class EventHandlerRow(Row, frozen=True):
+    """An event handler, as the JSON text that was given."""
+
+    namespace: str
+    name: str
+    document: bytes
+    created_ms: int
+    updated_ms: int
+    revision: int = 1  # a verdict on another one's condition means nothing
+
+
+class EventRow(Row, frozen=True):
+    """A published event, until all that its handlers do is done."""
+
+    number: int
+    namespace: str
+    event: str
+    message_id: str
+    payload: bytes
+    published_ms: int
+    undecided: tuple[str, ...] = ()  # handlers whose condition is still to be evaluated
+    open: int = 0  # messages under way: handlers to begin, actions to be done
+
+
+class EventRun(Row, frozen=True):
+    """What an action of a handler came to; or a handler none of whose actions were tried."""
+
+    number: int
+    namespace: str
+    event: str
+    event_number: int
+    message_id: str
+    handler: str
+    action: str  # empty if none was tried
+    position: int  # of the action in its handler
+    state: EventRunState
+    published_ms: int
+    ended_ms: int
+    workflow_id: str = ""
+    reason: str = ""
+
+
+class EventSeen(Row, frozen=True):
+    """A message id that has come: the same again does nothing."""
+
+    namespace: str
+    event: str
+    message_id: str
+    seen_ms: int
+    event_number: int

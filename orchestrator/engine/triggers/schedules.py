@@ -1,0 +1,228 @@
+"""Schedules: each of their times is run once, whoever leads, and however often the leader changes in between.
+
+A row knows up to where its times are covered and which follow. A timer stands for the next one; its firing covers the
+time, arms the timer for the one after, and sends for the execution, all in one step. Times are computed outside; rows
+that want some are found by an index, so a new leader owes what the one before did not get to.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from msgspec.structs import replace
+
+from orchestrator.engine import limits
+from orchestrator.engine.expressions import assemble_object, dump_string, merge_objects
+from orchestrator.engine.messages import Origin, OriginKind, StartExecution, TerminateExecution
+from orchestrator.engine.model import Table, Timer, TimerKind
+from orchestrator.engine.results import AnyResult, Rejected
+from orchestrator.engine.state import State
+from orchestrator.engine.step import Step
+from orchestrator.engine.triggers.rows import RunState, ScheduledExecution, ScheduleRow, ScheduleRun, Scheduling
+from orchestrator.engine.triggers.schedule_documents import OverlapPolicy, ParsedSchedule, validate_schedule
+
+OVERLAPS = "the run before has not ended"
+ONE_WAITS = "the run before has not ended, and another one waits for that already"
+MISSED = "the time had passed before it could be run"
+REPLACED = "terminated for the next run of schedule"
+
+
+def scheduling(state: State) -> Scheduling:
+    """Whether all schedules are paused."""
+    row = cast(Scheduling | None, state.resident[Table.SCHEDULING].get(()))
+    return row or Scheduling(False, "", 0)
+
+
+def schedule(state: State, namespace: str, name: str) -> ScheduleRow | None:
+    return cast(ScheduleRow | None, state.resident[Table.SCHEDULE].get((namespace, name)))
+
+
+def put(step: Step, row: ScheduleRow) -> ScheduleRow:
+    step.write(Table.SCHEDULE, (row.namespace, row.name), row)
+    return row
+
+
+# --- its times
+
+
+def arm(step: Step, row: ScheduleRow, look_again_ms: int = 0) -> ScheduleRow:
+    """The timer for the first time of the row, or else for when to look again, if ever. There is none now."""
+    if row.due:
+        time_ms = row.due[0][0]
+        jitter_ms = validate_schedule(row.document).jitter_ms
+        if jitter_ms:
+            time_ms += step.ids.number(jitter_ms + 1, "schedule", row.namespace, row.name, time_ms)
+    elif look_again_ms and not row.exhausted:
+        time_ms = look_again_ms
+    else:
+        return replace(row, timer=0)
+    number = step.state.meta.next_timer
+    step.count(next_timer=1)
+    timer = Timer(number, time_ms, TimerKind.SCHEDULE, row.namespace, "", name=row.name)
+    step.write(Table.TIMER, (number,), timer)
+    return replace(row, timer=number)
+
+
+def unarmed(step: Step, row: ScheduleRow) -> ScheduleRow:
+    """Without its times: they are computed anew, or never, and what was computed until now is for naught."""
+    step.disarm(row.timer)
+    return replace(row, timer=0, due=(), refill_below=0, exhausted=False, revision=row.revision + 1)
+
+
+def fire(step: Step, timer: Timer) -> None:
+    """The schedule's timer has fired."""
+    row = schedule(step.state, timer.namespace, timer.name)
+    if row is None or row.timer != timer.number:
+        return
+    if scheduling(step.state).paused or not row.due:
+        put(step, unarmed(step, row))
+        return
+    parsed = validate_schedule(row.document)
+    (time_ms, cron), rest = row.due[0], row.due[1:]
+    row = run(step, replace(row, covered_ms=time_ms), parsed, time_ms, str(parsed.crons[cron]))
+    if not parsed.catch_up:
+        missed = [due for due in rest if due[0] <= step.now]
+        if missed:
+            row = replace(skip(step, row, missed[-1][0], len(missed)), covered_ms=missed[-1][0])
+            rest = rest[len(missed) :]
+    put(step, arm(step, replace(row, due=rest)))
+
+
+# --- its runs
+
+
+def run(step: Step, row: ScheduleRow, parsed: ParsedSchedule, time_ms: int, cron: str) -> ScheduleRow:
+    """A time of the schedule has come: what its overlap policy says. The row is for the caller to write."""
+    if row.running and parsed.overlap is OverlapPolicy.SKIP:
+        return skip(step, row, time_ms, 1, OVERLAPS, cron)
+    if row.running and parsed.overlap is OverlapPolicy.BUFFER_ONE:
+        if row.buffered:
+            return skip(step, row, time_ms, 1, ONE_WAITS, cron)
+        entry = ScheduleRun(row.next_run, step.ids.make(), RunState.BUFFERED, time_ms, step.now, cron)
+        return replace(record(step, row, entry), buffered=entry.number)
+    entry = ScheduleRun(row.next_run, step.ids.make(), RunState.PENDING, time_ms, step.now, cron)
+    return _send(step, record(step, row, entry), parsed, entry)
+
+
+def skip(
+    step: Step, row: ScheduleRow, time_ms: int, count: int, reason: str = MISSED, cron: str = ""
+) -> ScheduleRow:
+    """Times that are not run. Those that follow each other for the same reason are one record."""
+    key = (row.namespace, row.name, row.next_run - 1)
+    newest = cast(ScheduleRun | None, step.state.resident[Table.SCHEDULE_RUN].get(key))
+    if newest is not None and newest.state is RunState.SKIPPED and newest.reason == reason:
+        more = replace(newest, scheduled_ms=time_ms, executed_ms=step.now, count=newest.count + count)
+        step.write(Table.SCHEDULE_RUN, key, more)
+        return row
+    entry = ScheduleRun(
+        row.next_run, step.ids.make(), RunState.SKIPPED, time_ms, step.now, cron, reason=reason, count=count
+    )
+    return record(step, row, entry)
+
+
+def follow(step: Step, row: ScheduleRow, parsed: ParsedSchedule, number: int, workflow_id: str) -> ScheduleRow:
+    """The execution of a run is about to begin, or has: unless runs may overlap, its end is waited for."""
+    if parsed.overlap is OverlapPolicy.ALLOW:
+        return row
+    step.write(Table.SCHEDULED, (row.namespace, workflow_id), ScheduledExecution(row.name, number))
+    return replace(row, running=workflow_id)
+
+
+def terminate_running(step: Step, row: ScheduleRow) -> None:
+    if row.running:
+        step.send(TerminateExecution(row.namespace, row.running, f"{REPLACED} {row.name}"))
+
+
+def input_of(step: Step, row: ScheduleRow, parsed: ParsedSchedule, entry: ScheduleRun) -> bytes:
+    """The input of a run's execution: the schedule's own, and which run it is."""
+    facts = assemble_object((
+        ("_startedByScheduler", dump_string(row.name)),
+        ("_scheduledTime", b"%d" % entry.scheduled_ms),
+        ("_executedTime", b"%d" % step.now),
+        ("_executionId", dump_string(entry.execution_id)),
+        ("_schedulerCron", dump_string(entry.cron)),
+    ))
+    return merge_objects(parsed.request.input, facts)
+
+
+def _send(step: Step, row: ScheduleRow, parsed: ParsedSchedule, entry: ScheduleRun) -> ScheduleRow:
+    if parsed.overlap is OverlapPolicy.TERMINATE_RUNNING:
+        terminate_running(step, row)
+    workflow_id = step.ids.make()
+    entry = replace(entry, state=RunState.PENDING, workflow_id=workflow_id, executed_ms=step.now, reason="")
+    step.write(Table.SCHEDULE_RUN, (row.namespace, row.name, entry.number), entry)
+    request = parsed.request
+    step.send(
+        StartExecution(
+            namespace=row.namespace,
+            workflow_id=workflow_id,
+            name=request.name,
+            version=request.version,
+            input=input_of(step, row, parsed, entry),
+            correlation_id=request.correlation_id,
+            priority=request.priority,
+            task_to_domain=request.task_to_domain,
+            created_by=request.created_by,
+            document=request.document,
+            origin=Origin(OriginKind.SCHEDULE, row.name, entry.number),
+        )
+    )
+    return follow(step, row, parsed, entry.number, workflow_id)
+
+
+def record(step: Step, row: ScheduleRow, entry: ScheduleRun) -> ScheduleRow:
+    """Writes the run; the oldest goes. The row with the number for the next one is for the caller to write."""
+    step.write(Table.SCHEDULE_RUN, (row.namespace, row.name, entry.number), entry)
+    if entry.number - limits.SCHEDULE_RUNS_KEPT != row.buffered:
+        _forget(step, row, entry.number - limits.SCHEDULE_RUNS_KEPT)
+    return replace(row, next_run=entry.number + 1)
+
+
+def delete(step: Step, row: ScheduleRow) -> None:
+    """The schedule and its records; executions go on."""
+    step.disarm(row.timer)
+    for number in (row.buffered, *range(row.next_run - limits.SCHEDULE_RUNS_KEPT, row.next_run)):
+        _forget(step, row, number)
+    step.write(Table.SCHEDULE, (row.namespace, row.name), None)
+
+
+def _forget(step: Step, row: ScheduleRow, number: int) -> None:
+    key = (row.namespace, row.name, number)
+    if key in step.state.resident[Table.SCHEDULE_RUN]:
+        step.write(Table.SCHEDULE_RUN, key, None)
+
+
+def started(step: Step, message: StartExecution, result: AnyResult) -> None:
+    """What came of the execution of a run."""
+    key = (message.namespace, message.origin.name, message.origin.number)
+    entry = cast(ScheduleRun | None, step.state.resident[Table.SCHEDULE_RUN].get(key))
+    refused = isinstance(result, Rejected)
+    if entry is not None and entry.workflow_id == message.workflow_id:
+        state = RunState.FAILED if refused else RunState.STARTED
+        reason = result.message[: limits.REASON_CHARS] if isinstance(result, Rejected) else ""
+        step.write(Table.SCHEDULE_RUN, key, replace(entry, state=state, reason=reason))
+    if refused:
+        ended(step, message.namespace, message.workflow_id)
+
+
+def ended(step: Step, namespace: str, workflow_id: str) -> None:
+    """An execution has ended, or did not begin: the run that its schedule keeps back may follow."""
+    watched = cast(ScheduledExecution | None, step.state.resident[Table.SCHEDULED].get((namespace, workflow_id)))
+    if watched is None:
+        return
+    step.write(Table.SCHEDULED, (namespace, workflow_id), None)
+    row = schedule(step.state, namespace, watched.schedule)
+    if row is None or row.running != workflow_id:
+        return
+    row = replace(row, running="")
+    if row.buffered:
+        entry = cast(
+            ScheduleRun | None, step.state.resident[Table.SCHEDULE_RUN].get((namespace, row.name, row.buffered))
+        )
+        row = replace(row, buffered=0)
+        assert entry is not None
+        row = _send(step, row, validate_schedule(row.document), entry)
+        if entry.number < row.next_run - limits.SCHEDULE_RUNS_KEPT:
+            # It was kept only because it waited.
+            _forget(step, row, entry.number)
+    put(step, row)
