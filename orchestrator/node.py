@@ -78,7 +78,8 @@ class Node:
         self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=__version__)
         self._gauges = Gauges(self.metrics, self._free_disk_bytes)
-        self._system = system_session(config, self._world, self.metrics, self._fail)
+        self._system = system_session(
+            config, self._world, self.metrics, state=lambda: self._machine().state, on_fatal=self._fail)
         self._server: RpcServer | None = None
         self._metrics_server: MetricsServer | None = None
 

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.config import Config
-from orchestrator.integrations.executors import executors_of
-from orchestrator.integrations.work import Executor
+from orchestrator.integrations.executors import ExecutorFactory, executors_of
 from orchestrator.replication.files import Files, RealFiles
 from orchestrator.replication.ports import Clock, Network, TcpNetwork
 from orchestrator.replication.worker import WorkerFactory, thread_worker
@@ -57,4 +55,4 @@ class World:
     free_disk_bytes: Callable[[Path], int] = free_disk_bytes
     # How the node's own session reaches the nodes, by the address of their gRPC service.
     open_channel: ChannelFactory = field(default_factory=lambda: channel_factory(None))
-    executors: Callable[[Config], dict[str, Executor]] = executors_of
+    executors: ExecutorFactory = executors_of

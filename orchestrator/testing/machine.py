@@ -9,8 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import Config
-from orchestrator.integrations.work import Executor
+from orchestrator.integrations.executors import ExecutorFactory
 from orchestrator.replication import worker
 from orchestrator.replication.errors import Stopped
 from orchestrator.storage import lanes
@@ -64,7 +63,7 @@ class Machine:
         self.process: Process | None = None
         self.boots = 0
         # Of the system work of a node that runs here.
-        self.executors: Callable[[Config], dict[str, Executor]] = lambda config: {}
+        self.executors: ExecutorFactory = lambda config, surroundings: {}
 
     @property
     def running(self) -> bool:

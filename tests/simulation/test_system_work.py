@@ -11,6 +11,7 @@ import pytest
 from orchestrator.engine import system
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.model import SessionKind
+from orchestrator.integrations.executors import ExecutorFactory
 from orchestrator.integrations.work import Ended, Executor, Outcome, Work
 from orchestrator.testing.machine import Machine
 from orchestrator_client.client import Client
@@ -95,8 +96,8 @@ class World(Drive):
         for member in cluster.members.values():
             member.machine.executors = self._executors(member.machine)
 
-    def _executors(self, machine: Machine) -> Callable[[Any], dict[str, Executor]]:
-        return lambda config: {QUEUE: self.calls.executor(machine)}
+    def _executors(self, machine: Machine) -> ExecutorFactory:
+        return lambda config, surroundings: {QUEUE: self.calls.executor(machine)}
 
     def begin(self) -> None:
         cluster = self.cluster
