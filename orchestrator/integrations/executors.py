@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.config import Config
+from orchestrator.integrations.grpc_calls.executor import GrpcExecutor
 from orchestrator.integrations.http_calls.executor import HttpExecutor
 from orchestrator.integrations.service_registry.registry import Lookup
 from orchestrator.integrations.work import Executor, Kind
@@ -24,4 +25,8 @@ ExecutorFactory = Callable[[Config, Surroundings], dict[str, Executor]]
 
 def executors_of(config: Config, surroundings: Surroundings) -> dict[str, Executor]:
     """The real ones. They belong to the caller, who closes them."""
-    return {Kind.HTTP: HttpExecutor(surroundings.service, surroundings.monotonic)}
+    service, monotonic = surroundings.service, surroundings.monotonic
+    return {
+        Kind.HTTP: HttpExecutor(service, monotonic),
+        Kind.GRPC: GrpcExecutor(service, monotonic),
+    }

@@ -15,6 +15,7 @@ class _Shared(Generic[T]):
     def __init__(self, thing: T) -> None:
         self.thing = thing
         self.users = 0
+        self.is_forgotten = False
 
 
 class Pool(Generic[K, T]):
@@ -47,7 +48,16 @@ class Pool(Generic[K, T]):
             yield shared.thing
         finally:
             shared.users -= 1
+            if shared.is_forgotten and not shared.users:
+                await self._close(shared.thing)
             await self._trim()
+
+    def forget(self, key: K, thing: T) -> None:
+        """Of use to nobody: who wants it next gets another one. It is closed when those that use it are done."""
+        shared = self._shared.get(key)
+        if shared is not None and shared.thing is thing:
+            del self._shared[key]
+            shared.is_forgotten = True
 
     async def close(self) -> None:
         """Closes all of them, those in use too."""

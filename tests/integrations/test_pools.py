@@ -80,6 +80,18 @@ async def test_what_can_not_be_made_is_tried_anew() -> None:
     assert await bench.use("a") == "a1"
 
 
+async def test_what_is_forgotten_is_closed_when_its_users_are_done() -> None:
+    bench = Bench(3)
+    async with bench.pool.using("a", bench.making("a")) as thing:
+        async with bench.pool.using("a", bench.making("a")) as again:
+            assert again is thing
+            bench.pool.forget("a", thing)
+        assert await bench.use("a") == "a2" and bench.closed == []
+        bench.pool.forget("a", thing)
+    assert bench.closed == ["a1"]
+    assert await bench.use("a") == "a2"
+
+
 async def test_closing_closes_everything() -> None:
     bench = Bench(3)
     for key in ("a", "b"):

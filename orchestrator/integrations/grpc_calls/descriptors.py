@@ -5,7 +5,6 @@ Pools are apart from each other and from the process' own, so two servers may gi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from google.protobuf import (
@@ -25,7 +24,6 @@ from google.protobuf.message import DecodeError
 FILES_MAX = 1_000
 BYTES_MAX = 4 << 20
 
-_METHOD = re.compile(r"/?([A-Za-z_][\w.]*)/([A-Za-z_]\w*)", re.ASCII)
 # A set that was made without its imports needs these all the same, and they are the same everywhere.
 _WELL_KNOWN = {
     module.DESCRIPTOR.name: module.DESCRIPTOR.serialized_pb
@@ -70,7 +68,7 @@ def _add(
     waiting, above = [first], set[str]()
     while waiting:
         name = waiting[-1]
-        file = files.get(name) or _well_known(name)
+        file = files.get(name) or well_known(name)
         if file is None:
             raise DescriptorsInvalid(f"{name} is imported and not there (protoc has --include_imports)")
         missing = [other for other in file.dependency if other not in done]
@@ -95,17 +93,10 @@ def _build(pool: DescriptorPool, file: descriptor_pb2.FileDescriptorProto) -> No
         raise DescriptorsInvalid(f"{file.name}: {error}") from error
 
 
-def _well_known(name: str) -> descriptor_pb2.FileDescriptorProto | None:
+def well_known(name: str) -> descriptor_pb2.FileDescriptorProto | None:
+    """One of the files that come with protobuf; None if it is not."""
     data = _WELL_KNOWN.get(name)
     return None if data is None else descriptor_pb2.FileDescriptorProto.FromString(data)
-
-
-def split_method(text: str) -> tuple[str, str]:
-    """Service and method of `package.Service/Method`. Raises MethodInvalid."""
-    match = _METHOD.fullmatch(text)
-    if match is None:
-        raise MethodInvalid(f"{text!r} is not of the form package.Service/Method")
-    return match[1], match[2]
 
 
 def method_of(pool: DescriptorPool, service: str, method: str) -> MethodDescriptor | None:
