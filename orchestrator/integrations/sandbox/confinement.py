@@ -1,0 +1,89 @@
+"""What holds an evaluator process: limits that the kernel enforces, whatever an engine is made to do.
+
+Everything an engine needs is loaded before. After `confine`, no file, socket or pipe can be opened any more, since
+no descriptor is left; what is not allowed to be read can't be read by a broken engine either.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import resource
+import signal
+import sys
+
+from orchestrator.integrations.sandbox.protocol import MIB
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+# Beside what an evaluation may use: the request's and the answer's text, and what Python makes of them.
+_HEADROOM_BYTES = 64 * MIB
+# How much later than an engine's own limit the kernel ends the process: engines notice late in long built-in calls.
+ALARM_AFTER_MS = 250
+
+
+def die_with_parent(parent: int) -> None:
+    """This process is killed when `parent`, whose main thread must have started it, ends in any way.
+
+    Elsewhere than on Linux it ends when its socket does, at the latest when a running evaluation meets its limit.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we could ask
+        os._exit(0)
+
+
+def confine(memory_bytes: int) -> None:
+    """From now on: bounded memory, nothing to open, no dumps, no privileges to gain."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        # Elsewhere there is no telling how much a process has mapped already, nor is the limit kept.
+        _lower(resource.RLIMIT_AS, _mapped_bytes() + memory_bytes + _HEADROOM_BYTES)
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_NOFILE, _open_descriptors())
+
+
+def _lower(which: int, limit: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(which, (bound, bound))
+
+
+def _mapped_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - pathlib is one more module to load
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+def _open_descriptors() -> int:
+    """The lowest number that is free: none at or above it can be opened once it is the limit."""
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    return free
+
+
+class Deadline:
+    """Ends this process if the block takes longer on the clock, or uses more of the processor.
+
+    The kernel does it, by default actions of signals: Python's own handlers would wait for the engine to return.
+    """
+
+    def __init__(self, time_ms: int) -> None:
+        self._seconds = (time_ms + ALARM_AFTER_MS) / 1000
+        self._hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+
+    def __enter__(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        used = usage.ru_utime + usage.ru_stime
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + self._seconds) + 1, self._hard))
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def peak_bytes() -> int:
+    """The most memory this process has ever had in use."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
