@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.codec.errors import RowCorrupt, RowVersionUnsupported
-from orchestrator.engine import messages, model
+from orchestrator.engine import messages, model, resident
 from orchestrator.engine.encoding import encode_struct
 from orchestrator.engine.model import Row, RowKey, Table
 from orchestrator.engine.triggers import rows
@@ -28,22 +28,23 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.SIGNAL: model.Signal,
     Table.PAYLOAD: model.PayloadRow,
     Table.TASK_LOG: model.TaskLog,
-    Table.WORKFLOW_DEFINITION: model.WorkflowDefinitionRow,
-    Table.TASK_DEFINITION: model.TaskDefinitionRow,
-    Table.BUNDLE: model.Bundle,
-    Table.SESSION: model.Session,
-    Table.LEASE: model.Lease,
-    Table.READY: model.Ready,
-    Table.TIMER: model.Timer,
-    Table.CLIENT_SESSION: model.ClientSession,
-    Table.REQUEST: model.Request,
-    Table.TASK_RATE: model.TaskRate,
-    Table.IDEMPOTENCY: model.IdempotencyKey,
-    Table.WORKFLOW_GROUP: model.WorkflowGroup,
-    Table.WAITING: model.WaitingExecution,
-    Table.POLLER: model.Poller,
-    Table.SERVICE: model.ServiceRow,
-    Table.RETENTION: model.Retention,
+    Table.EXPANSION: model.Expansion,
+    Table.WORKFLOW_DEFINITION: resident.WorkflowDefinitionRow,
+    Table.TASK_DEFINITION: resident.TaskDefinitionRow,
+    Table.BUNDLE: resident.Bundle,
+    Table.SESSION: resident.Session,
+    Table.LEASE: resident.Lease,
+    Table.READY: resident.Ready,
+    Table.TIMER: resident.Timer,
+    Table.CLIENT_SESSION: resident.ClientSession,
+    Table.REQUEST: resident.Request,
+    Table.TASK_RATE: resident.TaskRate,
+    Table.IDEMPOTENCY: resident.IdempotencyKey,
+    Table.WORKFLOW_GROUP: resident.WorkflowGroup,
+    Table.WAITING: resident.WaitingExecution,
+    Table.POLLER: resident.Poller,
+    Table.SERVICE: resident.ServiceRow,
+    Table.RETENTION: resident.Retention,
     Table.SCHEDULE: rows.ScheduleRow,
     Table.SCHEDULE_RUN: rows.ScheduleRun,
     Table.SCHEDULED: rows.ScheduledExecution,

@@ -6,9 +6,17 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from orchestrator.engine import leases, limits, pollers, system, throttle
-from orchestrator.engine.definitions.model import RetryLogic, RetryPolicy, TaskNode, TaskType, TimeoutPolicy
+from orchestrator.engine import leases, limits, places, pollers, scopes, system, throttle
+from orchestrator.engine.definitions.model import (
+    STRUCTURAL,
+    WORKED,
+    RetryLogic,
+    RetryPolicy,
+    TaskNode,
+    TimeoutPolicy,
+)
 from orchestrator.engine.errors import LimitExceeded
+from orchestrator.engine.execution_state import base_of, instance_of
 from orchestrator.engine.model import (
     AgendaKind,
     Payload,
@@ -21,6 +29,7 @@ from orchestrator.engine.model import (
     WorkflowStatus,
 )
 from orchestrator.engine.payloads import Input, make_input
+from orchestrator.engine.places import Place
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import TASK_RETRIABLE, check_task
 
@@ -42,9 +51,17 @@ class TooManyTasks(Exception):
 
 def node_of(step: Step, attempt: TaskAttempt) -> TaskNode:
     """What the attempt is an attempt of."""
-    if attempt.compensates:
-        return step.plan.undoes[step.hot.records[attempt.compensates].reference]
-    return step.plan.node(attempt.reference)
+    return places.node_of(step.plan, step.hot, attempt)
+
+
+def input_of(step: Step, attempt: TaskAttempt) -> bytes:
+    """The attempt's input, the same whenever it is asked for."""
+    return scopes.input_of(step.plan, step.hot, step.x, attempt)
+
+
+def has_effect(attempt: TaskAttempt) -> bool:
+    """Whether executing the attempt may change something outside of the cluster."""
+    return attempt.type in WORKED
 
 
 # --- how they come to be
@@ -52,7 +69,7 @@ def node_of(step: Step, attempt: TaskAttempt) -> TaskNode:
 
 def create(
     step: Step,
-    node: TaskNode,
+    place: Place,
     *,
     previous: TaskAttempt | None = None,
     record: SagaRecord | None = None,
@@ -64,12 +81,15 @@ def create(
 
     `afresh`: an operator asked for it, and limits over all attempts begin anew.
     """
-    if record is None and step.x.next_sequence > limits.TASKS:
+    if record is None and len(step.hot.tasks) >= limits.TASKS:
         # Compensations are not counted: a limit must not keep what was done from being undone.
-        raise TooManyTasks(f"the execution exceeds the limit of {limits.TASKS} tasks")
+        raise TooManyTasks(
+            f"the execution exceeds the limit of {limits.TASKS} tasks; a loop with keepLastN keeps fewer"
+        )
+    node = place.node
     task_id = step.ids.make()
     try:
-        given = make_input(step, node, task_id, record)
+        given = make_input(step, place, task_id, record)
         failure = ""
     except LimitExceeded as error:
         given = Input(b"{}", b"{}", (), b"")
@@ -78,9 +98,9 @@ def create(
     attempt = TaskAttempt(
         sequence=step.x.next_sequence,
         task_id=task_id,
-        reference=node.reference,
+        reference=place.reference,
         name=node.name,
-        type=str(node.type),
+        type=node.reported or str(node.type),
         status=TaskStatus.SCHEDULED,
         scheduled_ms=step.now,
         first_scheduled_ms=first_scheduled_ms,
@@ -89,9 +109,13 @@ def create(
         input=given.kept,
         bindings=given.bindings,
         bound_variables=given.variables,
-        idempotency_key=_key(step, node, record) if previous is None else previous.idempotency_key,
+        idempotency_key=_key(step, place, record) if previous is None else previous.idempotency_key,
         compensates=0 if record is None else record.number,
         losses=losses,
+        iteration=place.iterations[-1] if place.iterations else 0,
+        iterations=place.iterations,
+        expansion=place.expansion,
+        expanded=0 if previous is None else previous.expanded,
     )
     if previous is not None:
         step.put_task(replace(previous, retried=True))
@@ -107,19 +131,26 @@ def create(
     return step.put_task(attempt), given.text
 
 
-def _key(step: Step, node: TaskNode, record: SagaRecord | None) -> str:
+def _key(step: Step, place: Place, record: SagaRecord | None) -> str:
     """The same for all attempts of a step in one run, and for nothing else: not even when a workflow id comes again."""
     x = step.x
-    what = ("step", node.reference) if record is None else ("compensation", record.reference)
-    iteration = 0 if record is None else record.iteration
-    return step.ids.key(*what, x.namespace, x.workflow_id, x.created_ms, x.run, iteration)
+    if record is None:
+        what = ("step", place.reference)
+    else:
+        what = ("compensation", instance_of(record.reference, record.iterations))
+    return step.ids.key(*what, x.namespace, x.workflow_id, x.created_ms, x.run, 0)
 
 
-def queue_for_worker(step: Step, attempt: TaskAttempt, delay_ms: int) -> None:
-    """The attempt waits for a worker, from now on or after a delay."""
+def delay(step: Step, attempt: TaskAttempt, delay_ms: int) -> None:
+    """The attempt's turn comes after a delay."""
+    number = step.arm(TimerKind.TASK_READY, delay_ms, attempt.sequence)
+    step.put_task(replace(attempt, timers=(*attempt.timers, number)))
+
+
+def queue_for_worker(step: Step, attempt: TaskAttempt, delay_ms: int = 0) -> None:
+    """The attempt waits for a worker, from now on or after a delay; or for a node, if nodes do such tasks."""
     if delay_ms > 0:
-        number = step.arm(TimerKind.TASK_READY, delay_ms, attempt.sequence)
-        step.put_task(replace(attempt, timers=(*attempt.timers, number)))
+        delay(step, attempt, delay_ms)
         return
     node = node_of(step, attempt)
     timeouts = node.timeouts
@@ -174,6 +205,7 @@ def finish(
     in_flight = attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0
     if in_flight:
         _leave_worker(step, attempt, accepted, reason or status.name)
+    in_effect = in_flight and has_effect(attempt)
     attempt = step.put_task(
         replace(
             attempt,
@@ -186,7 +218,7 @@ def finish(
             ready=0,
             timers=(),
             accepted=accepted,
-            outcome_unknown=unknown or (in_flight and not accepted),
+            outcome_unknown=(unknown and has_effect(attempt)) or (in_effect and not accepted),
         )
     )
     step.change(open_tasks=step.x.open_tasks - 1)
@@ -195,7 +227,7 @@ def finish(
         if follow:
             step.undo_agenda.append(attempt.sequence)
         return attempt
-    if in_flight and step.phase is WorkflowStatus.COMPENSATING and step.x.settling:
+    if in_effect and step.phase is WorkflowStatus.COMPENSATING and step.x.settling:
         step.change(settling=step.x.settling - 1)
     if status is TaskStatus.COMPLETED:
         _record(step, attempt)
@@ -216,7 +248,7 @@ def _leave_worker(step: Step, attempt: TaskAttempt, accepted: bool, reason: str)
 
 def _record(step: Step, attempt: TaskAttempt) -> None:
     """A completed step is owed its compensation from now on; a completed pivot ends all such debts."""
-    node = step.plan.node(attempt.reference)
+    node = node_of(step, attempt)
     if node.pivot:
         step.change(pivot_passed=True)
     if node.compensate_with is not None:
@@ -228,7 +260,7 @@ def add_record(step: Step, attempt: TaskAttempt, outcome: StepOutcome) -> int:
     number = step.x.next_number
     record = SagaRecord(
         number=number,
-        reference=attempt.reference,
+        reference=base_of(attempt),
         name=attempt.name,
         iteration=attempt.iteration,
         outcome=outcome,
@@ -239,6 +271,8 @@ def add_record(step: Step, attempt: TaskAttempt, outcome: StepOutcome) -> int:
         completed_ms=attempt.ended_ms,
         bindings=attempt.bindings,
         bound_variables=attempt.bound_variables,
+        iterations=attempt.iterations,
+        expansion=attempt.expansion,
     )
     step.write(Table.RECORD, (step.x.namespace, step.x.workflow_id, number), record)
     step.change(next_number=number + 1)
@@ -263,13 +297,13 @@ class Another(NamedTuple):
 
 def another(step: Step, node: TaskNode, attempt: TaskAttempt) -> Another | None:
     """The attempt that follows by itself; None if there is none."""
-    if node.type != TaskType.SIMPLE or attempt.status not in TASK_RETRIABLE:
+    if attempt.status not in TASK_RETRIABLE or (node.type in STRUCTURAL and not is_lost(attempt)):
         return None
     policy = node.retry
     losses = 0
     if is_lost(attempt):
         losses = attempt.losses + 1
-        if policy.count > 0 and losses <= limits.WORKER_LOSSES_FREE:
+        if (policy.count > 0 or node.type not in WORKED) and losses <= limits.WORKER_LOSSES_FREE:
             return Another(attempt.retry_count, losses, 0)
     if attempt.retry_count >= policy.count:
         return None

@@ -14,17 +14,10 @@ from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.model import TimeoutPolicy
 from orchestrator.engine.errors import Refused, refuse, refuse_definition
 from orchestrator.engine.expressions import PayloadInvalid, check_payload, put_if_absent
-from orchestrator.engine.model import (
-    AgendaKind,
-    Bundle,
-    Execution,
-    Table,
-    TimerKind,
-    WorkflowDefinitionRow,
-    WorkflowStatus,
-)
+from orchestrator.engine.model import AgendaKind, Execution, Table, TimerKind, WorkflowStatus
 from orchestrator.engine.payloads import store
 from orchestrator.engine.plan import Plan, bundle_for, plan_of
+from orchestrator.engine.resident import Bundle, WorkflowDefinitionRow
 from orchestrator.engine.results import Code, Rejected, Started
 from orchestrator.engine.step import Step
 

@@ -16,7 +16,8 @@ from orchestrator.engine.commands import OpenClientSession, RequestIdentity
 from orchestrator.engine.encoding import decode_result, encode_struct
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.identifiers import ulid_time_ms
-from orchestrator.engine.model import ClientSession, Request, Table, Timer, TimerKind
+from orchestrator.engine.model import Table, TimerKind
+from orchestrator.engine.resident import ClientSession, Request, Timer
 from orchestrator.engine.results import AnyResult, ClientSessionOpened, Code, Rejected
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step

@@ -10,9 +10,10 @@ from typing import cast
 from msgspec.structs import replace
 
 from orchestrator.engine import idempotency, limits
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.messages import RemoveRows
-from orchestrator.engine.model import EXECUTION_TABLES, Bundle, CompensationState, Table
-from orchestrator.engine.state import ExecutionState
+from orchestrator.engine.model import EXECUTION_TABLES, CompensationState, Table
+from orchestrator.engine.resident import Bundle
 from orchestrator.engine.step import Step
 
 # The header goes last.

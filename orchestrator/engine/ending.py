@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from orchestrator.engine import attempts, deletion, limits
+from orchestrator.engine.assembly import output_of
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
-from orchestrator.engine.model import Payload, TaskStatus, WorkflowStatus
+from orchestrator.engine.model import Payload, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.payloads import store
 from orchestrator.engine.scopes import ExecutionScope
 from orchestrator.engine.step import Step
@@ -44,7 +45,8 @@ def cancel_open(step: Step, reason: str, *, keep_leased: bool = False) -> None:
         if step.budget <= 0:
             return
         attempt = step.hot.tasks[sequence]
-        if keep_leased and attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token:
+        is_leased = attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0
+        if keep_leased and is_leased and attempts.has_effect(attempt):
             continue
         attempts.finish(step, attempt, TaskStatus.CANCELED, reason=reason, follow=False)
 
@@ -69,9 +71,17 @@ def make_output(step: Step) -> Payload:
         for sequence in reversed(step.hot.tasks):
             attempt = step.hot.tasks[sequence]
             if not attempt.compensates:
-                return attempt.output or b"{}"
+                return attempt.output or _assembled(step, attempt)
         return b"{}"
-    text = resolve(template, ExecutionScope(step.plan, step.hot, step.x))
+    return _kept(step, resolve(template, ExecutionScope(step.plan, step.hot, step.x)))
+
+
+def _assembled(step: Step, attempt: TaskAttempt) -> Payload:
+    text = output_of(step.plan, step.hot, attempt)
+    return text if text == b"{}" else _kept(step, text)
+
+
+def _kept(step: Step, text: bytes) -> Payload:
     try:
         if len(text) > PAYLOAD_BYTES_MAX:
             raise LimitExceeded(f"the workflow's output exceeds the limit of {PAYLOAD_BYTES_MAX} bytes")

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from orchestrator.engine.expressions import resolve, text_of
 from orchestrator.engine.messages import LetIn
-from orchestrator.engine.model import Table, WaitingExecution, WorkflowGroup, WorkflowStatus
+from orchestrator.engine.model import Table, WorkflowStatus
+from orchestrator.engine.resident import WaitingExecution, WorkflowGroup
 from orchestrator.engine.scopes import ExecutionScope
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step

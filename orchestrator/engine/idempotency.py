@@ -12,7 +12,8 @@ from typing import cast
 from orchestrator.engine import limits
 from orchestrator.engine.commands import IdempotencyStrategy
 from orchestrator.engine.errors import refuse
-from orchestrator.engine.model import IdempotencyKey, Table
+from orchestrator.engine.model import Table
+from orchestrator.engine.resident import IdempotencyKey
 from orchestrator.engine.results import Code, Started
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from orchestrator.engine import throttle
+from orchestrator.engine.attempts import has_effect
+from orchestrator.engine.definitions.model import WORKED
+from orchestrator.engine.evaluations import is_waiting
 from orchestrator.engine.messages import ContinueExecution, RemoveRows, TaskLeased, WorkerLost
 from orchestrator.engine.model import (
     CompensationState,
@@ -55,7 +58,9 @@ def ready_rows_are_scheduled_attempts(state: State) -> Iterator[str]:
         hot = state.execution((ready.namespace, ready.workflow_id))
         attempt = None if hot is None else hot.tasks.get(ready.task_sequence)
         if hot is not None and (
-            attempt is None or attempt.status is not TaskStatus.SCHEDULED or attempt.ready != ready.number
+            attempt is None
+            or not (attempt.status is TaskStatus.SCHEDULED or is_waiting(attempt))
+            or attempt.ready != ready.number
         ):
             yield f"ready row {ready.number} is of {attempt}"
 
@@ -70,7 +75,8 @@ def attempts_in_progress_are_leased(state: State) -> Iterator[str]:
         held = unfenced.get(key, {})
         for sequence, attempt in hot.tasks.items():
             tokens = held.get(sequence, [])
-            if attempt.status is TaskStatus.IN_PROGRESS and attempt.type == "SIMPLE":
+            is_lent = attempt.fencing_token > 0 or (attempt.type in WORKED and not attempt.signal)
+            if attempt.status is TaskStatus.IN_PROGRESS and is_lent:
                 if tokens != [attempt.fencing_token] and not _is_lost(state, key, attempt):
                     yield f"{key} #{sequence} is in progress under {attempt.fencing_token}, its leases are {tokens}"
             elif tokens:
@@ -91,7 +97,7 @@ def counters_are_counts(state: State) -> Iterator[str]:
         if header.signals != len(hot.signals):
             yield f"{key} counts {header.signals} signals and has {len(hot.signals)}"
         phase = header.paused_from or header.status
-        awaited = [one for one in is_open if one.fencing_token and not one.compensates]
+        awaited = [one for one in is_open if one.fencing_token and not one.compensates and has_effect(one)]
         if phase is WorkflowStatus.COMPENSATING and not header.settled and header.settling != len(awaited):
             yield f"{key} awaits {header.settling} attempts and has {len(awaited)}"
         for numbers in hot.attempts_of.values():

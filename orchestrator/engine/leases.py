@@ -8,22 +8,13 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import throttle
+from orchestrator.engine import places, throttle
 from orchestrator.engine.definitions.model import NO_LIMITS, TaskLimits
 from orchestrator.engine.effects import Cancel, Deliver, LeaseEnded, QueueOpened, TaskQueued
 from orchestrator.engine.messages import TaskLeased
-from orchestrator.engine.model import (
-    Lease,
-    Ready,
-    Session,
-    SessionKind,
-    Table,
-    TaskAttempt,
-    TaskStatus,
-    TimerKind,
-    WorkflowStatus,
-)
+from orchestrator.engine.model import SessionKind, Table, TaskAttempt, TaskStatus, TimerKind, WorkflowStatus
 from orchestrator.engine.queues import QueueKey, queue_of
+from orchestrator.engine.resident import Lease, Ready, Session
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
@@ -164,7 +155,9 @@ def take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
 
 def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> None:
     """The attempt is in progress under the lease, and may be delivered."""
-    check_task(attempt.status, TaskStatus.IN_PROGRESS)
+    if attempt.status is not TaskStatus.IN_PROGRESS:
+        # A loop is in progress by itself; the lease is for its condition.
+        check_task(attempt.status, TaskStatus.IN_PROGRESS)
     timeout_ms = _timeout_ms(step, attempt)
     timers = attempt.timers
     if timeout_ms:
@@ -173,7 +166,7 @@ def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> N
         replace(
             attempt,
             status=TaskStatus.IN_PROGRESS,
-            started_ms=step.now,
+            started_ms=attempt.started_ms or step.now,
             updated_ms=step.now,
             worker_id=worker_id,
             fencing_token=lease.token,
@@ -189,10 +182,7 @@ def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> N
 
 
 def _timeout_ms(step: Step, attempt: TaskAttempt) -> int:
-    if attempt.compensates:
-        node = step.plan.undoes[step.hot.records[attempt.compensates].reference]
-    else:
-        node = step.plan.node(attempt.reference)
+    node = places.node_of(step.plan, step.hot, attempt)
     if not node.timeouts.task_ms or node.timeouts.policy == "ALERT_ONLY":
         return 0
     # Counted from the start plus the start delay, although the delay has passed: as Conductor counts.

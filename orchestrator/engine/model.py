@@ -30,6 +30,7 @@ class Table(IntEnum):
     RECORD = 3  # (namespace, workflow id, number)
     SIGNAL = 4  # (namespace, workflow id, number)
     PAYLOAD = 5  # (namespace, workflow id, number)
+    EXPANSION = 6  # (namespace, workflow id, number)
     TASK_LOG = 8  # (namespace, workflow id, number)
     # Resident rows: always in memory.
     WORKFLOW_DEFINITION = 20  # (namespace, name, version)
@@ -59,7 +60,15 @@ class Table(IntEnum):
     EVENT_SEEN = 47  # (namespace, event, message id)
 
 
-EXECUTION_TABLES = (Table.EXECUTION, Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD, Table.TASK_LOG)
+EXECUTION_TABLES = (
+    Table.EXECUTION,
+    Table.TASK,
+    Table.RECORD,
+    Table.SIGNAL,
+    Table.PAYLOAD,
+    Table.EXPANSION,
+    Table.TASK_LOG,
+)
 
 RowKey = tuple[str | int | bytes, ...]
 
@@ -135,11 +144,15 @@ class AgendaKind(IntEnum):
     FOLLOW = 1  # draw the consequences of an attempt that ended
     SCHEDULE = 2  # create the first attempt of a reference
     RETRY = 3  # create another attempt, because an operator asked for it
-    READY = 4  # queue an attempt whose delay has passed
+    READY = 4  # begin an attempt whose delay has passed, or that lost its lease before it was taken up
+    EXPAND = 5  # make the tasks of a dynamic fork, as many as the step may
+    ABANDON = 6  # cancel what is open inside of a loop that has failed
+    FORGET = 7  # remove an iteration that a loop does not keep; the reference is its number
 
 
 AgendaItem = tuple[AgendaKind, int, str]
-"""(kind, sequence of the attempt or 0, reference)"""
+"""(kind, sequence of an attempt or 0, reference). SCHEDULE makes the reference, as it stands in the definition, at the
+place of the attempt: in its iteration of a loop, next to it or inside of it."""
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -268,6 +281,17 @@ class TaskAttempt(Row, frozen=True):
     signal: str = ""  # WAIT: the name of the signal it waits for
     extra: bytes = b""  # an operator's own state, JSON
     passed: bool = False  # final, and the walk has gone on from it; a SWITCH passes at the end of its branch
+    # Where it stands: in which iteration of each loop around it, outermost first; and in which EXPANSION, if its task
+    # is not one of the definition.
+    iterations: tuple[int, ...] = ()
+    expansion: int = 0
+    expanded: int = 0  # the EXPANSION that a dynamic task or fork has been resolved to
+    # DO_WHILE: the current iteration (`waiting` are the sequences open in it), and how many are kept; 0: all.
+    # A dynamic fork: how many of its tasks have been made.
+    position: int = 0
+    keep_last: int = 0
+    assembled_bytes: int = 0  # JOIN, DO_WHILE: the size of the output that is put together when it is read
+    child: str = ""  # SUB_WORKFLOW: the id of the execution that it started
 
 
 class SagaRecord(Row, frozen=True):
@@ -286,6 +310,29 @@ class SagaRecord(Row, frozen=True):
     bindings: tuple[tuple[str, int], ...] = ()
     bound_variables: Payload = b""
     reason: str = ""  # why it is left
+    iterations: tuple[int, ...] = ()
+    expansion: int = 0
+    child: str = ""  # the execution whose own steps are undone: the step was a sub-workflow
+
+
+class ExpansionKind(IntEnum):
+    """What became of a task that is only known when its turn comes."""
+
+    BODY = 1  # a DYNAMIC: the task that it is
+    FORKED = 2  # a dynamic fork of the tasks that it was given
+    SPREAD = 3  # a dynamic fork of one task, for each of its inputs
+
+
+class Expansion(Row, frozen=True):
+    """Tasks that the definition does not have: it only says where they come from."""
+
+    number: int
+    kind: ExpansionKind
+    parent: int  # sequence of the attempt that was expanded
+    count: int  # of its tasks
+    loops: int  # how many loops are around it
+    document: Payload  # the tasks, and the task definitions that they name as they were registered then
+    inputs: Payload = b""  # FORKED: an object by reference name; SPREAD: an array
 
 
 class Signal(Row, frozen=True):
@@ -310,178 +357,3 @@ class TaskLog(Row, frozen=True):
     task_sequence: int
     lines: tuple[tuple[int, str], ...]  # (time in milliseconds as the worker says, text)
     bytes: int  # of the texts, in UTF-8
-
-
-# --- resident --------------------------------------------------------------------------------------------------
-
-
-class WorkflowDefinitionRow(Row, frozen=True):
-    """A registered workflow definition, as the JSON text that was given."""
-
-    namespace: str
-    name: str
-    version: int
-    document: bytes
-    registered_ms: int
-
-
-class TaskDefinitionRow(Row, frozen=True):
-    """A registered task definition, as the JSON text that was given."""
-
-    namespace: str
-    name: str
-    document: bytes
-    registered_ms: int
-
-
-class ServiceRow(Row, frozen=True):
-    """A record of the service registry, as the JSON text that was given."""
-
-    namespace: str
-    name: str
-    document: bytes
-    registered_ms: int
-
-
-class Bundle(Row, frozen=True):
-    """What an execution was started with: definition and effective task definitions as one JSON text."""
-
-    digest: bytes
-    document: bytes
-    executions: int  # that refer to it
-
-
-class Session(Row, frozen=True):
-    """A worker's session: leases go to it while it has free slots."""
-
-    id: str
-    kind: SessionKind
-    namespace: str
-    domain: str
-    worker_id: str
-    task_names: tuple[str, ...]
-    slots: int
-    used: int  # leases that hold a slot, fenced ones that were not released included
-    timeout_ms: int
-    opened_ms: int
-    last_token: int = 0  # the newest lease: sessions with equally many free slots take turns by it
-
-
-class Lease(Row, frozen=True):
-    """An attempt handed to a session. It holds the session's slot until it is completed, released or lost."""
-
-    token: int
-    session_id: str
-    namespace: str
-    workflow_id: str
-    task_sequence: int
-    task_id: str
-    name: str  # of the queue it came from
-    leased_ms: int
-    response_timeout_ms: int  # 0: none
-    fenced: bool = False  # the attempt has ended without this worker
-    started: bool = False  # its execution has taken it up: it may be delivered
-    settling: bool = False  # its workflow compensates: the worker is told to stop, a result still counts
-
-
-class Ready(Row, frozen=True):
-    """An attempt that waits for a worker. Queues are (namespace, domain, name), by priority and number."""
-
-    number: int
-    namespace: str
-    domain: str
-    name: str
-    priority: int
-    workflow_id: str
-    task_sequence: int
-    task_id: str
-    queued_ms: int
-    poll_timeout_ms: int  # 0: none
-    response_timeout_ms: int
-    limits: tuple[int, ...] = ()  # of an inline task definition: at once, in a window, the window in ms
-
-
-class Timer(Row, frozen=True):
-    """Fires once, never early in log time."""
-
-    number: int
-    fire_ms: int
-    kind: TimerKind
-    namespace: str
-    workflow_id: str  # or the client session's id
-    task_sequence: int = 0
-    name: str = ""  # TASK_RATE, POLLER: the task's; SCHEDULE: the schedule's; no execution is concerned
-    domain: str = ""  # POLLER
-
-
-class ClientSession(Row, frozen=True):
-    """Remembers the results of a client's requests until the client has seen them."""
-
-    id: str
-    namespace: str
-    opened_ms: int
-    used_ms: int
-    lowest_unacknowledged: int
-    results: tuple[tuple[int, bytes], ...]  # (sequence, encoded result), ascending
-    idle_timer: int
-
-
-class Request(Row, frozen=True):
-    """The remembered result of a plain client's request."""
-
-    id: str
-    time_ms: int
-    result: bytes
-
-
-class TaskRate(Row, frozen=True):
-    """What was handed out of a task whose rate is limited, for as long as it counts."""
-
-    namespace: str
-    name: str
-    given: tuple[tuple[int, int], ...]  # (when they cease to count, how many), ascending; never empty
-    timer: int
-
-
-class IdempotencyKey(Row, frozen=True):
-    """The newest execution that was started with a key: one row for each that has one, so there is little in it."""
-
-    workflow_id: str
-    has_ended: bool = False
-
-
-class Retention(Row, frozen=True):
-    """For how long executions are kept after their end, where their definition does not say. 0: no limit."""
-
-    age_ms: int = 7 * 24 * 3_600_000
-    count: int = 0  # of each (namespace, name), the newest
-    bytes: int = 10 << 30  # of a node's database; applies to all
-
-
-class WorkflowGroup(Row, frozen=True):
-    """The executions of a workflow that share a rate limit key."""
-
-    namespace: str
-    name: str
-    key: str
-    running: int  # places taken; at least 1
-
-
-class WaitingExecution(Row, frozen=True):
-    """An execution that waits until fewer than `at_once` of its group run. The lowest number is the next."""
-
-    number: int
-    group: bytes
-    namespace: str
-    workflow_id: str
-    at_once: int
-
-
-class Poller(Row, frozen=True):
-    """Somebody polls a queue of a domain, without a session of its own."""
-
-    namespace: str
-    domain: str
-    name: str
-    seen_ms: int
-    timer: int

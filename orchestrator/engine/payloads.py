@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.engine import limits
-from orchestrator.engine.definitions.model import TaskNode, TaskType
+from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded
-from orchestrator.engine.expressions import resolve
+from orchestrator.engine.expressions import merge_objects, resolve
 from orchestrator.engine.model import (
     INLINE_PAYLOAD_BYTES,
     Payload,
@@ -16,6 +16,7 @@ from orchestrator.engine.model import (
     TaskStatus,
     WorkflowStatus,
 )
+from orchestrator.engine.places import Place, given_input
 from orchestrator.engine.scopes import ExecutionScope, input_bytes_max, load
 from orchestrator.engine.step import Step
 
@@ -65,35 +66,44 @@ class Input:
         self.variables = variables
 
 
-def make_input(step: Step, node: TaskNode, task_id: str, record: SagaRecord | None) -> Input:
+def make_input(step: Step, place: Place, task_id: str, record: SagaRecord | None) -> Input:
     """Resolves the input of a new attempt. Raises LimitExceeded."""
+    node = place.node
     scope = ExecutionScope(step.plan, step.hot, step.x, task_id=task_id, record=record)
     most = input_bytes_max(record)
     text = resolve(node.input, scope, most)
+    if record is None and place.expansion:
+        text = merge_objects(text, given_input(step.hot, place))
     if len(text) > most:
         raise LimitExceeded(f"the task's input exceeds the limit of {most} bytes")
-    if len(text) > INLINE_PAYLOAD_BYTES and _can_bind(step, node):
+    if len(text) > INLINE_PAYLOAD_BYTES and _can_bind(step, place):
         bindings = tuple(
             (reference, attempt.sequence)
             for reference in node.input.references
-            if (attempt := step.hot.latest(reference)) is not None
+            if (attempt := step.hot.newest(reference)) is not None
         )
         return Input(text, b"", bindings, step.x.variables if node.input.uses_variables else b"")
     return Input(text, store(step, text), (), b"")
 
 
-def _can_bind(step: Step, node: TaskNode) -> bool:
+def _can_bind(step: Step, place: Place) -> bool:
     """Whether the input comes out the same whenever it is resolved, without resolving a long chain of others."""
+    node = place.node
+    if node.type == TaskType.DO_WHILE or place.expansion or place.iterations:
+        return False
     if not _FIXED_FIELDS.issuperset(node.input.workflow_fields):
         return False
-    made = [attempt for name in node.input.references if (attempt := step.hot.latest(name)) is not None]
-    if not all(_is_final(attempt) for attempt in made):
+    made = [attempt for name in node.input.references if (attempt := step.hot.newest(name)) is not None]
+    # What is in a loop may not be kept.
+    if not all(_is_final(attempt) and not attempt.iterations for attempt in made):
         return False
     return not node.input.reads_task_input or all(attempt.input != b"" for attempt in made)
 
 
 def _is_final(attempt: TaskAttempt) -> bool:
-    """Whether the attempt stays as it is. A JOIN that did not end well may be reopened in place."""
+    """Whether the attempt stays as it is. What did not end well may be reopened in place."""
+    if attempt.type == TaskType.DO_WHILE:
+        return False
     if attempt.type == TaskType.JOIN:
         return attempt.status in (TaskStatus.COMPLETED, TaskStatus.COMPLETED_WITH_ERRORS)
     return attempt.passed or attempt.status is TaskStatus.COMPLETED

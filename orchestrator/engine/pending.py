@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from orchestrator.engine.effects import Cancel, Deliver, TaskQueued
 from orchestrator.engine.leases import cancel_effect
-from orchestrator.engine.model import Lease
 from orchestrator.engine.queues import queue_of
+from orchestrator.engine.resident import Lease
 from orchestrator.engine.state import State
 
 

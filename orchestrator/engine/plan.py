@@ -8,37 +8,55 @@ from typing import cast
 import msgspec
 
 from orchestrator.engine.definitions.bundle import compile_bundle, make_bundle
-from orchestrator.engine.definitions.model import CompiledDefinition, TaskNode
-from orchestrator.engine.model import Bundle, Row, RowKey, Table, TaskDefinitionRow
+from orchestrator.engine.definitions.model import CompiledDefinition, TaskNode, TaskType
+from orchestrator.engine.model import Row, RowKey, Table
+from orchestrator.engine.resident import Bundle, TaskDefinitionRow
 from orchestrator.engine.state import State
 
 _BUNDLES_REMEMBERED = 1024
 
 
 class Plan(msgspec.Struct, frozen=True):
-    definition: CompiledDefinition
+    """The tasks of a definition, or of an expansion, and what the walk looks up about them."""
+
+    nodes: dict[str, TaskNode]
+    outermost: tuple[str, ...]  # the first of each outermost sequence
+    joins_of: dict[str, tuple[str, ...]]  # reference -> JOINs that wait for it
+    exclusively: dict[str, tuple[str, ...]]  # reference -> EXCLUSIVE_JOINs that may take its output
     undoes: dict[str, TaskNode]  # step -> its compensation
     permissive: tuple[str, ...]  # permissive tasks that are not optional
     # (FORK_JOIN, branch) -> those of its JOIN's references that stand somewhere in the branch
     joined_in: dict[tuple[str, int], tuple[str, ...]]
+    of: CompiledDefinition | None = None  # None: of an expansion
 
-    def node(self, reference: str) -> TaskNode:
-        return self.definition.nodes[reference]
+    @property
+    def definition(self) -> CompiledDefinition:
+        assert self.of is not None
+        return self.of
 
 
 def plan_of(state: State, digest: bytes) -> Plan:
     plan = state.plans.get(digest)
     if plan is None:
         bundle = cast(Bundle, state.resident[Table.BUNDLE][(digest,)])
-        plan = state.plans[digest] = _make_plan(compile_bundle(bundle.document))
+        definition = compile_bundle(bundle.document)
+        plan = state.plans[digest] = msgspec.structs.replace(make_plan(definition.nodes), of=definition)
     return cast(Plan, plan)
 
 
-def _make_plan(definition: CompiledDefinition) -> Plan:
-    nodes = definition.nodes
+def make_plan(nodes: dict[str, TaskNode]) -> Plan:
     joined_in: dict[tuple[str, int], list[str]] = {}
+    joins_of: dict[str, list[str]] = {}
+    exclusively: dict[str, list[str]] = {}
+    followers = {node.next for node in nodes.values()}
     for node in nodes.values():
-        if node.join is None:
+        if node.type == TaskType.JOIN:
+            for reference in dict.fromkeys(node.join_on):
+                joins_of.setdefault(reference, []).append(node.reference)
+        if node.type == TaskType.EXCLUSIVE_JOIN:
+            for reference in dict.fromkeys((*node.join_on, *node.instead)):
+                exclusively.setdefault(reference, []).append(node.reference)
+        if node.type != TaskType.FORK_JOIN or node.join is None:
             continue
         for reference in dict.fromkeys(nodes[node.join].join_on):
             inner = nodes[reference]
@@ -47,14 +65,19 @@ def _make_plan(definition: CompiledDefinition) -> Plan:
             if inner.parent == node.reference:
                 joined_in.setdefault((node.reference, inner.branch), []).append(reference)
     return Plan(
-        definition=definition,
+        nodes=nodes,
+        outermost=tuple(
+            node.reference for node in nodes.values() if node.parent is None and node.reference not in followers
+        ),
+        joins_of={reference: tuple(joins) for reference, joins in joins_of.items()},
+        exclusively={reference: tuple(joins) for reference, joins in exclusively.items()},
         undoes={node.reference: node.compensate_with for node in nodes.values() if node.compensate_with is not None},
         permissive=tuple(node.reference for node in nodes.values() if node.permissive and not node.optional),
         joined_in={key: tuple(references) for key, references in joined_in.items()},
     )
 
 
-class _TaskDocuments(Mapping[str, bytes]):
+class TaskDocuments(Mapping[str, bytes]):
     """The registered task definitions of a namespace, by name."""
 
     def __init__(self, state: State, namespace: str) -> None:
@@ -81,6 +104,6 @@ def bundle_for(state: State, namespace: str, document: bytes) -> tuple[bytes, by
     if made is None:
         if len(state.bundles_made) >= _BUNDLES_REMEMBERED:
             state.bundles_made.clear()
-        made = make_bundle(document, _TaskDocuments(state, namespace))
+        made = make_bundle(document, TaskDocuments(state, namespace))
         state.bundles_made[namespace, document] = made
     return made

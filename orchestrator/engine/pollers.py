@@ -12,8 +12,9 @@ from typing import cast
 from msgspec.structs import replace
 
 from orchestrator.engine import limits
-from orchestrator.engine.model import Poller, Table, Timer, TimerKind
+from orchestrator.engine.model import Table, TimerKind
 from orchestrator.engine.queues import QueueKey
+from orchestrator.engine.resident import Poller, Timer
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
 

@@ -8,14 +8,8 @@ from msgspec.structs import replace
 
 from orchestrator.engine import saga
 from orchestrator.engine.commands import PurgeRule
-from orchestrator.engine.model import (
-    CompensationState,
-    Execution,
-    Retention,
-    StepOutcome,
-    Table,
-    WorkflowStatus,
-)
+from orchestrator.engine.model import CompensationState, Execution, StepOutcome, Table, WorkflowStatus
+from orchestrator.engine.resident import Retention
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL, check_workflow

@@ -6,23 +6,24 @@ from typing import cast
 
 import msgspec
 
-from orchestrator.engine import scopes, system
+from orchestrator.engine import assignments, scopes, system
+from orchestrator.engine.assembly import output_of
+from orchestrator.engine.definitions.model import TaskType
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.expressions import fields_of
 from orchestrator.engine.model import (
-    Bundle,
     CompensationState,
     Payload,
     SagaRecord,
-    ServiceRow,
     StepOutcome,
     Table,
     TaskAttempt,
-    TaskDefinitionRow,
-    WorkflowDefinitionRow,
     WorkflowStatus,
 )
+from orchestrator.engine.places import node_of
 from orchestrator.engine.plan import plan_of
-from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.resident import Bundle, ServiceRow, TaskDefinitionRow, WorkflowDefinitionRow
+from orchestrator.engine.state import State
 
 _EMPTY = b"{}"
 
@@ -35,6 +36,13 @@ def payload(hot: ExecutionState, kept: Payload) -> bytes:
 def resolved_input(state: State, hot: ExecutionState, attempt: TaskAttempt) -> bytes:
     """The attempt's input, the same whenever it is asked for."""
     return scopes.input_of(plan_of(state, hot.execution.bundle), hot, hot.execution, attempt)
+
+
+def output(state: State, hot: ExecutionState, attempt: TaskAttempt) -> bytes:
+    """The attempt's output; `b""` if there is none."""
+    if attempt.type in (TaskType.JOIN, TaskType.DO_WHILE):
+        return output_of(plan_of(state, hot.execution.bundle), hot, attempt)
+    return hot.load(attempt.output)
 
 
 # --- compensation
@@ -128,8 +136,9 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
     header = hot.execution
     plan = plan_of(state, header.bundle)
     record = hot.records.get(attempt.compensates)
-    node = plan.node(attempt.reference) if record is None else plan.undoes[record.reference]
+    node = node_of(plan, hot, attempt)
     is_system = system.is_queue(lease.name)
+    given = resolved_input(state, hot, attempt)
     return AssignmentView(
         namespace=lease.namespace,
         workflow_id=lease.workflow_id,
@@ -142,14 +151,14 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
         reference=attempt.reference,
         iteration=attempt.iteration,
         retry_count=attempt.retry_count,
-        input=resolved_input(state, hot, attempt),
+        input=assignments.input_of(plan, hot, attempt, given) if is_system else given,
         timeout_ms=node.timeouts.task_ms,
         response_timeout_ms=lease.response_timeout_ms,
         heartbeat_details=_details_before(hot, attempt),
         scheduled_ms=attempt.scheduled_ms,
         compensation=None if record is None else _step_view(state, hot, record),
         kind=lease.name if is_system else "",
-        parameters=system.parameters_of(node, attempt) if is_system else b"",
+        parameters=assignments.parameters_of(node, given) if is_system else b"",
     )
 
 

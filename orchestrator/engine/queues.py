@@ -11,7 +11,8 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from orchestrator.engine import system
-from orchestrator.engine.model import Ready, RowKey, Session, SessionKind
+from orchestrator.engine.model import RowKey, SessionKind
+from orchestrator.engine.resident import Ready, Session
 
 QueueKey = tuple[str, str, str]
 """(namespace, domain, task name); for system work (NAMESPACE, "", queue), whatever namespace the execution is in"""

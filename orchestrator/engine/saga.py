@@ -7,9 +7,11 @@ step takes up where the one before left off.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, ending, leases, limits
+from orchestrator.engine import attempts, ending, leases, limits, places
 from orchestrator.engine.definitions.model import CompensationOrder
 from orchestrator.engine.model import (
     CompensationState,
@@ -22,27 +24,33 @@ from orchestrator.engine.model import (
     TimerKind,
     WorkflowStatus,
 )
+from orchestrator.engine.places import Place
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import TASK_TERMINAL, check_workflow
 
 
 def is_owed(step: Step) -> bool:
     """Whether anything has, or may have, taken effect that would have to be undone."""
-    if step.x.pivot_passed or not step.plan.undoes:
+    if step.x.pivot_passed:
         return False
     if step.hot.records:
         return True
-    return any(_may_have_happened(step, reference) for reference in step.plan.undoes)
+    return any(attempt.outcome_unknown or is_leased(attempt) for attempt in _attempts_of_steps(step))
 
 
-def _may_have_happened(step: Step, reference: str) -> bool:
-    sequences = step.hot.attempts_of.get(reference, [])
-    attempts_made = [step.hot.tasks[sequence] for sequence in sequences]
-    return any(attempt.outcome_unknown or is_leased(attempt) for attempt in attempts_made)
+def _attempts_of_steps(step: Step) -> Iterator[TaskAttempt]:
+    """Of steps with a compensation, in the order of their references."""
+    for expansion in (0, *step.hot.expansions):
+        for reference in places.steps_of(step.plan, step.hot, expansion):
+            for sequence in step.hot.named.get(reference, ()):
+                attempt = step.hot.tasks[sequence]
+                if attempt.expansion == expansion:
+                    yield attempt
 
 
 def is_leased(attempt: TaskAttempt) -> bool:
-    return attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0
+    """Whether somebody is executing it, with an effect that may have to be awaited."""
+    return attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0 and attempts.has_effect(attempt)
 
 
 def enter(step: Step, outcome: WorkflowStatus, reason: str, failed_task: str, output: Payload = b"") -> None:
@@ -104,8 +112,10 @@ def _settle(step: Step) -> None:
 def unknown_steps(step: Step) -> list[TaskAttempt]:
     """Of steps of which nobody knows whether they took effect, the last attempt that may have; the latest first."""
     found = []
-    for reference in step.plan.undoes:
-        made = [step.hot.tasks[sequence] for sequence in step.hot.attempts_of.get(reference, [])]
+    of_steps: dict[str, list[TaskAttempt]] = {}
+    for attempt in _attempts_of_steps(step):
+        of_steps.setdefault(attempt.reference, []).append(attempt)
+    for made in of_steps.values():
         completed = max((a.sequence for a in made if a.status is TaskStatus.COMPLETED), default=0)
         # Later attempts may have had another input, and are known to have done nothing.
         unknown = [attempt for attempt in made if attempt.outcome_unknown and attempt.sequence > completed]
@@ -125,18 +135,22 @@ def _start_due(step: Step) -> None:
 
 
 def _attempt(step: Step, record: SagaRecord, previous: TaskAttempt | None, how: attempts.Another) -> None:
-    node = step.plan.undoes[record.reference]
+    place = _place(step, record)
     made = attempts.create(
         step,
-        node,
+        place,
         previous=previous,
         record=record,
         retry_count=how.retry_count,
         losses=how.losses,
     )
     if made is not None:
-        delay_ms = how.delay_ms or (node.start_delay_ms if previous is None else 0)
+        delay_ms = how.delay_ms or (place.node.start_delay_ms if previous is None else 0)
         attempts.queue_for_worker(step, made[0], delay_ms)
+
+
+def _place(step: Step, record: SagaRecord) -> Place:
+    return Place(places.undo_of(step.plan, step.hot, record), record.iterations, record.expansion)
 
 
 def _follow(step: Step, sequence: int) -> None:
@@ -148,13 +162,13 @@ def _follow(step: Step, sequence: int) -> None:
     if attempt.status not in TASK_TERMINAL:
         if attempt.status is TaskStatus.SCHEDULED:
             # Its delay has passed, or its lease was lost before it was taken up.
-            attempts.queue_for_worker(step, attempt, 0)
+            attempts.queue_for_worker(step, attempt)
         return
     if attempt.status is TaskStatus.COMPLETED:
         step.put_task(replace(attempt, passed=True))
         step.change(compensating=_without(step.x.compensating, number), done=(*step.x.done, number))
         return
-    node = step.plan.undoes[step.hot.records[number].reference]
+    node = attempts.node_of(step, attempt)
     how = attempts.another(step, node, attempt)
     if how is not None and not attempts.is_total_used_up(step, node, attempt):
         _attempt(step, step.hot.records[number], attempt, how)
@@ -193,8 +207,8 @@ def retry_stuck(step: Step) -> None:
     _unstick(step)
     for number in stuck:
         record = step.hot.records[number]
-        node, last = step.plan.undoes[record.reference], step.hot.latest_undoing(number)
-        made = attempts.create(step, node, previous=last, record=record, afresh=True)
+        last = step.hot.latest_undoing(number)
+        made = attempts.create(step, _place(step, record), previous=last, record=record, afresh=True)
         if made is not None:
             # Queued as the compensation proceeds, which is not while it is paused.
             attempts.make_ready(step, made[0])

@@ -9,18 +9,28 @@ from collections.abc import Mapping
 
 import msgspec
 
-from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, dump_string, resolve
+from orchestrator.engine.assembly import output_of
+from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.expressions import (
+    PAYLOAD_BYTES_MAX,
+    assemble_array,
+    assemble_object,
+    dump_string,
+    merge_objects,
+    resolve,
+)
 from orchestrator.engine.model import Execution, Payload, SagaRecord, StepOutcome, TaskAttempt
+from orchestrator.engine.places import forked_references, node_of
 from orchestrator.engine.plan import Plan
-from orchestrator.engine.state import ExecutionState
 
 _EMPTY = b"{}"
+_FORK = "FORK"
 _number = msgspec.json.encode
 
 
 def load(hot: ExecutionState, payload: Payload) -> bytes:
     """The JSON text of a payload; `b""` if there is none."""
-    return hot.payloads[payload].data if isinstance(payload, int) else payload
+    return hot.load(payload)
 
 
 def input_bytes_max(record: SagaRecord | None) -> int:
@@ -32,9 +42,9 @@ def input_of(plan: Plan, hot: ExecutionState, header: Execution, attempt: TaskAt
     """The attempt's input as it was resolved, or would have been, when the attempt was made."""
     stored = load(hot, attempt.input)
     if stored:
-        return stored
+        return _with_forked(plan, hot, attempt, stored) if attempt.type == _FORK and attempt.expanded else stored
     record = hot.records.get(attempt.compensates)
-    node = plan.node(attempt.reference) if record is None else plan.undoes[record.reference]
+    node = node_of(plan, hot, attempt)
     scope = ExecutionScope(
         plan,
         hot,
@@ -45,6 +55,13 @@ def input_of(plan: Plan, hot: ExecutionState, header: Execution, attempt: TaskAt
         variables=attempt.bound_variables,
     )
     return resolve(node.input, scope, input_bytes_max(record))
+
+
+def _with_forked(plan: Plan, hot: ExecutionState, attempt: TaskAttempt, stored: bytes) -> bytes:
+    """A dynamic fork's input shows what was forked."""
+    references = forked_references(plan, hot, attempt.expanded)
+    names = assemble_array([dump_string(reference) for reference in references])
+    return merge_objects(stored, assemble_object([("forkedTasks", names)]))
 
 
 def record_input(plan: Plan, hot: ExecutionState, header: Execution, record: SagaRecord) -> bytes:
@@ -98,15 +115,15 @@ class ExecutionScope:
         }.get(field)
         return None if text is None else dump_string(text)
 
-    def task(self, reference: str, field: str) -> bytes | None:
+    def task(self, reference: str, field: str, wanted: str = "") -> bytes | None:
         if reference == "step" and self._record is not None:
             return self._step(self._record, field)
         if self._bindings is not None:
             sequence = self._bindings.get(reference)
             attempt = None if sequence is None else self._hot.tasks.get(sequence)
         else:
-            attempt = self._hot.latest(reference)
-        return None if attempt is None else self._field(attempt, field)
+            attempt = self._hot.newest(reference)
+        return None if attempt is None else self._field(attempt, field, wanted)
 
     def _step(self, record: SagaRecord, field: str) -> bytes | None:
         if field == "input":
@@ -115,9 +132,9 @@ class ExecutionScope:
             return load(self._hot, record.output) or _EMPTY
         return None
 
-    def _field(self, attempt: TaskAttempt, field: str) -> bytes | None:
+    def _field(self, attempt: TaskAttempt, field: str, wanted: str) -> bytes | None:
         if field == "output":
-            return load(self._hot, attempt.output) or _EMPTY
+            return output_of(self._plan, self._hot, attempt, wanted)
         if field == "input":
             return input_of(self._plan, self._hot, self._header, attempt)
         numbers = {
@@ -135,6 +152,7 @@ class ExecutionScope:
             "status": attempt.status.name,
             "taskType": attempt.name if attempt.type == "SIMPLE" else attempt.type,
             "referenceTaskName": attempt.reference,
+            "subWorkflowId": attempt.child or None,
             "correlationId": self._header.correlation_id or None,
             "taskDefName": attempt.name,
             "workflowInstanceId": self._header.workflow_id,

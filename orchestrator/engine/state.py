@@ -14,32 +14,30 @@ from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 from orchestrator.engine.definitions.model import TaskLimits
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.messages import Message
 from orchestrator.engine.model import (
     EXECUTION_TABLES,
     Execution,
     ExecutionKey,
-    Lease,
     Meta,
-    PayloadRow,
-    Ready,
-    Request,
     Row,
     RowKey,
-    SagaRecord,
-    Session,
-    Signal,
     Table,
-    TaskAttempt,
+)
+from orchestrator.engine.queues import Queues
+from orchestrator.engine.resident import (
+    Lease,
+    Ready,
+    Request,
+    Session,
     TaskDefinitionRow,
-    TaskLog,
     TaskRate,
     Timer,
     WaitingExecution,
     WorkflowDefinitionRow,
 )
-from orchestrator.engine.queues import Queues
-from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
+from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from orchestrator.engine.triggers.index import Triggers
 
 RESIDENT_TABLES = tuple(table for table in Table if table is not Table.META and table not in EXECUTION_TABLES)
@@ -52,90 +50,6 @@ class Change(NamedTuple):
     table: Table
     key: RowKey
     row: Row | None  # None: deleted
-
-
-class ExecutionState:
-    """The rows of one hot execution, and indexes over them."""
-
-    __slots__ = (
-        "attempts_of",
-        "by_task_id",
-        "dirty",
-        "execution",
-        "logs",
-        "open",
-        "payloads",
-        "records",
-        "signals",
-        "size",
-        "tasks",
-        "undoing",
-    )
-
-    def __init__(self, execution: Execution) -> None:
-        self.execution = execution
-        self.tasks: dict[int, TaskAttempt] = {}
-        self.records: dict[int, SagaRecord] = {}
-        self.signals: dict[int, Signal] = {}
-        self.payloads: dict[int, PayloadRow] = {}
-        self.logs: dict[int, TaskLog] = {}
-        self.attempts_of: dict[str, list[int]] = {}  # reference -> sequences, ascending; compensations not included
-        self.undoing: dict[int, list[int]] = {}  # record -> sequences of the attempts that undo it, ascending
-        self.by_task_id: dict[str, int] = {}
-        self.open: dict[int, None] = {}  # sequences of attempts that are not terminal
-        self.dirty = False
-        self.size = 0
-
-    def rows(self, table: Table) -> dict[Any, Any]:
-        """Those of one table, by number; not for the header."""
-        if table is Table.TASK:
-            return self.tasks
-        if table is Table.PAYLOAD:
-            return self.payloads
-        if table is Table.RECORD:
-            return self.records
-        return self.signals if table is Table.SIGNAL else self.logs
-
-    def latest(self, reference: str) -> TaskAttempt | None:
-        """The newest attempt of a reference."""
-        sequences = self.attempts_of.get(reference)
-        return self.tasks[sequences[-1]] if sequences else None
-
-    def latest_undoing(self, record: int) -> TaskAttempt | None:
-        """The newest attempt to compensate the record."""
-        sequences = self.undoing.get(record)
-        return self.tasks[sequences[-1]] if sequences else None
-
-    def task_changed(self, old: TaskAttempt | None, new: TaskAttempt | None) -> None:
-        """Corrects the indexes."""
-        if new is None:
-            if old is not None:
-                sequences = self._siblings(old)
-                sequences.remove(old.sequence)
-                if not sequences:
-                    # As if there had never been one: a replica that reads the rows anew knows of none either.
-                    self._forget(old)
-                self.by_task_id.pop(old.task_id, None)
-                self.open.pop(old.sequence, None)
-            return
-        if old is None:
-            self._siblings(new).append(new.sequence)
-            self.by_task_id[new.task_id] = new.sequence
-        if new.status in TASK_TERMINAL:
-            self.open.pop(new.sequence, None)
-        else:
-            self.open[new.sequence] = None
-
-    def _siblings(self, attempt: TaskAttempt) -> list[int]:
-        if attempt.compensates:
-            return self.undoing.setdefault(attempt.compensates, [])
-        return self.attempts_of.setdefault(attempt.reference, [])
-
-    def _forget(self, attempt: TaskAttempt) -> None:
-        if attempt.compensates:
-            del self.undoing[attempt.compensates]
-        else:
-            del self.attempts_of[attempt.reference]
 
 
 class State:
@@ -245,6 +159,7 @@ class State:
         group = self._ended if hot.execution.status in WORKFLOW_TERMINAL else self._live
         group[key] = hot
         rows = 2 + len(hot.tasks) + len(hot.records) + len(hot.signals) + len(hot.payloads) + len(hot.logs)
+        rows += len(hot.expansions)
         size = rows * _ROW_BYTES + hot.execution.payload_bytes + hot.execution.log_bytes
         self.hot_bytes += size - hot.size
         hot.size = size

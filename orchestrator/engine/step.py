@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from orchestrator.engine import limits
 from orchestrator.engine.effects import AnyEffect, ExecutionChanged, ExecutionDeleted
 from orchestrator.engine.errors import not_found
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.identifiers import Identifiers
 from orchestrator.engine.messages import Message
 from orchestrator.engine.model import (
@@ -25,13 +26,13 @@ from orchestrator.engine.model import (
     RowKey,
     Table,
     TaskAttempt,
-    Timer,
     TimerKind,
     WorkflowStatus,
 )
 from orchestrator.engine.plan import Plan, plan_of
 from orchestrator.engine.queues import QueueKey
-from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.resident import Timer
+from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 
 

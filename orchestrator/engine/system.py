@@ -7,7 +7,7 @@ like any other attempt. The names of its queues, and its namespace, are nobody e
 from __future__ import annotations
 
 from orchestrator.engine.definitions.fields import SYSTEM_PREFIX
-from orchestrator.engine.definitions.model import TaskNode
+from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.model import TaskAttempt
 
 NAMESPACE = "$system"
@@ -15,6 +15,8 @@ RESERVED_NAMESPACES = "$"
 """What the names of namespaces that are not the users' begin with."""
 _QUEUES = {"HTTP": "system/http", "GRPC": "system/grpc"}
 """By the type of the task."""
+_SCRIPT = "system/script"
+_JQ = "system/jq"
 
 
 def is_queue(name: str) -> bool:
@@ -27,6 +29,6 @@ def queue_for(node: TaskNode) -> str:
     return _QUEUES.get(node.type, "")
 
 
-def parameters_of(node: TaskNode, attempt: TaskAttempt) -> bytes:
-    """What a system session is told besides the input: a JSON object. Calls have all they need in their input."""
-    return b"{}"
+def evaluated_in(attempt: TaskAttempt) -> str:
+    """The queue in which what the attempt needs is evaluated."""
+    return _JQ if attempt.type == TaskType.JSON_JQ_TRANSFORM else _SCRIPT

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from orchestrator.engine import limits
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import Table, TaskAttempt, TaskLog
-from orchestrator.engine.state import ExecutionState
 from orchestrator.engine.step import Step
 
 Lines = tuple[tuple[int, str], ...]

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from orchestrator.engine.definitions.model import NO_LIMITS, TaskLimits
 from orchestrator.engine.definitions.parse import validate_task
 from orchestrator.engine.effects import QueueOpened
-from orchestrator.engine.model import Ready, Table, TaskDefinitionRow, TaskRate, Timer, TimerKind
+from orchestrator.engine.model import Table, TimerKind
+from orchestrator.engine.resident import Ready, TaskDefinitionRow, TaskRate, Timer
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
 

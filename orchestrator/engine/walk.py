@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, ending, outcomes, saga
+from orchestrator.engine import attempts, ending, evaluations, loops, outcomes, places, saga
 from orchestrator.engine.definitions.model import TaskNode, TaskType
+from orchestrator.engine.execution_state import base_of, instance_of
 from orchestrator.engine.messages import ContinueExecution
 from orchestrator.engine.model import AgendaItem, AgendaKind, TaskAttempt, TaskStatus, WorkflowStatus
-from orchestrator.engine.operators import join
+from orchestrator.engine.operators import exclusive_join, join
 from orchestrator.engine.operators.registry import OPERATORS
+from orchestrator.engine.places import Place
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import TASK_SUCCESSFUL, TASK_TERMINAL, check_task
 
@@ -57,38 +59,94 @@ def _work_off(step: Step) -> None:
 def _do(step: Step, item: AgendaItem) -> None:
     kind, sequence, reference = item
     if kind == AgendaKind.SCHEDULE:
-        # A reference that was made already is not made again.
-        if step.hot.latest(reference) is None:
-            schedule(step, step.plan.node(reference))
+        _schedule_at(step, sequence, reference)
         return
-    attempt = step.hot.tasks[sequence]
+    attempt = step.hot.tasks.get(sequence)
+    if attempt is None:
+        # A loop has not kept it.
+        return
     if kind == AgendaKind.READY:
-        if attempt.status is TaskStatus.SCHEDULED:
-            attempts.queue_for_worker(step, attempt, 0)
+        _begin_delayed(step, attempt)
     elif kind == AgendaKind.RETRY:
         _retry_by_hand(step, attempt)
-    elif not attempt.passed and not attempt.retried and attempt.status in TASK_TERMINAL:
+    elif kind == AgendaKind.EXPAND:
+        _make_more(step, attempt)
+    elif kind == AgendaKind.ABANDON:
+        loops.abandon(step, attempt)
+    elif kind == AgendaKind.FORGET:
+        loops.forget(step, attempt, reference)
+    elif _is_due(attempt) and not loops.is_left(step, attempt):
         _follow(step, attempt)
 
 
-def schedule(step: Step, node: TaskNode, previous: TaskAttempt | None = None) -> None:
-    """The first attempt of a reference, or the first one after an operator's retry."""
-    made = attempts.create(step, node, previous=previous, afresh=True)
+def _is_due(attempt: TaskAttempt) -> bool:
+    return not attempt.passed and not attempt.retried and attempt.status in TASK_TERMINAL
+
+
+def _schedule_at(step: Step, sequence: int, reference: str) -> None:
+    """Makes the reference at the place of an attempt. One that was made already is not made again."""
+    if sequence:
+        anchor = step.hot.tasks.get(sequence)
+        if anchor is None or loops.is_left(step, anchor):
+            return
+        place = places.inside(step.plan, step.hot, anchor, reference)
+    else:
+        place = Place(step.plan.nodes[reference])
+    if step.hot.latest(place.reference) is None:
+        schedule(step, place)
+
+
+def _make_more(step: Step, fork: TaskAttempt) -> None:
+    """The next tasks of a dynamic fork, as many as the step may make."""
+    if loops.is_left(step, fork):
+        return
+    references = places.forked_references(step.plan, step.hot, fork.expanded)
+    position = fork.position
+    while position < len(references) and step.budget > 0:
+        node = places.node_at(step.plan, step.hot, references[position], fork.expanded)
+        schedule(step, Place(node, fork.iterations, fork.expanded))
+        position += 1
+    step.put_task(replace(step.hot.tasks[fork.sequence], position=position))
+    if position < len(references):
+        step.note(AgendaKind.EXPAND, fork.sequence)
+
+
+def schedule(step: Step, place: Place, previous: TaskAttempt | None = None) -> None:
+    """The first attempt at a place, or the first one after an operator's retry."""
+    made = attempts.create(step, place, previous=previous, afresh=True)
     if made is not None:
-        OPERATORS[node.type].begin(step, node, *made)
+        _begin(step, place.node, *made, place.node.start_delay_ms)
+
+
+def _begin(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes, delay_ms: int) -> None:
+    if delay_ms > 0:
+        attempts.delay(step, attempt, delay_ms)
+    else:
+        OPERATORS[node.type].begin(step, node, attempt, given)
+
+
+def _begin_delayed(step: Step, attempt: TaskAttempt) -> None:
+    """Its delay has passed, or its lease was lost before it was taken up."""
+    if attempt.status is TaskStatus.SCHEDULED:
+        node = attempts.node_of(step, attempt)
+        OPERATORS[node.type].begin(step, node, attempt, attempts.input_of(step, attempt))
+    elif evaluations.is_waiting(attempt):
+        evaluations.ask(step, attempt)
 
 
 def _retry_by_hand(step: Step, attempt: TaskAttempt) -> None:
-    node = step.plan.node(attempt.reference)
+    node = attempts.node_of(step, attempt)
     if node.type == TaskType.JOIN and attempt.status in TASK_TERMINAL:
         join.reopen(step, node, attempt)
+    elif node.type == TaskType.DO_WHILE and attempt.status in TASK_TERMINAL:
+        loops.reopen(step, node, attempt)
     else:
-        schedule(step, node, attempt)
+        schedule(step, places.place_of(step.plan, step.hot, attempt), attempt)
 
 
 def _follow(step: Step, attempt: TaskAttempt) -> None:
     """Draws the consequences of an attempt that has ended: goes on, tries again, or ends the workflow."""
-    node = step.plan.node(attempt.reference)
+    node = attempts.node_of(step, attempt)
     if attempt.status in TASK_SUCCESSFUL:
         pass_on(step, node, attempt)
         return
@@ -98,79 +156,101 @@ def _follow(step: Step, attempt: TaskAttempt) -> None:
     how = attempts.another(step, node, attempt)
     total_used_up = how is not None and attempts.is_total_used_up(step, node, attempt)
     if how is not None and not total_used_up:
-        made = attempts.create(
-            step, node, previous=attempt, retry_count=how.retry_count, losses=how.losses
-        )
-        if made is not None:
-            attempts.queue_for_worker(step, made[0], how.delay_ms)
+        _try_again(step, attempt, how)
     elif node.optional:
         check_task(attempt.status, TaskStatus.COMPLETED_WITH_ERRORS)
         pass_on(step, node, step.put_task(replace(attempt, status=TaskStatus.COMPLETED_WITH_ERRORS)))
     elif node.permissive:
         pass_on(step, node, attempt)
-    elif total_used_up:
-        _fail_total(step, node, attempt)
     else:
-        _fail(step, attempt)
+        _fail(step, node, attempt, total_used_up=total_used_up)
 
 
-def _fail(step: Step, attempt: TaskAttempt) -> None:
+def _try_again(step: Step, attempt: TaskAttempt, how: attempts.Another) -> None:
+    place = places.place_of(step.plan, step.hot, attempt)
+    made = attempts.create(step, place, previous=attempt, retry_count=how.retry_count, losses=how.losses)
+    if made is not None:
+        _begin(step, place.node, *made, how.delay_ms)
+
+
+def _fail(step: Step, node: TaskNode, attempt: TaskAttempt, *, total_used_up: bool = False) -> None:
+    """Fails the loops around it, and the workflow unless one of them is optional or permissive."""
+    loop = loops.fail_around(step, attempt)
+    if loop is not None:
+        pass_on(step, attempts.node_of(step, loop), loop)
+        return
     outcome = {
         TaskStatus.CANCELED: WorkflowStatus.TERMINATED,
         TaskStatus.TIMED_OUT: WorkflowStatus.TIMED_OUT,
     }.get(attempt.status, WorkflowStatus.FAILED)
-    outcomes.end_badly(step, outcome, failure_reason(attempt, outcome), attempt.reference)
+    if total_used_up:
+        outcome = WorkflowStatus.TIMED_OUT if attempt.status is TaskStatus.TIMED_OUT else WorkflowStatus.FAILED
+        reason = _total_reason(node, attempt)
+    else:
+        reason = failure_reason(attempt, outcome)
+    outcomes.end_badly(step, outcome, reason, attempt.reference)
 
 
 def failure_reason(attempt: TaskAttempt, outcome: WorkflowStatus) -> str:
     return f"Task {attempt.task_id} failed with status: {outcome.name} and reason: '{attempt.reason}'"
 
 
-def _fail_total(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
-    outcome = WorkflowStatus.TIMED_OUT if attempt.status is TaskStatus.TIMED_OUT else WorkflowStatus.FAILED
-    reason = (
+def _total_reason(node: TaskNode, attempt: TaskAttempt) -> str:
+    return (
         f"Task {attempt.task_id} exceeded total timeout of {node.timeouts.total_ms // 1000} seconds"
         f" after {attempt.retry_count + 1} attempts; its last reason: '{attempt.reason}'"
     )
-    outcomes.end_badly(step, outcome, reason, attempt.reference)
 
 
 def pass_on(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     """The reference is done for good: whoever waits for it is told, and the walk goes on after it."""
     while True:
-        again = join.has_ended(step, node.reference)
-        step.put_task(replace(attempt, passed=True))
-        join.reference_passed(step, node.reference)
+        again = join.has_ended(step, attempt.reference)
+        attempt = step.put_task(replace(attempt, passed=True))
+        join.reference_passed(step, attempt)
+        _tell_exclusive_joins(step, attempt)
         if again:
             # Tried again by an operator after the walk had gone on: only its result was wanted.
             return
         if node.next is not None:
-            step.note(AgendaKind.SCHEDULE, 0, node.next)
+            step.note(AgendaKind.SCHEDULE, attempt.sequence, node.next)
             return
-        step.change(open_branches=step.x.open_branches - 1)
-        if node.parent is None:
+        parent = None
+        if node.parent is not None or attempt.expansion:
+            parent = places.parent_of(step.plan, step.hot, attempt)
+        loops.sequence_ended(step, attempt, parent)
+        if parent is None:
             return
-        parent = step.plan.node(node.parent)
-        if parent.join is not None:
-            _end_branch(step, parent, node.branch)
+        above = attempts.node_of(step, parent)
+        if above.type == TaskType.FORK_JOIN:
+            _end_branch(step, parent, above, node.branch)
+        if above.type != TaskType.SWITCH:
             return
-        made = step.hot.latest(parent.reference)
-        assert made is not None
-        node, attempt = parent, made
+        node, attempt = above, parent
 
 
-def _end_branch(step: Step, fork: TaskNode, branch: int) -> None:
+def _tell_exclusive_joins(step: Step, attempt: TaskAttempt) -> None:
+    plan = places.plan_at(step.plan, step.hot, attempt.expansion)
+    for reference in plan.exclusively.get(base_of(attempt), ()):
+        place = places.inside(step.plan, step.hot, attempt, reference)
+        waiting = step.hot.latest(place.reference)
+        if waiting is not None and waiting.status is TaskStatus.IN_PROGRESS:
+            exclusive_join.reference_passed(step, place.node, waiting)
+
+
+def _end_branch(step: Step, fork: TaskAttempt, node: TaskNode, branch: int) -> None:
     """What the branch did not come by will never be made: it counts for the JOIN now."""
-    assert fork.join is not None
-    for reference in step.plan.joined_in.get((fork.reference, branch), ()):
-        if step.hot.latest(reference) is None:
-            join.one_less(step, step.plan.node(fork.join))
+    assert node.join is not None
+    plan = places.plan_at(step.plan, step.hot, fork.expansion)
+    for reference in plan.joined_in.get((node.reference, branch), ()):
+        if step.hot.latest(instance_of(reference, fork.iterations)) is None:
+            join.one_less(step, places.inside(step.plan, step.hot, fork, node.join), None)
 
 
 def _complete(step: Step) -> None:
     for reference in step.plan.permissive:
-        attempt = step.hot.latest(reference)
+        attempt = step.hot.newest(reference)
         if attempt is not None and attempt.status not in TASK_SUCCESSFUL:
-            _fail(step, attempt)
+            _fail(step, attempts.node_of(step, attempt), attempt)
             return
     outcomes.complete(step)

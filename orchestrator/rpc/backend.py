@@ -14,9 +14,10 @@ from typing import Any, Protocol, TypeVar
 
 from orchestrator.engine.commands import AnyCommand, RequestIdentity
 from orchestrator.engine.effects import Cancel
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import (
     Execution,
-    Lease,
+    Expansion,
     PayloadRow,
     Row,
     RowKey,
@@ -26,8 +27,9 @@ from orchestrator.engine.model import (
     TaskAttempt,
     TaskLog,
 )
+from orchestrator.engine.resident import Lease
 from orchestrator.engine.results import AnyResult, Rejected
-from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.state import State
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.errors import Addresses, invalid, rejected
@@ -184,6 +186,8 @@ def assembled(rows: Sequence[tuple[Table, RowKey, Row]]) -> ExecutionState:
                 held.payloads[number] = row
             case TaskLog():
                 held.logs[row.number] = row
+            case Expansion():
+                held.expansions[row.number] = row
             case _:
                 raise TypeError(f"{type(row).__name__} is no row of an execution")
     return held

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.engine import commands, system
-from orchestrator.engine.model import Session, SessionKind
+from orchestrator.engine.model import SessionKind
+from orchestrator.engine.resident import Session
 from orchestrator.rpc.errors import invalid
 from orchestrator.rpc.requests import in_range, names, namespace_of, required, task_names, text
 from orchestrator_api.v1 import workers_pb2 as pb

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from orchestrator.engine import task_logs
-from orchestrator.engine.state import ExecutionState
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.task_logs import LogLine
 from orchestrator.rpc import views
 from orchestrator.rpc.errors import invalid

@@ -6,8 +6,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator.engine import queries
 from orchestrator.engine.effects import Cancel
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import CompensationState, Execution, TaskAttempt, TaskStatus, WorkflowStatus
-from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.state import State
 from orchestrator_api.v1 import common_pb2, workers_pb2, workflows_pb2
 
 TASK_STATUS = {status: workflows_pb2.TaskStatus.Value(f"TASK_STATUS_{status.name}") for status in TaskStatus}
@@ -107,7 +108,7 @@ def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_
         retry_count=attempt.retry_count,
         iteration=attempt.iteration,
         input=payload(queries.resolved_input(state, held, attempt)),
-        output=payload(queries.payload(held, attempt.output)),
+        output=payload(queries.output(state, held, attempt)),
         reason=attempt.reason,
         worker_id=attempt.worker_id,
         fencing_token=attempt.fencing_token,

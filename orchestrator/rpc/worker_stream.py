@@ -18,7 +18,7 @@ import msgspec
 
 from orchestrator.engine import commands
 from orchestrator.engine.effects import Cancel
-from orchestrator.engine.model import Lease, Session
+from orchestrator.engine.resident import Lease, Session
 from orchestrator.engine.results import Rejected, SessionOpened
 from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend

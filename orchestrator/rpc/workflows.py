@@ -8,9 +8,9 @@ from typing import Any
 
 from orchestrator.engine import commands
 from orchestrator.engine.commands import IdempotencyStrategy, IfExists
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import ClientSessionOpened, Done, Started
-from orchestrator.engine.state import ExecutionState
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
 from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Stopped
 from orchestrator.rpc import bulk, logs, views

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.engine.effects import AnyEffect, Cancel, Deliver, SessionEnded
-from orchestrator.engine.model import Lease
 from orchestrator.engine.pending import effects_owed_to
+from orchestrator.engine.resident import Lease
 from orchestrator.services.ports import CurrentMachine
 
 

@@ -29,6 +29,7 @@ CHILD_TABLES = {
     Table.SIGNAL: "signal",
     Table.PAYLOAD: "payload",
     Table.TASK_LOG: "task_log",
+    Table.EXPANSION: "expansion",
 }
 
 _TABLES = """
@@ -63,6 +64,7 @@ CREATE TABLE record (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT N
 CREATE TABLE signal (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE payload (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE task_log (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE TABLE expansion (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE resident (
     id INTEGER PRIMARY KEY,
     table_number INTEGER NOT NULL,

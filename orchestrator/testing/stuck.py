@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import CompensationState, TaskAttempt, TaskStatus, WorkflowStatus
-from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from orchestrator.rpc.backend import DEFAULT_NAMESPACE
 from orchestrator.storage.search import ExecutionFilter

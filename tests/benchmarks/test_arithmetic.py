@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.engine.model import Bundle, Execution, Table, TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator.engine.model import Execution, Table, TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator.engine.resident import Bundle
 from orchestrator.storage import schema
 from orchestrator.storage.reading import content_hash, read_executions, read_residents
 from orchestrator.storage.staged import encode_batch

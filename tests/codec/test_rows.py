@@ -8,7 +8,7 @@ import pytest
 from orchestrator.codec import rows
 from orchestrator.codec.errors import RowCorrupt, RowVersionUnsupported
 from orchestrator.codec.rows import decode_key, decode_row, encode_key, encode_row, row_hash
-from orchestrator.engine import messages, model
+from orchestrator.engine import messages, model, resident
 from orchestrator.engine.encoding import encode_struct
 from orchestrator.engine.model import Execution, Table, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.triggers import rows as trigger_rows
@@ -24,15 +24,15 @@ SAMPLES = [
     (Table.SIGNAL, model.Signal(1, "paid", b"{}", 4)),
     (Table.PAYLOAD, model.PayloadRow(b"\x00\xff" * 5000)),
     (Table.TASK_LOG, model.TaskLog(1, 2, ((3, "é"), (4, "")), 2)),
-    (Table.RETENTION, model.Retention(1, 2, 3)),
-    (Table.TIMER, model.Timer(1, 2, model.TimerKind.WAIT, "default", "w1")),
-    (Table.CLIENT_SESSION, model.ClientSession("s", "default", 1, 2, 3, ((4, b"r"),), 5)),
-    (Table.REQUEST, model.Request("é", 1, b"")),
-    (Table.TASK_RATE, model.TaskRate("default", "charge", ((5, 1), (9, 2)), 3)),
-    (Table.IDEMPOTENCY, model.IdempotencyKey("w1", True)),
-    (Table.WORKFLOW_GROUP, model.WorkflowGroup("default", "order", "eu", 2)),
-    (Table.WAITING, model.WaitingExecution(7, b"g", "default", "w1", 2)),
-    (Table.POLLER, model.Poller("default", "eu", "charge", 5, 6)),
+    (Table.RETENTION, resident.Retention(1, 2, 3)),
+    (Table.TIMER, resident.Timer(1, 2, model.TimerKind.WAIT, "default", "w1")),
+    (Table.CLIENT_SESSION, resident.ClientSession("s", "default", 1, 2, 3, ((4, b"r"),), 5)),
+    (Table.REQUEST, resident.Request("é", 1, b"")),
+    (Table.TASK_RATE, resident.TaskRate("default", "charge", ((5, 1), (9, 2)), 3)),
+    (Table.IDEMPOTENCY, resident.IdempotencyKey("w1", True)),
+    (Table.WORKFLOW_GROUP, resident.WorkflowGroup("default", "order", "eu", 2)),
+    (Table.WAITING, resident.WaitingExecution(7, b"g", "default", "w1", 2)),
+    (Table.POLLER, resident.Poller("default", "eu", "charge", 5, 6)),
     (Table.SCHEDULE, trigger_rows.ScheduleRow("default", "s", b"{}", 1, 2, due=((3, 0), (4, 1)), timer=5)),
     (Table.MESSAGE, messages.TaskLeased("default", "w1", 1, 2)),
     (Table.MESSAGE, messages.ContinueExecution("default", "w1")),
@@ -64,7 +64,7 @@ def test_what_was_encoded_is_decoded(table: Table, row: model.Row) -> None:
 def test_every_table_can_be_encoded_and_decoded() -> None:
     """A kind of row that has no table would only show when it is flushed."""
     assert set(rows.ROW_TYPES) | {Table.MESSAGE} == set(rows._DECODERS) == set(Table)
-    classes = [*vars(model).values(), *vars(trigger_rows).values()]
+    classes = [*vars(model).values(), *vars(resident).values(), *vars(trigger_rows).values()]
     kinds = {kind for kind in classes if isinstance(kind, type) and issubclass(kind, model.Row)}
     assert kinds - {model.Row} == set(rows.ROW_TYPES.values())
     decoded = {type(row) for row in map(_again, MESSAGES)}

@@ -21,41 +21,45 @@ from orchestrator.engine.commands import (
     StartWorkflow,
 )
 from orchestrator.engine.effects import AnyEffect, Cancel, Deliver
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.messages import AnyMessage
 from orchestrator.engine.model import (
     EXECUTION_TABLES,
-    Bundle,
-    ClientSession,
     Execution,
-    IdempotencyKey,
-    Lease,
+    Expansion,
     Meta,
     PayloadRow,
-    Poller,
-    Ready,
-    Request,
-    Retention,
     Row,
     RowKey,
     SagaRecord,
-    ServiceRow,
-    Session,
     SessionKind,
     Signal,
     Table,
     TaskAttempt,
-    TaskDefinitionRow,
     TaskLog,
-    TaskRate,
     TaskStatus,
+)
+from orchestrator.engine.resident import (
+    Bundle,
+    ClientSession,
+    IdempotencyKey,
+    Lease,
+    Poller,
+    Ready,
+    Request,
+    Retention,
+    ServiceRow,
+    Session,
+    TaskDefinitionRow,
+    TaskRate,
     Timer,
     WaitingExecution,
     WorkflowDefinitionRow,
     WorkflowGroup,
 )
 from orchestrator.engine.results import AnyResult, Code, Rejected
-from orchestrator.engine.state import ExecutionState, State
+from orchestrator.engine.state import State
 from orchestrator.engine.triggers import rows as trigger_rows
 
 START_MS = 1_700_000_000_000
@@ -68,6 +72,7 @@ ROWS: dict[Table, Any] = {
     Table.SIGNAL: Signal,
     Table.PAYLOAD: PayloadRow,
     Table.TASK_LOG: TaskLog,
+    Table.EXPANSION: Expansion,
     Table.WORKFLOW_DEFINITION: WorkflowDefinitionRow,
     Table.TASK_DEFINITION: TaskDefinitionRow,
     Table.BUNDLE: Bundle,

@@ -27,15 +27,9 @@ from orchestrator.engine.commands import (
     TerminateWorkflow,
 )
 from orchestrator.engine.effects import ExecutionDeleted
-from orchestrator.engine.model import (
-    EXECUTION_TABLES,
-    CompensationState,
-    Retention,
-    SessionKind,
-    Table,
-    WorkflowStatus,
-)
+from orchestrator.engine.model import EXECUTION_TABLES, CompensationState, SessionKind, Table, WorkflowStatus
 from orchestrator.engine.purging import retention
+from orchestrator.engine.resident import Retention
 from orchestrator.engine.results import Code, Rejected
 from tests.engine.driver import Driver, simple, workflow
 

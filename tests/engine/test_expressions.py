@@ -40,7 +40,7 @@ class Facts:
     def workflow(self, field: str) -> bytes | None:
         return self._facts.get(f"workflow_{field}")
 
-    def task(self, reference: str, field: str) -> bytes | None:
+    def task(self, reference: str, field: str, wanted: str = "") -> bytes | None:
         return self._facts.get(f"{reference}_{field}")
 
     def task_id(self) -> bytes | None:

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from orchestrator.engine.model import ServiceRow
+from orchestrator.engine.resident import ServiceRow
 from orchestrator.integrations.work import Kind, Outcome, Work
 
 

@@ -35,7 +35,7 @@ def fork(*branches: list[dict[str, Any]], on: list[str] | None = None, **join: A
 
 def text(driver: Driver, reference: str, workflow_id: str = "w") -> Any:
     hot = driver.hot(workflow_id)
-    return msgspec.json.decode(queries.payload(hot, driver.latest(reference, workflow_id).output))
+    return msgspec.json.decode(queries.output(driver.state, hot, driver.latest(reference, workflow_id)))
 
 
 def shown_input(driver: Driver, reference: str) -> Any:

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.engine.commands import CloseSession, DeadlineKind, ExpireDeadline
 from orchestrator.engine.effects import Cancel
-from orchestrator.engine.model import Lease
+from orchestrator.engine.resident import Lease
 from orchestrator.services.dispatcher import Dispatcher
 from tests.engine.driver import Driver, simple, workflow
 

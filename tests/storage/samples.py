@@ -11,7 +11,6 @@ from typing import Any
 from orchestrator.codec.rows import encode_row, row_hash
 from orchestrator.engine.model import (
     EXECUTION_TABLES,
-    Bundle,
     CompensationState,
     Execution,
     Meta,
@@ -21,10 +20,10 @@ from orchestrator.engine.model import (
     Table,
     TaskAttempt,
     TaskStatus,
-    Timer,
     TimerKind,
     WorkflowStatus,
 )
+from orchestrator.engine.resident import Bundle, Timer
 from orchestrator.storage.database import Database, DatabaseSettings
 from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.reading import content_hash

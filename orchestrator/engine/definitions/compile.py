@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -9,7 +10,9 @@ import msgspec
 from orchestrator.engine.definitions.elements import Element
 from orchestrator.engine.definitions.model import (
     NO_LIMITS,
+    STRUCTURAL,
     CompiledDefinition,
+    Loop,
     RetryPolicy,
     Switch,
     TaskNode,
@@ -28,8 +31,8 @@ from orchestrator.engine.expressions import Template, overlay_template
 
 def compile_definition(workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinition]) -> CompiledDefinition:
     """`tasks`: the registered task definitions that the workflow names."""
-    compiler = _Compiler(workflow.inputs, workflow.references, tasks)
-    compiler.sequence(workflow.elements, None, 0)
+    compiler = Compiler(workflow.inputs, workflow.references, tasks)
+    compiler.sequence(workflow.elements, None, 0, 0)
     return CompiledDefinition(
         name=workflow.name,
         version=workflow.version,
@@ -43,54 +46,58 @@ def compile_definition(workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinit
         timeout_policy=workflow.timeout_policy,
         compensation_order=workflow.compensation_order,
         compensation_grace_ms=workflow.compensation_grace_ms,
-        joins_of={reference: tuple(joins) for reference, joins in compiler.joins_of.items()},
         retention_ms=workflow.retention_ms,
         retention_count=workflow.retention_count,
         rate_limit=workflow.rate_limit,
     )
 
 
-class _Compiler:
+class Compiler:
+    """Makes nodes of elements. `references`: those that exist; None if that is not known."""
+
     def __init__(
-        self, inputs: Mapping[str, Template], references: frozenset[str], tasks: Mapping[str, TaskDefinition]
+        self, inputs: Mapping[str, Template], references: frozenset[str] | None, tasks: Mapping[str, TaskDefinition]
     ) -> None:
         self.nodes: dict[str, TaskNode] = {}
-        self.joins_of: dict[str, list[str]] = {}
         self._inputs = inputs
         self._references = references
         self._tasks = tasks
 
-    def sequence(self, elements: tuple[Element, ...], parent: str | None, branch: int) -> None:
+    def sequence(self, elements: tuple[Element, ...], parent: str | None, branch: int, loops: int) -> None:
+        """`loops`: how many are around it."""
         for position, element in enumerate(elements):
             following = elements[position + 1].reference if position + 1 < len(elements) else None
-            node = self._node(element)
+            node = self._node(element, loops)
             if element.type == TaskType.JOIN:
-                node = self._join(node, element, elements[position - 1])
+                fork = elements[position - 1]
+                join_on = element.join_on or tuple(branch[-1].reference for branch in fork.forks if branch)
+                node = msgspec.structs.replace(node, join_on=join_on, forked_by=fork.reference)
             self.nodes[element.reference] = msgspec.structs.replace(node, next=following, parent=parent, branch=branch)
-            self._branches(element, following)
+            self._branches(element, following, loops)
 
-    def _branches(self, element: Element, following: str | None) -> None:
+    def _branches(self, element: Element, following: str | None, loops: int) -> None:
         node = self.nodes[element.reference]
+        branches: list[tuple[Element, ...]] = []
         if element.type == TaskType.SWITCH:
             branches = [*element.cases.values(), element.default]
             cases = {case: _references(branch) for case, branch in element.cases.items()}
-            switch = Switch(element.evaluator, element.expression, cases, _references(element.default))
-            self.nodes[element.reference] = msgspec.structs.replace(node, switch=switch)
-        else:
+            default = _references(element.default)
+            switch = Switch(element.evaluator, element.expression, element.output_key, cases, default)
+            node = msgspec.structs.replace(node, switch=switch)
+        elif element.type == TaskType.DO_WHILE:
+            branches, loops = [element.body], loops + 1
+            node = msgspec.structs.replace(node, loop=_loop(element))
+        elif element.type == TaskType.FORK_JOIN_DYNAMIC:
+            node = msgspec.structs.replace(node, join=following)
+        elif element.type == TaskType.FORK_JOIN:
             branches = [branch for branch in element.forks if branch]
-            if element.type == TaskType.FORK_JOIN:
-                fork = tuple(_references(branch) for branch in branches)
-                self.nodes[element.reference] = msgspec.structs.replace(node, fork=fork, join=following)
+            fork = tuple(_references(branch) for branch in branches)
+            node = msgspec.structs.replace(node, fork=fork, join=following)
+        self.nodes[element.reference] = node
         for number, branch in enumerate(branches):
-            self.sequence(branch, element.reference, number)
+            self.sequence(branch, element.reference, number, loops)
 
-    def _join(self, node: TaskNode, element: Element, fork: Element) -> TaskNode:
-        join_on = element.join_on or tuple(branch[-1].reference for branch in fork.forks if branch)
-        for reference in join_on:
-            self.joins_of.setdefault(reference, []).append(element.reference)
-        return msgspec.structs.replace(node, join_on=join_on)
-
-    def _node(self, element: Element, is_compensation: bool = False) -> TaskNode:
+    def _node(self, element: Element, loops: int, is_compensation: bool = False) -> TaskNode:
         definition = element.definition or self._tasks.get(element.name)
         parameters = self._inputs[element.reference]
         undo = element.compensation
@@ -106,24 +113,35 @@ class _Compiler:
             optional=element.optional,
             permissive=element.permissive,
             pivot=element.pivot,
-            compensate_with=None if undo is None else self._node(undo, is_compensation=True),
+            compensate_with=None if undo is None else self._node(undo, loops, is_compensation=True),
+            join_on=element.join_on,
+            instead=element.instead,
+            reported=element.reported,
+            loops=loops,
+            script=element.script,
+            parameter=element.parameter,
+            dynamic_fork=element.dynamic_fork,
+            async_complete=element.async_complete,
+            sink=element.sink,
             limits=NO_LIMITS if element.definition is None else element.definition.limits,
         )
 
     def _overlaid(self, parameters: Template, definition: TaskDefinition) -> Template:
         template = overlay_template(parameters, definition.input)
+        if self._references is None:
+            return template
         # A task definition serves many workflows: what it mentions need not exist in this one, and is null then.
         references = tuple(reference for reference in template.references if reference in self._references)
         return msgspec.structs.replace(template, references=references)
 
 
 def _retry(element: Element, definition: TaskDefinition | None, is_compensation: bool) -> RetryPolicy:
-    if element.type != TaskType.SIMPLE:
+    if element.type in STRUCTURAL:
         return OPERATOR_RETRY
     if is_compensation and (definition is None or not definition.states_retry):
         policy = COMPENSATION_RETRY
     else:
-        policy = RetryPolicy() if definition is None else definition.retry
+        policy = _DEFAULT_RETRY.get(element.type, OPERATOR_RETRY) if definition is None else definition.retry
     if element.retry_count is None:
         return policy
     return msgspec.structs.replace(policy, count=element.retry_count)
@@ -133,6 +151,40 @@ def _timeouts(element: Element, definition: TaskDefinition | None) -> Timeouts:
     if definition is not None:
         return definition.timeouts
     return Timeouts() if element.type == TaskType.SIMPLE else OPERATOR_TIMEOUTS
+
+
+_DEFAULT_RETRY = {TaskType.SIMPLE: RetryPolicy()}
+
+
+def _loop(element: Element) -> Loop:
+    return Loop(
+        condition=element.condition,
+        items=element.items,
+        body=_references(element.body),
+        inside=tuple(_outputs(element.body)),
+        is_condition_local=_is_local(element.condition, element.reference),
+    )
+
+
+def _outputs(elements: tuple[Element, ...]) -> list[str]:
+    """Whose outputs belong to an iteration; what is in an inner loop belongs to that."""
+    found = []
+    for element in elements:
+        found.append(element.reference)
+        if element.type != TaskType.DO_WHILE:
+            for branch in element.branches():
+                found.extend(_outputs(branch))
+    return found
+
+
+_COUNTER = r"(?:iteration|loopIndex|loopItem)"
+# After the name of the loop: `.iteration`, `['iteration']`, and the same where the name itself is in brackets.
+_ONLY_COUNTERS = re.compile(rf"(?:['\"]\])?(?:\.{_COUNTER}\b|\[['\"]{_COUNTER}['\"]\])")
+
+
+def _is_local(condition: str, reference: str) -> bool:
+    """Whether the script asks the loop's own output for its counters only: all of it grows with each iteration."""
+    return all(_ONLY_COUNTERS.match(rest) for rest in condition.split(reference)[1:])
 
 
 def _references(elements: tuple[Element, ...]) -> tuple[str, ...]:

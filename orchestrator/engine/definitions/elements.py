@@ -9,16 +9,24 @@ import msgspec
 
 from orchestrator.engine.definitions.errors import DefinitionInvalid, quoted
 from orchestrator.engine.definitions.fields import Fields
-from orchestrator.engine.definitions.model import TaskType
+from orchestrator.engine.definitions.model import DynamicFork, Script, TaskType
 from orchestrator.engine.definitions.operators import (
-    check_switch,
+    JAVASCRIPT,
+    check_call,
+    check_evaluator,
     check_terminate,
     check_wait,
     compensation_type,
+    read_decision,
+    read_dynamic_fork,
+    read_script,
+    read_sub_workflow,
+    read_switch,
+    reported_type,
     task_type,
 )
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task
-from orchestrator.engine.expressions import elements_of, fields_of
+from orchestrator.engine.expressions import assemble_object, elements_of, fields_of, merge_objects
 
 TASKS_MAX = 20_000
 BRANCHES_MAX = 10_000
@@ -31,17 +39,27 @@ _COMMON = (
 ).split()
 _OF_STEPS = "compensateWith pivot".split()
 _OF_TYPES = {
-    TaskType.SWITCH: "evaluatorType expression decisionCases defaultCase".split(),
+    TaskType.SWITCH: "evaluatorType expression decisionCases defaultCase caseValueParam caseExpression".split(),
+    TaskType.INLINE: "evaluatorType expression scriptExpression".split(),
+    TaskType.DO_WHILE: "loopCondition loopOver items evaluatorType".split(),
     TaskType.FORK_JOIN: ["forkTasks"],
-    TaskType.JOIN: ["joinOn"],
+    TaskType.FORK_JOIN_DYNAMIC: (
+        "dynamicForkTasksParam dynamicForkTasksInputParamName dynamicForkJoinTasksParam".split()
+    ),
+    TaskType.JOIN: "joinOn joinMode".split(),
+    TaskType.EXCLUSIVE_JOIN: "joinOn defaultExclusiveJoinTask".split(),
+    TaskType.DYNAMIC: ["dynamicTaskNameParam"],
+    TaskType.SUB_WORKFLOW: ["subWorkflowParam"],
+    TaskType.EVENT: "sink asyncComplete".split(),
+    TaskType.HTTP: ["asyncComplete"],
+    TaskType.GRPC: ["asyncComplete"],
 }
-_UNBUILT = (
-    "asyncComplete joinMode joinStatus caseValueParam caseExpression loopCondition loopOver items keepLastN"
-    " subWorkflowParam sink dynamicTaskNameParam dynamicForkTasksParam dynamicForkTasksInputParamName"
-    " dynamicForkJoinTasksParam defaultExclusiveJoinTask scriptExpression rateLimited cacheConfig onStateChange"
-    " workflowTaskType"
-).split()
-_KNOWN = [*_COMMON, *_OF_STEPS, *(key for keys in _OF_TYPES.values() for key in keys)]
+_UNBUILT = "joinStatus cacheConfig onStateChange".split()
+_OF_ANY = frozenset(key for keys in _OF_TYPES.values() for key in keys)
+_KNOWN = [*_COMMON, *_OF_STEPS, *sorted(_OF_ANY), "rateLimited", "workflowTaskType"]
+_COMPENSABLE = frozenset((TaskType.SIMPLE, TaskType.HTTP, TaskType.GRPC, TaskType.SUB_WORKFLOW))
+_FORKS = frozenset((TaskType.FORK_JOIN, TaskType.FORK_JOIN_DYNAMIC))
+JOIN_MODES = ("SYNC", "ASYNC")
 
 
 class Element(msgspec.Struct, frozen=True):
@@ -66,9 +84,20 @@ class Element(msgspec.Struct, frozen=True):
     default: tuple[Element, ...] = ()
     forks: tuple[tuple[Element, ...], ...] = ()
     join_on: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
+    reported: str = ""
+    script: Script | None = None
+    parameter: str = ""
+    output_key: str = ""
+    body: tuple[Element, ...] = ()
+    condition: str = ""
+    items: bool = False
+    dynamic_fork: DynamicFork | None = None
+    async_complete: bool = False
+    sink: str = ""
 
     def branches(self) -> list[tuple[Element, ...]]:
-        return [*self.cases.values(), self.default, *self.forks]
+        return [*self.cases.values(), self.default, *self.forks, self.body]
 
 
 def subtree(elements: tuple[Element, ...]) -> list[Element]:
@@ -91,8 +120,8 @@ class ElementReader:
         elements = tuple(self.element(item, f"{path}[{position}]") for position, item in enumerate(items))
         for position, element in enumerate(elements):
             following = elements[position + 1] if position + 1 < len(elements) else None
-            if element.type == TaskType.FORK_JOIN and (following is None or following.type != TaskType.JOIN):
-                raise DefinitionInvalid(element.path, "a FORK_JOIN must be followed by a JOIN")
+            if element.type in _FORKS and (following is None or following.type != TaskType.JOIN):
+                raise DefinitionInvalid(element.path, f"a {element.type.value} must be followed by a JOIN")
             if element.type == TaskType.JOIN:
                 _check_join(elements[position - 1] if position else None, element)
         return elements
@@ -101,20 +130,55 @@ class ElementReader:
         # The type first: of an element that can't be executed at all, nothing else needs to be said.
         kind = task_type(Fields(raw, path, fields_of(raw)))
         fields = Fields(raw, path, _KNOWN, _UNBUILT)
-        for owner, keys in _OF_TYPES.items():
-            for key in keys:
-                if kind != owner and fields.is_set(key):
-                    raise fields.invalid(key, f"only a {owner.value} task has this field")
+        for key in sorted(_OF_ANY.difference(_OF_TYPES.get(kind, ()))):
+            if fields.is_set(key):
+                owners = " or ".join(owner.value for owner, keys in _OF_TYPES.items() if key in keys)
+                raise fields.invalid(key, f"only a {owners} task has this field")
         element = self._read(fields, kind, fields.name("taskReferenceName"))
         parameters = Fields(element.input, element.input_path, fields_of(element.input))
-        if kind == TaskType.WAIT:
-            check_wait(parameters)
-        elif kind == TaskType.TERMINATE:
-            check_terminate(fields, parameters)
-        elif kind == TaskType.SWITCH:
-            return self._switch(element, fields, parameters)
-        elif kind == TaskType.FORK_JOIN:
-            return self._fork(element, fields)
+        return self._of_type(element, fields, parameters)
+
+    def _of_type(self, element: Element, fields: Fields, parameters: Fields) -> Element:
+        """What elements of single types have besides."""
+        kind, changed = element.type, msgspec.structs.replace
+        match kind:
+            case TaskType.WAIT:
+                check_wait(parameters)
+            case TaskType.TERMINATE:
+                check_terminate(fields, parameters)
+            case TaskType.SWITCH:
+                return self._switch(element, fields, parameters)
+            case TaskType.FORK_JOIN:
+                return self._fork(element, fields)
+            case TaskType.FORK_JOIN_DYNAMIC:
+                return changed(element, dynamic_fork=read_dynamic_fork(fields, parameters))
+            case TaskType.DO_WHILE:
+                return self._loop(element, fields, parameters)
+            case TaskType.INLINE:
+                script, parameter, given = read_script(fields, parameters, element.input)
+                return changed(element, script=script, parameter=parameter, input=given)
+            case TaskType.JSON_JQ_TRANSFORM:
+                if not parameters.has("queryExpression"):
+                    raise parameters.invalid("queryExpression", "a JSON_JQ_TRANSFORM needs one")
+            case TaskType.DYNAMIC:
+                parameter = fields.name("dynamicTaskNameParam")
+                if not parameters.has(parameter):
+                    raise fields.invalid("dynamicTaskNameParam", f"there is no input parameter {quoted(parameter)}")
+                return changed(element, parameter=parameter)
+            case TaskType.SUB_WORKFLOW:
+                return changed(element, input=read_sub_workflow(fields, element.input))
+            case TaskType.EVENT:
+                return changed(element, sink=fields.name("sink"))
+            case TaskType.HTTP | TaskType.GRPC:
+                check_call(kind, parameters)
+            case TaskType.JOIN:
+                if fields.text("joinMode", JOIN_MODES[0]) not in JOIN_MODES:
+                    raise fields.invalid("joinMode", "it is SYNC or ASYNC; a JOIN ends with the last branch either way")
+            case TaskType.START_WORKFLOW:
+                if not parameters.has("startWorkflow"):
+                    raise parameters.invalid("startWorkflow", "a START_WORKFLOW needs the request to start")
+            case _:
+                pass
         return element
 
     def _read(self, fields: Fields, kind: TaskType, reference: str) -> Element:
@@ -124,8 +188,8 @@ class ElementReader:
         definition = fields.raw("taskDefinition")
         compensation = None
         if fields.is_set("compensateWith"):
-            if kind != TaskType.SIMPLE:
-                raise fields.invalid("compensateWith", "only a worker's task can be compensated")
+            if kind not in _COMPENSABLE:
+                raise fields.invalid("compensateWith", "only a SIMPLE, HTTP, GRPC or SUB_WORKFLOW task can be undone")
             compensation = self._compensation(fields.object("compensateWith"), fields.at("compensateWith"), reference)
         return Element(
             path=fields.path,
@@ -142,18 +206,25 @@ class ElementReader:
             pivot=fields.flag("pivot"),
             compensation=compensation,
             join_on=fields.texts("joinOn"),
+            instead=fields.texts("defaultExclusiveJoinTask"),
+            reported=reported_type(fields),
+            async_complete=fields.flag("asyncComplete"),
         )
 
     def _compensation(self, raw: bytes, path: str, step: str) -> Element:
         kind = compensation_type(Fields(raw, path, fields_of(raw)))
-        fields = Fields(raw, path, [*_COMMON, *_OF_STEPS], _UNBUILT)
+        fields = Fields(raw, path, [*_COMMON, *_OF_STEPS, "subWorkflowParam"], _UNBUILT)
         for key in ("compensateWith", "pivot", "optional", "permissive"):
             if fields.is_set(key):
                 raise fields.invalid(key, "a compensation can't have this")
         element = self._read(fields, kind, fields.name("taskReferenceName", f"{step}__compensation"))
-        if fields.has("inputParameters"):
-            return element
-        return msgspec.structs.replace(element, input=STEP_RECORD)
+        if not fields.has("inputParameters"):
+            element = msgspec.structs.replace(element, input=STEP_RECORD)
+        if kind == TaskType.SUB_WORKFLOW:
+            return msgspec.structs.replace(element, input=read_sub_workflow(fields, element.input))
+        if kind != TaskType.SIMPLE:
+            check_call(kind, Fields(element.input, element.input_path, fields_of(element.input)))
+        return element
 
     def _claim(self, fields: Fields, reference: str) -> None:
         key = "taskReferenceName"
@@ -166,8 +237,8 @@ class ElementReader:
             raise DefinitionInvalid(fields.path, f"a workflow may have {TASKS_MAX} tasks")
 
     def _switch(self, element: Element, fields: Fields, parameters: Fields) -> Element:
-        evaluator, expression = fields.name("evaluatorType"), fields.name("expression")
-        check_switch(fields, parameters)
+        read = read_decision if element.reported else read_switch
+        evaluator, expression = read(fields, parameters)
         cases: dict[str, tuple[Element, ...]] = {}
         for case, branch in fields.mapping("decisionCases").items():
             path = f"{fields.at('decisionCases')}.{case}"
@@ -175,8 +246,25 @@ class ElementReader:
         default = self.sequence(fields.items("defaultCase"), fields.at("defaultCase"))
         if not cases and not default:
             raise fields.invalid("decisionCases", "a SWITCH needs decisionCases or a defaultCase")
+        key = "caseOutput" if element.reported else "evaluationResult"
         return msgspec.structs.replace(
-            element, evaluator=evaluator, expression=expression, cases=cases, default=default
+            element, evaluator=evaluator, expression=expression, output_key=key, cases=cases, default=default
+        )
+
+    def _loop(self, element: Element, fields: Fields, parameters: Fields) -> Element:
+        check_evaluator(fields, JAVASCRIPT)
+        condition = fields.text("loopCondition")
+        items = fields.raw("items")
+        body = self.sequence(fields.items("loopOver"), fields.at("loopOver"))
+        if not body:
+            raise fields.invalid("loopOver", "a DO_WHILE needs a task to repeat")
+        if not condition and items is None and not parameters.has("_items"):
+            raise fields.invalid("loopCondition", "a DO_WHILE needs a loopCondition or items")
+        given = element.input
+        if items is not None:
+            given = merge_objects(given, assemble_object([("_items", items)]))
+        return msgspec.structs.replace(
+            element, body=body, condition=condition, items=items is not None or parameters.has("_items"), input=given
         )
 
     def _fork(self, element: Element, fields: Fields) -> Element:
@@ -198,14 +286,20 @@ def _items(raw: bytes | msgspec.Raw, path: str) -> list[bytes]:
 
 
 def _check_join(previous: Element | None, join: Element) -> None:
-    if previous is None or previous.type != TaskType.FORK_JOIN:
-        raise DefinitionInvalid(join.path, "a JOIN must follow a FORK_JOIN")
+    if previous is None or previous.type not in _FORKS:
+        raise DefinitionInvalid(join.path, "a JOIN must follow a FORK_JOIN or a FORK_JOIN_DYNAMIC")
+    if previous.type == TaskType.FORK_JOIN_DYNAMIC:
+        # It waits for all that was forked: what that is, is not known before.
+        return
+    looped = {one.reference for branch in previous.forks for one in subtree(branch) for one in subtree(one.body)}
     inside = {element.reference for branch in previous.forks for element in subtree(branch)}
     seen: set[str] = set()
     for position, reference in enumerate(join.join_on):
         path = f"{join.path}.joinOn[{position}]"
         if reference not in inside:
             raise DefinitionInvalid(path, f"{quoted(reference)} is not in a branch of {quoted(previous.reference)}")
+        if reference in looped:
+            raise DefinitionInvalid(path, f"{quoted(reference)} is in a loop: join the loop")
         if reference in seen:
             raise DefinitionInvalid(path, f"{quoted(reference)} is named twice")
         seen.add(reference)

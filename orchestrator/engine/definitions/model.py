@@ -17,13 +17,36 @@ class TaskType(StrEnum):
     """The task types that can be executed. Any other name of a type is that of a worker's task (SIMPLE)."""
 
     SIMPLE = "SIMPLE"
+    # Called by the nodes themselves.
+    HTTP = "HTTP"
+    GRPC = "GRPC"
+    INLINE = "INLINE"
+    JSON_JQ_TRANSFORM = "JSON_JQ_TRANSFORM"
+    # Operators.
     SWITCH = "SWITCH"
+    DO_WHILE = "DO_WHILE"
     FORK_JOIN = "FORK_JOIN"
+    FORK_JOIN_DYNAMIC = "FORK_JOIN_DYNAMIC"
     JOIN = "JOIN"
+    EXCLUSIVE_JOIN = "EXCLUSIVE_JOIN"
+    DYNAMIC = "DYNAMIC"
+    SUB_WORKFLOW = "SUB_WORKFLOW"
+    START_WORKFLOW = "START_WORKFLOW"
     WAIT = "WAIT"
+    HUMAN = "HUMAN"
+    EVENT = "EVENT"
     SET_VARIABLE = "SET_VARIABLE"
     TERMINATE = "TERMINATE"
     NOOP = "NOOP"
+
+
+WORKED = frozenset((TaskType.SIMPLE, TaskType.HTTP, TaskType.GRPC))
+"""Types that have an effect outside: whether a lost attempt took place is not known."""
+
+STRUCTURAL = frozenset(
+    (TaskType.SWITCH, TaskType.DO_WHILE, TaskType.FORK_JOIN, TaskType.FORK_JOIN_DYNAMIC, TaskType.JOIN)
+) | {TaskType.EXCLUSIVE_JOIN}
+"""Types that are never tried again by themselves."""
 
 
 class RetryLogic(StrEnum):
@@ -82,13 +105,40 @@ class RateLimit(msgspec.Struct, frozen=True):
     at_once: int  # at least 1
 
 
+class Script(msgspec.Struct, frozen=True):
+    """What a node evaluates. `body`: it is the body of a function, which returns its value."""
+
+    expression: str
+    body: bool = False
+
+
 class Switch(msgspec.Struct, frozen=True):
-    """value-param: the case is the input parameter named by `expression`."""
+    """value-param: the case is the input parameter named by `expression`; otherwise a script says it."""
 
     evaluator: str
     expression: str
+    output_key: str  # of the chosen case, in a list
     cases: dict[str, tuple[str, ...]]  # case -> references of the branch, in order; may be empty
     default: tuple[str, ...]
+
+
+class Loop(msgspec.Struct, frozen=True):
+    """A DO_WHILE. `items`: it goes through the list that its input has as `_items`, too."""
+
+    condition: str  # a script; "": none
+    items: bool
+    body: tuple[str, ...]  # the outermost sequence of an iteration
+    inside: tuple[str, ...]  # every reference whose output belongs to an iteration's, those of inner loops left out
+    # Whether the condition can be told from the number of the iteration and the newest outputs of the body alone.
+    is_condition_local: bool = True
+
+
+class DynamicFork(msgspec.Struct, frozen=True):
+    """The input parameters that say what is forked: tasks and inputs, or, in the old form, both in one."""
+
+    tasks: str = ""
+    inputs: str = ""
+    both: str = ""
 
 
 class TaskNode(msgspec.Struct, frozen=True):
@@ -106,13 +156,23 @@ class TaskNode(msgspec.Struct, frozen=True):
     permissive: bool = False
     pivot: bool = False
     next: str | None = None  # the following reference of its own sequence
-    parent: str | None = None  # the SWITCH or FORK_JOIN whose branch it stands in
+    parent: str | None = None  # the SWITCH, FORK_JOIN or DO_WHILE whose branch it stands in
     branch: int = 0  # which branch of the parent
     compensate_with: TaskNode | None = None
     switch: Switch | None = None
     fork: tuple[tuple[str, ...], ...] = ()  # FORK_JOIN: references of each branch; empty branches are left out
-    join: str | None = None  # FORK_JOIN: the reference of its JOIN
-    join_on: tuple[str, ...] = ()  # JOIN
+    join: str | None = None  # FORK_JOIN, FORK_JOIN_DYNAMIC: the reference of its JOIN
+    join_on: tuple[str, ...] = ()  # JOIN, EXCLUSIVE_JOIN
+    forked_by: str = ""  # JOIN: the reference of its fork
+    reported: str = ""  # the type by which it is shown, if that is another
+    loops: int = 0  # how many loops are around it
+    loop: Loop | None = None
+    script: Script | None = None  # INLINE
+    parameter: str = ""  # INLINE with value-param: the input parameter; DYNAMIC: the one that names the task
+    dynamic_fork: DynamicFork | None = None
+    instead: tuple[str, ...] = ()  # EXCLUSIVE_JOIN: whose output it takes if there is none of those it joins
+    async_complete: bool = False  # what it calls only accepts: the end is reported from outside
+    sink: str = ""  # EVENT
     limits: TaskLimits = NO_LIMITS  # of the inline task definition
 
 
@@ -131,7 +191,6 @@ class CompiledDefinition(msgspec.Struct, frozen=True):
     timeout_policy: TimeoutPolicy
     compensation_order: CompensationOrder
     compensation_grace_ms: int
-    joins_of: dict[str, tuple[str, ...]]  # reference -> JOINs that wait for it
     # How long, and how many of them, executions are kept after their end; 0: the cluster's policy.
     retention_ms: int = 0
     retention_count: int = 0

@@ -105,7 +105,9 @@ def _validated(document: bytes) -> ParsedWorkflow:
         raise fields.invalid("tasks", "a workflow needs a task")
     elements = ElementReader().sequence(items, "tasks")
     everything = subtree(elements)
-    names = frozenset(element.reference for element in everything)
+    references = frozenset(element.reference for element in everything)
+    # What a dynamic fork will make can be referred to, and nobody knows its names.
+    names = None if any(element.dynamic_fork is not None for element in everything) else references
     output = parse_template(fields.object("outputParameters"), "outputParameters", names)
     return ParsedWorkflow(
         name=name,
@@ -113,8 +115,8 @@ def _validated(document: bytes) -> ParsedWorkflow:
         document=text,
         elements=elements,
         task_names=_task_names(everything),
-        references=names,
-        inputs=_inputs(everything, names),
+        references=references,
+        inputs=read_inputs(everything, names),
         output=output if fields.is_set("outputParameters") else None,
         input_template=dict(fields.mapping("inputTemplate")),
         variables=fields.object("variables"),
@@ -157,7 +159,8 @@ def _task_names(elements: list[Element]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _inputs(elements: list[Element], names: frozenset[str]) -> dict[str, Template]:
+def read_inputs(elements: list[Element], names: frozenset[str] | None) -> dict[str, Template]:
+    """The templates of the elements and of their compensations, by reference. `names`: the references that exist."""
     inputs = {}
     for element in elements:
         inputs[element.reference] = parse_template(element.input, element.input_path, names)

@@ -39,7 +39,8 @@ WORKFLOW_FIELDS = frozenset(
 )
 TASK_FIELDS = frozenset(
     "input output status taskType referenceTaskName retryCount correlationId pollCount taskDefName scheduledTime"
-    " startTime endTime workflowInstanceId taskId reasonForIncompletion callbackAfterSeconds workerId iteration".split()
+    " startTime endTime workflowInstanceId taskId reasonForIncompletion callbackAfterSeconds workerId iteration"
+    " subWorkflowId".split()
 )
 STEP_FIELDS = frozenset({"input", "output"})
 
@@ -57,8 +58,10 @@ class Scope(Protocol):
     def workflow(self, field: str) -> bytes | None:
         """The JSON text of `workflow.<field>`: one of WORKFLOW_FIELDS."""
 
-    def task(self, reference: str, field: str) -> bytes | None:
+    def task(self, reference: str, field: str, wanted: str = "") -> bytes | None:
         """The JSON text of `<reference>.<field>` of the newest attempt: one of TASK_FIELDS.
+
+        If only one field of its value is `wanted`, others may be left out.
 
         In the input of a compensation, the reference `step` is the record of the step: input or output.
         """
@@ -78,7 +81,8 @@ class Reference(msgspec.Struct, frozen=True):
         if self.root == "workflow":
             value = scope.workflow(self.field)
         elif self.root:
-            value = scope.task(self.root, self.field)
+            wanted = self.steps[0] if self.steps else ""
+            value = scope.task(self.root, self.field, wanted if isinstance(wanted, str) else "")
         else:
             value = scope.task_id()
         if value is not None and self.steps:

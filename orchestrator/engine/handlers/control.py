@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import limits, outcomes, saga, signals
+from orchestrator.engine import limits, loops, outcomes, saga, signals
 from orchestrator.engine.births import arm_timeout
 from orchestrator.engine.commands import (
     PauseWorkflow,
@@ -15,14 +15,7 @@ from orchestrator.engine.commands import (
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
-from orchestrator.engine.model import (
-    AgendaItem,
-    AgendaKind,
-    CompensationState,
-    Signal,
-    TaskStatus,
-    WorkflowStatus,
-)
+from orchestrator.engine.model import AgendaItem, AgendaKind, CompensationState, Signal, TaskStatus, WorkflowStatus
 from orchestrator.engine.payloads import store
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
@@ -103,6 +96,9 @@ def signal_workflow(step: Step, command: SignalWorkflow) -> AnyResult:
     return Done()
 
 
+_RETRY_ORDER: dict[str, int] = {TaskType.DO_WHILE: 0, TaskType.JOIN: 2}
+
+
 def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
     """Failed and cancelled tasks get another attempt, with a fresh set of retries; what succeeded stays."""
     step.require(command.namespace, command.workflow_id)
@@ -120,8 +116,8 @@ def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
     kept = [item for item in step.agenda if _is_still_due(step, item)]
     step.agenda.clear()
     step.agenda.extend(kept)
-    # JOINs last: they count what they wait for when they are reopened.
-    for sequence in sorted(again, key=lambda number: (step.hot.tasks[number].type == "JOIN", number)):
+    # Loops first, for what is in them; JOINs last: they count what they wait for when they are reopened.
+    for sequence in sorted(again, key=lambda number: (_RETRY_ORDER.get(step.hot.tasks[number].type, 1), number)):
         step.note(AgendaKind.RETRY, sequence)
     check_workflow(step.x.status, WorkflowStatus.RUNNING)
     step.change(
@@ -149,7 +145,8 @@ def _was_terminated_by_task(step: Step) -> bool:
 
 def _to_retry(step: Step) -> list[int]:
     newest = [step.hot.tasks[sequences[-1]] for _, sequences in sorted(step.hot.attempts_of.items())]
-    return [attempt.sequence for attempt in newest if attempt.status in _RETRIED]
+    failed = [attempt for attempt in newest if attempt.status in _RETRIED]
+    return [attempt.sequence for attempt in failed if not loops.is_past(step, attempt)]
 
 
 def _is_still_due(step: Step, item: AgendaItem) -> bool:

@@ -9,7 +9,8 @@ from orchestrator.engine.commands import RegisterTasks, RegisterWorkflows
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.parse import validate_task, validate_workflow
 from orchestrator.engine.errors import refuse, refuse_definition
-from orchestrator.engine.model import Table, TaskDefinitionRow, WorkflowDefinitionRow
+from orchestrator.engine.model import Table
+from orchestrator.engine.resident import TaskDefinitionRow, WorkflowDefinitionRow
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, leases, limits, task_logs
+from orchestrator.engine import attempts, evaluations, leases, limits, task_logs
 from orchestrator.engine.commands import CompleteTask, RecordHeartbeat, ReleaseTask
+from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
 from orchestrator.engine.messages import WorkerLost
 from orchestrator.engine.model import Payload, TaskAttempt, TaskStatus
+from orchestrator.engine.operators.registry import EVALUATED
 from orchestrator.engine.payloads import drop, store
 from orchestrator.engine.results import AnyResult, Code, Done, Judged, Verdict
 from orchestrator.engine.step import Step
@@ -39,6 +41,24 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
             unknown=command.status is TaskStatus.COMPLETED,
         )
         return Judged(Verdict.INVALID, str(error))
+    _accept(step, attempt, command, output)
+    return Judged(Verdict.ACCEPTED)
+
+
+def _accept(step: Step, attempt: TaskAttempt, command: CompleteTask, output: Payload) -> None:
+    node = attempts.node_of(step, attempt)
+    completed = command.status is TaskStatus.COMPLETED
+    if node.type in EVALUATED:
+        _go_on(step, node, attempt, command)
+        return
+    if completed and node.async_complete:
+        # What was called has only taken it up: a signal or an update of the task says how it ended.
+        lease = step.state.leases[attempt.fencing_token,]
+        leases.end_lease(step, lease)
+        step.put_task(
+            replace(attempt, output=output, signal=attempt.reference, fencing_token=0, updated_ms=step.now)
+        )
+        return
     attempts.finish(
         step,
         attempt,
@@ -47,9 +67,18 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
         reason=command.reason,
         error_code=command.error_code[: limits.NAME_CHARS],
         accepted=True,
-        unknown=command.outcome_unknown and command.status is not TaskStatus.COMPLETED,
+        unknown=command.outcome_unknown and not completed,
     )
-    return Judged(Verdict.ACCEPTED)
+
+
+def _go_on(step: Step, node: TaskNode, attempt: TaskAttempt, command: CompleteTask) -> None:
+    """An operator goes on with what was evaluated for it, if the execution still does."""
+    if not leases.is_wanted(step, attempt):
+        reason = "the workflow has ended or compensates"
+        attempts.finish(step, attempt, TaskStatus.CANCELED, reason=reason, accepted=True, follow=False)
+        return
+    answer = evaluations.answered(command.status, command.output, command.reason)
+    EVALUATED[node.type].answered(step, node, attempt, answer)
 
 
 def attempt_of(step: Step, namespace: str, workflow_id: str, task_id: str) -> TaskAttempt | None:

@@ -8,7 +8,8 @@ from orchestrator.engine import limits
 from orchestrator.engine.commands import DeleteService, RegisterService
 from orchestrator.engine.definitions.errors import DefinitionInvalid
 from orchestrator.engine.errors import refuse
-from orchestrator.engine.model import RowKey, ServiceRow, Table
+from orchestrator.engine.model import RowKey, Table
+from orchestrator.engine.resident import ServiceRow
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.services import validate_service
 from orchestrator.engine.step import Step

@@ -9,7 +9,8 @@ from orchestrator.engine.commands import CloseSession, ExpireSession, NotePoller
 from orchestrator.engine.effects import SessionEnded
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.messages import WorkerLost
-from orchestrator.engine.model import Session, SessionKind, Table
+from orchestrator.engine.model import SessionKind, Table
+from orchestrator.engine.resident import Session
 from orchestrator.engine.results import AnyResult, Code, Done, Polled, SessionOpened
 from orchestrator.engine.step import Step
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, limits, outcomes, pollers, throttle
+from orchestrator.engine import attempts, evaluations, leases, limits, outcomes, pollers, throttle
 from orchestrator.engine.commands import DeadlineKind, ExpireDeadline, FireTimers
 from orchestrator.engine.dedup import end_idle_session
-from orchestrator.engine.definitions.model import TimeoutPolicy
+from orchestrator.engine.definitions.model import TaskType, TimeoutPolicy
 from orchestrator.engine.messages import DeadlinePassed, TimerFired
 from orchestrator.engine.model import Table, TaskAttempt, TaskStatus, TimerKind, WorkflowStatus
 from orchestrator.engine.results import AnyResult, Done
@@ -133,6 +133,12 @@ def _is_queued(step: Step, attempt: TaskAttempt) -> bool:
 
 
 def _miss_response(step: Step, attempt: TaskAttempt) -> None:
+    if attempt.type == TaskType.DO_WHILE:
+        lease = step.state.leases.get((attempt.fencing_token,))
+        if lease is not None:
+            leases.fence(step, lease, attempts.RESPONSE_TIMEOUT)
+        evaluations.lost(step, attempt)
+        return
     node = attempts.node_of(step, attempt)
     reason = (
         f"responseTimeout: {node.timeouts.response_ms // 1000} exceeded for the taskId: {attempt.task_id}"

@@ -40,7 +40,7 @@ def update_task(step: Step, command: UpdateTask) -> AnyResult:
         refuse(Code.INVALID_ARGUMENT, "STATUS_INVALID", message, field="status")
     require_going_forward(step, command.namespace, command.workflow_id)
     _check("output", command.output)
-    attempt = step.hot.latest(command.reference)
+    attempt = step.hot.latest(command.reference) or step.hot.newest(command.reference)
     if attempt is None:
         message = f"no task with the reference {command.reference!r} has been made"
         refuse(Code.NOT_FOUND, "TASK_NOT_FOUND", message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts
+from orchestrator.engine import attempts, loops
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.model import AgendaKind, TaskAttempt
 from orchestrator.engine.step import Step
@@ -15,8 +15,8 @@ TYPE = "FORK"
 
 class ForkJoin:
     def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
-        step.change(open_branches=step.x.open_branches + len(node.fork))
+        loops.branches_opened(step, attempt, len(node.fork))
         for branch in node.fork:
-            step.note(AgendaKind.SCHEDULE, 0, branch[0])
+            step.note(AgendaKind.SCHEDULE, attempt.sequence, branch[0])
         # Following the fork means making its JOIN: after the branches' first tasks, as they were noted first.
         attempts.complete_operator(step, replace(attempt, type=TYPE), b"{}")

@@ -2,19 +2,19 @@
 
 A counter says how many are still awaited. A reference counts when the walk has passed it: it has ended, no retry
 is due, and if it is a SWITCH its branch has ended. One that was never made counts when its branch of the fork ends.
+The output is put together when it is read; what is kept is its size.
 """
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts
-from orchestrator.engine.definitions.model import TaskNode
-from orchestrator.engine.errors import LimitExceeded
-from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, assemble_object
+from orchestrator.engine import assembly, attempts, places
+from orchestrator.engine.definitions.model import TaskNode, TaskType
+from orchestrator.engine.execution_state import base_of, instance_of
+from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX
 from orchestrator.engine.model import TaskAttempt, TaskStatus
-from orchestrator.engine.payloads import store
-from orchestrator.engine.scopes import load
+from orchestrator.engine.places import Place
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import TASK_SUCCESSFUL, check_task
 
@@ -32,33 +32,44 @@ def reopen(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
 
 def _await(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     check_task(attempt.status, TaskStatus.IN_PROGRESS)
-    awaited = sum(1 for reference in dict.fromkeys(node.join_on) if not _counts(step, node, reference))
+    awaited, size = 0, 0
+    for reference in assembly.joined_by(step.plan, step.hot, node, attempt):
+        joined = step.hot.latest(reference)
+        if joined is not None and joined.passed:
+            size += _size(step, joined)
+        elif joined is not None or not _will_never_be(step, node, attempt, reference):
+            awaited += 1
     attempt = step.put_task(
         replace(
-            attempt, status=TaskStatus.IN_PROGRESS, started_ms=step.now, updated_ms=step.now, waiting=awaited
+            attempt,
+            status=TaskStatus.IN_PROGRESS,
+            started_ms=step.now,
+            updated_ms=step.now,
+            waiting=awaited,
+            assembled_bytes=size,
         )
     )
     if awaited == 0:
         _end(step, node, attempt)
 
 
-def _counts(step: Step, join: TaskNode, reference: str) -> bool:
-    attempt = step.hot.latest(reference)
-    if attempt is not None:
-        return attempt.passed
-    fork, branch = branch_of(step, join, reference)
-    return fork is not None and has_ended(step, fork.fork[branch][-1])
+def _size(step: Step, joined: TaskAttempt) -> int:
+    return assembly.field_size(joined.reference, assembly.output_size(step.plan, step.hot, joined))
 
 
-def branch_of(step: Step, join: TaskNode, reference: str) -> tuple[TaskNode | None, int]:
-    """The fork of the JOIN, and in which of its branches the reference stands."""
-    node = step.plan.node(reference)
-    while node.parent is not None:
-        parent = step.plan.node(node.parent)
-        if parent.join == join.reference:
-            return parent, node.branch
-        node = parent
-    return None, 0
+def _will_never_be(step: Step, node: TaskNode, join: TaskAttempt, reference: str) -> bool:
+    """Of a reference that was not made: whether its branch of the fork has ended without it."""
+    fork = places.node_at(step.plan, step.hot, node.forked_by, join.expansion)
+    if fork.type == TaskType.FORK_JOIN_DYNAMIC:
+        return False
+    inner = places.node_at(step.plan, step.hot, _without(reference, join.iterations), join.expansion)
+    while inner.parent is not None and inner.parent != fork.reference:
+        inner = places.node_at(step.plan, step.hot, inner.parent, join.expansion)
+    return has_ended(step, instance_of(fork.fork[inner.branch][-1], join.iterations))
+
+
+def _without(reference: str, iterations: tuple[int, ...]) -> str:
+    return reference[: -len(instance_of("", iterations))] if iterations else reference
 
 
 def has_ended(step: Step, last: str) -> bool:
@@ -66,24 +77,41 @@ def has_ended(step: Step, last: str) -> bool:
     return any(step.hot.tasks[sequence].passed for sequence in step.hot.attempts_of.get(last, ()))
 
 
-def reference_passed(step: Step, reference: str) -> None:
-    """One more of the joined references has ended for good."""
-    for join in step.plan.definition.joins_of.get(reference, ()):
-        one_less(step, step.plan.node(join))
+def reference_passed(step: Step, attempt: TaskAttempt) -> None:
+    """The attempt has ended for good: one less of what a JOIN may wait for."""
+    plan = places.plan_at(step.plan, step.hot, attempt.expansion)
+    for reference in plan.joins_of.get(base_of(attempt), ()):
+        one_less(step, places.inside(step.plan, step.hot, attempt, reference), attempt)
+    if attempt.expansion:
+        _forked_passed(step, attempt)
 
 
-def one_less(step: Step, node: TaskNode) -> None:
-    attempt = step.hot.latest(node.reference)
+def _forked_passed(step: Step, attempt: TaskAttempt) -> None:
+    """One of the tasks of a dynamic fork; what is deeper inside of one is joined there."""
+    if places.node_at(step.plan, step.hot, base_of(attempt), attempt.expansion).parent is not None:
+        return
+    fork = step.hot.tasks[step.hot.expansions[attempt.expansion].parent]
+    join = attempts.node_of(step, fork).join
+    assert join is not None
+    one_less(step, places.inside(step.plan, step.hot, fork, join), attempt)
+
+
+def one_less(step: Step, place: Place, passed: TaskAttempt | None) -> None:
+    """The JOIN at the place waits for one less. `passed`: its attempt, if it was ever made."""
+    attempt = step.hot.latest(place.reference)
     if attempt is None or attempt.status is not TaskStatus.IN_PROGRESS or attempt.waiting == 0:
         return
-    attempt = step.put_task(replace(attempt, waiting=attempt.waiting - 1, updated_ms=step.now))
+    size = attempt.assembled_bytes + (0 if passed is None else _size(step, passed))
+    attempt = step.put_task(
+        replace(attempt, waiting=attempt.waiting - 1, assembled_bytes=size, updated_ms=step.now)
+    )
     if attempt.waiting == 0:
-        _end(step, node, attempt)
+        _end(step, place.node, attempt)
 
 
 def _end(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
-    joined = [step.hot.latest(reference) for reference in dict.fromkeys(node.join_on)]
-    made = [one for one in joined if one is not None]
+    references = assembly.joined_by(step.plan, step.hot, node, attempt)
+    made = [one for one in map(step.hot.latest, references) if one is not None]
     failed = [one for one in made if one.status not in TASK_SUCCESSFUL]
     reason = " ".join(one.reason for one in failed if one.reason)
     if failed and all(one.status is TaskStatus.CANCELED for one in failed):
@@ -94,17 +122,14 @@ def _end(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
         status = TaskStatus.COMPLETED_WITH_ERRORS
     else:
         status = TaskStatus.COMPLETED
-    texts = [(one.reference, load(step.hot, one.output)) for one in made]
-    output = assemble_object([(reference, text) for reference, text in texts if text not in (b"", b"{}")])
-    try:
-        if len(output) > PAYLOAD_BYTES_MAX:
-            raise LimitExceeded(f"the output of the JOIN exceeds the limit of {PAYLOAD_BYTES_MAX} bytes")
-        attempts.finish(step, attempt, status, output=store(step, output), reason=reason)
-    except LimitExceeded as error:
+    if attempt.assembled_bytes > PAYLOAD_BYTES_MAX:
+        reason = f"the output of the JOIN exceeds the limit of {PAYLOAD_BYTES_MAX} bytes"
         attempts.finish(
             step,
-            attempt,
+            replace(attempt, assembled_bytes=0),
             TaskStatus.FAILED_WITH_TERMINAL_ERROR,
-            reason=str(error),
+            reason=reason,
             error_code=attempts.LIMIT_EXCEEDED,
         )
+        return
+    attempts.finish(step, attempt, status, reason=reason)

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from orchestrator.engine.definitions.model import TaskType
+from orchestrator.engine.operators.do_while import DoWhile
+from orchestrator.engine.operators.dynamic import Dynamic
+from orchestrator.engine.operators.exclusive_join import ExclusiveJoin
 from orchestrator.engine.operators.fork_join import ForkJoin
+from orchestrator.engine.operators.fork_join_dynamic import ForkJoinDynamic
+from orchestrator.engine.operators.human import Human
+from orchestrator.engine.operators.inline import Inline
 from orchestrator.engine.operators.join import Join
 from orchestrator.engine.operators.noop import Noop
-from orchestrator.engine.operators.operator import Operator
+from orchestrator.engine.operators.operator import Evaluated, Operator
 from orchestrator.engine.operators.set_variable import SetVariable
-from orchestrator.engine.operators.simple import Simple
 from orchestrator.engine.operators.switch import SwitchCase
 from orchestrator.engine.operators.terminate import Terminate
 from orchestrator.engine.operators.wait import Wait
+from orchestrator.engine.operators.worked import Worked
 
 OPERATORS: dict[str, Operator] = {
-    TaskType.SIMPLE: Simple(),
+    TaskType.SIMPLE: Worked(),
+    TaskType.HTTP: Worked(),
+    TaskType.GRPC: Worked(),
+    TaskType.INLINE: Inline(),
+    TaskType.JSON_JQ_TRANSFORM: Inline(),
     TaskType.SWITCH: SwitchCase(),
+    TaskType.DO_WHILE: DoWhile(),
     TaskType.FORK_JOIN: ForkJoin(),
+    TaskType.FORK_JOIN_DYNAMIC: ForkJoinDynamic(),
     TaskType.JOIN: Join(),
+    TaskType.EXCLUSIVE_JOIN: ExclusiveJoin(),
+    TaskType.DYNAMIC: Dynamic(),
     TaskType.WAIT: Wait(),
+    TaskType.HUMAN: Human(),
     TaskType.SET_VARIABLE: SetVariable(),
     TaskType.TERMINATE: Terminate(),
     TaskType.NOOP: Noop(),
 }
+
+EVALUATED: dict[str, Evaluated] = {TaskType.SWITCH: SwitchCase(), TaskType.DO_WHILE: DoWhile()}
+"""Types that are not done with the evaluation. To the others it is the result."""

@@ -1,12 +1,13 @@
-"""SWITCH: chooses a branch by the text of an input parameter; the walk passes it when that branch has ended."""
+"""SWITCH: chooses a branch by an input parameter or a script; the walk passes it when that branch has ended."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts
+from orchestrator.engine import attempts, evaluations, loops
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
+from orchestrator.engine.evaluations import Answer
 from orchestrator.engine.expressions import (
     assemble_array,
     assemble_object,
@@ -19,34 +20,47 @@ from orchestrator.engine.model import AgendaKind, TaskAttempt, TaskStatus
 from orchestrator.engine.payloads import store
 from orchestrator.engine.step import Step
 
-_EVALUATOR = "value-param"
+_BY_PARAMETER = "value-param"
 
 
 class SwitchCase:
     def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
         switch = node.switch
         assert switch is not None
-        if switch.evaluator != _EVALUATOR:
-            _fail(step, attempt, f"unknown evaluator {switch.evaluator}")
-            return
-        value = fields_of(given).get(switch.expression)
-        case = "null" if value is None else text_of(value)
-        branch = switch.cases.get(case, switch.default)
-        text = dump_string(case)
-        seen = [("case", text), *([("hasChildren", b'"true"')] if branch else [])]
-        output = assemble_object([("evaluationResult", assemble_array([text])), ("selectedCase", text)])
-        try:
-            kept = store(step, merge_objects(given, assemble_object(seen)))
-            outcome = store(step, output)
-        except LimitExceeded as error:
-            _fail(step, attempt, str(error))
-            return
-        attempt = replace(attempt, input=kept, bindings=(), bound_variables=b"", started_ms=step.now)
-        if branch:
-            step.change(open_branches=step.x.open_branches + 1)
-            step.note(AgendaKind.SCHEDULE, 0, branch[0])
-        attempts.finish(step, attempt, TaskStatus.COMPLETED, output=outcome, follow=not branch)
+        if switch.evaluator == _BY_PARAMETER:
+            _choose(step, node, attempt, given, bytes(fields_of(given).get(switch.expression, b"null")))
+        else:
+            evaluations.ask(step, attempt)
+
+    def answered(self, step: Step, node: TaskNode, attempt: TaskAttempt, answer: Answer) -> None:
+        if answer.error:
+            attempts.finish(step, attempt, TaskStatus.FAILED, reason=answer.error, accepted=True)
+        else:
+            _choose(step, node, attempt, attempts.input_of(step, attempt), answer.value)
 
 
-def _fail(step: Step, attempt: TaskAttempt, reason: str) -> None:
-    attempts.finish(step, attempt, TaskStatus.FAILED, reason=reason)
+def _choose(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes, value: bytes) -> None:
+    switch = node.switch
+    assert switch is not None
+    case = text_of(value)
+    branch = switch.cases.get(case, switch.default)
+    text = dump_string(case)
+    seen = [("case", text), *([("hasChildren", b'"true"')] if branch else [])]
+    chosen = [(switch.output_key, assemble_array([text]))]
+    if switch.output_key == "evaluationResult":
+        chosen.append(("selectedCase", text))
+    try:
+        kept = store(step, merge_objects(given, assemble_object(seen)))
+        outcome = store(step, assemble_object(chosen))
+    except LimitExceeded as error:
+        attempts.finish(step, attempt, TaskStatus.FAILED, reason=str(error), accepted=True)
+        return
+    attempt = replace(
+        attempt, input=kept, bindings=(), bound_variables=b"", started_ms=attempt.started_ms or step.now
+    )
+    attempt = attempts.finish(
+        step, attempt, TaskStatus.COMPLETED, output=outcome, accepted=attempt.fencing_token > 0, follow=not branch
+    )
+    if branch:
+        loops.branches_opened(step, attempt, 1)
+        step.note(AgendaKind.SCHEDULE, attempt.sequence, branch[0])

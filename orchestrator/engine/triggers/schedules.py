@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from orchestrator.engine import limits
 from orchestrator.engine.expressions import assemble_object, dump_string, merge_objects
 from orchestrator.engine.messages import Origin, OriginKind, StartExecution, TerminateExecution
-from orchestrator.engine.model import Table, Timer, TimerKind
+from orchestrator.engine.model import Table, TimerKind
+from orchestrator.engine.resident import Timer
 from orchestrator.engine.results import AnyResult, Rejected
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step

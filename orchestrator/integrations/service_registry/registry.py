@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from orchestrator.engine.definitions.errors import DefinitionInvalid
-from orchestrator.engine.model import ServiceRow
+from orchestrator.engine.resident import ServiceRow
 from orchestrator.engine.services import Protocol, ServiceRecord, validate_service
 from orchestrator.integrations.service_registry.breaker import Breaker
 from orchestrator.integrations.service_registry.rotation import Rotation

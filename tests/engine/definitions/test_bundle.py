@@ -20,6 +20,7 @@ from orchestrator.engine.definitions.model import (
 )
 from orchestrator.engine.definitions.parse import DefinitionInvalid
 from orchestrator.engine.expressions import resolve
+from orchestrator.engine.plan import make_plan
 
 SAGA = Path(__file__).with_name("saga.json").read_bytes()
 REGISTERED = {
@@ -57,7 +58,7 @@ def test_the_whole(compiled: CompiledDefinition) -> None:
     assert compiled.output is not None
     assert compiled.output.references == ("ship",)
     assert compiled.output.uses_variables
-    assert compiled.joins_of == {"charge": ("joined",), "which": ("joined",)}
+    assert make_plan(compiled.nodes).joins_of == {"charge": ("joined",), "which": ("joined",)}
 
 
 def test_what_follows_what(compiled: CompiledDefinition) -> None:
@@ -78,7 +79,7 @@ def test_what_follows_what(compiled: CompiledDefinition) -> None:
     assert compiled.nodes["both"].join == "joined"
     assert compiled.nodes["joined"].join_on == ("charge", "which")
     cases = {"low": (), "high": ("review", "pause")}
-    assert compiled.nodes["which"].switch == Switch("value-param", "score", cases, ("stop",))
+    assert compiled.nodes["which"].switch == Switch("value-param", "score", "evaluationResult", cases, ("stop",))
 
 
 def test_retries_and_timeouts(compiled: CompiledDefinition) -> None:
@@ -114,7 +115,7 @@ def test_input_is_what_was_given_over_the_template_of_the_task_definition(compil
         def workflow(self, field: str) -> bytes | None:
             return b'{"order":{"amount":1.50},"by":"me"}' if field == "input" else None
 
-        def task(self, reference: str, field: str) -> bytes | None:
+        def task(self, reference: str, field: str, wanted: str = "") -> bytes | None:
             return b'{"receipt":"r"}' if (reference, field) == ("step", "output") else None
 
         def task_id(self) -> bytes | None:

@@ -95,7 +95,7 @@ INVALID: list[tuple[Json, str, str]] = [
     (workflow(task("a", type="http")), "tasks[0].type", "HTTP is"),
     (workflow(task("a", decisionCases={"x": []})), "tasks[0].decisionCases", "only a SWITCH task"),
     (workflow(task("a", forkTasks=[[]])), "tasks[0].forkTasks", "only a FORK_JOIN task"),
-    (workflow(task("a", joinOn=["a"])), "tasks[0].joinOn", "only a JOIN task"),
+    (workflow(task("a", joinOn=["a"])), "tasks[0].joinOn", "only a JOIN or EXCLUSIVE_JOIN task"),
     (workflow(task("a", taskDefinition={"retryCount": -1})), "tasks[0].taskDefinition.retryCount", "between 0"),
     (workflow(task("a", taskDefinition={"retries": 1})), "tasks[0].taskDefinition.retries", "no such field"),
     # Expressions.
@@ -162,7 +162,38 @@ INVALID: list[tuple[Json, str, str]] = [
         "zone",
     ),
     (workflow(task("t", type="WAIT", inputParameters={"signal": 1})), "tasks[0].inputParameters.signal", "a string"),
+    (workflow(task("a", asyncComplete=True)), "tasks[0].asyncComplete", "only a EVENT or HTTP or GRPC task"),
+    (workflow(task("a", subWorkflowParam={"name": "x"})), "tasks[0].subWorkflowParam", "only a SUB_WORKFLOW task"),
+    (workflow(fork([task("a")]), {**join("a"), "joinMode": "LATER"}), "tasks[1].joinMode", "SYNC or ASYNC"),
+    (workflow(task("l", type="DO_WHILE", loopCondition="true")), "tasks[0].loopOver", "a task to repeat"),
+    (workflow(task("l", type="DO_WHILE", loopOver=[task("a")])), "tasks[0].loopCondition", "loopCondition or items"),
+    (workflow(task("i", type="INLINE")), "tasks[0].expression", "must be a script"),
+    (
+        workflow(task("i", type="INLINE", inputParameters={"evaluatorType": "ruby", "expression": "1"})),
+        "tasks[0].inputParameters.evaluatorType",
+        "is no evaluator",
+    ),
+    (workflow(task("q", type="JSON_JQ_TRANSFORM")), "tasks[0].inputParameters.queryExpression", "needs one"),
+    (workflow(task("d", type="DYNAMIC")), "tasks[0].dynamicTaskNameParam", "non-empty string"),
+    (
+        workflow(task("d", type="DYNAMIC", dynamicTaskNameParam="n")),
+        "tasks[0].dynamicTaskNameParam",
+        "no input parameter 'n'",
+    ),
+    (workflow(task("h", type="HTTP")), "tasks[0].inputParameters.http_request", "what is called"),
+    (workflow(task("f", type="FORK_JOIN_DYNAMIC")), "tasks[0].dynamicForkTasksParam", "nothing says"),
+    (
+        workflow(task("f", type="FORK_JOIN_DYNAMIC", inputParameters={"forkTaskInputs": []})),
+        "tasks[0]",
+        "followed by a JOIN",
+    ),
+    (
+        workflow(fork([task("l", type="DO_WHILE", loopCondition="1", loopOver=[task("a")])]), join("a")),
+        "tasks[1].joinOn[0]",
+        "join the loop",
+    ),
     # Compensation.
+    (workflow(step(type="HTTP")), "tasks[0].compensateWith.inputParameters.http_request", "what is called"),
     (workflow(step(name="")), "tasks[0].compensateWith.name", "non-empty string"),
     (workflow(task("a", compensateWith="undo")), "tasks[0].compensateWith", "must be an object"),
     (workflow(step(type="WAIT")), "tasks[0].compensateWith.type", "must be a SIMPLE"),
@@ -186,7 +217,7 @@ INVALID: list[tuple[Json, str, str]] = [
     (
         workflow(task("w", type="WAIT", compensateWith={"name": "x"})),
         "tasks[0].compensateWith",
-        "only a worker's task",
+        "only a SIMPLE, HTTP, GRPC or SUB_WORKFLOW task",
     ),
 ]
 
@@ -207,21 +238,12 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
     (workflow(maskedFields=["card"]), "maskedFields"),
     (workflow(inputSchema={"name": "x"}), "inputSchema"),
     (workflow(outputSchema={"name": "x"}, enforceSchema=True), "outputSchema"),
-    (workflow(task("a", asyncComplete=True)), "tasks[0].asyncComplete"),
-    (workflow(task("a", rateLimited=True)), "tasks[0].rateLimited"),
     (workflow(task("a", cacheConfig={"key": "x"})), "tasks[0].cacheConfig"),
     (workflow(task("a", onStateChange={"onStart": []})), "tasks[0].onStateChange"),
-    (workflow(task("a", subWorkflowParam={"name": "x"})), "tasks[0].subWorkflowParam"),
-    (workflow(fork([task("a")]), {**join("a"), "joinMode": "SYNC"}), "tasks[1].joinMode"),
     (workflow(task("a", taskDefinition={"isolationGroupId": "x"})), "tasks[0].taskDefinition.isolationGroupId"),
-    (workflow(switch("s", evaluatorType="javascript", decisionCases={"x": []})), "tasks[0].evaluatorType"),
-    (workflow(switch("s", evaluatorType="graaljs", decisionCases={"x": []})), "tasks[0].evaluatorType"),
     (workflow(switch("s", evaluatorType="python", decisionCases={"x": []})), "tasks[0].evaluatorType"),
     (workflow(task("a", inputParameters={"k": "${workflow.secrets.x}"})), "tasks[0].inputParameters.k"),
     (workflow(task("a", inputParameters={"k": "${NETFLIX_ENV}"})), "tasks[0].inputParameters.k"),
-    (workflow(step(type="HTTP")), "tasks[0].compensateWith.type"),
-    (workflow(step(type="GRPC")), "tasks[0].compensateWith.type"),
-    (workflow(step(type="SUB_WORKFLOW")), "tasks[0].compensateWith.type"),
     *((workflow(task("a", type=name)), "tasks[0].type") for name in sorted(UNBUILT_TYPES)),
 ]
 

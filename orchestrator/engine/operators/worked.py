@@ -1,4 +1,4 @@
-"""SIMPLE: a worker does it."""
+"""SIMPLE, HTTP and GRPC: a worker does it, or a node does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from orchestrator.engine.model import TaskAttempt
 from orchestrator.engine.step import Step
 
 
-class Simple:
+class Worked:
     def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
-        attempts.queue_for_worker(step, attempt, node.start_delay_ms)
+        attempts.queue_for_worker(step, attempt)

@@ -1,0 +1,38 @@
+"""What a node is handed of system work: the input, and what else it has to know."""
+
+from __future__ import annotations
+
+from orchestrator.engine.assembly import condition_input
+from orchestrator.engine.definitions.model import Script, TaskNode, TaskType
+from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.expressions import assemble_object, dump_string, fields_of, text_of
+from orchestrator.engine.model import TaskAttempt
+from orchestrator.engine.plan import Plan
+
+
+def input_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt, given: bytes) -> bytes:
+    """What a system session is given: the attempt's input, or what a loop's condition sees."""
+    if attempt.type == TaskType.DO_WHILE:
+        return condition_input(plan, hot, attempt, given)
+    return given
+
+
+def parameters_of(node: TaskNode, given: bytes) -> bytes:
+    """What a system session is told besides the input: a JSON object. Calls have all they need in their input."""
+    if node.type == TaskType.JSON_JQ_TRANSFORM:
+        query = fields_of(given).get("queryExpression")
+        return assemble_object([("expression", dump_string("" if query is None else text_of(query)))])
+    script = _script_of(node)
+    if script is None:
+        return b"{}"
+    return assemble_object(
+        [("expression", dump_string(script.expression)), ("body", b"true" if script.body else b"false")]
+    )
+
+
+def _script_of(node: TaskNode) -> Script | None:
+    if node.loop is not None:
+        return Script(node.loop.condition)
+    if node.switch is not None:
+        return Script(node.switch.expression)
+    return node.script

@@ -1,0 +1,140 @@
+"""Tasks that are only known while a workflow runs: checked by the rules of definitions, and compiled like them.
+
+An expansion's document has the tasks in their JSON shape, and the task definitions that they name as they were
+registered when it was made. ``write_*`` makes the documents and raises DefinitionError; what was made compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from orchestrator.engine.definitions.compile import Compiler
+from orchestrator.engine.definitions.elements import Element, ElementReader, subtree
+from orchestrator.engine.definitions.errors import DefinitionInvalid, quoted
+from orchestrator.engine.definitions.model import TaskNode, TaskType
+from orchestrator.engine.definitions.parse import read_inputs, validate_task
+from orchestrator.engine.expressions import (
+    assemble_array,
+    assemble_object,
+    compact,
+    dump_string,
+    elements_of,
+    fields_of,
+    text_of,
+)
+
+_HERE = "task"
+# Tasks that need nothing but an input, so that a DYNAMIC can become one.
+BODY_TYPES = frozenset(("HTTP", "GRPC", "JSON_JQ_TRANSFORM", "HUMAN", "NOOP"))
+
+
+def _read(tasks: list[bytes], path: str) -> list[Element]:
+    reader = ElementReader()
+    return [reader.sequence([compact(task)], f"{path}[{position}]")[0] for position, task in enumerate(tasks)]
+
+
+def _named(elements: list[Element], registered: Mapping[str, bytes]) -> bytes:
+    """The registered task definitions that the elements name."""
+    names: dict[str, None] = {}
+    for element in subtree(tuple(elements)):
+        for one in (element, element.compensation):
+            if one is not None and one.definition is None:
+                names[one.name] = None
+    found = [(name, registered[name]) for name in names if name in registered]
+    return assemble_object([(name, validate_task(document).document) for name, document in found])
+
+
+def _compile(elements: list[Element], definitions: bytes, loops: int) -> dict[str, TaskNode]:
+    everything = subtree(tuple(elements))
+    tasks = {name: validate_task(bytes(raw)).definition for name, raw in fields_of(definitions).items()}
+    compiler = Compiler(read_inputs(everything, None), None, tasks)
+    for branch, element in enumerate(elements):
+        compiler.sequence((element,), None, branch, loops)
+    return compiler.nodes
+
+
+# --- a dynamic fork of given tasks
+
+
+def write_forked(tasks: list[bytes], path: str, registered: Mapping[str, bytes]) -> tuple[bytes, list[str]]:
+    """(document, every reference in it)"""
+    elements = _read(tasks, path)
+    document = assemble_object(
+        [("tasks", assemble_array([compact(task) for task in tasks])), ("definitions", _named(elements, registered))]
+    )
+    _compile(elements, bytes(fields_of(document)["definitions"]), 0)
+    return document, [element.reference for element in subtree(tuple(elements))]
+
+
+def compile_forked(document: bytes, loops: int) -> dict[str, TaskNode]:
+    """`loops`: how many are around the fork."""
+    fields = fields_of(document)
+    elements = _read([bytes(task) for task in elements_of(fields["tasks"])], "tasks")
+    return _compile(elements, bytes(fields["definitions"]), loops)
+
+
+# --- a dynamic fork of one task for each of its inputs
+
+
+def write_spread(task: bytes, prefix: str, registered: Mapping[str, bytes]) -> bytes:
+    """`task`: without a reference. Each of them will be called by the prefix and its number."""
+    named = assemble_object([*fields_of(task).items(), ("taskReferenceName", dump_string(prefix + "0"))])
+    elements = _read([named], _HERE)
+    return assemble_object(
+        [("task", compact(named)), ("prefix", dump_string(prefix)), ("definitions", _named(elements, registered))]
+    )
+
+
+def compile_spread(document: bytes, loops: int) -> tuple[TaskNode, str]:
+    """(the task, the beginning of the references)"""
+    fields = fields_of(document)
+    elements = _read([bytes(fields["task"])], _HERE)
+    nodes = _compile(elements, bytes(fields["definitions"]), loops)
+    return nodes[elements[0].reference], text_of(fields["prefix"])
+
+
+# --- what a DYNAMIC becomes
+
+
+def write_body(name: str, registered: Mapping[str, bytes]) -> bytes:
+    if not name or name == "null":
+        raise DefinitionInvalid("", "the input does not say which task a DYNAMIC is")
+    if name not in BODY_TYPES and name not in registered:
+        raise DefinitionInvalid("", f"no task definition is called {quoted(name)}: a DYNAMIC can't become it")
+    fields = [("name", dump_string(name))]
+    if name in registered:
+        fields.append(("definition", validate_task(registered[name]).document))
+    return assemble_object(fields)
+
+
+def compile_body(document: bytes, node: TaskNode) -> TaskNode:
+    """`node`: the DYNAMIC in whose place it is done."""
+    fields = fields_of(document)
+    name = text_of(fields["name"])
+    task = assemble_object(
+        [
+            ("name", dump_string(name)),
+            ("taskReferenceName", dump_string(node.reference)),
+            ("type", dump_string(name if name in BODY_TYPES else TaskType.SIMPLE.value)),
+            # Only to be read: the input is the DYNAMIC's own.
+            ("inputParameters", b'{"uri":"","service":"","queryExpression":""}'),
+        ]
+    )
+    definitions = assemble_object([(name, fields["definition"])] if "definition" in fields else [])
+    body = _compile(_read([task], _HERE), definitions, node.loops)[node.reference]
+    retry = body.retry if node.retry.count == 0 else replace(body.retry, count=node.retry.count)
+    return replace(
+        body,
+        path=node.path,
+        input=node.input,
+        retry=retry,
+        start_delay_ms=node.start_delay_ms,
+        optional=node.optional,
+        permissive=node.permissive,
+        pivot=node.pivot,
+        next=node.next,
+        parent=node.parent,
+        branch=node.branch,
+    )
