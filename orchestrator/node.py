@@ -37,8 +37,10 @@ from orchestrator.services.admission import Admission, AdmissionLimits, Admissio
 from orchestrator.services.checkpoints import ContentCheck
 from orchestrator.services.gauges import Gauges
 from orchestrator.services.leadership import Leadership
+from orchestrator.services.retention import Retainer
 from orchestrator.storage.copies import Copies
 from orchestrator.storage.database import Database
+from orchestrator.storage.ended import EndedExecutions
 from orchestrator.storage.errors import SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.search import ExecutionFilter, Page, search_executions
@@ -102,6 +104,7 @@ class Node:
             log_time_ms=self._log_clock.peek_ms,
             monotonic=self._time.monotonic,
             on_fatal=self._fail,
+            services=(self._make_retainer(),),
         )
         self._admission = self._make_admission()
         self._flusher.start()
@@ -276,6 +279,11 @@ class Node:
             on_apply_seconds=self.metrics.apply_seconds.observe,
         )
 
+    def _make_retainer(self) -> Retainer:
+        submit, now_ms = self._sequencer.submit_system, self._log_clock.peek_ms
+        on_oldest = self.metrics.oldest_ended_age_seconds.set
+        return Retainer(submit, self._machine, now_ms, EndedExecutions(self._database), self._settle, on_oldest)
+
     def _make_admission(self) -> Admission:
         config = self.config
         return Admission(
@@ -331,9 +339,13 @@ class Node:
             self._admission.check()
         return await self._sequencer.submit(command, identity)
 
-    async def _search(self, wanted: ExecutionFilter, *, page_size: int, page_token: str) -> Page:
+    async def _settle(self) -> None:
+        """Returns once everything that is applied now is in the database."""
         await self._applier.stage_now()
         await self._flusher.flush_now()
+
+    async def _search(self, wanted: ExecutionFilter, *, page_size: int, page_token: str) -> Page:
+        await self._settle()
         return await search_executions(self._database, wanted, page_size=page_size, page_token=page_token)
 
     def _grpc_address_of(self, node: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.engine import queries
-from orchestrator.engine.effects import AnyEffect, SessionEnded
+from orchestrator.engine.effects import AnyEffect, ExecutionDeleted, SessionEnded
 from orchestrator.engine.results import AnyResult, Started
 from orchestrator.engine.state import State
 from orchestrator.replication.log import Role, Status
@@ -41,6 +41,8 @@ class Gauges:
             (metrics.flush_lag_entries, applied_index - flusher.flushed_index),
             (metrics.journal_bytes, status.journal_bytes),
             (metrics.dirty_bytes, flusher.dirty_bytes),
+            (metrics.database_bytes, flusher.database.file_bytes),
+            (metrics.database_free_bytes, flusher.database.free_bytes),
             (metrics.hot_executions, state.hot_count),
             (metrics.queue_bytes, sequencer.queue_bytes),
             (metrics.queue_commands, sequencer.queue_commands),
@@ -73,6 +75,7 @@ class Gauges:
         self._metrics.workflows_started.inc(
             sum(isinstance(result, Started) and not result.existing for result in results)
         )
+        self._metrics.workflows_deleted.inc(sum(isinstance(effect, ExecutionDeleted) for effect in effects))
         self._metrics.sessions_lost.inc(
             sum(isinstance(effect, SessionEnded) and effect.lost for effect in effects)
         )

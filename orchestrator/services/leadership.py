@@ -42,6 +42,7 @@ class Leadership:
         log_time_ms: Callable[[], int],
         monotonic: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
+        services: Sequence[Service] = (),
     ) -> None:
         self._machine = machine
         self._on_fatal = on_fatal
@@ -50,6 +51,7 @@ class Leadership:
         self.dispatcher = Dispatcher(machine, self.liveness.session_seen)
         self._ticker = Ticker(submit, machine, log_time_ms)
         self._checkpointer = Checkpointer(submit)
+        self._services = services
         self._tasks: list[asyncio.Task[None]] = []
         self._leading = False
 
@@ -64,7 +66,8 @@ class Leadership:
         owed = pending.effects_owed(self._machine().state)
         self.liveness.begin(owed)
         logger.info("leads now", extra={"term": term, "owed_effects": len(owed)})
-        for service in (self._ticker, self.liveness, self._checkpointer):
+        own: tuple[Service, ...] = (self._ticker, self.liveness, self._checkpointer)
+        for service in (*own, *self._services):
             self._tasks.append(asyncio.create_task(self._run(service), name=type(service).__name__))
 
     def end(self, reason: str) -> None:

@@ -118,6 +118,16 @@ class Database:
         """Where the database stands: what is said here survives power loss."""
         return self._writer.applied
 
+    @property
+    def file_bytes(self) -> int:
+        """The size of the database file once its log is moved into it."""
+        return self._writer.file_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        """The part of it that is free for reuse: what was purged leaves it behind."""
+        return self._writer.free_bytes
+
     def load_resident(self) -> Iterator[StoredRow]:
         """All resident rows as committed, read while they are taken. Blocks: for the start, or a thread."""
         connection = schema.connect(str(self.path), self.vfs, read_only=True)

@@ -35,7 +35,7 @@ class Flusher:
         on_checkpoint: Callable[[int, int], None] = lambda index, content_hash: None,
         settings: FlusherSettings | None = None,
     ) -> None:
-        self._database = database
+        self.database = database
         self._durable_index = durable_index
         self._wait_durable = wait_durable
         self._on_flushed = on_flushed
@@ -87,7 +87,7 @@ class Flusher:
         self._staged_index = index
         self._pending.append(batch)
         self._dirty_bytes += batch.bytes
-        self._database.overlay.add(batch)
+        self.database.overlay.add(batch)
         self._work.set()
         if self._dirty_bytes >= self._settings.hurry_bytes:
             self._wanted.set()
@@ -135,9 +135,9 @@ class Flusher:
         async with self._writing:
             yield
             self._pending.clear()
-            self._database.overlay.clear()
+            self.database.overlay.clear()
             self._dirty_bytes = 0
-            applied = self._database.applied()
+            applied = self.database.applied()
             self._staged_index = applied.index
             self._tell_flushed(applied)
 
@@ -187,11 +187,11 @@ class Flusher:
     async def _write(self, batches: list[Batch]) -> None:
         # Asked for from here on, a flush means another transaction.
         self._wanted.clear()
-        committed = await self._database.commit(batches)
+        committed = await self.database.commit(batches)
         for batch in batches:
             self._pending.popleft()
             self._dirty_bytes -= batch.bytes
-            self._database.overlay.retire(batch)
+            self.database.overlay.retire(batch)
         self._tell_flushed(committed.applied)
         if batches[-1].checkpoint:
             self._on_checkpoint(committed.applied.index, committed.applied.content_hash)

@@ -63,6 +63,7 @@ class Writer:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self.applied = read_applied(connection)
+        self._measure()
         self._next_id = (connection.execute("SELECT max(id) FROM execution").get or 0) + 1
 
     def commit(self, batches: Sequence[Batch]) -> Committed:
@@ -87,7 +88,13 @@ class Writer:
                     self._connection.execute("ROLLBACK")
                 raise
         self.applied = applied
+        self._measure()
         return Committed(applied, len(merged))
+
+    def _measure(self) -> None:
+        page_bytes = self._connection.pragma("page_size")
+        self.file_bytes: int = self._connection.pragma("page_count") * page_bytes
+        self.free_bytes: int = self._connection.pragma("freelist_count") * page_bytes
 
     def _write(self, rows: Iterable[StagedRow]) -> int:
         """What it adds to the content hash."""
@@ -151,7 +158,7 @@ class Writer:
             digest = row_hash(Table.EXECUTION, staged.key, staged.data)
             added += digest
             puts.append((
-                ids[key], *key, row.name, row.correlation_id, row.created_ms, _status(row), row.ended_ms,
+                ids[key], *key, row.name, row.correlation_id, row.created_ms, _status(row), _ended_ms(row),
                 row.updated_ms, int(row.compensation), row.priority, _purge_ms(row), _digest(digest), staged.data,
             ))
         self._delete("execution", [*gone.values(), *replaced])
@@ -243,13 +250,18 @@ class Writer:
 
 
 def _status(row: Execution) -> int:
-    """0 for one that is being deleted: no search finds it, nor does what looks for ended ones."""
+    """0 for one that is being deleted: no search finds it."""
     return 0 if row.deleted else int(row.status)
+
+
+def _ended_ms(row: Execution) -> int:
+    """0 also for one that is being deleted: it need not be found by what looks for such as may go."""
+    return 0 if row.deleted else row.ended_ms
 
 
 def _purge_ms(row: Execution) -> int:
     """When its own retention is over; 0 if it has none, or has not ended."""
-    return row.ended_ms + row.retention_ms if row.ended_ms and row.retention_ms else 0
+    return _ended_ms(row) + row.retention_ms if _ended_ms(row) and row.retention_ms else 0
 
 
 def _chunks(items: list[T]) -> Iterator[list[T]]:

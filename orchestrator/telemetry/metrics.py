@@ -83,6 +83,9 @@ class Metrics:
         self.dirty_bytes = self._gauge("dirty_bytes", "Changed rows in memory that are not in the database yet.")
         self.hot_executions = self._gauge("hot_executions", "Executions held in memory.")
         self.snapshots_installed = self._counter("snapshots_installed", "Snapshots that replaced this node's database.")
+        self.database_bytes = self._gauge("database_bytes", "This node's database on disk.")
+        self.database_free_bytes = self._gauge(
+            "database_free_bytes", "The part of the database that is free for reuse, after what was in it has gone.")
         self.disk_free_bytes = self._gauge("disk_free_bytes", "Room on the disk that holds the data directory.")
 
     def _work(self) -> None:
@@ -97,6 +100,10 @@ class Metrics:
         self.system_work_ended = self._counter(
             "system_work_ended", "System tasks that this node has ended, by kind and how they ended.", "kind", "status")
         self.workflows_started = self._counter("workflows_started", "Executions that were started.")
+        self.workflows_deleted = self._counter("workflows_deleted", "Executions that were deleted or purged.")
+        self.oldest_ended_age_seconds = self._gauge(
+            "oldest_ended_age_seconds",
+            "How long ago the oldest execution has ended that is kept; on the leader only, looked up now and then.")
         self.sessions_lost = self._counter("sessions_lost", "Worker sessions that ended for want of a sign of life.")
 
     def _health(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from orchestrator.engine.effects import ExecutionDeleted
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.services.gauges import Gauges
@@ -41,12 +42,21 @@ def test_the_numbers_are_those_of_the_parts() -> None:
     metrics = Metrics(node="n1", version="0")
     gauges = Gauges(metrics, lambda: 777)
     sequencer: Any = SimpleNamespace(queue_bytes=11, queue_commands=2)
-    flusher: Any = SimpleNamespace(flushed_index=80, dirty_bytes=33)
+    database = SimpleNamespace(file_bytes=8192, free_bytes=4096)
+    flusher: Any = SimpleNamespace(flushed_index=80, dirty_bytes=33, database=database)
     for leader in ("n1", "n1", None, "n2"):
         gauges.set(status(leader), driver.state, sequencer, flusher, 95)
     values = set(read(metrics).values())
-    for value in (7, 110, 109, 100, 95, 80, 15, 5, 33, 3, 11, 2, 1, 20, 777):
+    for value in (7, 110, 109, 100, 95, 80, 15, 5, 33, 3, 11, 2, 1, 20, 777, 8192, 4096):
         assert value in values, value
     changes = [value for name, value in read(metrics).items() if "leader_changes_total" in name]
     assert changes == [3]
 
+
+
+def test_what_has_gone_is_counted_by_the_leader_alone() -> None:
+    metrics = Metrics(node="n1", version="0")
+    gauges = Gauges(metrics, lambda: 0)
+    for leading in (True, False, True):
+        gauges.entry_applied([], [ExecutionDeleted("default", "w1"), ExecutionDeleted("default", "w2")], leading=leading)
+    assert read(metrics)["orchestrator_workflows_deleted_total"] == 4
