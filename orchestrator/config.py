@@ -113,6 +113,8 @@ class Config:
 
     system_slots: int = _setting("system tasks (HTTP, scripts, ...) that this node executes at once; 0: none", 64,
                                  min=0, max=10_000)
+    sandbox_processes_max: int = _setting("processes that evaluate scripts, jq and JSON schemas, about 25 MB each, "
+                                          "started when they are needed", 4, min=1, max=256)
     system_drain_ms: int = _setting("a node that stops gives its system tasks this long to end, then hands them to "
                                     "another node", 10_000, min=0, max=600_000)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from orchestrator.config import Config
 from orchestrator.integrations.grpc_calls.executor import GrpcExecutor
 from orchestrator.integrations.http_calls.executor import HttpExecutor
+from orchestrator.integrations.sandbox.executor import KINDS, SandboxExecutor
+from orchestrator.integrations.sandbox.sandbox import WAITING_MAX, Sandbox
 from orchestrator.integrations.service_registry.registry import Lookup
 from orchestrator.integrations.work import Executor, Kind
 
@@ -26,7 +28,9 @@ ExecutorFactory = Callable[[Config, Surroundings], dict[str, Executor]]
 def executors_of(config: Config, surroundings: Surroundings) -> dict[str, Executor]:
     """The real ones. They belong to the caller, who closes them."""
     service, monotonic = surroundings.service, surroundings.monotonic
+    sandbox = Sandbox(size=config.sandbox_processes_max, waiting_max=config.system_slots + WAITING_MAX)
     return {
         Kind.HTTP: HttpExecutor(service, monotonic),
         Kind.GRPC: GrpcExecutor(service, monotonic),
+        **dict.fromkeys(KINDS, SandboxExecutor(sandbox)),
     }

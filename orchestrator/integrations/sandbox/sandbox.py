@@ -120,10 +120,3 @@ def _checked(answer: Answer) -> Answer:
             return Answer(Verdict.TOO_LARGE, message=f"the result can't be used: {error}")
         return Answer(Verdict.CRASHED, message=f"it has broken its evaluator: {error}")
     return answer
-
-
-def is_true(value: bytes) -> bool:
-    """What a condition's value decides, as Conductor has it: `true` and numbers above 0 do, nothing else does."""
-    if value == b"true":
-        return True
-    return value[:1].isdigit() and float(value) > 0

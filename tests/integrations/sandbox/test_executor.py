@@ -11,7 +11,7 @@ import pytest
 from orchestrator.engine.expressions import DEPTH_MAX, PAYLOAD_BYTES_MAX, check_payload
 from orchestrator.integrations.sandbox.executor import KINDS, SandboxExecutor
 from orchestrator.integrations.sandbox.protocol import Limits
-from orchestrator.integrations.sandbox.sandbox import Sandbox, is_true
+from orchestrator.integrations.sandbox.sandbox import Sandbox
 from orchestrator.integrations.work import Ended, Executor, Kind, Outcome, Work
 
 TERMINAL = Ended.FAILED_WITH_TERMINAL_ERROR
@@ -146,13 +146,3 @@ async def test_work_that_could_not_be_evaluated_can_be_tried_again(executor: Exe
     for attempt in (work(Kind.SCRIPT, expression="1"), work(Kind.JQ, expression="1"), work(Kind.SCHEMA, schema={})):
         outcome = await executor.execute(attempt)
         assert (outcome.ended, outcome.error_code) == (Ended.FAILED, "SANDBOX_UNAVAILABLE")
-
-
-@pytest.mark.parametrize(
-    ("value", "decides"),
-    [(b"true", True), (b"1", True), (b"0.5", True), (b"1e-3", True), (b"false", False), (b"0", False), (b"-1", False),
-     (b"null", False), (b'"true"', False), (b'"1"', False), (b"[1]", False), (b"{}", False), (b"0.0", False)],
-)
-def test_what_a_condition_decides(value: bytes, decides: bool) -> None:
-    """As Conductor has it: true, and numbers greater than 0."""
-    assert is_true(value) is decides
