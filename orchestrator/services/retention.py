@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from orchestrator.engine import limits, purging
 from orchestrator.engine.commands import PurgeExecutions, PurgeItem, PurgeRule
-from orchestrator.engine.model import Execution, Retention
+from orchestrator.engine.model import Execution
+from orchestrator.engine.resident import Retention
 from orchestrator.engine.results import Rejected
 from orchestrator.services.ports import CurrentMachine, Submit
 from orchestrator.storage.ended import FIRST_END, FIRST_NAME, FIRST_OWN, EndedExecutions, Found

@@ -58,5 +58,6 @@ def test_what_has_gone_is_counted_by_the_leader_alone() -> None:
     metrics = Metrics(node="n1", version="0")
     gauges = Gauges(metrics, lambda: 0)
     for leading in (True, False, True):
-        gauges.entry_applied([], [ExecutionDeleted("default", "w1"), ExecutionDeleted("default", "w2")], leading=leading)
+        effects = [ExecutionDeleted("default", "w1"), ExecutionDeleted("default", "w2")]
+        gauges.entry_applied([], effects, leading=leading)
     assert read(metrics)["orchestrator_workflows_deleted_total"] == 4
