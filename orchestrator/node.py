@@ -98,13 +98,17 @@ class Node:
         await self._log.start()
         self._sequencer = self._make_sequencer()
         self._applier = self._make_applier()
+        retainer = Retainer(
+            self._sequencer.submit_system, self._machine, self._log_clock.peek_ms, EndedExecutions(self._database),
+            self._settle, self.metrics.oldest_ended_age_seconds.set,
+        )
         self._leadership = Leadership(
             submit=self._sequencer.submit_system,
             machine=self._machine,
             log_time_ms=self._log_clock.peek_ms,
             monotonic=self._time.monotonic,
             on_fatal=self._fail,
-            services=(self._make_retainer(),),
+            services=(retainer,),
         )
         self._admission = self._make_admission()
         self._flusher.start()
@@ -278,11 +282,6 @@ class Node:
             hot_bytes_max=config.hot_bytes_max,
             on_apply_seconds=self.metrics.apply_seconds.observe,
         )
-
-    def _make_retainer(self) -> Retainer:
-        submit, now_ms = self._sequencer.submit_system, self._log_clock.peek_ms
-        on_oldest = self.metrics.oldest_ended_age_seconds.set
-        return Retainer(submit, self._machine, now_ms, EndedExecutions(self._database), self._settle, on_oldest)
 
     def _make_admission(self) -> Admission:
         config = self.config
