@@ -98,10 +98,8 @@ class Node:
         await self._log.start()
         self._sequencer = self._make_sequencer()
         self._applier = self._make_applier()
-        retainer = Retainer(
-            self._sequencer.submit_system, self._machine, self._log_clock.peek_ms, EndedExecutions(self._database),
-            self._settle, self.metrics.oldest_ended_age_seconds.set,
-        )
+        retainer = Retainer(self._sequencer.submit_system, self._machine, self._log_clock.peek_ms,
+                            EndedExecutions(self._database), self._settle, self.metrics.oldest_ended_age_seconds.set)
         self._leadership = Leadership(
             submit=self._sequencer.submit_system,
             machine=self._machine,
@@ -109,6 +107,7 @@ class Node:
             monotonic=self._time.monotonic,
             on_fatal=self._fail,
             services=(retainer,),
+            scripts=self._system.scripts,
         )
         self._admission = self._make_admission()
         self._flusher.start()

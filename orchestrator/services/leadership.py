@@ -12,12 +12,15 @@ from typing import Protocol
 
 from orchestrator.engine import pending
 from orchestrator.engine.effects import AnyEffect
+from orchestrator.integrations.work import Executor
 from orchestrator.replication.errors import NotLeader, OutcomeUnknown
 from orchestrator.services.checkpoints import Checkpointer
+from orchestrator.services.conditions import Conditions
 from orchestrator.services.dispatcher import Dispatcher
 from orchestrator.services.liveness import Liveness
 from orchestrator.services.notifier import Notifier
 from orchestrator.services.ports import CurrentMachine, Submit
+from orchestrator.services.scheduler import Scheduler
 from orchestrator.services.ticker import Ticker
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class Leadership:
         monotonic: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
         services: Sequence[Service] = (),
+        scripts: Executor | None = None,
     ) -> None:
         self._machine = machine
         self._on_fatal = on_fatal
@@ -52,6 +56,8 @@ class Leadership:
         self._ticker = Ticker(submit, machine, log_time_ms)
         self._checkpointer = Checkpointer(submit)
         self._services = services
+        self._scheduler = Scheduler(submit, machine, log_time_ms, monotonic)
+        self._conditions = Conditions(submit, machine, scripts)
         self._tasks: list[asyncio.Task[None]] = []
         self._leading = False
 
@@ -66,7 +72,7 @@ class Leadership:
         owed = pending.effects_owed(self._machine().state)
         self.liveness.begin(owed)
         logger.info("leads now", extra={"term": term, "owed_effects": len(owed)})
-        own: tuple[Service, ...] = (self._ticker, self.liveness, self._checkpointer)
+        own: tuple[Service, ...] = (self._ticker, self.liveness, self._checkpointer, self._scheduler, self._conditions)
         for service in (*own, *self._services):
             self._tasks.append(asyncio.create_task(self._run(service), name=type(service).__name__))
 
@@ -89,6 +95,8 @@ class Leadership:
             self.notifier.perform(effect)
         self._ticker.entry_applied()
         self._checkpointer.entry_applied()
+        self._scheduler.entry_applied()
+        self._conditions.entry_applied()
 
     def time_passed(self) -> None:
         """Log time has moved on by more than what has passed on the loop."""

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from orchestrator.engine import system
-from orchestrator.integrations.work import Executor, Outcome, Work
+from orchestrator.integrations.work import Executor, Kind, Outcome, Work
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
@@ -71,6 +71,11 @@ class SystemSession:
     def connected(self) -> bool:
         """Whether the leader knows of it."""
         return self._loop is not None and self._loop.is_connected
+
+    @property
+    def scripts(self) -> Executor | None:
+        """What evaluates scripts here, for whoever needs one besides the tasks."""
+        return self._executors.get(Kind.SCRIPT)
 
     def start(self) -> None:
         """The node's gRPC service is open."""

@@ -84,8 +84,10 @@ def fire(step: Step, timer: Timer) -> None:
     if not parsed.catch_up:
         missed = [due for due in rest if due[0] <= step.now]
         if missed:
-            row = replace(skip(step, row, missed[-1][0], len(missed)), covered_ms=missed[-1][0])
+            row = skip(step, row, missed[-1][0], len(missed))
             rest = rest[len(missed) :]
+        # Also what was missed behind these, and is not armed.
+        row = replace(row, covered_ms=max(time_ms, step.now))
     put(step, arm(step, replace(row, due=rest)))
 
 
