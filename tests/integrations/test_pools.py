@@ -58,14 +58,35 @@ async def test_whatever_is_in_use_stays() -> None:
     assert len(bench.pool) == 1 and len(bench.closed) == 2
 
 
-async def test_of_two_made_at_once_one_is_kept() -> None:
+async def test_it_is_made_once_for_all_who_want_it_at_once() -> None:
     bench = Bench(2)
     bench.gate.clear()
     both = [asyncio.create_task(bench.use("a")) for _ in range(2)]
     await asyncio.sleep(0)
     bench.gate.set()
     assert await asyncio.gather(*both) == ["a1", "a1"]
-    assert bench.closed == ["a2"]
+    assert (bench.made, bench.closed) == (["a"], [])
+
+
+async def test_who_wanted_it_first_may_leave() -> None:
+    bench = Bench(2)
+    bench.gate.clear()
+    first, second = (asyncio.create_task(bench.use("a")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    bench.gate.set()
+    assert first.cancelled() and await second == "a1"
+
+
+async def test_what_is_being_made_is_not_made_any_more_once_all_is_closed() -> None:
+    bench = Bench(2)
+    bench.gate.clear()
+    wanted = asyncio.create_task(bench.use("a"))
+    await asyncio.sleep(0)
+    await bench.pool.close()
+    assert await asyncio.gather(wanted, return_exceptions=True) != ["a1"]
+    assert bench.made == [] and len(bench.pool) == 0
 
 
 async def test_what_can_not_be_made_is_tried_anew() -> None:

@@ -18,8 +18,8 @@ from orchestrator import __version__
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX
 from orchestrator.engine.services import Protocol, ServiceRecord, Tls
 from orchestrator.integrations.http_calls.answer import FAILURE_BYTES_MAX, Answer, BodyInvalid, outcome_of, read_body
+from orchestrator.integrations.http_calls.connections import Busy, Connections
 from orchestrator.integrations.http_calls.request import HttpRequest, InputInvalid, read_request
-from orchestrator.integrations.http_calls.transports import Transports
 from orchestrator.integrations.service_registry.registry import Called, Lookup, NotCallable, Registry
 from orchestrator.integrations.service_registry.tls_files import TlsUnusable
 from orchestrator.integrations.work import Ended, Outcome, Work
@@ -80,7 +80,7 @@ class HttpExecutor:
     def __init__(self, service: Lookup, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._registry = Registry(service, monotonic)
-        self._transports = Transports()
+        self._connections = Connections()
 
     async def execute(self, work: Work) -> Outcome:
         """Never raises but CancelledError."""
@@ -97,7 +97,7 @@ class HttpExecutor:
 
     async def close(self) -> None:
         """Closes all connections; requests under way fail."""
-        await self._transports.close()
+        await self._connections.close()
 
     async def _execute(self, work: Work) -> Outcome:
         request = read_request(work.input)
@@ -139,6 +139,8 @@ class HttpExecutor:
             return Called(outcome, reached=True, healthy=answer.status < 500)
         except TimeoutError:
             failed = _Failed("HTTP_TIMEOUT", "the time for the whole request has passed", healthy=False)
+        except Busy as error:
+            failed = _Failed("HTTP_BUSY", str(error))
         except TlsUnusable as error:
             failed = _Failed("HTTP_TLS", str(error))
         except httpx.InvalidURL as error:
@@ -156,19 +158,19 @@ class HttpExecutor:
         method, body = plan.request.method, plan.request.body
         headers, first = plan.headers, _url(uri)
         url = first
-        async with self._transports.using(plan.tls) as transport:
-            for _ in range(REDIRECTS_MAX + 1):
+        for _ in range(REDIRECTS_MAX + 1):
+            async with self._connections.to(url, plan.tls, plan.connect_ms / 1000) as transport:
                 request = self._request(plan, url, merged(headers, plan.ours), method, body, flight)
                 answer = await _exchange(transport, request, flight)
-                following = _location(answer) if method in _SAFE_METHODS and answer.status in _REDIRECTS else ""
-                if not following:
-                    return answer
-                url = url.join(following)
-                if url.scheme != first.scheme:
-                    raise _redirected(flight, f"redirected from {first.scheme} to {url.scheme}")
-                if (url.host, url.port) != (first.host, first.port):
-                    # What may be secret in them was meant for whom the task names.
-                    headers = plan.request.defaults
+            following = _location(answer) if method in _SAFE_METHODS and answer.status in _REDIRECTS else ""
+            if not following:
+                return answer
+            url = url.join(following)
+            if url.scheme != first.scheme:
+                raise _redirected(flight, f"redirected from {first.scheme} to {url.scheme}")
+            if (url.host, url.port) != (first.host, first.port):
+                # What may be secret in them was meant for whom the task names.
+                headers = plan.request.defaults
         raise _redirected(flight, f"redirected more than {REDIRECTS_MAX} times")
 
     def _request(
@@ -183,7 +185,7 @@ class HttpExecutor:
         left = max(0.001, flight.deadline - self._monotonic())
         connect, read = min(left, plan.connect_ms / 1000), min(left, plan.read_ms / 1000)
         extensions: dict[str, object] = {
-            "timeout": {"connect": connect, "pool": connect, "read": read, "write": read},
+            "timeout": {"connect": connect, "pool": None, "read": read, "write": read},
             "trace": flight.trace,
         }
         if plan.tls is not None and plan.tls.server_name:
@@ -261,8 +263,6 @@ def merged(*layers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
 def _read_error(error: httpx.TransportError) -> _Failed:
     reason = str(error) or type(error).__name__
     match error:
-        case httpx.PoolTimeout():
-            return _Failed("HTTP_BUSY", f"this node has {reason or 'no connection left'}")
         case httpx.ConnectTimeout():
             return _Failed("HTTP_CONNECT_TIMEOUT", "no connection within the time for it", healthy=False)
         case httpx.TimeoutException():

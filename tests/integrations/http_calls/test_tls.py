@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.integrations.http_calls import transports
 from orchestrator.integrations.http_calls.executor import HttpExecutor
 from orchestrator.integrations.work import Kind, Outcome
 from tests.integrations.http_server import HttpServer
@@ -131,17 +130,3 @@ async def test_a_file_that_can_not_be_used_is_named_and_no_call_is_made(
     services.put("s", endpoints=["https://127.0.0.1:1", "https://127.0.0.1:2"], tls={"ca": str(path)})
     outcome = await do(executor, service="s")
     assert code(outcome) == "HTTP_TLS" and str(path) in outcome.reason
-
-
-async def test_pools_of_connections_are_bounded(
-    executor: HttpExecutor, services: Services, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(executor._transports._pool, "_most", 2)
-    assert transports.TRANSPORTS_MAX > 2
-    async with serving(authority.sign("server")) as server:
-        for number in range(4):
-            path = tmp_path / f"{number}.pem"
-            path.write_bytes(authority.certificate.read_bytes())
-            services.put("s", endpoints=[server.uri], tls={"ca": str(path)})
-            assert code(await do(executor, service="s")) == ""
-        assert len(executor._transports._pool) == 2
