@@ -52,11 +52,13 @@ from orchestrator_client.refs import Ref
 from orchestrator_client.runs import Run
 from orchestrator_client.sync import SyncClient, SyncRun, SyncWorker
 from orchestrator_client.tasks import Compensator, Task, task
+from orchestrator_client.upkeep import BulkResult, OperationFailure, RetentionPolicy, TaskLogLine, TaskLogs
 from orchestrator_client.worker import Worker
 from orchestrator_client.workflow import Workflow
 
 __all__ = [
     "AlreadyExists",
+    "BulkResult",
     "Client",
     "ClusterError",
     "ClusterStatus",
@@ -75,6 +77,7 @@ __all__ = [
     "NoLeader",
     "NodeStatus",
     "NotFound",
+    "OperationFailure",
     "OrchestratorError",
     "OutcomeUnknown",
     "Output",
@@ -83,6 +86,7 @@ __all__ = [
     "ReplyError",
     "RequestError",
     "RequestExpired",
+    "RetentionPolicy",
     "Retry",
     "Run",
     "SyncClient",
@@ -91,6 +95,8 @@ __all__ = [
     "Task",
     "TaskAttempt",
     "TaskContext",
+    "TaskLogLine",
+    "TaskLogs",
     "TaskOptions",
     "TaskQueue",
     "TaskQueueWorker",

@@ -15,6 +15,7 @@ from enum import Enum, auto
 
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1.common_pb2 import Payload
+from orchestrator_client.log_buffer import BYTES_MAX, LogBuffer
 
 Key = tuple[str, int]
 """(task id, fencing token)"""
@@ -57,6 +58,7 @@ class Attempt:
     beats_itself: bool = False
     # Of the newest heartbeat; None until there is one.
     details: Payload | None = None
+    logged: LogBuffer = field(default_factory=LogBuffer)
 
     @property
     def key(self) -> Key:
@@ -101,6 +103,7 @@ class WorkerSession:
         self._beats: dict[Key, pb.AttemptHeartbeat] = {}
         # Beats that wait for the next tick; others go at once.
         self._idle_beats: set[Key] = set()
+        self._says_logs = False
         self._slots: int | None = None
         # Of heartbeats, since the leader was told that there are no slots any more.
         self._answers = 0
@@ -170,6 +173,7 @@ class WorkerSession:
             self.stopped(attempt)
             return
         attempt.state = State.FINISHED
+        result.logs.extend(attempt.logged.take())
         attempt.result = result
         self._results[attempt.key] = result
         self._idle_beats.discard(attempt.key)
@@ -191,8 +195,9 @@ class WorkerSession:
         self._idle_beats.add(attempt.key)
 
     def tick(self) -> None:
-        """Lets the heartbeats of tasks go."""
+        """Lets the heartbeats of tasks go, and what they have logged."""
         self._idle_beats.clear()
+        self._says_logs = True
 
     def heartbeat(self) -> pb.WorkHeartbeat:
         """The session's own sign of life, for all attempts that do not beat themselves."""
@@ -228,6 +233,12 @@ class WorkerSession:
         due = [key for key in self._beats if key not in self._idle_beats]
         if due:
             yield pb.WorkRequest(heartbeat=pb.WorkHeartbeat(attempts=[self._beats.pop(key) for key in due]))
+        if self._says_logs:
+            self._says_logs = False
+            for attempt in list(self.attempts.values()):
+                lines = [] if attempt.fenced or attempt.lost else attempt.logged.take()
+                if lines:
+                    yield pb.WorkRequest(logs=pb.WorkLogs(attempts=[_logs_of(attempt, lines)]))
         while self._results:
             yield pb.WorkRequest(results=pb.WorkResults(results=self._take_results()))
         if self._releases:
@@ -241,7 +252,7 @@ class WorkerSession:
         while self._results and len(taken) < RESULTS_PER_FRAME and size < RESULT_BYTES_PER_FRAME:
             result = self._results.pop(next(iter(self._results)))
             taken.append(result)
-            size += len(result.output.inline)
+            size += len(result.output.inline) + (BYTES_MAX if result.logs else 0)
         return taken
 
     def _welcomed(self, frame: pb.WorkResponse) -> Events:
@@ -320,3 +331,10 @@ class WorkerSession:
             fencing_token=given.fencing_token,
             details=attempt.details,
         )
+
+
+def _logs_of(attempt: Attempt, lines: list[pb.LogLine]) -> pb.AttemptLogs:
+    held = attempt.held
+    return pb.AttemptLogs(
+        workflow_id=held.workflow_id, task_id=held.task_id, fencing_token=held.fencing_token, lines=lines
+    )

@@ -32,6 +32,7 @@ from orchestrator_client.execution import (
     read_task_queue,
 )
 from orchestrator_client.runs import Run, object_payload
+from orchestrator_client.upkeep import Upkeep
 from orchestrator_client.workflow import Workflow
 
 _IF_EXISTS = {"fail": pb.IF_EXISTS_FAIL, "return": pb.IF_EXISTS_RETURN}
@@ -43,7 +44,7 @@ _IDEMPOTENCY = {
 }
 
 
-class Client:
+class Client(Upkeep):
     """Talks to the cluster whose nodes have these gRPC addresses; some of them are enough.
 
     `deadline_s` is how long a call goes on through changes of the leader and overload before it raises.

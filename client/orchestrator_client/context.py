@@ -12,7 +12,17 @@ _logger = logging.getLogger("orchestrator_client.task")
 
 
 class TaskLog(logging.LoggerAdapter[logging.Logger]):
-    """Says with each line which attempt wrote it."""
+    """Says with each line which attempt wrote it. What it is called with is kept by the cluster, too."""
+
+    def __init__(self, logger: logging.Logger, about: dict[str, Any], keep: Callable[[str], None]) -> None:
+        super().__init__(logger, about)
+        self._keep = keep
+
+    def __call__(self, message: object, *args: object) -> None:
+        """Logs the message here, at the level INFO, and with the task in the cluster: people find it there."""
+        self.info(message, *args)
+        text = str(message)
+        self._keep(text % args if args else text)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         extra = dict(self.extra or {})
@@ -45,6 +55,7 @@ class TaskContext:
     # Set when the attempt has ended without this worker (a plain function looks here; an async one is cancelled).
     cancelled: threading.Event = field(default_factory=threading.Event)
     _beat: Callable[[Any], None] = field(default=lambda details: None, repr=False)
+    _keep: Callable[[str], None] = field(default=lambda text: None, repr=False)
 
     def heartbeat(self, details: Any = None) -> None:
         """A sign of life; the next attempt can read the details, a dict or a dataclass of at most 64 KiB of JSON.
@@ -55,8 +66,12 @@ class TaskContext:
 
     @property
     def log(self) -> TaskLog:
+        """``ctx.log("text")`` keeps the line with the task in the cluster; ``ctx.log.info()`` and so on log here only.
+
+        Never waits, and may be called from any thread. An execution keeps its newest 1,000 lines.
+        """
         about = {"workflow_id": self.workflow_id, "reference": self.reference, "attempt": self.attempt}
-        return TaskLog(_logger, about)
+        return TaskLog(_logger, about, self._keep)
 
 
 @dataclass(frozen=True)

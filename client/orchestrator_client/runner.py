@@ -28,8 +28,12 @@ REASON_CHARACTERS_MAX = 10_000
 CODE_CHARACTERS_MAX = 200
 
 
-def make_context(assignment: pb.Assignment, beat: Callable[[Payload | None], None]) -> TaskContext:
-    """What the function is told about its attempt; `beat` takes its heartbeats, from any thread."""
+def make_context(
+    assignment: pb.Assignment,
+    beat: Callable[[Payload | None], None],
+    keep: Callable[[str], None] = lambda text: None,
+) -> TaskContext:
+    """What the function is told about its attempt; `beat` and `keep` take heartbeats and lines, from any thread."""
 
     def encode_and_beat(details: Any) -> None:
         if details is None:
@@ -60,6 +64,7 @@ def make_context(assignment: pb.Assignment, beat: Callable[[Payload | None], Non
         "iteration": assignment.iteration,
         "previous_details": details,
         "_beat": encode_and_beat,
+        "_keep": keep,
     }
     if not assignment.HasField("compensation"):
         return TaskContext(**about)

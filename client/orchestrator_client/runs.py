@@ -32,10 +32,15 @@ WAIT_MS = 20_000
 ANSWER_S = 5.0
 
 _FAILURES = {WorkflowStatus.TIMED_OUT: WorkflowTimedOut, WorkflowStatus.TERMINATED: WorkflowTerminated}
-_COMPENSATION = {
+COMPENSATION = {
     None: pb.TERMINATE_COMPENSATION_UNSPECIFIED,
     "run": pb.TERMINATE_COMPENSATION_RUN,
     "skip": pb.TERMINATE_COMPENSATION_SKIP,
+}
+DELETE_EFFECTS = {
+    None: pb.DELETE_EFFECTS_UNSPECIFIED,
+    "keep": pb.DELETE_EFFECTS_KEEP,
+    "compensate_first": pb.DELETE_EFFECTS_COMPENSATE_FIRST,
 }
 
 
@@ -177,9 +182,9 @@ class Run:
 
     async def terminate(self, reason: str = "", *, compensation: Literal["run", "skip"] | None = None) -> None:
         """Ends the execution. Without a word on compensation it is refused if any completed step could be undone."""
-        if compensation not in _COMPENSATION:
+        if compensation not in COMPENSATION:
             raise InvalidRequest(f"compensation is 'run', 'skip' or None, not {compensation!r}")
-        request = pb.TerminateWorkflowRequest(**self._named(), reason=reason, compensation=_COMPENSATION[compensation])
+        request = pb.TerminateWorkflowRequest(**self._named(), reason=reason, compensation=COMPENSATION[compensation])
         await self._connection.call(lambda node: node.workflows.TerminateWorkflow, request, mutating=True)
 
     async def retry(self) -> None:

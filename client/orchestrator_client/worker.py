@@ -138,7 +138,7 @@ class _Functions:
         if task is None:
             return failed(given, f"this worker has no task {given.name!r}", "NO_SUCH_TASK")
         attempt.beats_itself = task.options.response_timeout_ms is not None
-        context = self._contexts[attempt.key] = make_context(given, beat)
+        context = self._contexts[attempt.key] = make_context(given, beat, attempt.logged.add)
         try:
             return await run_attempt(task, given, context, self._threads)
         finally:
