@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from orchestrator.engine import leases, limits, places, pollers, scopes, system, throttle
+from orchestrator.engine import children, leases, limits, places, pollers, scopes, system, throttle
 from orchestrator.engine.definitions.model import (
     STRUCTURAL,
     WORKED,
@@ -206,6 +206,8 @@ def finish(
     if in_flight:
         _leave_worker(step, attempt, accepted, reason or status.name)
     in_effect = in_flight and has_effect(attempt)
+    if attempt.child and not accepted and not attempt.compensates:
+        children.cancel(step, attempt, reason or status.name)
     attempt = step.put_task(
         replace(
             attempt,
@@ -255,7 +257,7 @@ def _record(step: Step, attempt: TaskAttempt) -> None:
         add_record(step, attempt, StepOutcome.COMPLETED)
 
 
-def add_record(step: Step, attempt: TaskAttempt, outcome: StepOutcome) -> int:
+def add_record(step: Step, attempt: TaskAttempt, outcome: StepOutcome, child: str = "") -> int:
     """The immutable record that the step's compensation will be given."""
     number = step.x.next_number
     record = SagaRecord(
@@ -273,6 +275,7 @@ def add_record(step: Step, attempt: TaskAttempt, outcome: StepOutcome) -> int:
         bound_variables=attempt.bound_variables,
         iterations=attempt.iterations,
         expansion=attempt.expansion,
+        child=child,
     )
     step.write(Table.RECORD, (step.x.namespace, step.x.workflow_id, number), record)
     step.change(next_number=number + 1)

@@ -39,6 +39,10 @@ def start_within(
     created_by: str = "",
     document: bytes = b"",
     idempotency_key: str = "",
+    parent: str = "",
+    parent_sequence: int = 0,
+    root: str = "",
+    depth: int = 0,
 ) -> Started | Rejected:
     """Starts the execution, which becomes the step's own, or says why not, and nothing has changed.
 
@@ -81,6 +85,10 @@ def start_within(
         idempotency_key=idempotency_key,
         retention_ms=plan.definition.retention_ms,
         retention_count=plan.definition.retention_count,
+        parent=parent,
+        parent_sequence=parent_sequence,
+        root=root,
+        depth=depth,
     )
     _begin(step, header, plan, given)
     return Started(header.workflow_id, existing=False)

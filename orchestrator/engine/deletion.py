@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine import idempotency, limits
 from orchestrator.engine.execution_state import ExecutionState
-from orchestrator.engine.messages import RemoveRows
+from orchestrator.engine.messages import RemoveChild, RemoveRows
 from orchestrator.engine.model import EXECUTION_TABLES, CompensationState, Table
 from orchestrator.engine.resident import Bundle
 from orchestrator.engine.step import Step
@@ -47,6 +47,8 @@ def remove_rows(step: Step) -> bool:
     for table in _CHILDREN:
         # The highest numbers first: put back in the opposite order, the rows stand as they stood.
         for number in sorted(step.hot.rows(table), reverse=True)[:left]:
+            if table is Table.TASK and step.hot.tasks[number].child and not step.hot.tasks[number].compensates:
+                step.send(RemoveChild(step.x.namespace, step.hot.tasks[number].child))
             step.write(table, (*step.key, number), None)
             left -= 1
         if left <= 0:

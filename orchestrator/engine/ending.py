@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, deletion, limits
+from orchestrator.engine import attempts, children, deletion, limits
 from orchestrator.engine.assembly import output_of
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
@@ -37,8 +37,11 @@ def proceed(step: Step) -> None:
         conclude(step, ending)
 
 
-def cancel_open(step: Step, reason: str, *, keep_leased: bool = False) -> None:
-    """Cancels open attempts, the oldest first. `keep_leased`: those that a worker has are left to it."""
+def cancel_open(step: Step, reason: str, *, keep_leased: bool = False, keep_children: bool = False) -> None:
+    """Cancels open attempts, the oldest first.
+
+    `keep_leased`: those that a worker has are left to it; `keep_children`: those of sub-workflows, too.
+    """
     if not step.hot.open:
         return
     for sequence in sorted(step.hot.open):
@@ -47,6 +50,8 @@ def cancel_open(step: Step, reason: str, *, keep_leased: bool = False) -> None:
         attempt = step.hot.tasks[sequence]
         is_leased = attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0
         if keep_leased and is_leased and attempts.has_effect(attempt):
+            continue
+        if keep_children and attempt.child and attempt.status is TaskStatus.IN_PROGRESS:
             continue
         attempts.finish(step, attempt, TaskStatus.CANCELED, reason=reason, follow=False)
 
@@ -60,6 +65,7 @@ def conclude(step: Step, status: WorkflowStatus) -> None:
     step.change(status=status, ending=None, ended_ms=step.now)
     step.count(live_executions=-1)
     schedules.ended(step, step.x.namespace, step.x.workflow_id)
+    children.ended(step)
     if step.x.delete_when_ended:
         deletion.after_end(step)
 

@@ -12,7 +12,7 @@ from orchestrator.engine import throttle
 from orchestrator.engine.attempts import has_effect
 from orchestrator.engine.definitions.model import WORKED
 from orchestrator.engine.evaluations import is_waiting
-from orchestrator.engine.messages import ContinueExecution, RemoveRows, TaskLeased, WorkerLost
+from orchestrator.engine.messages import ContinueExecution, RemoveRows, StartExecution, TaskLeased, WorkerLost
 from orchestrator.engine.model import (
     CompensationState,
     ExecutionKey,
@@ -164,8 +164,19 @@ def whatever_is_owed_will_move(state: State) -> Iterator[str]:
             continue
         if header.compensation is CompensationState.STUCK:
             continue
-        if not any(hot.tasks[sequence].signal for sequence in sorted(hot.open)):
+        is_open = [hot.tasks[sequence] for sequence in sorted(hot.open)]
+        if not any(attempt.signal or _waits_for_another(state, key, attempt) for attempt in is_open):
             yield f"{key} is {header.status.name} and waits for nothing"
+
+
+def _waits_for_another(state: State, key: ExecutionKey, attempt: TaskAttempt) -> bool:
+    """Whether the attempt waits for an execution that is under way, or about to begin."""
+    child = state.execution((key[0], attempt.child)) if attempt.child else None
+    if child is not None and child.execution.status not in WORKFLOW_TERMINAL:
+        return True
+    messages = [message for message in state.messages.values() if message.namespace == key[0]]
+    starting = [message.origin.name for message in messages if isinstance(message, StartExecution)]
+    return key[1] in starting or any(message.workflow_id == attempt.child for message in messages)
 
 
 def leftovers_are_continued(state: State) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 from orchestrator.engine import chain, commands, dedup, messages
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.handlers import (
+    children,
     compensation,
     control,
     definitions,
@@ -91,6 +92,11 @@ MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
     messages.TimerFired: timing.timer_fired,
     messages.DeadlinePassed: timing.deadline_passed,
     messages.StartExecution: starting.start_execution,
+    messages.CancelChild: children.cancel_child,
+    messages.ChildEnded: children.child_ended,
+    messages.UndoChild: children.undo_child,
+    messages.StartAnswered: children.start_answered,
+    messages.RemoveChild: children.remove_child,
     messages.RemoveRows: purging.remove_rows,
     messages.PurgeExecution: purging.purge_execution,
     messages.FinishTask: reaching.finish_task,

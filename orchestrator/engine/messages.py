@@ -11,7 +11,7 @@ from enum import IntEnum
 import msgspec
 
 from orchestrator.engine.commands import IdempotencyStrategy
-from orchestrator.engine.model import Row, TaskStatus, TimerKind
+from orchestrator.engine.model import Row, TaskStatus, TimerKind, WorkflowStatus
 
 
 class OriginKind(IntEnum):
@@ -19,6 +19,7 @@ class OriginKind(IntEnum):
 
     NOBODY = 0
     SCHEDULE = 1  # name: the schedule's; number: the run's
+    TASK = 3  # name: the workflow's id; number: the attempt's sequence
     EVENT = 2  # name: the handler's; number: the event's; part: the place of the action, or BEGINNING
 
 
@@ -91,6 +92,49 @@ class StartExecution(Message, frozen=True, tag=50):
     origin: Origin = Origin()
     idempotency_key: str = ""
     idempotency: IdempotencyStrategy = IdempotencyStrategy.FAIL
+    # Of a sub-workflow, whose origin is its parent's task: the id of the outermost execution, and how deep it is.
+    root: str = ""
+    depth: int = 0
+
+
+class CancelChild(Message, frozen=True, tag=10):
+    """The parent's task does not wait for this execution any more."""
+
+    reason: str
+    undo: bool  # what it owes is undone first
+
+
+class ChildEnded(Message, frozen=True, tag=11):
+    """The execution that a task of this one has started has ended, or has undone its steps."""
+
+    task_sequence: int
+    child: str
+    status: WorkflowStatus
+    reason: str
+    output: bytes
+    owes: bool = False  # it has completed steps that would have to be undone
+    pivot_passed: bool = False
+    is_incomplete: bool = False  # it has left steps that are not undone
+
+
+class UndoChild(Message, frozen=True, tag=12):
+    """The parent undoes the step that this execution was."""
+
+    parent: str
+    task_sequence: int  # of the compensation
+
+
+class StartAnswered(Message, frozen=True, tag=13):
+    """The execution that a task of this one asked for has begun; or not, for this reason."""
+
+    task_sequence: int
+    child: str
+    reason: str = ""
+    error_code: str = ""
+
+
+class RemoveChild(Message, frozen=True, tag=14):
+    """The execution that this one is a part of is deleted."""
 
 
 class RemoveRows(Message, frozen=True, tag=30):
@@ -145,6 +189,11 @@ AnyMessage = (
     | ContinueExecution
     | LetIn
     | StartExecution
+    | CancelChild
+    | ChildEnded
+    | UndoChild
+    | StartAnswered
+    | RemoveChild
     | RemoveRows
     | PurgeExecution
     | FinishTask

@@ -240,6 +240,13 @@ class Execution(Row, frozen=True):
     group_key: str = ""
     has_place: bool = False
     waits: int = 0  # number of the WAITING row it had or has, until it is told that it has a place
+    # Of a sub-workflow: the execution and attempt that started it, the outermost execution, and how deep it is.
+    parent: str = ""
+    parent_sequence: int = 0
+    root: str = ""
+    depth: int = 0
+    undone_by: int = 0  # sequence of the parent's attempt to compensate it
+    undo_children: bool = True  # whether what its children have done is undone when it ends badly
 
 
 class TaskAttempt(Row, frozen=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orchestrator.engine.messages import WITH_ORIGIN, Message, OriginKind, StartExecution
-from orchestrator.engine.results import AnyResult
+from orchestrator.engine.messages import WITH_ORIGIN, Message, OriginKind, StartAnswered, StartExecution
+from orchestrator.engine.results import AnyResult, Rejected, Started
 from orchestrator.engine.step import Step
 from orchestrator.engine.triggers import events, schedules
 
@@ -19,10 +19,24 @@ def _schedule(step: Step, message: Message, result: AnyResult) -> None:
     schedules.started(step, message, result)
 
 
+def _task(step: Step, message: Message, result: AnyResult) -> None:
+    assert isinstance(message, StartExecution)
+    origin = message.origin
+    if isinstance(result, Rejected):
+        said = StartAnswered(
+            message.namespace, origin.name, origin.number, message.workflow_id, result.message, result.reason
+        )
+    else:
+        assert isinstance(result, Started)
+        said = StartAnswered(message.namespace, origin.name, origin.number, result.workflow_id)
+    step.send(said)
+
+
 TOLD: dict[OriginKind, Callable[[Step, Message, AnyResult], None]] = {
     OriginKind.NOBODY: _nobody,
     OriginKind.SCHEDULE: _schedule,
     OriginKind.EVENT: events.done,
+    OriginKind.TASK: _task,
 }
 
 

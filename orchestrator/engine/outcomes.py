@@ -17,6 +17,8 @@ def end_badly(
     compensate: bool = True,
 ) -> None:
     """FAILED, TIMED_OUT or TERMINATED, after compensation where something is owed."""
+    if not compensate:
+        step.change(undo_children=False)
     if compensate and saga.is_owed(step):
         saga.enter(step, outcome, reason, failed_task, output)
     else:
@@ -24,4 +26,5 @@ def end_badly(
 
 
 def complete(step: Step, *, output: Payload = b"", reason: str = "") -> None:
+    step.change(undo_children=False)
     ending.begin(step, WorkflowStatus.COMPLETED, reason, "", output)

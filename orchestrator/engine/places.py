@@ -11,11 +11,14 @@ from typing import NamedTuple, cast
 from msgspec.structs import replace
 
 from orchestrator.engine.definitions.expansion import compile_body, compile_forked, compile_spread
-from orchestrator.engine.definitions.model import TaskNode, TaskType
+from orchestrator.engine.definitions.model import RetryPolicy, TaskNode, TaskType, Timeouts
 from orchestrator.engine.execution_state import ExecutionState, base_of, instance_of
-from orchestrator.engine.expressions import assemble_object, elements_of, fields_of, is_json_object
+from orchestrator.engine.expressions import Template, assemble_object, elements_of, fields_of, is_json_object
 from orchestrator.engine.model import Expansion, ExpansionKind, SagaRecord, TaskAttempt
 from orchestrator.engine.plan import Plan, make_plan
+
+_NOTHING = Template(b"{}")
+_NO_TIMEOUTS = Timeouts(response_ms=0)
 
 
 class Place(NamedTuple):
@@ -55,9 +58,13 @@ def node_at(plan: Plan, hot: ExecutionState, base: str, expansion: int) -> TaskN
 
 
 def undo_of(plan: Plan, hot: ExecutionState, record: SagaRecord) -> TaskNode:
-    node = node_at(plan, hot, record.reference, record.expansion).compensate_with
-    assert node is not None
-    return node
+    """The task that undoes the step; of a sub-workflow, which undoes its own steps, one that waits for that."""
+    node = node_at(plan, hot, record.reference, record.expansion)
+    if record.child:
+        undoing = f"{record.reference}__compensation"
+        return replace(node, reference=undoing, input=_NOTHING, retry=RetryPolicy(0), timeouts=_NO_TIMEOUTS)
+    assert node.compensate_with is not None
+    return node.compensate_with
 
 
 def plan_at(plan: Plan, hot: ExecutionState, expansion: int) -> Plan:

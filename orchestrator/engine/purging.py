@@ -22,7 +22,8 @@ def retention(state: State) -> Retention:
 
 def may_go(header: Execution, policy: Retention, now_ms: int, rule: PurgeRule, observed: int) -> bool:
     """Whether the execution was kept for long enough. One that has ended in this very millisecond never was."""
-    if header.status not in WORKFLOW_TERMINAL or header.ended_ms >= now_ms:
+    if header.status not in WORKFLOW_TERMINAL or header.ended_ms >= now_ms or header.parent:
+        # A part of another is kept as long as that.
         return False
     if rule is PurgeRule.AGE:
         age_ms = header.retention_ms or policy.age_ms

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, ending, leases, limits, places
-from orchestrator.engine.definitions.model import CompensationOrder
+from orchestrator.engine import attempts, children, ending, leases, limits, places
+from orchestrator.engine.definitions.model import CompensationOrder, TaskType
 from orchestrator.engine.model import (
     CompensationState,
     Payload,
@@ -33,7 +33,7 @@ def is_owed(step: Step) -> bool:
     """Whether anything has, or may have, taken effect that would have to be undone."""
     if step.x.pivot_passed:
         return False
-    if step.hot.records:
+    if step.hot.records or children.open_children(step):
         return True
     return any(attempt.outcome_unknown or is_leased(attempt) for attempt in _attempts_of_steps(step))
 
@@ -75,6 +75,8 @@ def enter(step: Step, outcome: WorkflowStatus, reason: str, failed_task: str, ou
         if lease is not None:
             step.write(Table.LEASE, (lease.token,), replace(lease, settling=True))
             step.effects.append(leases.cancel_effect(lease, reason, fenced=False))
+    for attempt in children.open_children(step):
+        children.cancel(step, attempt, reason)
     grace_ms = step.plan.definition.compensation_grace_ms
     if awaited and grace_ms:
         step.change(grace_timer=step.arm(TimerKind.COMPENSATION_GRACE, grace_ms))
@@ -84,7 +86,8 @@ def proceed(step: Step) -> None:
     """Goes on with compensating, as far as one step may. Only while the status is COMPENSATING."""
     if not step.x.settled:
         # Without a grace timer the grace has passed: nobody is awaited any more.
-        ending.cancel_open(step, "the workflow is compensating", keep_leased=step.x.grace_timer != 0)
+        is_awaiting = step.x.grace_timer != 0
+        ending.cancel_open(step, "the workflow is compensating", keep_leased=is_awaiting, keep_children=True)
         if step.x.open_tasks:
             return
         _settle(step)
@@ -146,7 +149,22 @@ def _attempt(step: Step, record: SagaRecord, previous: TaskAttempt | None, how: 
     )
     if made is not None:
         delay_ms = how.delay_ms or (place.node.start_delay_ms if previous is None else 0)
-        attempts.queue_for_worker(step, made[0], delay_ms)
+        _begin(step, *made, delay_ms)
+
+
+def _begin(step: Step, attempt: TaskAttempt, given: bytes, delay_ms: int) -> None:
+    record = step.hot.records[attempt.compensates]
+    if delay_ms > 0:
+        attempts.delay(step, attempt, delay_ms)
+    elif record.child:
+        children.undo(step, attempt, record)
+    elif attempt.type != TaskType.SUB_WORKFLOW:
+        attempts.queue_for_worker(step, attempt)
+    else:
+        try:
+            children.start(step, attempt, given)
+        except children.NotStartable as error:
+            attempts.finish(step, attempt, TaskStatus.FAILED, reason=str(error))
 
 
 def _place(step: Step, record: SagaRecord) -> Place:
@@ -162,7 +180,7 @@ def _follow(step: Step, sequence: int) -> None:
     if attempt.status not in TASK_TERMINAL:
         if attempt.status is TaskStatus.SCHEDULED:
             # Its delay has passed, or its lease was lost before it was taken up.
-            attempts.queue_for_worker(step, attempt)
+            _begin(step, attempt, attempts.input_of(step, attempt), 0)
         return
     if attempt.status is TaskStatus.COMPLETED:
         step.put_task(replace(attempt, passed=True))

@@ -48,7 +48,8 @@ WORKFLOW: dict[W, tuple[W, ...]] = {
     W.RUNNING: (W.PAUSED, W.COMPENSATING, W.COMPLETED, W.FAILED, W.TIMED_OUT, W.TERMINATED),
     W.PAUSED: (W.RUNNING, W.COMPENSATING, W.FAILED, W.TIMED_OUT, W.TERMINATED),
     W.COMPENSATING: (W.PAUSED, W.FAILED, W.TIMED_OUT, W.TERMINATED),
-    W.COMPLETED: (),
+    # A parent undoes what a sub-workflow has done.
+    W.COMPLETED: (W.COMPENSATING,),
     # Only an operator's word leads out of a terminal status: a retry, or a delete that compensates first.
     W.FAILED: (W.RUNNING, W.COMPENSATING),
     W.TIMED_OUT: (W.RUNNING, W.COMPENSATING),

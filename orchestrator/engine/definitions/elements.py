@@ -20,6 +20,7 @@ from orchestrator.engine.definitions.operators import (
     read_decision,
     read_dynamic_fork,
     read_script,
+    read_sink,
     read_sub_workflow,
     read_switch,
     reported_type,
@@ -168,7 +169,7 @@ class ElementReader:
             case TaskType.SUB_WORKFLOW:
                 return changed(element, input=read_sub_workflow(fields, element.input))
             case TaskType.EVENT:
-                return changed(element, sink=fields.name("sink"))
+                return changed(element, sink=read_sink(fields))
             case TaskType.HTTP | TaskType.GRPC:
                 check_call(kind, parameters)
             case TaskType.JOIN:

@@ -11,7 +11,7 @@ from orchestrator.engine.expressions import assemble_object, dump_string, merge_
 # Types that exist elsewhere and not here: taken for worker's tasks they would wait for a worker for ever.
 UNBUILT_TYPES = frozenset(
     (
-        "EVENT SUB_WORKFLOW START_WORKFLOW FORK KAFKA_PUBLISH PULL_WORKFLOW_MESSAGES JDBC"
+        "FORK KAFKA_PUBLISH PULL_WORKFLOW_MESSAGES JDBC"
         " LLM_TEXT_COMPLETE LLM_CHAT_COMPLETE LLM_GENERATE_EMBEDDINGS LLM_GET_EMBEDDINGS LLM_STORE_EMBEDDINGS"
         " LLM_INDEX_TEXT LLM_SEARCH_INDEX LLM_SEARCH_EMBEDDINGS GENERATE_IMAGE GENERATE_AUDIO GENERATE_VIDEO"
         " GENERATE_PDF LIST_MCP_TOOLS CALL_MCP_TOOL LIST_API_TOOLS AGENT GET_AGENT_CARD CANCEL_AGENT PLAN_AND_COMPILE"
@@ -136,6 +136,18 @@ def read_dynamic_fork(fields: Fields, parameters: Fields) -> DynamicFork:
     return DynamicFork(tasks, inputs, both)
 
 
+INTERNAL_SINK = "conductor"
+
+
+def read_sink(fields: Fields) -> str:
+    """Where an EVENT goes: `conductor`, or `conductor:<name>`."""
+    sink = fields.name("sink")
+    kind = sink.partition(":")[0]
+    if kind != INTERNAL_SINK:
+        raise fields.unimplemented("sink", f"sinks of kind {quoted(kind)} are not supported yet, conductor is")
+    return sink
+
+
 _SUB_WORKFLOW = "name version taskToDomain workflowDefinition idempotencyKey idempotencyStrategy priority".split()
 # As they are shown in the input of the task.
 _SHOWN = {
@@ -158,6 +170,7 @@ def read_sub_workflow(fields: Fields, given: bytes) -> bytes:
     elif definition[:1] not in (b"{", b'"'):
         raise parameters.invalid("workflowDefinition", "it must be a definition, or an expression that gives one")
     parameters.object("taskToDomain")
+    given = assemble_object([("workflowInput", given)])
     shown = [(_SHOWN[key], raw) for key in _SUB_WORKFLOW if (raw := parameters.raw(key)) is not None]
     # What a definition refers to is its own execution.
     shown = [(key, raw.replace(b"${", b"$${") if raw is definition and raw[:1] == b"{" else raw) for key, raw in shown]

@@ -77,6 +77,10 @@ def start_execution(step: Step, message: StartExecution) -> AnyResult:
         created_by=message.created_by,
         document=message.document,
         idempotency_key=message.idempotency_key,
+        parent=message.origin.name if message.root else "",
+        parent_sequence=message.origin.number if message.root else 0,
+        root=message.root,
+        depth=message.depth,
     )
     origins.told(step, message, result)
     # A refusal as the step's own result would undo what was just told.

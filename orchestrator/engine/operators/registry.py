@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.operators.do_while import DoWhile
 from orchestrator.engine.operators.dynamic import Dynamic
+from orchestrator.engine.operators.event import Event
 from orchestrator.engine.operators.exclusive_join import ExclusiveJoin
 from orchestrator.engine.operators.fork_join import ForkJoin
 from orchestrator.engine.operators.fork_join_dynamic import ForkJoinDynamic
@@ -14,6 +15,8 @@ from orchestrator.engine.operators.join import Join
 from orchestrator.engine.operators.noop import Noop
 from orchestrator.engine.operators.operator import Evaluated, Operator
 from orchestrator.engine.operators.set_variable import SetVariable
+from orchestrator.engine.operators.start_workflow import StartWorkflow
+from orchestrator.engine.operators.sub_workflow import SubWorkflow
 from orchestrator.engine.operators.switch import SwitchCase
 from orchestrator.engine.operators.terminate import Terminate
 from orchestrator.engine.operators.wait import Wait
@@ -34,6 +37,9 @@ OPERATORS: dict[str, Operator] = {
     TaskType.DYNAMIC: Dynamic(),
     TaskType.WAIT: Wait(),
     TaskType.HUMAN: Human(),
+    TaskType.SUB_WORKFLOW: SubWorkflow(),
+    TaskType.START_WORKFLOW: StartWorkflow(),
+    TaskType.EVENT: Event(),
     TaskType.SET_VARIABLE: SetVariable(),
     TaskType.TERMINATE: Terminate(),
     TaskType.NOOP: Noop(),

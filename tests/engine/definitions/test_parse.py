@@ -192,7 +192,11 @@ INVALID: list[tuple[Json, str, str]] = [
         "tasks[1].joinOn[0]",
         "join the loop",
     ),
+    (workflow(task("s", type="SUB_WORKFLOW")), "tasks[0].subWorkflowParam.name", "non-empty string"),
+    (workflow(task("e", type="EVENT")), "tasks[0].sink", "non-empty string"),
+    (workflow(task("t", type="START_WORKFLOW")), "tasks[0].inputParameters.startWorkflow", "the request"),
     # Compensation.
+    (workflow(step(type="SUB_WORKFLOW")), "tasks[0].compensateWith.subWorkflowParam.name", "non-empty string"),
     (workflow(step(type="HTTP")), "tasks[0].compensateWith.inputParameters.http_request", "what is called"),
     (workflow(step(name="")), "tasks[0].compensateWith.name", "non-empty string"),
     (workflow(task("a", compensateWith="undo")), "tasks[0].compensateWith", "must be an object"),

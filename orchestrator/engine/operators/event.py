@@ -1,0 +1,61 @@
+"""EVENT: publishes an event, to whatever handles it."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from orchestrator.engine import attempts
+from orchestrator.engine.definitions.model import TaskNode
+from orchestrator.engine.definitions.operators import INTERNAL_SINK
+from orchestrator.engine.errors import LimitExceeded
+from orchestrator.engine.expressions import assemble_object, dump_string, merge_objects
+from orchestrator.engine.model import TaskAttempt, TaskStatus
+from orchestrator.engine.payloads import store
+from orchestrator.engine.results import Rejected
+from orchestrator.engine.step import Step
+from orchestrator.engine.transitions import check_task
+from orchestrator.engine.triggers import events
+
+
+class Event:
+    def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
+        _, _, queue = node.sink.partition(":")
+        name = f"{INTERNAL_SINK}:{step.x.name}:{queue or node.reference}"
+        payload = merge_objects(given, _about(step))
+        published = events.publish(step, name, attempt.task_id, payload)
+        if isinstance(published, Rejected):
+            attempts.finish(step, attempt, TaskStatus.FAILED, reason=published.message, error_code=published.reason)
+            return
+        try:
+            output = store(step, merge_objects(payload, assemble_object([("event_produced", dump_string(name))])))
+        except LimitExceeded as error:
+            attempts.finish(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, reason=str(error))
+            return
+        if not node.async_complete:
+            attempts.complete_operator(step, attempt, output)
+            return
+        check_task(attempt.status, TaskStatus.IN_PROGRESS)
+        step.put_task(
+            replace(
+                attempt,
+                status=TaskStatus.IN_PROGRESS,
+                output=output,
+                started_ms=step.now,
+                updated_ms=step.now,
+                signal=attempt.reference,
+            )
+        )
+
+
+def _about(step: Step) -> bytes:
+    x = step.x
+    domains = assemble_object([(name, dump_string(domain)) for name, domain in x.task_to_domain])
+    return assemble_object(
+        [
+            ("workflowInstanceId", dump_string(x.workflow_id)),
+            ("workflowType", dump_string(x.name)),
+            ("workflowVersion", b"%d" % x.version),
+            ("correlationId", dump_string(x.correlation_id) if x.correlation_id else b"null"),
+            ("taskToDomain", domains),
+        ]
+    )
