@@ -18,6 +18,8 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from orchestrator.engine.triggers.schedule_documents import ParsedSchedule
+
 FIELDS = ("second", "minute", "hour", "day of the month", "month", "day of the week")
 # Further back than any clock was ever put.
 _PUT_BACK = timedelta(hours=3)
@@ -129,6 +131,11 @@ class Timetable:
             if time[0] <= after_ms:
                 return
             yield time
+
+
+def timetable_of(schedule: ParsedSchedule) -> Timetable:
+    """Raises CronInvalid."""
+    return Timetable([(cron.expression, cron.zone) for cron in schedule.crons], schedule.start_ms, schedule.end_ms)
 
 
 def _numbered(times: Iterator[int], number: int) -> Iterator[Time]:

@@ -9,6 +9,8 @@ from grpc_reflection.v1alpha import reflection
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.cluster import ClusterServicer
 from orchestrator.rpc.definitions import DefinitionServicer
+from orchestrator.rpc.events import EventServicer
+from orchestrator.rpc.schedules import ScheduleServicer
 from orchestrator.rpc.services import ServiceRegistryServicer
 from orchestrator.rpc.workers import WorkerServicer
 from orchestrator.rpc.workflows import WorkflowServicer
@@ -17,6 +19,10 @@ from orchestrator_api.v1 import (
     cluster_pb2_grpc,
     definitions_pb2,
     definitions_pb2_grpc,
+    events_pb2,
+    events_pb2_grpc,
+    schedules_pb2,
+    schedules_pb2_grpc,
     services_pb2,
     services_pb2_grpc,
     workers_pb2,
@@ -34,6 +40,8 @@ SERVICES = tuple(
         (workers_pb2.DESCRIPTOR, "WorkerService"),
         (cluster_pb2.DESCRIPTOR, "ClusterService"),
         (services_pb2.DESCRIPTOR, "ServiceRegistryService"),
+        (schedules_pb2.DESCRIPTOR, "ScheduleService"),
+        (events_pb2.DESCRIPTOR, "EventService"),
     )
 )
 
@@ -64,6 +72,8 @@ class RpcServer:
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), self._server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), self._server)
         services_pb2_grpc.add_ServiceRegistryServiceServicer_to_server(ServiceRegistryServicer(backend), self._server)
+        schedules_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(backend), self._server)
+        events_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(backend), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -16,8 +16,8 @@ from orchestrator.engine.results import Rejected
 from orchestrator.engine.triggers import schedules
 from orchestrator.engine.triggers.index import armed_until
 from orchestrator.engine.triggers.rows import ScheduleRow
-from orchestrator.engine.triggers.schedule_documents import ParsedSchedule, validate_schedule
-from orchestrator.integrations.cron import CronInvalid, Time, Timetable
+from orchestrator.engine.triggers.schedule_documents import validate_schedule
+from orchestrator.integrations.cron import CronInvalid, Time, Timetable, timetable_of
 from orchestrator.services.ports import CurrentMachine, Submit
 
 logger = logging.getLogger(__name__)
@@ -140,11 +140,6 @@ def times_for(row: ScheduleRow, now_ms: int, resumed_ms: int) -> ArmSchedule:
         exhausted=exhausted,
         look_again_ms=0 if missed or coming or exhausted else now_ms + LOOK_AGAIN_MS,
     )
-
-
-def timetable_of(parsed: ParsedSchedule) -> Timetable:
-    """Raises CronInvalid."""
-    return Timetable([(cron.expression, cron.zone) for cron in parsed.crons], parsed.start_ms, parsed.end_ms)
 
 
 def _caught_up(table: Timetable, after_ms: int, now_ms: int) -> tuple[list[Time], list[Time]]:

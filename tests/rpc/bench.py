@@ -28,6 +28,8 @@ from orchestrator.storage.search import ExecutionFilter, Page
 from orchestrator_api.v1 import (
     cluster_pb2_grpc,
     definitions_pb2_grpc,
+    events_pb2_grpc,
+    schedules_pb2_grpc,
     services_pb2_grpc,
     workers_pb2,
     workers_pb2_grpc,
@@ -207,6 +209,8 @@ class Stubs:
         self.definitions: Any = definitions_pb2_grpc.DefinitionServiceStub(channel)
         self.workers: Any = workers_pb2_grpc.WorkerServiceStub(channel)
         self.services: Any = services_pb2_grpc.ServiceRegistryServiceStub(channel)
+        self.schedules: Any = schedules_pb2_grpc.ScheduleServiceStub(channel)
+        self.events: Any = events_pb2_grpc.EventServiceStub(channel)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(channel)
 
 
