@@ -14,6 +14,7 @@ import signal
 import sys
 
 from orchestrator.integrations.sandbox.protocol import MIB
+from orchestrator.integrations.sandbox.seccomp import confine_system_calls
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -34,8 +35,11 @@ def die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
-def confine(memory_bytes: int) -> None:
-    """From now on: bounded memory, nothing to open, no dumps, no privileges to gain."""
+def confine(memory_bytes: int) -> bool:
+    """From now on: bounded memory, nothing to open, no dumps, no privileges to gain, no other system calls.
+
+    Returns whether this machine can do the last.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         # Elsewhere there is no telling how much a process has mapped already, nor is the limit kept.
@@ -43,6 +47,7 @@ def confine(memory_bytes: int) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_NOFILE, _open_descriptors())
+    return confine_system_calls()
 
 
 def _lower(which: int, limit: int) -> None:

@@ -89,11 +89,18 @@ def _receive_exactly(connection: socket.socket, count: int) -> bytes:
     return bytes(parts)
 
 
-def _start(setup: Setup) -> Evaluator:
-    made = Evaluator(setup.limits.memory_bytes, setup.limits.output_bytes)
+def _start(setup: Setup) -> tuple[Evaluator, Ready]:
+    """Raises what keeps it from working."""
+    evaluator = Evaluator(setup.limits.memory_bytes, setup.limits.output_bytes)
+    versions = evaluator.versions()
     gc.collect()
     gc.freeze()  # what is loaded stays: no collection has to look at it again
-    return made
+    seccomp = confinement.confine(setup.limits.memory_bytes)
+    for request in (Script("$.a", b'{"a":1}'), Query(".a", b'{"a":1}'), Validation("{}", b'{"a":1}')):
+        answer = evaluator.answer(Ask(request, setup.limits.time_ms))
+        if answer.verdict is not Verdict.VALUE:
+            raise RuntimeError(f"it can't evaluate where it is held: {answer.message}")
+    return evaluator, Ready(versions=versions, seccomp=seccomp)
 
 
 def _reply(evaluator: Evaluator, ask: Ask) -> Reply:
@@ -110,13 +117,11 @@ def main() -> NoReturn:
     setup = msgspec.msgpack.decode(_receive(connection, _SETUP_BYTES_MAX), type=Setup)
     confinement.die_with_parent(setup.parent)
     try:
-        evaluator = _start(setup)
-        versions = evaluator.versions()
-        confinement.confine(setup.limits.memory_bytes)
+        evaluator, ready = _start(setup)
     except Exception as error:  # noqa: BLE001 - the node tells people
         connection.sendall(frame(Ready(error=f"{type(error).__name__}: {error}")))
         os._exit(1)
-    connection.sendall(frame(Ready(versions=versions)))
+    connection.sendall(frame(ready))
     decode = msgspec.msgpack.Decoder(Ask).decode
     start_bytes = confinement.peak_bytes()
     while True:

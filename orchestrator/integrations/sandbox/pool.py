@@ -109,7 +109,7 @@ class Pool:
         except BaseException:
             self._discard(process)
             raise
-        logger.debug("evaluator process %d is ready: %s", process.pid, ready.versions)
+        logger.debug("evaluator process %d is ready: %s, seccomp: %s", process.pid, ready.versions, ready.seccomp)
         return process
 
     def _give_back(self, process: EvaluatorProcess, *, retired: bool) -> None:

@@ -102,9 +102,13 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """`versions`: of the engines, for the log. `error`: it can't work, and has ended."""
+    """`versions`: of the engines, for the log. `seccomp`: whether its system calls are confined.
+
+    `error`: it can't work, and has ended.
+    """
 
     versions: dict[str, str] = {}
+    seccomp: bool = False
     error: str = ""
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -95,11 +97,16 @@ async def test_an_evaluation_whose_processes_are_all_killed_can_be_tried_later(s
         await until(lambda: set(sandbox.pids) - killed)
         [pid] = sandbox.pids
         killed.add(pid)
-        await until(lambda pid=pid: "Max open files            3 " in told(pid, "limits"))  # it is at work
+        await until(lambda pid=pid: _is_at_work(pid))
         os.kill(pid, signal.SIGKILL)
     answer = await running
     assert answer == Answer(Verdict.UNAVAILABLE, message="the evaluator was ended from outside (SIGKILL)")
     assert (await sandbox.script("1", b"{}")).value == b"1"
+
+
+def _is_at_work(pid: int) -> bool:
+    limits = told(pid, "limits")
+    return "Max cpu time" in limits and "Max cpu time              unlimited" not in limits
 
 
 async def test_a_process_that_was_killed_while_idle_is_replaced(sandbox: Sandbox) -> None:
@@ -226,7 +233,67 @@ async def test_they_can_open_nothing_and_are_bounded(sandbox: Sandbox) -> None:
     soft, hard = limits["Max address space"]
     assert soft == hard and int(soft) < 1024**3
     assert int(limits["Max cpu time"][0]) < 2 * LIMITS.time_ms / 1000
-    assert "NoNewPrivs:\t1" in told(pid, "status")
+    status = told(pid, "status")
+    assert "NoNewPrivs:\t1" in status
+    for thread in Path(f"/proc/{pid}/task").iterdir():  # noqa: ASYNC240 - no disk is behind it
+        assert "Seccomp:\t2" in told(pid, f"task/{thread.name}/status")
+
+
+BURGLAR = """
+import sys
+sys.path[:] = sys.argv[1:]
+import json, os, resource, signal, socket, subprocess, threading
+from orchestrator.integrations.sandbox import evaluator, protocol
+
+def attempts():
+    node, own = os.getppid(), os.getpid()
+    yield "signal the node", lambda: os.kill(node, 0)
+    yield "signal itself", lambda: os.kill(own, 0)
+    yield "fork", lambda: os._exit(0) if os.fork() == 0 else None
+    yield "start a program", lambda: os.execv(sys.executable, [sys.executable, "-c", "1"])
+    yield "start a thread", lambda: threading.Thread(target=int).start()
+    yield "open", lambda: os.open("/etc/passwd", os.O_RDONLY)
+    yield "remove", lambda: os.unlink({victim!r})
+    yield "rename", lambda: os.rename({victim!r}, {victim!r} + "-")
+    yield "change", lambda: os.chmod({victim!r}, 0)
+    yield "list", lambda: os.listdir("/")
+    yield "look", lambda: os.stat("/etc/passwd")
+    yield "connect", lambda: socket.socket()
+    yield "pipe", os.pipe
+    yield "limit the node", lambda: resource.prlimit(node, resource.RLIMIT_NOFILE)
+    yield "leave its session", os.setsid
+
+class Burglar(evaluator.Evaluator):
+    def answer(self, ask):
+        if ask.request.source != "break out":
+            return super().answer(ask)
+        done = []
+        for name, attempt in attempts():
+            try:
+                attempt()
+                done.append(name)
+            except (OSError, RuntimeError):
+                pass
+        return protocol.Answer(protocol.Verdict.VALUE, json.dumps(done).encode())
+
+evaluator.Evaluator = Burglar
+evaluator.main()
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="seccomp is there only")
+async def test_an_engine_that_was_broken_into_can_do_nothing_but_compute(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.touch()
+    with monkeypatch.context() as broken:
+        broken.setattr(process_module, "_PROGRAM", BURGLAR.format(victim=str(victim)))
+        assert await sandbox.script("break out", b"{}") == Answer(Verdict.VALUE, b"[]")
+        # The prepared one works otherwise: what it could not do is not for want of what the others have.
+        assert (await sandbox.script("$.a", b'{"a":1}')).value == b"1"
+    assert victim.exists()
 
 
 async def test_the_time_of_scripts_is_utc(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +350,8 @@ from orchestrator.integrations.sandbox import evaluator, protocol
 class Traitor(evaluator.Evaluator):
     def answer(self, ask):
         import os
+        if ask.request.source != "betray":
+            return super().answer(ask)
         os.write(0, {told!r})
         os.read(0, 1)
 
@@ -298,7 +367,7 @@ async def test_an_evaluator_that_answers_nonsense_is_ended(
     """An engine that was made to run foreign code can harm nothing but its own answer."""
     with monkeypatch.context() as broken:
         broken.setattr(process_module, "_PROGRAM", TRAITOR.format(told=told))
-        assert await sandbox.script("1", b"{}") == Answer(Verdict.CRASHED, message="it has broken its evaluator")
+        assert await sandbox.script("betray", b"{}") == Answer(Verdict.CRASHED, message="it has broken its evaluator")
         assert sandbox.pids == []
     assert (await sandbox.script("1", b"{}")).value == b"1"
 
