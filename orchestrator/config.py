@@ -111,7 +111,9 @@ class Config:
     min_free_disk_bytes: int = _setting("starts are refused while the disk of data_dir has less room",
                                         GIB, min=0, max=1024 * GIB)
 
-    system_slots: int = _setting("system tasks (HTTP, scripts, ...) that this node executes at once; 0: none", 64,
+    call_slots: int = _setting("calls of tasks (HTTP, GRPC) that this node makes at once; 0: none", 64,
+                               min=0, max=10_000)
+    script_slots: int = _setting("scripts, jq and JSON schemas that this node takes on at once; 0: none", 32,
                                  min=0, max=10_000)
     sandbox_processes_max: int = _setting("processes that evaluate scripts, jq and JSON schemas, about 25 MB each, "
                                           "started when they are needed", 4, min=1, max=256)

@@ -45,7 +45,7 @@ from orchestrator.storage.errors import SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.search import ExecutionFilter, Page, search_executions
 from orchestrator.storage.store import Store
-from orchestrator.system_work import system_session
+from orchestrator.system_work import system_work
 from orchestrator.telemetry.metrics import Metrics, MetricsServer
 from orchestrator.world import World
 
@@ -80,7 +80,7 @@ class Node:
         self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=__version__)
         self._gauges = Gauges(self.metrics, self._free_disk_bytes)
-        self._system = system_session(
+        self._system = system_work(
             config, self._world, self.metrics, state=lambda: self._machine().state, on_fatal=self._fail)
         self._server: RpcServer | None = None
         self._metrics_server: MetricsServer | None = None

@@ -1,8 +1,9 @@
-"""Puts together a node's own session: its executors, and its way to whoever leads."""
+"""What a node does of system work: its executors, its sessions, and its way to whoever leads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 
 import grpc.aio
 
@@ -10,19 +11,40 @@ from orchestrator.config import Config
 from orchestrator.engine import queries
 from orchestrator.engine.state import State
 from orchestrator.integrations.executors import Surroundings
+from orchestrator.integrations.work import CALLS, Executor, Kind
 from orchestrator.services.system_session import SystemSession
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
 
 
-def system_session(
+class SystemWork:
+    """The node's own sessions: one for calls and one for scripts, which must not wait for slow calls.
+
+    `scripts`: what evaluates scripts here, for whoever needs that besides the tasks.
+    """
+
+    def __init__(self, sessions: Iterable[SystemSession], scripts: Executor | None) -> None:
+        self._sessions = tuple(sessions)
+        self.scripts = scripts
+
+    def start(self) -> None:
+        """The node's gRPC service is open."""
+        for session in self._sessions:
+            session.start()
+
+    async def stop(self, grace_seconds: float | None) -> None:
+        """Takes nothing new; stops and hands back what has not ended within the grace. None: at once, in silence."""
+        await asyncio.gather(*(session.stop(grace_seconds) for session in self._sessions))
+
+
+def system_work(
     config: Config,
     world: World,
     metrics: Metrics,
     *,
     state: Callable[[], State],
     on_fatal: Callable[[BaseException], None],
-) -> SystemSession:
+) -> SystemWork:
     """To be started when the node serves: from then on `state` is asked."""
     own, local = str(config.grpc_address), str(config.grpc_local_address)
 
@@ -34,13 +56,21 @@ def system_session(
         monotonic=world.clock.monotonic,
         service=lambda namespace, name: queries.service(state(), namespace, name),
     )
-    return SystemSession(
-        node=config.node,
-        address=own,
-        open_channel=open_channel,
-        executors=world.executors(config, surroundings),
-        slots=config.system_slots,
-        dice=world.random,
-        metrics=metrics,
-        on_fatal=on_fatal,
-    )
+    executors = world.executors(config, surroundings)
+    calls = {kind: executor for kind, executor in executors.items() if kind in CALLS}
+    scripts = {kind: executor for kind, executor in executors.items() if kind not in CALLS}
+    sessions = [
+        SystemSession(
+            node=config.node,
+            address=own,
+            open_channel=open_channel,
+            executors=group,
+            slots=slots,
+            dice=world.random,
+            metrics=metrics,
+            on_fatal=on_fatal,
+        )
+        for group, slots in ((calls, config.call_slots), (scripts, config.script_slots))
+        if group
+    ]
+    return SystemWork(sessions, executors.get(Kind.SCRIPT))

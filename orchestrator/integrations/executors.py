@@ -28,7 +28,7 @@ ExecutorFactory = Callable[[Config, Surroundings], dict[str, Executor]]
 def executors_of(config: Config, surroundings: Surroundings) -> dict[str, Executor]:
     """The real ones. They belong to the caller, who closes them."""
     service, monotonic = surroundings.service, surroundings.monotonic
-    sandbox = Sandbox(size=config.sandbox_processes_max, waiting_max=config.system_slots + WAITING_MAX)
+    sandbox = Sandbox(size=config.sandbox_processes_max, waiting_max=config.script_slots + WAITING_MAX)
     return {
         Kind.HTTP: HttpExecutor(service, monotonic),
         Kind.GRPC: GrpcExecutor(service, monotonic),

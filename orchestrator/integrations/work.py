@@ -22,6 +22,10 @@ class Kind(StrEnum):
     GRPC = "system/grpc"  # {}
 
 
+CALLS = (Kind.HTTP, Kind.GRPC)
+"""Those that wait for others; the rest is computed on the node."""
+
+
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt. `input` and `parameters` are JSON objects."""
 

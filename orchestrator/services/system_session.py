@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from orchestrator.engine import system
-from orchestrator.integrations.work import Executor, Kind, Outcome, Work
+from orchestrator.integrations.work import Executor, Outcome, Work
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
@@ -72,11 +72,6 @@ class SystemSession:
         """Whether the leader knows of it."""
         return self._loop is not None and self._loop.is_connected
 
-    @property
-    def scripts(self) -> Executor | None:
-        """What evaluates scripts here, for whoever needs one besides the tasks."""
-        return self._executors.get(Kind.SCRIPT)
-
     def start(self) -> None:
         """The node's gRPC service is open."""
         if self._hello.task_names and self._hello.slots:
@@ -94,7 +89,7 @@ class SystemSession:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
             await self._connection.close()
-        for executor in self._executors.values():
+        for executor in dict.fromkeys(self._executors.values()):
             await executor.close()
 
     @staticmethod

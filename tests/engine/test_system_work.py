@@ -21,7 +21,6 @@ from orchestrator.engine.commands import (
     TerminateCompensation,
     TerminateWorkflow,
 )
-from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.effects import Cancel, Deliver, TaskQueued
 from orchestrator.engine.model import SessionKind, TaskStatus
 from orchestrator.engine.results import Rejected
@@ -30,17 +29,14 @@ from tests.engine.driver import Driver, simple, workflow
 QUEUE = "system/http"
 
 
+CALL = simple("call", type="HTTP", inputParameters={"uri": "http://there"})
+
+
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    """Tasks called `call` are executed by the nodes."""
-    monkeypatch.setattr(system, "queue_for", queue_for)
+def driver() -> Driver:
     driver = Driver()
-    driver.register(workflow("calls", simple("call")))
+    driver.register(workflow("calls", CALL))
     return driver
-
-
-def queue_for(node: TaskNode) -> str:
-    return QUEUE if node.name == "call" else ""
 
 
 def node(driver: Driver, name: str, slots: int = 1) -> None:
@@ -58,7 +54,7 @@ def leased_to(driver: Driver) -> list[tuple[str, str]]:
 
 
 def test_a_node_is_given_the_work_of_every_namespace(driver: Driver) -> None:
-    driver.ok(RegisterWorkflows("shop", (msgspec.json.encode(workflow("calls", simple("call"))),), True))
+    driver.ok(RegisterWorkflows("shop", (msgspec.json.encode(workflow("calls", CALL)),), True))
     node(driver, "n1", slots=2)
     start(driver, "w")
     start(driver, "v", "shop")
@@ -71,7 +67,7 @@ def test_a_node_is_given_the_work_of_every_namespace(driver: Driver) -> None:
 
 def test_work_that_waits_is_taken_by_whoever_comes(driver: Driver) -> None:
     """Of two namespaces, the one with the higher priority first."""
-    driver.ok(RegisterWorkflows("shop", (msgspec.json.encode(workflow("calls", simple("call"))),), True))
+    driver.ok(RegisterWorkflows("shop", (msgspec.json.encode(workflow("calls", CALL)),), True))
     start(driver, "w", priority=1)
     start(driver, "v", "shop", priority=2)
     assert driver.effects.count(TaskQueued(2, system.NAMESPACE, "", QUEUE, 0)) == 1
@@ -102,7 +98,7 @@ def test_no_worker_gets_it(driver: Driver) -> None:
 
 
 def test_no_node_gets_what_is_a_workers(driver: Driver) -> None:
-    driver.register(workflow("mixed", simple("call"), simple("pay")))
+    driver.register(workflow("mixed", CALL, simple("pay")))
     node(driver, "n1", slots=5)
     driver.start("mixed")
     driver.give("call")
@@ -164,7 +160,7 @@ def test_who_leads_next_knows_every_lease_and_every_queue(driver: Driver) -> Non
 
 
 def test_a_node_is_told_the_kind_of_work_and_a_worker_of_none(driver: Driver) -> None:
-    driver.register(workflow("mixed", simple("call"), simple("pay")))
+    driver.register(workflow("mixed", CALL, simple("pay")))
     node(driver, "n1")
     driver.worker("s", "pay")
     driver.start("mixed")

@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator.engine import system
 from orchestrator.engine.commands import (
     CloseSession,
     CompleteTask,
@@ -20,7 +19,6 @@ from orchestrator.engine.commands import (
     TerminateCompensation,
     TerminateWorkflow,
 )
-from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from orchestrator.integrations.work import Ended, Outcome, Work
 from orchestrator.rpc.errors import RpcFailure
@@ -32,6 +30,7 @@ from tests.engine.driver import simple, workflow
 from tests.rpc.bench import Bench, served, until
 
 QUEUE = "system/http"
+ORDER = workflow("order", simple("call", type="HTTP", inputParameters={"uri": "${workflow.input.uri}"}))
 PATIENCE_S = 30.0
 
 
@@ -65,19 +64,14 @@ class Broken(Recorder):
 
 
 @pytest.fixture
-async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    """Tasks called `call` are executed by the nodes. It leads, and is served where it says."""
-    monkeypatch.setattr(system, "queue_for", queue_for)
+async def bench() -> AsyncIterator[Bench]:
+    """It leads, and is served where it says."""
     bench = Bench()
     bench.driver.register_task(name="call", retryCount=1, retryDelaySeconds=0)
-    bench.order("call")
+    bench.driver.register(ORDER)
     async with served(bench):
         bench.grpc_addresses["n1"] = f"127.0.0.1:{bench.server.port}"
         yield bench
-
-
-def queue_for(node: TaskNode) -> str:
-    return QUEUE if node.name == "call" else ""
 
 
 def make_session(
@@ -125,7 +119,6 @@ def samples(metrics: Metrics, name: str) -> dict[str, float]:
 async def test_work_is_done_by_the_executor_of_its_kind(bench: Bench) -> None:
     executor = Recorder()
     async with working(bench, executor):
-        bench.driver.register(workflow("order", simple("call", inputParameters={"uri": "${workflow.input.uri}"})))
         bench.start(given=b'{"uri":"http://there"}')
         await until("the workflow to end", lambda: status(bench) is WorkflowStatus.COMPLETED)
     attempt = bench.driver.latest("call")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
-from orchestrator.engine import system
-from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.model import SessionKind
 from orchestrator.integrations.executors import ExecutorFactory
-from orchestrator.integrations.work import Ended, Executor, Outcome, Work
+from orchestrator.integrations.work import Ended, Executor, Kind, Outcome, Work
 from orchestrator.testing.machine import Machine
 from orchestrator_client.client import Client
 from orchestrator_client.execution import Execution, WorkflowStatus
@@ -21,10 +21,20 @@ from tests.simulation.failover import Drive, QuietCluster
 from tests.simulation.people import Person, Space
 from tests.simulation.run import repeatable, simulating
 
-QUEUE = "system/http"
 CALL = {
     "name": "calls", "version": 1, "schemaVersion": 2, "timeoutSeconds": 0,
-    "tasks": [{"name": "call", "taskReferenceName": "call", "type": "SIMPLE"}],
+    "tasks": [{
+        "name": "call", "taskReferenceName": "call", "type": "HTTP",
+        "inputParameters": {"uri": "http://there"},
+        "taskDefinition": {"name": "call", "retryCount": 1, "retryDelaySeconds": 0},
+    }],
+}
+SCRIPT = {
+    "name": "scripts", "version": 1, "schemaVersion": 2,
+    "tasks": [{
+        "name": "script", "taskReferenceName": "script", "type": "INLINE",
+        "inputParameters": {"evaluatorType": "javascript", "expression": "1 + 1"},
+    }],
 }
 # For as long as a call takes; far longer than an election, and than a session outlives its node.
 SLOW_SECONDS = 60.0
@@ -68,6 +78,29 @@ class Caller:
         pass
 
 
+class Evaluator:
+    """Has the result at once."""
+
+    async def execute(self, work: Work) -> Outcome:
+        return Outcome(ended=Ended.COMPLETED, output=b'{"result":2}')
+
+    async def close(self) -> None:
+        pass
+
+
+class Evaluating(Person):
+    """Runs one workflow of a script."""
+
+    def __init__(self, cluster: QuietCluster) -> None:
+        self.ended: Execution | None = None
+        super().__init__(cluster, "evaluating", Space("default", [SCRIPT], ["scripts"]))
+
+    async def live(self) -> None:
+        client: Client = await self.client
+        await client.register(SCRIPT, overwrite=True)
+        self.ended = await (await client.start("scripts", {}, register=False)).wait()
+
+
 class Starter(Person):
     """Starts workflows of one call each, and sees how they end."""
 
@@ -90,20 +123,21 @@ class Starter(Person):
 class World(Drive):
     """A cluster in which six calls are being made."""
 
-    def __init__(self, cluster: QuietCluster) -> None:
+    def __init__(self, cluster: QuietCluster, call_slots: int) -> None:
         super().__init__(cluster)
         self.calls = Calls(cluster)
         for member in cluster.members.values():
+            member.config = replace(member.config, call_slots=call_slots)
             member.machine.executors = self._executors(member.machine)
 
     def _executors(self, machine: Machine) -> ExecutorFactory:
-        return lambda config, surroundings: {QUEUE: self.calls.executor(machine)}
+        return lambda config, surroundings: {Kind.HTTP: self.calls.executor(machine), Kind.SCRIPT: Evaluator()}
 
     def begin(self) -> None:
         cluster = self.cluster
         self.do(lambda: [member.start() for member in cluster.members.values()])
         self.until(lambda: cluster.ready, "the cluster forms")
-        self.until(lambda: len(self.sessions()) == 3, "every node opens its session")
+        self.until(lambda: len(self.sessions()) == 6, "every node opens its sessions")
         self.starter: Starter = self.do(lambda: Starter(cluster))
         self.until(lambda: len(self.calls.made) == 6, "every call is made")
         assert sorted(node for _, node in self.calls.made) == ["n1", "n1", "n2", "n2", "n3", "n3"]
@@ -139,28 +173,23 @@ class World(Drive):
 Story = Callable[[World], None]
 
 
-def on_three_nodes(story: Story) -> Any:
+def on_three_nodes(story: Story, *, call_slots: int = 64) -> Any:
     """A test of the story for each of some seeds."""
 
-    def test(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(system, "queue_for", queue_for)
+    def test(seed: int) -> None:
         # Nothing of the cluster is held when it is cleaned up.
         with simulating(verbose=False) as scratch:
-            tell(story, QuietCluster(seed, 3, scratch, verbose=False))
+            tell(story, QuietCluster(seed, 3, scratch, verbose=False), call_slots)
 
     test.__name__, test.__doc__ = story.__name__, story.__doc__
     return pytest.mark.parametrize("seed", range(3))(test)
 
 
-def tell(story: Story, cluster: QuietCluster) -> None:
+def tell(story: Story, cluster: QuietCluster, call_slots: int) -> None:
     with repeatable(cluster):
-        world = World(cluster)
+        world = World(cluster, call_slots)
         world.begin()
         story(world)
-
-
-def queue_for(node: TaskNode) -> str:
-    return QUEUE if node.name == "call" else ""
 
 
 @on_three_nodes
@@ -210,6 +239,16 @@ def test_a_dead_nodes_work_waits_for_its_session_to_end(world: World) -> None:
     world.until(lambda: len(world.calls.made) == 6 + len(lost), "the work is handed out again")
     assert {node for workflow_id, node in world.calls.made[6:]} <= set(world.cluster.members) - {follower.name}
     follower.start()
+    world.end()
+
+
+@partial(on_three_nodes, call_slots=2)
+def test_scripts_do_not_wait_for_slow_calls(world: World) -> None:
+    """Though no node could make one more call."""
+    evaluating: Evaluating = world.do(lambda: Evaluating(world.cluster))
+    world.until(lambda: evaluating.ended is not None, "the script to be evaluated")
+    assert evaluating.ended is not None and evaluating.ended.status is WorkflowStatus.COMPLETED
+    assert world.starter.ended == {}
     world.end()
 
 
