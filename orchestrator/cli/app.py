@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator import __version__
-from orchestrator.cli import exits
+from orchestrator.cli import exits, upkeep_commands
 from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
 from orchestrator.cli.node_commands import init, serve
@@ -69,6 +69,13 @@ def version() -> None:
 
 for command in (init, serve, dev, cluster, workflow, task, service):
     cli.add_command(command)
+for group, commands in (
+    (workflow, upkeep_commands.WORKFLOW_COMMANDS),
+    (task, upkeep_commands.TASK_COMMANDS),
+    (cluster, upkeep_commands.CLUSTER_COMMANDS),
+):
+    for command in commands:
+        group.add_command(command)
 
 
 def main() -> None:

@@ -176,46 +176,6 @@ async def signal(session: Session, client: Client, workflow_id: str, name: str, 
     _done(session, workflow_id, f"signalled {name} to")
 
 
-@workflow.command()
-@_ID
-@calls_cluster
-async def pause(session: Session, client: Client, workflow_id: str) -> None:
-    """Schedule nothing new; running tasks may finish."""
-    await client.pause(workflow_id)
-    _done(session, workflow_id, "paused")
-
-
-@workflow.command()
-@_ID
-@calls_cluster
-async def resume(session: Session, client: Client, workflow_id: str) -> None:
-    """Go on after `pause`."""
-    await client.resume(workflow_id)
-    _done(session, workflow_id, "resumed")
-
-
-@workflow.command()
-@_ID
-@calls_cluster
-async def retry(session: Session, client: Client, workflow_id: str) -> None:
-    """Try the failed tasks of an ended workflow again."""
-    await client.retry(workflow_id)
-    _done(session, workflow_id, "retried")
-
-
-@workflow.command()
-@_ID
-@click.option("--reason", default="", help="Why; shown wherever the workflow is.")
-@click.option("--compensation", type=click.Choice(["run", "skip"]),
-              help="Undo completed steps, or leave them. Must be said if there are any to undo.")
-@calls_cluster
-async def terminate(session: Session, client: Client, workflow_id: str, reason: str,
-                    compensation: Literal["run", "skip"] | None) -> None:
-    """End a workflow."""
-    await client.terminate(workflow_id, reason, compensation=compensation)
-    _done(session, workflow_id, "terminated")
-
-
 @workflow.group()
 def compensation() -> None:
     """Decide about a compensation that is stuck."""
