@@ -43,7 +43,7 @@ from orchestrator.storage.database import Database
 from orchestrator.storage.ended import EndedExecutions
 from orchestrator.storage.errors import SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher, FlusherSettings
-from orchestrator.storage.search import ExecutionFilter, Page, search_executions
+from orchestrator.storage.searches import Searches
 from orchestrator.storage.store import Store
 from orchestrator.system_work import system_work
 from orchestrator.telemetry.metrics import Metrics, MetricsServer
@@ -318,7 +318,7 @@ class Node:
             applied_index=lambda: self._applier.applied_index,
             wait_applied=self._applier.wait_applied,
             load=self._database.load_execution,
-            search=self._search,
+            search=Searches(self._database, self._settle),
             peers=self._log.peer_gossip,
         )
 
@@ -341,10 +341,6 @@ class Node:
         """Returns once everything that is applied now is in the database."""
         await self._applier.stage_now()
         await self._flusher.flush_now()
-
-    async def _search(self, wanted: ExecutionFilter, *, page_size: int, page_token: str) -> Page:
-        await self._settle()
-        return await search_executions(self._database, wanted, page_size=page_size, page_token=page_token)
 
     def _grpc_address_of(self, node: str) -> str:
         if node == self.config.node:

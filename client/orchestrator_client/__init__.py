@@ -50,6 +50,7 @@ from orchestrator_client.options import Retry, TaskOptions
 from orchestrator_client.output import Output
 from orchestrator_client.refs import Ref
 from orchestrator_client.runs import Run
+from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.sync import SyncClient, SyncRun, SyncWorker
 from orchestrator_client.tasks import Compensator, Task, task
 from orchestrator_client.upkeep import BulkResult, OperationFailure, RetentionPolicy, TaskLogLine, TaskLogs
@@ -71,6 +72,8 @@ __all__ = [
     "Compensator",
     "DeadlineExceeded",
     "Execution",
+    "FoundTask",
+    "Hits",
     "InternalError",
     "InvalidRequest",
     "Leader",

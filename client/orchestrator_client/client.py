@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator_api.v1 import cluster_pb2, definitions_pb2, services_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
-from orchestrator_api.v1.common_pb2 import PageRequest, ReadOptions
+from orchestrator_api.v1.common_pb2 import PageRequest
 from orchestrator_client import definitions as forms
+from orchestrator_client import searching
 from orchestrator_client.codec import decode, dumps, encode
 from orchestrator_client.connection import ChannelFactory, Connection, channel_factory
 from orchestrator_client.errors import AlreadyExists, DeadlineExceeded, InvalidRequest, NoLeader, Overloaded
@@ -28,10 +28,10 @@ from orchestrator_client.execution import (
     TaskQueue,
     WorkflowStatus,
     read_cluster,
-    read_execution,
     read_task_queue,
 )
 from orchestrator_client.runs import Run, object_payload
+from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.upkeep import Upkeep
 from orchestrator_client.workflow import Workflow
 
@@ -270,32 +270,62 @@ class Client(Upkeep):
         started_before: datetime | None = None,
         ended_from: datetime | None = None,
         ended_before: datetime | None = None,
-        page_size: int = 100,
+        query: str = "",
+        free_text: str = "",
+        sort: str = "",
+        full: bool = False,
+        page_size: int = searching.PAGE_SIZE,
         stale_ok: bool = False,
     ) -> AsyncIterator[Execution]:
-        """Executions that match all given filters, newest start first, without tasks, input and output."""
-        request = pb.SearchWorkflowsRequest(
-            namespace=self.connection.namespace,
+        """Executions that match all that is given, newest start first, without tasks.
+
+        `query` has conditions on fields, such as ``status IN (FAILED, TIMED_OUT) AND startTime > 2026-11-01``;
+        `free_text` stands somewhere in it; `sort` is "field:ASC" or "field:DESC". Inputs, outputs and variables only
+        if `full`.
+        """
+        request = searching.workflows_request(
+            self.connection,
             name=name,
-            statuses=[pb.WorkflowStatus.Value(f"WORKFLOW_STATUS_{status}") for status in statuses],
+            statuses=statuses,
             correlation_id=correlation_id,
-            compensation_states=[
-                pb.CompensationState.Value(f"COMPENSATION_STATE_{state}") for state in compensation_states
-            ],
-            started_from=_stamp(started_from),
-            started_before=_stamp(started_before),
-            ended_from=_stamp(ended_from),
-            ended_before=_stamp(ended_before),
-            page=PageRequest(size=page_size),
-            read=ReadOptions(stale_ok=stale_ok),
+            compensation_states=compensation_states,
+            started_from=started_from,
+            started_before=started_before,
+            ended_from=ended_from,
+            ended_before=ended_before,
+            query=query,
+            free_text=free_text,
+            sort=sort,
+            full=full,
+            page_size=page_size,
+            stale_ok=stale_ok,
         )
-        while True:
-            reply = await self.connection.call(lambda node: node.workflows.SearchWorkflows, request)
-            for workflow in reply.workflows:
-                yield read_execution(workflow)
-            if not reply.next_token:
-                return
-            request.page.token = reply.next_token
+        async for execution in searching.workflows(self.connection, request):
+            yield execution
+
+    async def count(self, *, query: str = "", free_text: str = "") -> Hits:
+        """How many executions a search finds; it does not count further than 10,000."""
+        request = searching.workflows_request(self.connection, query=query, free_text=free_text)
+        return await searching.count(self.connection, request)
+
+    async def search_tasks(
+        self,
+        *,
+        query: str = "",
+        free_text: str = "",
+        sort: str = "",
+        full: bool = False,
+        page_size: int = searching.PAGE_SIZE,
+    ) -> AsyncIterator[FoundTask]:
+        """Attempts of tasks that match all that is given (see `search`), newest scheduling first.
+
+        Inputs, outputs and heartbeat details only if `full`.
+        """
+        request = searching.tasks_request(
+            self.connection, query=query, free_text=free_text, sort=sort, full=full, page_size=page_size
+        )
+        async for found in searching.tasks(self.connection, request):
+            yield found
 
     async def signal(self, workflow_id: str, name: str, payload: Any = None) -> None:
         """Gives a signal, which is kept until a wait for that name takes it."""
@@ -400,13 +430,3 @@ def _check_input(workflow: Workflow, input: Any) -> None:
     wanted = workflow.input_type
     if wanted is not None and type(input) is not wanted:
         decode(wanted, encode({} if input is None else input, "input"), "input")
-
-
-def _stamp(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    if moment.tzinfo is None:
-        raise InvalidRequest(f"{moment!r} has no time zone")
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

@@ -222,7 +222,7 @@ def read_execution(message: workflows_pb2.Workflow) -> Execution:
         namespace=message.namespace,
         name=message.name,
         version=message.version,
-        status=_named(WorkflowStatus, workflows_pb2.WorkflowStatus, message.status, "WORKFLOW_STATUS_"),
+        status=read_workflow_status(message.status),
         reason=message.reason,
         failed_task=message.failed_task,
         error_code=message.error_code,
@@ -237,10 +237,14 @@ def read_execution(message: workflows_pb2.Workflow) -> Execution:
         end_time=_time(message.end_time),
         run=message.run,
         compensation=_read_compensation(message.compensation),
-        tasks=[_read_task(task) for task in message.tasks],
+        tasks=[read_task(task) for task in message.tasks],
         idempotency_key=message.idempotency_key,
         waiting_for=message.waiting_for,
     )
+
+
+def read_workflow_status(number: int) -> WorkflowStatus:
+    return _named(WorkflowStatus, workflows_pb2.WorkflowStatus, number, "WORKFLOW_STATUS_")
 
 
 def read_payload(payload: Payload) -> Json:
@@ -289,7 +293,7 @@ def _read_step(message: workflows_pb2.CompensatedStep) -> CompensatedStep:
     return CompensatedStep(message.reference, message.iteration, message.outcome_unknown, message.reason)
 
 
-def _read_task(message: workflows_pb2.Task) -> TaskAttempt:
+def read_task(message: workflows_pb2.Task) -> TaskAttempt:
     return TaskAttempt(
         task_id=message.task_id,
         reference=message.reference,

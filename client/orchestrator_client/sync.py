@@ -151,6 +151,8 @@ class SyncClient(_Blocking[Client]):
     wait = _blocking(Client.wait)
     watch = _iterating(Client.watch)
     search = _iterating(Client.search)
+    search_tasks = _iterating(Client.search_tasks)
+    count = _blocking(Client.count)
     signal = _blocking(Client.signal)
     pause = _blocking(Client.pause)
     resume = _blocking(Client.resume)

@@ -13,10 +13,10 @@ from orchestrator.cli import exits, upkeep_commands
 from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
 from orchestrator.cli.node_commands import init, serve
+from orchestrator.cli.search_commands import workflow
 from orchestrator.cli.service_commands import service
 from orchestrator.cli.session import Session, common_options, current_session
 from orchestrator.cli.task_commands import task
-from orchestrator.cli.workflow_commands import workflow
 
 
 class OneLineErrors(click.Group):

@@ -10,7 +10,7 @@ import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 from orchestrator.engine.commands import AnyCommand, RequestIdentity
 from orchestrator.engine.effects import Cancel
@@ -34,6 +34,7 @@ from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.errors import Addresses, invalid, rejected
 from orchestrator.storage.search import ExecutionFilter, Page
+from orchestrator.storage.task_search import TaskFilter, TaskPage
 from orchestrator_api.v1 import common_pb2
 
 R = TypeVar("R", bound=AnyResult)
@@ -100,9 +101,13 @@ class Log(Protocol):
 
 
 class Search(Protocol):
-    """One page, newest start first, of everything acknowledged."""
+    """One page of everything acknowledged."""
 
+    @overload
     async def __call__(self, wanted: ExecutionFilter, *, page_size: int, page_token: str) -> Page: ...
+
+    @overload
+    async def __call__(self, wanted: TaskFilter, *, page_size: int, page_token: str) -> TaskPage: ...
 
 
 @dataclass(frozen=True, kw_only=True)

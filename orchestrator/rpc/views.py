@@ -97,7 +97,22 @@ def _step(step: queries.CompensatedStep) -> workflows_pb2.CompensatedStep:
 
 
 def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_pb2.Task:
+    """The whole attempt."""
     record = held.records.get(attempt.compensates)
+    message = task_summary(attempt)
+    for name, data in (
+        ("input", queries.resolved_input(state, held, attempt)),
+        ("output", queries.output(state, held, attempt)),
+        ("heartbeat_details", queries.payload(held, attempt.details)),
+    ):
+        if data:
+            getattr(message, name).inline = data
+    message.compensates = record.reference if record is not None else ""
+    return message
+
+
+def task_summary(attempt: TaskAttempt) -> workflows_pb2.Task:
+    """The attempt without payloads, and without what it undoes."""
     return workflows_pb2.Task(
         task_id=attempt.task_id,
         reference=attempt.reference,
@@ -107,8 +122,6 @@ def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_
         sequence=attempt.sequence,
         retry_count=attempt.retry_count,
         iteration=attempt.iteration,
-        input=payload(queries.resolved_input(state, held, attempt)),
-        output=payload(queries.output(state, held, attempt)),
         reason=attempt.reason,
         worker_id=attempt.worker_id,
         fencing_token=attempt.fencing_token,
@@ -116,8 +129,6 @@ def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_
         scheduled_time=timestamp(attempt.scheduled_ms),
         start_time=timestamp(attempt.started_ms),
         end_time=timestamp(attempt.ended_ms),
-        compensates=record.reference if record is not None else "",
-        heartbeat_details=payload(queries.payload(held, attempt.details)),
         error_code=attempt.error_code,
     )
 

@@ -24,12 +24,11 @@ from orchestrator.rpc.requests import (
     in_range,
     json_object,
     namespace_of,
-    page_size,
     required,
     text,
     wait_seconds,
 )
-from orchestrator.storage.search import ExecutionFilter
+from orchestrator.rpc.searching import search_tasks, search_workflows
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2_grpc as pb_grpc
 
@@ -50,8 +49,6 @@ _UPDATES = {
     pb.TASK_STATUS_FAILED: TaskStatus.FAILED,
     pb.TASK_STATUS_FAILED_WITH_TERMINAL_ERROR: TaskStatus.FAILED_WITH_TERMINAL_ERROR,
 }
-_STATUSES = {number: status for status, number in views.WORKFLOW_STATUS.items()}
-_COMPENSATION_STATES = {number: state for state, number in views.COMPENSATION_STATE.items()}
 DEFINITION_BYTES_MAX = 1 << 20
 # A watcher of a quiet execution is told nothing, but must learn that this node leads no longer.
 LEADERSHIP_CHECK_SECONDS = 1.0
@@ -106,25 +103,11 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
 
     @answers
     async def SearchWorkflows(self, request: pb.SearchWorkflowsRequest, context: Any) -> Any:
-        wanted = ExecutionFilter(
-            namespace=namespace_of(request.namespace),
-            name=text("name", request.name),
-            statuses=tuple(chosen("statuses", _STATUSES, number) for number in request.statuses),
-            correlation_id=text("correlation_id", request.correlation_id),
-            started_from_ms=_ms(request, "started_from"),
-            started_before_ms=_ms(request, "started_before"),
-            ended_from_ms=_ms(request, "ended_from"),
-            ended_before_ms=_ms(request, "ended_before"),
-            compensation_states=tuple(
-                chosen("compensation_states", _COMPENSATION_STATES, number) for number in request.compensation_states
-            ),
-        )
-        size = page_size(request.page)
-        await self.backend.read_point(request.read)
-        page = await self.backend.search(wanted, page_size=size, page_token=request.page.token)
-        return pb.SearchWorkflowsResponse(
-            workflows=[views.summary(execution) for execution in page.executions], next_token=page.next_token
-        )
+        return await search_workflows(self.backend, request)
+
+    @answers
+    async def SearchTasks(self, request: pb.SearchTasksRequest, context: Any) -> Any:
+        return await search_tasks(self.backend, request)
 
     async def WatchWorkflow(
         self, request: pb.WatchWorkflowRequest, context: Any
@@ -304,14 +287,6 @@ def _domains(by_task: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(
         (required("task_to_domain", name), text("task_to_domain", domains)) for name, domains in sorted(by_task.items())
     )
-
-
-def _ms(request: pb.SearchWorkflowsRequest, field: Any) -> int | None:
-    if not request.HasField(field):
-        return None
-    value = getattr(request, field)
-    # Up, so that a bound between two milliseconds keeps its side.
-    return int(value.seconds * 1000 + -(-value.nanos // 1_000_000))
 
 
 def _ended(held: ExecutionState) -> bool:

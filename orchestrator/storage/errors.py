@@ -8,6 +8,7 @@ StorageError
 ├── InconsistentChanges         rows were staged that cannot be stored: a bug above
 ├── StorageClosed               the database is closed, or closed itself after a fatal error
 ├── SearchTimeout               a search took too long: narrow it
+├── QueryInvalid                a search can't be read: the message says where and why
 └── InvalidPageToken            a page token is damaged or belongs to another search
 """
 
@@ -48,3 +49,7 @@ class SearchTimeout(StorageError):
 
 class InvalidPageToken(StorageError):
     """The page token is damaged or belongs to another search."""
+
+
+class QueryInvalid(StorageError):
+    """The search can't be read; the message says where and why."""

@@ -59,7 +59,22 @@ CREATE INDEX execution_compensation ON execution (namespace, compensation, start
 CREATE INDEX execution_end ON execution (ended_ms, namespace, purge_ms) WHERE ended_ms > 0;
 CREATE INDEX execution_name_end ON execution (namespace, name, ended_ms) WHERE ended_ms > 0;
 CREATE INDEX execution_purge ON execution (purge_ms) WHERE purge_ms > 0;
-CREATE TABLE task (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE TABLE task (
+    id INTEGER PRIMARY KEY,
+    task_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    type TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    scheduled_ms INTEGER NOT NULL,
+    started_ms INTEGER NOT NULL,
+    ended_ms INTEGER NOT NULL,
+    updated_ms INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX task_id ON task (task_id);
+CREATE INDEX task_scheduled ON task (scheduled_ms);
+CREATE INDEX task_status ON task (status, scheduled_ms) WHERE status <> 3;
 CREATE TABLE record (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE signal (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE payload (id INTEGER PRIMARY KEY, hash BLOB NOT NULL, body BLOB NOT NULL) STRICT;

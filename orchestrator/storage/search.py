@@ -1,35 +1,50 @@
-"""Search over executions: newest start first, page by page, within limits of time and of results.
+"""Search over executions: page by page, within limits of time and of results, newest start first unless it is said.
 
-It sees what is committed: whoever needs it to see everything acknowledged flushes first. Pages follow the start time
-and the workflow id, which are the same on every node; so a token taken from one node is good on another.
+It sees what is committed: whoever needs it to see everything acknowledged flushes first. Pages follow the value that is
+sorted by and the workflow id, which are the same on every node; so a token taken from one node is good on another.
+
+An index serves: the workflow id, the correlation id, a status that is not COMPLETED, the name (also with `*` behind
+it), a compensation, the start time, and, for tasks of an execution, their task id. What else is asked for is looked at
+in each of the rows that these leave.
 """
+
+
 
 # ruff: noqa: S608 - names of tables and columns are this package's constants; values are bound
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
-from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import apsw
-import msgspec
 
 from orchestrator.engine.model import CompensationState, Execution, Table, WorkflowStatus
+from orchestrator.storage import free_text, query_fields
 from orchestrator.storage.database import Database
-from orchestrator.storage.errors import InvalidPageToken, SearchTimeout
+from orchestrator.storage.paging import (
+    COUNT_MAX,
+    PAGE_SIZE_DEFAULT,
+    PAGE_SIZE_MAX,
+    SEARCH_SECONDS_MAX,
+    Conditions,
+    Order,
+    Window,
+    paged,
+)
+from orchestrator.storage.query_fields import WORKFLOW_FIELDS
+from orchestrator.storage.query_language import All, Comparison, Like, Node, parse, parse_sort
 from orchestrator.storage.reading import verified_row
-from orchestrator.storage.schema import corruption_named
+from orchestrator.storage.schema import NUMBER_BITS
 
-PAGE_SIZE_DEFAULT = 100
-PAGE_SIZE_MAX = 1000
-SEARCH_SECONDS_MAX = 5.0
-
-_TOKEN_VERSION = 1
-_INSTRUCTIONS_PER_CLOCK_READ = 20_000
+__all__ = [
+    "COUNT_MAX",
+    "PAGE_SIZE_DEFAULT",
+    "PAGE_SIZE_MAX",
+    "SEARCH_SECONDS_MAX",
+    "ExecutionFilter",
+    "Page",
+    "search_executions",
+]
 
 
 class ExecutionFilter(NamedTuple):
@@ -44,22 +59,16 @@ class ExecutionFilter(NamedTuple):
     ended_from_ms: int | None = None
     ended_before_ms: int | None = None
     compensation_states: tuple[CompensationState, ...] = ()
+    query: str = ""  # see query_language
+    free_text: str = ""
+    sort: str = ""  # field:ASC or field:DESC
+    window: Window = Window()
 
 
 class Page(NamedTuple):
     executions: list[Execution]
     next_token: str  # "" after the last page
-
-
-class _Token(msgspec.Struct, array_like=True, frozen=True):
-    version: int
-    filter_digest: bytes
-    started_ms: int
-    workflow_id: str
-
-
-_token_encoder = msgspec.msgpack.Encoder()
-_token_decoder = msgspec.msgpack.Decoder(_Token)
+    total: int | None = None  # of all pages, COUNT_MAX at most; None if it was not asked for
 
 
 async def search_executions(
@@ -70,116 +79,109 @@ async def search_executions(
     page_token: str = "",
     seconds_max: float = SEARCH_SECONDS_MAX,
 ) -> Page:
-    """One page; the token is opaque, and good only for the same filter."""
+    """One page; the token is opaque, and good only for the same filter. Raises QueryInvalid."""
     size = max(1, min(page_size, PAGE_SIZE_MAX))
-    after = _parse_token(page_token, wanted) if page_token else None
-    query, bindings = _statement(wanted, after, size + 1)
-    clock = asyncio.get_running_loop().time
+    node = parse(wanted.query, WORKFLOW_FIELDS)
+    needle = free_text.wanted(wanted.free_text)
+    conditions = _conditions(wanted, node)
+    if needle:
+        conditions.add(free_text.condition("e"))
+    order = Order.of(parse_sort(wanted.sort, WORKFLOW_FIELDS), "e.started_ms", "e.workflow_id")
 
-    def run(connection: apsw.Connection) -> list[Execution]:
-        return _run(connection, query, bindings, seconds_max, clock)
+    def prepare(connection: apsw.Connection) -> None:
+        query_fields.add_functions(connection)
+        if needle:
+            free_text.add_functions(connection, needle)
 
-    found = await database.search(run)
-    if len(found) <= size:
-        return Page(found, "")
-    found.pop()
-    return Page(found, _make_token(found[-1], wanted))
-
-
-def _run(
-    connection: apsw.Connection, query: str, bindings: list[Any], seconds_max: float, clock: Callable[[], float]
-) -> list[Execution]:
-    deadline = clock() + seconds_max
-    connection.set_progress_handler(lambda: clock() > deadline, _INSTRUCTIONS_PER_CLOCK_READ)
-    try:
-        with corruption_named():
-            rows: list[Any] = connection.execute(query, bindings).fetchall()
-    except apsw.InterruptError as error:
-        raise SearchTimeout(f"the search took over {seconds_max:g} s: narrow it by name, status or time") from error
-    finally:
-        connection.set_progress_handler(None)
-    return [verified_row(Table.EXECUTION, (space, id_), digest, body) for space, id_, digest, body in rows]
+    found = await paged(
+        database,
+        select="e.namespace, e.workflow_id, e.hash, e.body",
+        source=f"execution e {_index(wanted, node)}",
+        conditions=conditions,
+        order=order,
+        window=wanted.window,
+        of=wanted._replace(window=Window()),
+        size=size,
+        token=page_token,
+        prepare=prepare,
+        seconds_max=seconds_max,
+    )
+    rows = [verified_row(Table.EXECUTION, (space, id_), digest, body) for space, id_, digest, body in found.rows]
+    return Page(rows, found.next_token, found.total)
 
 
-def _statement(wanted: ExecutionFilter, after: _Token | None, limit: int) -> tuple[str, list[Any]]:
-    conditions: list[str] = ["namespace = ?"]
-    bindings: list[Any] = [wanted.namespace]
-
-    def where(condition: str, *values: Any) -> None:
-        conditions.append(condition)
-        bindings.extend(values)
-
+def _conditions(wanted: ExecutionFilter, node: Node | None) -> Conditions:
+    conditions = Conditions()
+    conditions.add("e.namespace = ?", wanted.namespace)
     if wanted.name:
-        where("name = ?", wanted.name)
+        conditions.add("e.name = ?", wanted.name)
     if wanted.correlation_id:
-        where("correlation_id = ? AND correlation_id <> ''", wanted.correlation_id)
+        conditions.add("e.correlation_id = ? AND e.correlation_id <> ''", wanted.correlation_id)
     if not wanted.statuses:
         # One that is being deleted has none.
-        where("status > 0")
+        conditions.add("e.status > 0")
     else:
-        where(f"status IN ({_marks(wanted.statuses)})", *map(int, wanted.statuses))
+        conditions.add(f"e.status IN ({_marks(wanted.statuses)})", *map(int, wanted.statuses))
     if wanted.compensation_states:
-        where(f"compensation IN ({_marks(wanted.compensation_states)})", *map(int, wanted.compensation_states))
-        if CompensationState.NONE not in wanted.compensation_states:
-            where("compensation > 1")
+        states = wanted.compensation_states
+        conditions.add(f"e.compensation IN ({_marks(states)})", *map(int, states))
+        if CompensationState.NONE not in states:
+            conditions.add("e.compensation > 1")
     if wanted.started_from_ms is not None:
-        where("started_ms >= ?", wanted.started_from_ms)
+        conditions.add("e.started_ms >= ?", wanted.started_from_ms)
     if wanted.started_before_ms is not None:
-        where("started_ms < ?", wanted.started_before_ms)
+        conditions.add("e.started_ms < ?", wanted.started_before_ms)
     if wanted.ended_from_ms is not None or wanted.ended_before_ms is not None:
-        where("ended_ms > 0")
+        conditions.add("e.ended_ms > 0")
     if wanted.ended_from_ms is not None:
-        where("ended_ms >= ?", wanted.ended_from_ms)
+        conditions.add("e.ended_ms >= ?", wanted.ended_from_ms)
     if wanted.ended_before_ms is not None:
-        where("ended_ms < ?", wanted.ended_before_ms)
-    if after is not None:
-        # The first condition is implied by the second, and the index can use it.
-        where("started_ms <= ? AND (started_ms, workflow_id) < (?, ?)", *[after.started_ms] * 2, after.workflow_id)
-    query = (
-        f"SELECT namespace, workflow_id, hash, body FROM execution INDEXED BY {_index(wanted)} "
-        f"WHERE {' AND '.join(conditions)} ORDER BY started_ms DESC, workflow_id DESC LIMIT {limit}"
-    )
-    return query, bindings
+        conditions.add("e.ended_ms < ?", wanted.ended_before_ms)
+    if node is not None:
+        sql, bound = query_fields.compiled(node)
+        conditions.add(sql, *bound)
+        if _equals(node, "correlationId") is not None:
+            # Implied, and the index asks for it.
+            conditions.add("e.correlation_id <> ''")
+        task_id = _equals(node, "taskId")
+        if task_id is not None:
+            # Implied, and found at once.
+            conditions.add(f"e.id IN (SELECT id >> {NUMBER_BITS} FROM task WHERE task_id = ?)", task_id)
+    return conditions
 
 
-def _index(wanted: ExecutionFilter) -> str:
+def _index(wanted: ExecutionFilter, node: Node | None) -> str:
     """The narrowest index: SQLite has no statistics to choose by."""
-    if wanted.correlation_id:
-        return "execution_correlation"
+    if _equals(node, "workflowId") is not None:
+        return ""
+    if _equals(node, "taskId") is not None:
+        return "NOT INDEXED"  # but by row id
+    if wanted.correlation_id or _equals(node, "correlationId") is not None:
+        return "INDEXED BY execution_correlation"
     if wanted.compensation_states and CompensationState.NONE not in wanted.compensation_states:
-        return "execution_compensation"
-    if len(wanted.statuses) == 1 and wanted.statuses[0] is not WorkflowStatus.COMPLETED:
-        return "execution_status"
-    if wanted.name:
-        return "execution_name"
-    if wanted.ended_from_ms is not None:
-        return "execution_end"
-    if len(wanted.statuses) == 1 or (wanted.statuses and WorkflowStatus.COMPLETED not in wanted.statuses):
-        return "execution_status"
-    return "execution_start"
+        return "INDEXED BY execution_compensation"
+    asked = _equals(node, "status")
+    one = wanted.statuses[0] if len(wanted.statuses) == 1 else asked
+    if one is not None and one != WorkflowStatus.COMPLETED:
+        return "INDEXED BY execution_status"
+    if wanted.name or _equals(node, "workflowType") is not None or _equals(node, "name") is not None:
+        return "INDEXED BY execution_name"
+    if one is not None or (wanted.statuses and WorkflowStatus.COMPLETED not in wanted.statuses):
+        return "INDEXED BY execution_status"
+    return "INDEXED BY execution_start"
+
+
+def _equals(node: Node | None, name: str) -> Any:
+    """What the field has to be (or to begin with) in any case, by the query; None if nothing is said of it."""
+    match node:
+        case All(parts):
+            return next((found for part in parts if (found := _equals(part, name)) is not None), None)
+        case Comparison(field, "=", value) if field.name == name:
+            return value
+        case Like(field, (prefix, "")) if field.name == name and prefix and field.name in ("workflowType", "name"):
+            return prefix
+    return None
 
 
 def _marks(values: tuple[Any, ...]) -> str:
     return ",".join("?" * len(values))
-
-
-def _digest(wanted: ExecutionFilter) -> bytes:
-    return blake2b(_token_encoder.encode(tuple(wanted)), digest_size=8).digest()
-
-
-def _make_token(last: Execution, wanted: ExecutionFilter) -> str:
-    token = _Token(_TOKEN_VERSION, _digest(wanted), last.created_ms, last.workflow_id)
-    return base64.urlsafe_b64encode(_token_encoder.encode(token)).decode().rstrip("=")
-
-
-def _parse_token(text: str, wanted: ExecutionFilter) -> _Token:
-    try:
-        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-        token = _token_decoder.decode(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (UnicodeError, binascii.Error, msgspec.MsgspecError) as error:
-        raise InvalidPageToken("the page token is damaged") from error
-    if token.version != _TOKEN_VERSION or token.filter_digest != _digest(wanted):
-        raise InvalidPageToken("the page token belongs to another search")
-    if not -(1 << 63) <= token.started_ms < 1 << 63:
-        raise InvalidPageToken("the page token is damaged")
-    return token

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import apsw
 
 from orchestrator.codec.rows import HASH_BYTES, HASH_MODULUS, encode_key, row_hash
-from orchestrator.engine.model import Execution, ExecutionKey, RowKey, Table
+from orchestrator.engine.model import Execution, ExecutionKey, Row, RowKey, Table, TaskAttempt
 from orchestrator.storage.errors import InconsistentChanges
 from orchestrator.storage.schema import (
     CHILD_TABLES,
@@ -43,6 +43,8 @@ _EXECUTION_UPDATE = (
     "updated_ms = excluded.updated_ms, compensation = excluded.compensation, purge_ms = excluded.purge_ms, "
     "hash = excluded.hash, body = excluded.body"
 )
+_CHILD_COLUMNS = "id, hash, body"
+_TASK_COLUMNS = "id, task_id, name, type, status, scheduled_ms, started_ms, ended_ms, updated_ms, hash, body"
 _RESIDENT_UPDATE = " ON CONFLICT (table_number, key) DO UPDATE SET hash = excluded.hash, body = excluded.body"
 
 
@@ -188,12 +190,13 @@ class Writer:
             else:
                 digest = row_hash(table, staged.key, staged.data)
                 added += digest
-                puts.append((id_, _digest(digest), staged.data))
+                puts.append((id_, *_searched(staged.row), _digest(digest), staged.data))
         for chunk in _chunks(touched):
             marks = ",".join("?" * len(chunk))
             added -= self._hash_sum(f"SELECT group_concat(hex(hash), '') FROM {name} WHERE id IN ({marks})", chunk)
         self._delete(name, deletes)
-        self._insert(f"REPLACE INTO {name} (id, hash, body)", 3, puts, "")
+        columns = _TASK_COLUMNS if table is Table.TASK else _CHILD_COLUMNS
+        self._insert(f"REPLACE INTO {name} ({columns})", columns.count(",") + 1, puts, "")
         return added
 
     def _write_residents(self, rows: list[StagedRow]) -> int:
@@ -257,6 +260,15 @@ def _status(row: Execution) -> int:
 def _ended_ms(row: Execution) -> int:
     """0 also for one that is being deleted: it need not be found by what looks for such as may go."""
     return 0 if row.deleted else row.ended_ms
+
+
+def _searched(row: Row | None) -> tuple[Any, ...]:
+    """What searches find a child by."""
+    if not isinstance(row, TaskAttempt):
+        return ()
+    return (
+        row.task_id, row.name, row.type, int(row.status), row.scheduled_ms, row.started_ms, row.ended_ms, row.updated_ms
+    )
 
 
 def _purge_ms(row: Execution) -> int:

@@ -19,6 +19,8 @@ from orchestrator_client import (
     CompensationReport,
     CompensationState,
     Execution,
+    FoundTask,
+    Hits,
     NotFound,
     TaskAttempt,
     TaskQueue,
@@ -125,6 +127,15 @@ class FakeClient:
     async def task_queues(self, *names: str) -> list[TaskQueue]:
         self._called("task_queues", *names)
         return [TaskQueue("pay", "eu", 3, 1, 61_500, True, 2, 5, 1_000, 4, 1, [TaskQueueWorker("p", 0, 0, 12)])]
+
+    async def count(self, *, query: str, free_text: str) -> Hits:
+        self._called("count", query, free_text)
+        return Hits(10_000, is_lower_bound=True)
+
+    async def search_tasks(self, **asked: Any) -> AsyncIterator[FoundTask]:
+        self._called("search_tasks", {key: value for key, value in asked.items() if value})
+        for one in FAILED.tasks:
+            yield FoundTask(one, "order-2", "order", "", WorkflowStatus.FAILED)
 
     async def search(self, **filters: Any) -> AsyncIterator[Execution]:
         self._called("search", {key: value for key, value in filters.items() if value})

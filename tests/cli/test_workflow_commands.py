@@ -197,3 +197,24 @@ def test_queues_are_shown_with_their_limits(fake: FakeClient) -> None:
     assert " ".join(row.split()) == "pay eu 3 61.5 s 1 2 at once, 4 of 5 in 1 s (held back) 1"
     [queue] = json.loads(run(fake, "task", "queues", "--json").stdout)
     assert queue["workers"] == [{"worker_id": "p", "slots": 0, "used": 0, "last_poll_age_ms": 12}]
+
+
+def test_workflows_are_searched(fake: FakeClient) -> None:
+    options = ("-q", "status = FAILED", "-f", "truck", "-s", "endTime:DESC", "--limit", "1")
+    result = run(fake, "workflow", "search", *options)
+    asked = {"query": "status = FAILED", "free_text": "truck", "sort": "endTime:DESC", "page_size": 2}
+    assert fake.calls[1:] == [("search", asked)]
+    assert len(result.stdout.splitlines()) == 2 and result.stdout.startswith("ID ")
+    assert result.stderr == "there are more; these are the first 1 (--limit 0 for all)\n"
+    counted = run(fake, "workflow", "search", "-q", "status = FAILED", "--count")
+    assert (fake.calls[-1], counted.stdout) == (("count", "status = FAILED", ""), "10000 or more\n")
+
+
+def test_tasks_are_searched(fake: FakeClient) -> None:
+    result = run(fake, "task", "search", "--query", "status = FAILED", "--full")
+    assert fake.calls[1:] == [("search_tasks", {"query": "status = FAILED", "full": True, "page_size": 51})]
+    heading, first, second = result.stdout.splitlines()
+    assert heading.split() == ["TASK", "WORKFLOW", "ID", "TRY", "STATUS", "WORKER", "SCHEDULED", "REASON"]
+    assert "charge" in first and "order-2" in second and "NO_TRUCKS" in second
+    [_, found] = json.loads(run(fake, "task", "search", "--json").stdout)
+    assert (found["workflow_id"], found["task"]["reference"]) == ("order-2", "ship")

@@ -371,3 +371,23 @@ async def test_queues_are_told(client: Client) -> None:
     [queue] = await client.task_queues("nobody-takes-it")
     assert (queue.name, queue.domain, queue.ready, queue.leased) == ("nobody-takes-it", "eu", 1, 0)
     assert (queue.concurrent_limit, queue.rate_limit, queue.held_back, queue.workers) == (3, 0, False, [])
+
+
+async def test_workflows_and_tasks_are_searched(client: Client) -> None:
+    workflow = Workflow("searched")
+    workflow.wait(signal="go")
+    for number in range(3):
+        await client.start(workflow, {"secret": f"Number {number}"}, id=f"searched-{number}")
+    await client.signal("searched-1", "go", {})
+    await client.wait("searched-1", PATIENCE_S)
+    found = client.search(query="workflowId = 'searched-*' AND status = RUNNING", sort="workflowId:ASC")
+    assert [(each.workflow_id, each.input) async for each in found] == [("searched-0", {}), ("searched-2", {})]
+    found = client.search(query="workflowType = searched", free_text="number 1", full=True)
+    assert [(each.workflow_id, each.input) async for each in found] == [("searched-1", {"secret": "Number 1"})]
+    hits = await client.count(query="workflowType STARTS_WITH search AND NOT status = COMPLETED")
+    assert (hits.count, hits.is_lower_bound) == (2, False)
+    tasks = [each async for each in client.search_tasks(query="workflowType = searched AND status = COMPLETED")]
+    assert [(each.workflow_id, each.task.type, each.workflow_status) for each in tasks] == [
+        ("searched-1", "WAIT", "COMPLETED")]
+    with pytest.raises(InvalidRequest, match="there is no field 'color'"):
+        _ = [each async for each in client.search(query="color = red")]

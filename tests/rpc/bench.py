@@ -24,7 +24,7 @@ from orchestrator.rpc.server import RpcServer
 from orchestrator.services.dispatcher import Dispatcher
 from orchestrator.services.liveness import Liveness
 from orchestrator.services.notifier import Notifier
-from orchestrator.storage.search import ExecutionFilter, Page
+from orchestrator.storage.search import Page
 from orchestrator_api.v1 import (
     cluster_pb2_grpc,
     definitions_pb2_grpc,
@@ -72,7 +72,7 @@ class Bench:
         self.changed_members: list[tuple[str, ...]] = []
         self.change_error: Exception | None = None
         self.peer_facts: dict[str, dict[str, Any]] = {}
-        self.pages: Callable[[ExecutionFilter, int, str], Page] = lambda wanted, size, token: Page([], "")
+        self.pages: Callable[[Any, int, str], Any] = lambda wanted, size, token: Page([], "")
         self.now = 1000.0
         self.notifier = Notifier()
         self.liveness = Liveness(self.submit_alone, lambda: self.driver.machine, lambda: self.now)
@@ -171,7 +171,7 @@ class Bench:
         ]
         return sorted(found, key=lambda item: item[:2])
 
-    async def search(self, wanted: ExecutionFilter, *, page_size: int, page_token: str) -> Page:
+    async def search(self, wanted: Any, *, page_size: int, page_token: str) -> Any:
         return self.pages(wanted, page_size, page_token)
 
     # What tests do.

@@ -630,12 +630,37 @@ class SearchWorkflowsRequest(google.protobuf.message.Message):
     COMPENSATION_STATES_FIELD_NUMBER: builtins.int
     PAGE_FIELD_NUMBER: builtins.int
     READ_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    FREE_TEXT_FIELD_NUMBER: builtins.int
+    SORT_FIELD_NUMBER: builtins.int
+    COUNT_TOTAL_FIELD_NUMBER: builtins.int
+    FULL_FIELD_NUMBER: builtins.int
+    SKIP_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     name: builtins.str
     """The name of the workflow definition."""
     correlation_id: builtins.str
     """Exactly this."""
+    query: builtins.str
+    """Conditions on fields, joined by AND, OR, NOT and parentheses: =, !=, <, <=, >, >=, IN (...), BETWEEN ... AND ...,
+    STARTS_WITH and IS NULL; * in a value after = stands for any characters. At most 4,000 characters. The fields are
+    workflowId, workflowType, version, correlationId, status, compensation, startTime, endTime, updateTime, priority,
+    createdBy, idempotencyKey, reasonForIncompletion, failedTask and parentWorkflowId, and of any of its tasks
+    taskId, taskType, taskDefName and taskStatus. Times are milliseconds since 1970 or ISO 8601.
+    """
+    free_text: builtins.str
+    """Some text in its ids, names or reason, or in its input, output or variables, whatever its case; "*" is any. At
+    most 200 characters. Payloads with masked fields are left out.
+    """
+    sort: builtins.str
+    """field:ASC or field:DESC; of the fields of a query."""
+    count_total: builtins.bool
+    """Whether to count all that match."""
+    full: builtins.bool
+    """With input, output and variables; pages have 100 at most then, and fewer where they are large."""
+    skip: builtins.int
+    """How many to leave out before the first page; at most 10,000."""
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___WorkflowStatus.ValueType]:
         """Any of these."""
@@ -682,9 +707,15 @@ class SearchWorkflowsRequest(google.protobuf.message.Message):
         compensation_states: collections.abc.Iterable[global___CompensationState.ValueType] | None = ...,
         page: orchestrator_api.v1.common_pb2.PageRequest | None = ...,
         read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+        query: builtins.str = ...,
+        free_text: builtins.str = ...,
+        sort: builtins.str = ...,
+        count_total: builtins.bool = ...,
+        full: builtins.bool = ...,
+        skip: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ended_before", b"ended_before", "ended_from", b"ended_from", "page", b"page", "read", b"read", "started_before", b"started_before", "started_from", b"started_from"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation_states", b"compensation_states", "correlation_id", b"correlation_id", "ended_before", b"ended_before", "ended_from", b"ended_from", "name", b"name", "namespace", b"namespace", "page", b"page", "read", b"read", "started_before", b"started_before", "started_from", b"started_from", "statuses", b"statuses"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation_states", b"compensation_states", "correlation_id", b"correlation_id", "count_total", b"count_total", "ended_before", b"ended_before", "ended_from", b"ended_from", "free_text", b"free_text", "full", b"full", "name", b"name", "namespace", b"namespace", "page", b"page", "query", b"query", "read", b"read", "skip", b"skip", "sort", b"sort", "started_before", b"started_before", "started_from", b"started_from", "statuses", b"statuses"]) -> None: ...
 
 global___SearchWorkflowsRequest = SearchWorkflowsRequest
 
@@ -696,21 +727,156 @@ class SearchWorkflowsResponse(google.protobuf.message.Message):
 
     WORKFLOWS_FIELD_NUMBER: builtins.int
     NEXT_TOKEN_FIELD_NUMBER: builtins.int
+    TOTAL_HITS_FIELD_NUMBER: builtins.int
+    TOTAL_IS_LOWER_BOUND_FIELD_NUMBER: builtins.int
     next_token: builtins.str
     """Empty on the last page. Opaque."""
+    total_hits: builtins.int
+    """How many match on all pages, if it was asked for."""
+    total_is_lower_bound: builtins.bool
+    """There may be more: counting ends at 10,000."""
     @property
     def workflows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Workflow]:
-        """Without tasks, input and output."""
+        """Without tasks, and without input, output and variables unless they are asked for."""
 
     def __init__(
         self,
         *,
         workflows: collections.abc.Iterable[global___Workflow] | None = ...,
         next_token: builtins.str = ...,
+        total_hits: builtins.int = ...,
+        total_is_lower_bound: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["next_token", b"next_token", "workflows", b"workflows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_token", b"next_token", "total_hits", b"total_hits", "total_is_lower_bound", b"total_is_lower_bound", "workflows", b"workflows"]) -> None: ...
 
 global___SearchWorkflowsResponse = SearchWorkflowsResponse
+
+@typing.final
+class SearchTasksRequest(google.protobuf.message.Message):
+    """See SearchTasks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    FREE_TEXT_FIELD_NUMBER: builtins.int
+    SORT_FIELD_NUMBER: builtins.int
+    PAGE_FIELD_NUMBER: builtins.int
+    READ_FIELD_NUMBER: builtins.int
+    COUNT_TOTAL_FIELD_NUMBER: builtins.int
+    FULL_FIELD_NUMBER: builtins.int
+    SKIP_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    query: builtins.str
+    """As in SearchWorkflows. The fields are taskId, taskType, taskDefName, referenceTaskName, status, scheduledTime,
+    startTime, endTime, updateTime, workerId, reasonForIncompletion, errorCode, retryCount and iteration, and of its
+    execution workflowId, workflowType, correlationId and workflowStatus.
+    """
+    free_text: builtins.str
+    """Some text in its ids, names or reason, or in its input or output; see SearchWorkflows."""
+    sort: builtins.str
+    """field:ASC or field:DESC; of the fields of a query."""
+    count_total: builtins.bool
+    """Whether to count all that match."""
+    full: builtins.bool
+    """With input, output and heartbeat details; pages have 100 at most then, and fewer where they are large."""
+    skip: builtins.int
+    """How many to leave out before the first page; at most 10,000."""
+    @property
+    def page(self) -> orchestrator_api.v1.common_pb2.PageRequest:
+        """Which page."""
+
+    @property
+    def read(self) -> orchestrator_api.v1.common_pb2.ReadOptions:
+        """How fresh the answer has to be."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        query: builtins.str = ...,
+        free_text: builtins.str = ...,
+        sort: builtins.str = ...,
+        page: orchestrator_api.v1.common_pb2.PageRequest | None = ...,
+        read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+        count_total: builtins.bool = ...,
+        full: builtins.bool = ...,
+        skip: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["page", b"page", "read", b"read"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["count_total", b"count_total", "free_text", b"free_text", "full", b"full", "namespace", b"namespace", "page", b"page", "query", b"query", "read", b"read", "skip", b"skip", "sort", b"sort"]) -> None: ...
+
+global___SearchTasksRequest = SearchTasksRequest
+
+@typing.final
+class SearchTasksResponse(google.protobuf.message.Message):
+    """See SearchTasks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: builtins.int
+    TOTAL_HITS_FIELD_NUMBER: builtins.int
+    TOTAL_IS_LOWER_BOUND_FIELD_NUMBER: builtins.int
+    next_token: builtins.str
+    """Empty on the last page. Opaque."""
+    total_hits: builtins.int
+    """How many match on all pages, if it was asked for."""
+    total_is_lower_bound: builtins.bool
+    """There may be more: counting ends at 10,000."""
+    @property
+    def tasks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FoundTask]:
+        """The attempts."""
+
+    def __init__(
+        self,
+        *,
+        tasks: collections.abc.Iterable[global___FoundTask] | None = ...,
+        next_token: builtins.str = ...,
+        total_hits: builtins.int = ...,
+        total_is_lower_bound: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_token", b"next_token", "tasks", b"tasks", "total_hits", b"total_hits", "total_is_lower_bound", b"total_is_lower_bound"]) -> None: ...
+
+global___SearchTasksResponse = SearchTasksResponse
+
+@typing.final
+class FoundTask(google.protobuf.message.Message):
+    """An attempt of a task, and whose it is."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    WORKFLOW_NAME_FIELD_NUMBER: builtins.int
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    WORKFLOW_STATUS_FIELD_NUMBER: builtins.int
+    workflow_id: builtins.str
+    """The execution's id."""
+    workflow_name: builtins.str
+    """The name of its definition."""
+    correlation_id: builtins.str
+    """As given at its start."""
+    workflow_status: global___WorkflowStatus.ValueType
+    """Its status."""
+    @property
+    def task(self) -> global___Task:
+        """The attempt, without payloads unless they are asked for."""
+
+    def __init__(
+        self,
+        *,
+        task: global___Task | None = ...,
+        workflow_id: builtins.str = ...,
+        workflow_name: builtins.str = ...,
+        correlation_id: builtins.str = ...,
+        workflow_status: global___WorkflowStatus.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["task", b"task"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "task", b"task", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name", "workflow_status", b"workflow_status"]) -> None: ...
+
+global___FoundTask = FoundTask
 
 @typing.final
 class WatchWorkflowRequest(google.protobuf.message.Message):

@@ -65,6 +65,11 @@ class WorkflowServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SearchWorkflowsRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SearchWorkflowsResponse.FromString,
                 _registered_method=True)
+        self.SearchTasks = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/SearchTasks',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SearchTasksRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SearchTasksResponse.FromString,
+                _registered_method=True)
         self.WatchWorkflow = channel.unary_stream(
                 '/orchestrator.v1.WorkflowService/WatchWorkflow',
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.WatchWorkflowRequest.SerializeToString,
@@ -177,7 +182,14 @@ class WorkflowServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SearchWorkflows(self, request, context):
-        """Executions that match all given filters, newest start first. Sees everything acknowledged.
+        """Executions that match all given filters, newest start first unless a sort is given. Sees everything acknowledged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchTasks(self, request, context):
+        """Attempts of tasks that match, newest scheduling first unless a sort is given. Sees everything acknowledged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -313,6 +325,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.SearchWorkflows,
                     request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SearchWorkflowsRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SearchWorkflowsResponse.SerializeToString,
+            ),
+            'SearchTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchTasks,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SearchTasksRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SearchTasksResponse.SerializeToString,
             ),
             'WatchWorkflow': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchWorkflow,
@@ -548,6 +565,33 @@ class WorkflowService(object):
             '/orchestrator.v1.WorkflowService/SearchWorkflows',
             orchestrator__api_dot_v1_dot_workflows__pb2.SearchWorkflowsRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workflows__pb2.SearchWorkflowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/SearchTasks',
+            orchestrator__api_dot_v1_dot_workflows__pb2.SearchTasksRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.SearchTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,7 +55,13 @@ class WorkflowServiceStub:
         orchestrator_api.v1.workflows_pb2.SearchWorkflowsRequest,
         orchestrator_api.v1.workflows_pb2.SearchWorkflowsResponse,
     ]
-    """Executions that match all given filters, newest start first. Sees everything acknowledged."""
+    """Executions that match all given filters, newest start first unless a sort is given. Sees everything acknowledged."""
+
+    SearchTasks: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.SearchTasksRequest,
+        orchestrator_api.v1.workflows_pb2.SearchTasksResponse,
+    ]
+    """Attempts of tasks that match, newest scheduling first unless a sort is given. Sees everything acknowledged."""
 
     WatchWorkflow: grpc.UnaryStreamMultiCallable[
         orchestrator_api.v1.workflows_pb2.WatchWorkflowRequest,
@@ -178,7 +184,13 @@ class WorkflowServiceAsyncStub:
         orchestrator_api.v1.workflows_pb2.SearchWorkflowsRequest,
         orchestrator_api.v1.workflows_pb2.SearchWorkflowsResponse,
     ]
-    """Executions that match all given filters, newest start first. Sees everything acknowledged."""
+    """Executions that match all given filters, newest start first unless a sort is given. Sees everything acknowledged."""
+
+    SearchTasks: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.SearchTasksRequest,
+        orchestrator_api.v1.workflows_pb2.SearchTasksResponse,
+    ]
+    """Attempts of tasks that match, newest scheduling first unless a sort is given. Sees everything acknowledged."""
 
     WatchWorkflow: grpc.aio.UnaryStreamMultiCallable[
         orchestrator_api.v1.workflows_pb2.WatchWorkflowRequest,
@@ -313,7 +325,15 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         request: orchestrator_api.v1.workflows_pb2.SearchWorkflowsRequest,
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workflows_pb2.SearchWorkflowsResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.SearchWorkflowsResponse]]:
-        """Executions that match all given filters, newest start first. Sees everything acknowledged."""
+        """Executions that match all given filters, newest start first unless a sort is given. Sees everything acknowledged."""
+
+    @abc.abstractmethod
+    def SearchTasks(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.SearchTasksRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.SearchTasksResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.SearchTasksResponse]]:
+        """Attempts of tasks that match, newest scheduling first unless a sort is given. Sees everything acknowledged."""
 
     @abc.abstractmethod
     def WatchWorkflow(
