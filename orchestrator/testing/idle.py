@@ -20,6 +20,8 @@ QUIET_SECONDS = 0.1
 WORTH_SECONDS = 0.1
 # ... and so long before it is said that nothing will ever happen again.
 SURE_SECONDS = 2.0
+# What is under way for so long, and nothing comes of it, is waited for no longer: all that is tried again comes sooner.
+PATIENCE_SECONDS = 120.0
 WAIT_METHODS = ("/orchestrator.v1.WorkflowService/WaitWorkflow", "/orchestrator.v1.WorkflowService/WatchWorkflow")
 
 
@@ -42,7 +44,7 @@ class Idle:
         self._skipped = skipped
         self._own_processes = own_processes
         self._seen: object = None
-        self._quiet_since = 0.0
+        self._seen_at = self._quiet_since = 0.0
 
     @property
     def leader(self) -> TestNode | None:
@@ -57,8 +59,10 @@ class Idle:
     def has_nothing_left(self) -> bool:
         """Passes over the time to the next timer if nothing is under way; True if there is no timer either."""
         now, seen = self._loop.now, self._happened()
-        if seen != self._seen or not self._is_quiet():
-            self._seen, self._quiet_since = seen, now
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, now
+        if now - self._seen_at < PATIENCE_SECONDS and (now == self._seen_at or not self._is_quiet()):
+            self._quiet_since = now
             return False
         if now - self._quiet_since < QUIET_SECONDS:
             return False
@@ -66,6 +70,7 @@ class Idle:
         if due is None:
             return now - self._quiet_since > SURE_SECONDS
         if due > WORTH_SECONDS:
+            self._seen_at = now
             self._skip(due)
         return False
 
