@@ -29,6 +29,7 @@ from orchestrator.replication.log import ReplicatedLog, Role
 from orchestrator.replication.ports import SnapshotCopy
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.replication.settings import RaftSettings
+from orchestrator.replication.skew import SkewWatch
 from orchestrator.replication.tls import peer_contexts
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
@@ -56,7 +57,6 @@ PEER_SILENCE_MS_MIN = 3_000
 THREAD_SWITCH_SECONDS = 0.0001
 GARBAGE_THRESHOLD = 50_000
 STOP_GRACE_SECONDS = 1.0
-HANDOVER_PAUSE_SECONDS = 5.0
 # A node that is further behind than this is not ready to serve.
 CAUGHT_UP_ENTRIES = 1_000
 
@@ -406,15 +406,6 @@ class Node:
         self._leadership.begin(term)
         self._say()
 
-    async def _hand_over_if_clock_is_off(self) -> None:
-        if not self._leadership.leading:
-            return
-        skew_ms = self._log_clock.skew_ms()
-        if abs(skew_ms) > self.config.max_clock_skew_ms:
-            logger.warning("this node's clock is off the members' median: hands over", extra={"skew_ms": skew_ms})
-            if not await self._log.transfer_leadership():
-                await asyncio.sleep(HANDOVER_PAUSE_SECONDS)
-
     # -- loops -----------------------------------------------------------------------------------------------------
 
     async def _flush(self) -> None:
@@ -439,13 +430,14 @@ class Node:
 
     async def _keep_time(self) -> None:
         """Follows the leader's log time while nothing is logged; hands over when this node's clock is off."""
+        skew = SkewWatch(self._log_clock, self._clock, self._log.transfer_leadership, self.config.max_clock_skew_ms)
         while True:
             await asyncio.sleep(GOSSIP_SECONDS)
             leader = self._log.leader
             told = self._log.peer_gossip().get(leader or "", {}).get("log_time_ms")
             if leader != self.config.node and isinstance(told, int) and told:
                 self._log_clock.observe(told, live=True)
-            await self._hand_over_if_clock_is_off()
+            await skew.look(leading=self._leadership.leading)
 
     def _say(self) -> None:
         self._log.set_gossip(

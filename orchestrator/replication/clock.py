@@ -52,6 +52,11 @@ class LogClock:
         """How far this node's wall clock is from the median."""
         return self._clock.wall_ms() - self.median_wall_ms()
 
+    def peers_within_ms(self, limit_ms: float) -> set[str]:
+        """Peers whose wall clocks are no further from the median."""
+        skew_ms = self.skew_ms()
+        return {name for name, offset_ms in self._peer_offsets().items() if abs(skew_ms + offset_ms) <= limit_ms}
+
     def peek_ms(self) -> int:
         """What `next_ms` would give now; never less than any answer before."""
         # Slewed step by step: a wall clock that jumps now has no say in the time that has passed until now.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 
 from orchestrator.replication.core import SyncObj
 from orchestrator.replication.frames import TimeoutNow
@@ -13,9 +13,17 @@ from orchestrator.replication.state import Role
 LOOK_EVERY_S = 0.005
 
 
-async def hand_over(raft: SyncObj, wait: Callable[[float], Awaitable[None]]) -> bool:
-    """Lets the most caught-up follower catch up whole, then tells it to campaign; nothing may be appended meanwhile."""
-    there = raft.replicator.reachable(raft.clock.monotonic())
+async def hand_over(
+    raft: SyncObj, wait: Callable[[float], Awaitable[None]], among: Container[str] | None = None
+) -> bool:
+    """Lets the most caught-up follower catch up whole, then tells it to campaign; nothing may be appended meanwhile.
+
+    With `among` it is the most caught-up one of those, if that lags little: there is no hurry then.
+    """
+    replicator = raft.replicator
+    there = replicator.reachable(raft.clock.monotonic())
+    if among is not None:
+        there = {name for name in there if name in among and replicator.caught_up(name, 0)}
     candidates = [(raft.match_index(name), name) for name in raft.other_voters if name in there]
     if not candidates:
         return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from orchestrator.replication import configuration as configurations
@@ -375,8 +375,8 @@ class ReplicatedLog:
 
     # -- leadership ------------------------------------------------------------------------------------------------
 
-    async def transfer_leadership(self) -> bool:
-        """Hands over to the most caught-up follower; True when this node no longer leads.
+    async def transfer_leadership(self, among: Container[str] | None = None) -> bool:
+        """Hands over to the most caught-up follower, or that of a few; True when this node no longer leads.
 
         `append` raises NotLeader meanwhile. False when nobody took over within two election timeouts: it still leads.
         """
@@ -385,7 +385,7 @@ class ReplicatedLog:
             return False
         self._transferring = True
         try:
-            return await hand_over(raft, self._handing_out.wait)
+            return await hand_over(raft, self._handing_out.wait, among)
         finally:
             self._transferring = False
 
@@ -431,9 +431,9 @@ class ReplicatedLog:
         return self._gossiper.peers()
 
     def peer_clock_offsets(self) -> dict[str, int]:
-        """Peer name -> its wall clock minus ours, ms; of connected peers, for those of others may be long corrected."""
-        offsets = self._gossiper.clock_offsets()
-        return {name: offset for name, offset in offsets.items() if self._core.connected(name)}
+        """Other member -> its wall clock minus ours, ms; if connected, for those of others may be long corrected."""
+        raft, offsets = self._core, self._gossiper.clock_offsets()
+        return {name: offsets[name] for name in raft.other_voters if name in offsets and raft.connected(name)}
 
     # -- what it knows -----------------------------------------------------------------------------------------------
 

@@ -330,3 +330,18 @@ async def test_a_learner_neither_votes_in_a_commit_nor_campaigns(tmp_path: Path)
         assert (node.log.role, node.log.term) == (Role.LEARNER, term)
         await leader.start()
         await votes(cluster, "n2")
+
+
+async def test_the_clock_of_a_learner_counts_when_it_votes(tmp_path: Path) -> None:
+    """The median is the members', as a learner can't take the lead."""
+    async with Cluster(tmp_path, 1) as cluster:
+        leader = await cluster.leader()
+        node = await come(cluster, "n2")
+        replicator = leader.log._core.replicator
+        caught_up, replicator.caught_up = replicator.caught_up, lambda name, index: False  # type: ignore[method-assign]
+        await leader.log.add_member("n2", node.identity().incarnation, cluster.members["n2"])
+        await wait_until("its clock to be heard", lambda: "n2" in leader.log._gossiper.clock_offsets())
+        assert leader.log.peer_clock_offsets() == {}
+        replicator.caught_up = caught_up  # type: ignore[method-assign]
+        await votes(cluster, "n2")
+        await wait_until("its clock to count", lambda: "n2" in leader.log.peer_clock_offsets())
