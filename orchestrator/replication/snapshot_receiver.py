@@ -4,7 +4,7 @@ A crash at any point leaves either the old database with the old journal, or the
 is reset at the next start. A snapshot that is not beyond what is committed here is never installed.
 
 What arrived is kept under the snapshot's identity, also over a restart of this node: the transfer goes on where it was.
-What a power loss made of it is not trusted: the checksum of the whole decides, and then it begins anew.
+What the disk made of it is not trusted: at the end all of it is read back, and the checksum of the whole decides.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SYNC_EVERY_BYTES = 16 << 20
 class Incoming:
     begin: SnapshotBegin
     path: Path
-    # Whether what an earlier process left was read: from then on chunks are taken.
+    # Whether it is known what an earlier process left: from then on chunks are taken.
     opened: bool = False
     resumed: bool = False
     # Bytes taken in order, written, and synced.
@@ -42,7 +42,6 @@ class Incoming:
     written: int = 0
     synced: int = 0
     file: WritableFile | None = None
-    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     chunks: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
 
 
@@ -160,7 +159,7 @@ class SnapshotReceiver:
     async def _run(self, incoming: Incoming) -> None:
         try:
             await self._collect(incoming)
-            if await call(self._writer, lambda: self._close(incoming)):
+            if await self._is_as_announced(incoming):
                 await self._install(incoming)
             elif incoming.resumed:
                 logger.warning("node %s: what was left of a snapshot is damaged; it begins anew", self._raft.name)
@@ -179,14 +178,20 @@ class SnapshotReceiver:
 
     async def _collect(self, incoming: Incoming) -> None:
         await call(self._writer, lambda: self._open(incoming))
-        while incoming.resumed and await call(self._writer, lambda: self._reread(incoming)):
-            pass
         incoming.expected, incoming.opened = incoming.written, True
         self._answer(incoming.begin, incoming.written)
         while incoming.written < incoming.begin.size:
             data = await incoming.chunks.get()
             await call(self._writer, lambda data=data: self._write(incoming, data))  # type: ignore[misc]  # default binds the loop variable
             self._answer(incoming.begin, incoming.written)
+        await call(self._writer, lambda: self._close(incoming))
+
+    async def _is_as_announced(self, incoming: Incoming) -> bool:
+        """Reads it piece by piece, since the journal's writes wait meanwhile."""
+        digest, read_bytes = hashlib.sha256(), 0
+        while read := await call(self._writer, lambda: self._read(incoming, read_bytes, digest)):  # noqa: B023 - run now
+            read_bytes += read
+        return digest.hexdigest() == incoming.begin.checksum
 
     async def _install(self, incoming: Incoming) -> None:
         begin = incoming.begin
@@ -234,31 +239,29 @@ class SnapshotReceiver:
         if self._files.exists(incoming.path) and self._files.size(incoming.path) > incoming.begin.size:
             self._files.remove(incoming.path)
         incoming.file = self._files.open_append(incoming.path)
-        incoming.resumed = self._files.size(incoming.path) > 0
-
-    def _reread(self, incoming: Incoming) -> bool:
-        """Takes up the next piece of what is there already; False at its end."""
-        data = self._files.read_at(incoming.path, incoming.written, REREAD_BYTES)
-        incoming.digest.update(data)
-        incoming.written += len(data)
-        return bool(data)
+        incoming.written = self._files.size(incoming.path)
+        incoming.resumed = incoming.written > 0
 
     def _write(self, incoming: Incoming, data: bytes) -> None:
         assert incoming.file is not None
         incoming.file.write(data)
-        incoming.digest.update(data)
         incoming.written += len(data)
         if incoming.written - incoming.synced >= SYNC_EVERY_BYTES:
             incoming.file.fdatasync()
             incoming.synced = incoming.written
 
-    def _close(self, incoming: Incoming) -> bool:
-        """Durable, and whether it is what was announced."""
+    def _close(self, incoming: Incoming) -> None:
+        """Durable."""
         assert incoming.file is not None
         incoming.file.fdatasync()
         incoming.file.close()
         self._files.sync_directory(self._directory)
-        return incoming.digest.hexdigest() == incoming.begin.checksum
+
+    def _read(self, incoming: Incoming, offset: int, digest: hashlib._Hash) -> int:
+        """How many bytes there were from `offset` on, at most a piece."""
+        data = self._files.read_at(incoming.path, offset, REREAD_BYTES)
+        digest.update(data)
+        return len(data)
 
     def _remove(self, path: Path) -> None:
         if self._files.exists(path):

@@ -150,7 +150,7 @@ def verify(path: Path, identity: Identity, *, vfs: str | None = None) -> Applied
         connection = schema.connect(str(path), vfs)
         try:
             schema.check(connection, identity)
-            schema.quick_check(connection)
+            schema.full_check(connection)
             applied = schema.read_applied(connection)
             found = content_hash(connection)
         finally:

@@ -174,8 +174,17 @@ def check(connection: apsw.Connection, identity: Identity) -> None:
 
 def quick_check(connection: apsw.Connection) -> None:
     """Reads every page and raises if their structure is damaged."""
+    _look_for_damage(connection, "quick_check")
+
+
+def full_check(connection: apsw.Connection) -> None:
+    """As `quick_check`, and that the indexes have every row, and no other."""
+    _look_for_damage(connection, "integrity_check")
+
+
+def _look_for_damage(connection: apsw.Connection, pragma: str) -> None:
     with corruption_named():
-        problems = [text for (text,) in connection.execute("PRAGMA quick_check(5)")]
+        problems = [text for (text,) in connection.execute(f"PRAGMA {pragma}(5)")]
     if problems != ["ok"]:
         raise DatabaseCorrupt("the database is damaged: " + "; ".join(map(str, problems)))
 

@@ -16,6 +16,8 @@ from orchestrator.storage.copies import Copies, DatabaseCopy
 from orchestrator.storage.errors import SnapshotCorrupt, WrongCluster
 from tests.storage.samples import CLUSTER, Journal, Model, Store, everything, put_execution, put_timer, scan
 
+PAGE_BYTES = 4096
+
 
 class Node:
     def __init__(self, directory: Path, cluster_id: str = CLUSTER) -> None:
@@ -183,6 +185,21 @@ async def test_a_damaged_copy_is_refused(leader: Node, follower: Node, damage: s
     else:
         for at in range(5000, len(content), 4096):
             content[at] ^= 1
+    copy.path.write_bytes(content)
+    await refused(follower, copy, SnapshotCorrupt)
+
+
+async def test_a_copy_whose_index_misses_a_row_is_refused(leader: Node, follower: Node) -> None:
+    """Its rows are whole; but the first search, or the next change of that row, would come upon it."""
+    leader.store.stage([put_execution("one")], 100)
+    await leader.store.flusher.drain()
+    copy = await leader.copies.copy()
+    connection = apsw.Connection(str(copy.path))
+    page = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'execution_name'").get
+    connection.close()
+    content = bytearray(copy.path.read_bytes())
+    begins = (page - 1) * PAGE_BYTES
+    content[content.index(b"default", begins, begins + PAGE_BYTES)] ^= 1
     copy.path.write_bytes(content)
     await refused(follower, copy, SnapshotCorrupt)
 
