@@ -416,7 +416,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "database_unsynced": Mutant("the database is not synced", schema, "connect", _database_without_sync),
     "accept_late": Mutant(
-        "a completion is accepted under any token", results, "_holds", _accepts_late_completions
+        "a completion is accepted under any token", results, "holds", _accepts_late_completions
     ),
     "forget_requests": Mutant("repeated requests are executed again", dedup, "recall", _forgets_requests),
     "forget_request_ids": Mutant(

@@ -39,6 +39,13 @@ def test_a_planted_mistake_is_found(name: str) -> None:
         assert any(run_seed(seed, TROUBLE).violations for seed in range(SEEDS)), mutants.MUTANTS[name].about
 
 
+@pytest.mark.parametrize("name", mutants.MUTANTS)
+def test_a_mistake_can_be_planted(name: str) -> None:
+    """What it replaces is there, under the name that it had."""
+    with mutants.planted(name):
+        pass
+
+
 def test_a_mistake_is_gone_afterwards() -> None:
     before = run_seed(3, Trouble(2.0))
     with mutants.planted("skip_fsync"):
