@@ -400,3 +400,56 @@ def test_a_policy_is_changed_in_parts(driver: Driver) -> None:
 @pytest.mark.parametrize("values", [(-2, 0, 0), (0, 2**54, 0)])
 def test_a_policy_out_of_range_is_refused(driver: Driver, values: Any) -> None:
     assert driver.do(SetRetention(*values)).reason == "RETENTION_INVALID"
+
+
+# --- with what belongs to it
+
+
+def parent_of_a_completed_child(driver: Driver) -> str:
+    driver.register(workflow("child", simple("a", "undo")))
+    part = {"name": "part", "taskReferenceName": "part", "type": "SUB_WORKFLOW"}
+    driver.register(workflow("whole", {**part, "subWorkflowParam": {"name": "child"}}, simple("b")))
+    driver.start("whole")
+    child = driver.latest("part").child
+    driver.give("a", workflow_id=child)
+    driver.wait(10)
+    return child
+
+
+def test_a_part_is_kept_as_long_as_the_whole(driver: Driver) -> None:
+    """Retention keeps children as long as their root: neither a delete nor a purge takes one away."""
+    child = parent_of_a_completed_child(driver)
+    refused = driver.do(DeleteWorkflow("default", child, DeleteEffects.KEEP))
+    assert (refused.code, refused.reason) == (Code.FAILED_PRECONDITION, "WORKFLOW_IS_A_PART")
+    assert dict(refused.metadata) == {"root": "w"}
+    driver.ok(SetRetention(1, 1, 1))
+    purge(driver, child, rule=PurgeRule.BYTES, observed=9)
+    assert exists(driver, child)
+    driver.give("b")
+    driver.wait(10)
+    purge(driver, child, "w")
+    assert driver.state.hot_count == 0
+    assert not driver.state.resident[Table.BUNDLE]
+
+
+def test_a_part_that_was_not_undone_is_undone_first(driver: Driver) -> None:
+    child = parent_of_a_completed_child(driver)
+    driver.ok(STOP)
+    driver.wait(1)
+    assert dict(driver.do(DeleteWorkflow(*ONE, DeleteEffects.UNSET)).metadata) == {"steps": "part"}
+    driver.ok(DeleteWorkflow(*ONE, DeleteEffects.COMPENSATE_FIRST))
+    assert driver.header(child).status is WorkflowStatus.COMPENSATING
+    driver.give(driver.undoing("a", child), workflow_id=child)
+    assert driver.state.hot_count == 0
+    assert not driver.state.messages
+
+
+def test_a_whole_of_many_parts_goes_step_by_step(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ROWS_REMOVED_PER_STEP", 2)
+    parent_of_a_completed_child(driver)
+    driver.give("b")
+    driver.wait(1)
+    driver.ok(KEEP)
+    assert driver.state.hot_count == 0
+    assert not driver.state.messages
+    assert {mark[0] for mark in driver.rows()}.isdisjoint(EXECUTION_TABLES)

@@ -24,6 +24,10 @@ from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 def delete_workflow(step: Step, command: DeleteWorkflow) -> AnyResult:
     """Refused while the execution has not ended, and if it would drop what was not undone unless that is decided."""
     step.require(command.namespace, command.workflow_id)
+    if step.x.parent:
+        # It may be asked to undo itself, or to begin anew, for as long as that exists.
+        message = f"the workflow is a part of {step.x.root!r}, and is deleted with it"
+        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_IS_A_PART", message, root=step.x.root)
     first = command.effects is DeleteEffects.COMPENSATE_FIRST
     if first and step.phase is WorkflowStatus.COMPENSATING and step.x.ending is None:
         step.change(delete_when_ended=True)
