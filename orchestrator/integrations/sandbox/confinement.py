@@ -20,6 +20,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 # Beside what an evaluation may use: the request's and the answer's text, and what Python makes of them.
 _HEADROOM_BYTES = 64 * MIB
+_NICENESS = 10
 # How much later than an engine's own limit the kernel ends the process: engines notice late in long built-in calls.
 ALARM_AFTER_MS = 250
 
@@ -33,6 +34,17 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we could ask
         os._exit(0)
+
+
+def give_way() -> None:
+    """Whatever is evaluated, a node's heartbeats come first."""
+    os.nice(_NICENESS)
+    try:
+        # Where the processes of a session are scheduled as a group, only the group's own value counts among others.
+        with open("/proc/self/autogroup", "w", encoding="ascii") as group:  # noqa: PTH123 - one more module to load
+            group.write(str(_NICENESS))
+    except OSError:
+        pass  # there are no such groups here
 
 
 def confine(memory_bytes: int) -> bool:

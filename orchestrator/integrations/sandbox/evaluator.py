@@ -95,6 +95,7 @@ def _start(setup: Setup) -> tuple[Evaluator, Ready]:
     versions = evaluator.versions()
     gc.collect()
     gc.freeze()  # what is loaded stays: no collection has to look at it again
+    confinement.give_way()
     seccomp = confinement.confine(setup.limits.memory_bytes)
     for request in (Script("$.a", b'{"a":1}'), Query(".a", b'{"a":1}'), Validation("{}", b'{"a":1}')):
         answer = evaluator.answer(Ask(request, setup.limits.time_ms))
