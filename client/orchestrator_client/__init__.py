@@ -32,6 +32,7 @@ from orchestrator_client.errors import (
     WorkflowTimedOut,
     WrongState,
 )
+from orchestrator_client.events import EventRun, EventRunState, PendingEvent, PublishedEvent
 from orchestrator_client.execution import (
     ClusterStatus,
     CompensatedStep,
@@ -50,6 +51,7 @@ from orchestrator_client.options import Retry, TaskOptions
 from orchestrator_client.output import Output
 from orchestrator_client.refs import Ref
 from orchestrator_client.runs import Run
+from orchestrator_client.schedules import FireTime, Schedule, ScheduleRun, ScheduleRunState, StartedRun
 from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.sync import SyncClient, SyncRun, SyncWorker
 from orchestrator_client.tasks import Compensator, Task, task
@@ -71,9 +73,12 @@ __all__ = [
     "CompensationState",
     "Compensator",
     "DeadlineExceeded",
+    "EventRun",
+    "EventRunState",
     "Execution",
     "FoundTask",
     "Hits",
+    "FireTime",
     "InternalError",
     "InvalidRequest",
     "Leader",
@@ -85,6 +90,8 @@ __all__ = [
     "OutcomeUnknown",
     "Output",
     "Overloaded",
+    "PendingEvent",
+    "PublishedEvent",
     "Ref",
     "ReplyError",
     "RequestError",
@@ -92,6 +99,10 @@ __all__ = [
     "RetentionPolicy",
     "Retry",
     "Run",
+    "Schedule",
+    "ScheduleRun",
+    "ScheduleRunState",
+    "StartedRun",
     "SyncClient",
     "SyncRun",
     "SyncWorker",

@@ -20,6 +20,7 @@ from orchestrator_client import searching
 from orchestrator_client.codec import decode, dumps, encode
 from orchestrator_client.connection import ChannelFactory, Connection, channel_factory
 from orchestrator_client.errors import AlreadyExists, DeadlineExceeded, InvalidRequest, NoLeader, Overloaded
+from orchestrator_client.events import Events
 from orchestrator_client.execution import (
     ClusterStatus,
     CompensationState,
@@ -31,6 +32,7 @@ from orchestrator_client.execution import (
     read_task_queue,
 )
 from orchestrator_client.runs import Run, object_payload
+from orchestrator_client.schedules import Schedules
 from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.upkeep import Upkeep
 from orchestrator_client.workflow import Workflow
@@ -68,6 +70,8 @@ class Client(Upkeep):
             deadline_s=deadline_s,
             rng=rng or random.Random(),
         )
+        self.schedules = Schedules(self.connection)
+        self.events = Events(self.connection)
         # The digest of each workflow that this client knows to be registered.
         self._registered: dict[tuple[str, int], str] = {}
         self._registering = asyncio.Lock()

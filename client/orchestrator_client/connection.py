@@ -19,6 +19,8 @@ from orchestrator_api.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
     definitions_pb2_grpc,
+    events_pb2_grpc,
+    schedules_pb2_grpc,
     services_pb2_grpc,
     workers_pb2_grpc,
     workflows_pb2,
@@ -33,6 +35,8 @@ from orchestrator_client.status import Failure, Kind, final_error, read_failure
 if TYPE_CHECKING:
     from orchestrator_api.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
     from orchestrator_api.v1.definitions_pb2_grpc import DefinitionServiceAsyncStub
+    from orchestrator_api.v1.events_pb2_grpc import EventServiceAsyncStub
+    from orchestrator_api.v1.schedules_pb2_grpc import ScheduleServiceAsyncStub
     from orchestrator_api.v1.services_pb2_grpc import ServiceRegistryServiceAsyncStub
     from orchestrator_api.v1.workers_pb2_grpc import WorkerServiceAsyncStub
     from orchestrator_api.v1.workflows_pb2_grpc import WorkflowServiceAsyncStub
@@ -83,6 +87,8 @@ class Node:
         self.services = cast(
             "ServiceRegistryServiceAsyncStub", services_pb2_grpc.ServiceRegistryServiceStub(channel)
         )
+        self.schedules = cast("ScheduleServiceAsyncStub", schedules_pb2_grpc.ScheduleServiceStub(channel))
+        self.events = cast("EventServiceAsyncStub", events_pb2_grpc.EventServiceStub(channel))
         self.cluster = cast("ClusterServiceAsyncStub", cluster_pb2_grpc.ClusterServiceStub(channel))
 
 

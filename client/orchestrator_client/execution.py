@@ -232,9 +232,9 @@ def read_execution(message: workflows_pb2.Workflow) -> Execution:
         correlation_id=message.correlation_id,
         priority=message.priority,
         created_by=message.created_by,
-        start_time=_time(message.start_time),
-        update_time=_time(message.update_time),
-        end_time=_time(message.end_time),
+        start_time=read_time(message.start_time),
+        update_time=read_time(message.update_time),
+        end_time=read_time(message.end_time),
         run=message.run,
         compensation=_read_compensation(message.compensation),
         tasks=[read_task(task) for task in message.tasks],
@@ -244,7 +244,7 @@ def read_execution(message: workflows_pb2.Workflow) -> Execution:
 
 
 def read_workflow_status(number: int) -> WorkflowStatus:
-    return _named(WorkflowStatus, workflows_pb2.WorkflowStatus, number, "WORKFLOW_STATUS_")
+    return named(WorkflowStatus, workflows_pb2.WorkflowStatus, number, "WORKFLOW_STATUS_")
 
 
 def read_payload(payload: Payload) -> Json:
@@ -285,7 +285,7 @@ def _read_node(message: cluster_pb2.NodeStatus) -> NodeStatus:
 def _read_compensation(message: workflows_pb2.Compensation) -> CompensationReport:
     state = CompensationState.NONE
     if message.state:
-        state = _named(CompensationState, workflows_pb2.CompensationState, message.state, "COMPENSATION_STATE_")
+        state = named(CompensationState, workflows_pb2.CompensationState, message.state, "COMPENSATION_STATE_")
     return CompensationReport(state, [_read_step(step) for step in message.done], [_read_step(s) for s in message.left])
 
 
@@ -299,7 +299,7 @@ def read_task(message: workflows_pb2.Task) -> TaskAttempt:
         reference=message.reference,
         name=message.name,
         type=message.type,
-        status=_named(TaskStatus, workflows_pb2.TaskStatus, message.status, "TASK_STATUS_"),
+        status=named(TaskStatus, workflows_pb2.TaskStatus, message.status, "TASK_STATUS_"),
         sequence=message.sequence,
         attempt=message.retry_count + 1,
         iteration=message.iteration,
@@ -309,23 +309,23 @@ def read_task(message: workflows_pb2.Task) -> TaskAttempt:
         worker_id=message.worker_id,
         idempotency_key=message.idempotency_key,
         fencing_token=message.fencing_token,
-        scheduled_time=_time(message.scheduled_time),
-        start_time=_time(message.start_time),
-        end_time=_time(message.end_time),
+        scheduled_time=read_time(message.scheduled_time),
+        start_time=read_time(message.start_time),
+        end_time=read_time(message.end_time),
         compensates=message.compensates,
         heartbeat_details=read_payload(message.heartbeat_details) if message.HasField("heartbeat_details") else None,
         error_code=message.error_code,
     )
 
 
-def _named(kind: type[Enumeration], wire: Any, number: int, prefix: str) -> Enumeration:
+def named(kind: type[Enumeration], wire: Any, number: int, prefix: str) -> Enumeration:
     try:
         return kind(wire.Name(number).removeprefix(prefix))
     except ValueError:
         return kind("UNKNOWN")
 
 
-def _time(stamp: Timestamp) -> datetime | None:
+def read_time(stamp: Timestamp) -> datetime | None:
     if not stamp.seconds and not stamp.nanos:
         return None
     return datetime.fromtimestamp(stamp.seconds, UTC).replace(microsecond=stamp.nanos // 1000)

@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from orchestrator_client.client import Client
+from orchestrator_client.events import Events
 from orchestrator_client.runs import Run
+from orchestrator_client.schedules import Schedules
 from orchestrator_client.tasks import Task
 from orchestrator_client.worker import Worker
 
@@ -134,6 +136,35 @@ class SyncRun(_Blocking[Run]):
         return self.inner.existing
 
 
+class SyncSchedules(_Blocking[Schedules]):
+    """`Schedules` whose methods block."""
+
+    put = _blocking(Schedules.put)
+    get = _blocking(Schedules.get)
+    list = _iterating(Schedules.list)
+    delete = _blocking(Schedules.delete)
+    pause = _blocking(Schedules.pause)
+    resume = _blocking(Schedules.resume)
+    pause_all = _blocking(Schedules.pause_all)
+    resume_all = _blocking(Schedules.resume_all)
+    all_paused = _blocking(Schedules.all_paused)
+    run = _blocking(Schedules.run)
+    runs = _blocking(Schedules.runs)
+    fire_times = _blocking(Schedules.fire_times)
+
+
+class SyncEvents(_Blocking[Events]):
+    """`Events` whose methods block."""
+
+    publish = _blocking(Events.publish)
+    put_handler = _blocking(Events.put_handler)
+    handler = _blocking(Events.handler)
+    handlers = _iterating(Events.handlers)
+    delete_handler = _blocking(Events.delete_handler)
+    runs = _iterating(Events.runs)
+    pending = _iterating(Events.pending)
+
+
 class SyncClient(_Blocking[Client]):
     """A `Client` whose methods block; takes the same arguments. Threads may share it."""
 
@@ -184,6 +215,8 @@ class SyncClient(_Blocking[Client]):
         except BaseException:
             thread.stop()
             raise
+        self.schedules = SyncSchedules(self.inner.schedules, thread)
+        self.events = SyncEvents(self.inner.events, thread)
 
     def run(self, workflow_id: str, *, output: type | None = None) -> SyncRun:
         """A handle of an execution that was started elsewhere; `output` is the type of its result."""

@@ -12,7 +12,9 @@ from orchestrator import __version__
 from orchestrator.cli import exits, upkeep_commands
 from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
+from orchestrator.cli.event_commands import event
 from orchestrator.cli.node_commands import init, serve
+from orchestrator.cli.schedule_commands import schedule
 from orchestrator.cli.search_commands import workflow
 from orchestrator.cli.service_commands import service
 from orchestrator.cli.session import Session, common_options, current_session
@@ -67,7 +69,7 @@ def version() -> None:
     current_session().output.show(values, f"orchestrator {values['version']} (Python {values['python']})")
 
 
-for command in (init, serve, dev, cluster, workflow, task, service):
+for command in (init, serve, dev, cluster, workflow, task, service, schedule, event):
     cli.add_command(command)
 for group, commands in (
     (workflow, upkeep_commands.WORKFLOW_COMMANDS),

@@ -26,6 +26,7 @@ _STYLES = {
     "STUCK": "bold red", "INCOMPLETE": "red", "IN_PROGRESS": "cyan", "SCHEDULED": "blue", "CANCELED": "yellow",
     "LEADER": "bold green", "FOLLOWER": "green", "CANDIDATE": "yellow", "UNREACHABLE": "bold red",
     "AWAITING_ADMISSION": "yellow", "LEARNER": "cyan",
+    "ACTIVE": "green", "STARTED": "green", "PENDING": "cyan", "BUFFERED": "blue", "SKIPPED": "yellow",
 }
 
 

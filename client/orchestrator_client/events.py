@@ -1,0 +1,171 @@
+"""Events: published here or by tasks, and what handlers do with them. `Client.events` is the way to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from orchestrator_api.v1 import events_pb2 as pb
+from orchestrator_api.v1.common_pb2 import PageRequest
+from orchestrator_client.codec import dumps
+from orchestrator_client.connection import Connection
+from orchestrator_client.execution import named, read_time
+from orchestrator_client.runs import object_payload
+
+
+class EventRunState(StrEnum):
+    COMPLETED = "COMPLETED"
+    # It could not be done; the reason says why.
+    FAILED = "FAILED"
+    # The handler's condition was false, or the handler has gone.
+    SKIPPED = "SKIPPED"
+    # A state of a newer server.
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True)
+class PublishedEvent:
+    """`number` is 0 if nobody handles the event; `repeated` if its message id had come before."""
+
+    number: int
+    handlers: int
+    repeated: bool
+
+
+@dataclass(frozen=True)
+class EventRun:
+    """What an action of a handler came to; or a handler none of whose actions were tried."""
+
+    event: str
+    event_number: int
+    message_id: str
+    handler: str
+    # The kind of action, such as start_workflow; empty if none was tried.
+    action: str
+    # The place of the action in its handler, from 0.
+    position: int
+    state: EventRunState
+    reason: str
+    # The execution that was started or reached.
+    workflow_id: str
+    publish_time: datetime | None
+    end_time: datetime | None
+
+
+@dataclass(frozen=True)
+class PendingEvent:
+    """An event that is not done with."""
+
+    event: str
+    event_number: int
+    message_id: str
+    publish_time: datetime | None
+    # Those whose condition is still to be evaluated.
+    undecided_handlers: tuple[str, ...]
+    # Handlers and actions.
+    under_way: int
+
+
+class Events:
+    """The events and event handlers of a client's namespace."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._namespace = connection.namespace
+
+    async def publish(self, event: str, payload: Any = None, *, message_id: str = "") -> PublishedEvent:
+        """Publishes an event: each action of each of its active handlers takes effect once.
+
+        `message_id`: your own name for this message; the same again does nothing for a day, whoever publishes it.
+        """
+        request = pb.PublishEventRequest(
+            namespace=self._namespace,
+            event=event,
+            message_id=message_id,
+            payload=object_payload(payload, "payload"),
+        )
+        reply = await self._connection.call(lambda node: node.events.PublishEvent, request, mutating=True)
+        return PublishedEvent(reply.event_number, reply.handlers, reply.repeated_message)
+
+    async def put_handler(self, document: Mapping[str, Any]) -> None:
+        """Creates an event handler, or replaces the one of its name. The document is in Conductor's shape."""
+        request = pb.PutEventHandlerRequest(namespace=self._namespace, handler_json=dumps(document))
+        await self._connection.call(lambda node: node.events.PutEventHandler, request, mutating=True)
+
+    async def handler(self, name: str) -> dict[str, Any]:
+        """The document of a handler."""
+        request = pb.GetEventHandlerRequest(namespace=self._namespace, name=name)
+        reply = await self._connection.call(lambda node: node.events.GetEventHandler, request)
+        document: dict[str, Any] = json.loads(reply.handler_json)
+        return document
+
+    async def handlers(self, event: str = "", *, page_size: int = 100) -> AsyncIterator[dict[str, Any]]:
+        """The documents of all handlers, or of those of one event, by name."""
+        page = PageRequest(size=page_size)
+        request = pb.ListEventHandlersRequest(namespace=self._namespace, event=event, page=page)
+        while True:
+            reply = await self._connection.call(lambda node: node.events.ListEventHandlers, request)
+            for document in reply.handler_json:
+                yield json.loads(document)
+            if not reply.next_token:
+                return
+            request.page.token = reply.next_token
+
+    async def delete_handler(self, name: str) -> None:
+        """Removes a handler; what it has begun is done."""
+        request = pb.DeleteEventHandlerRequest(namespace=self._namespace, name=name)
+        await self._connection.call(lambda node: node.events.DeleteEventHandler, request, mutating=True)
+
+    async def runs(self, *, handler: str = "", event: str = "", page_size: int = 100) -> AsyncIterator[EventRun]:
+        """What actions of handlers came to, the newest first."""
+        page = PageRequest(size=page_size)
+        request = pb.ListEventRunsRequest(namespace=self._namespace, handler=handler, event=event, page=page)
+        while True:
+            reply = await self._connection.call(lambda node: node.events.ListEventRuns, request)
+            for run in reply.runs:
+                yield _run(run)
+            if not reply.next_token:
+                return
+            request.page.token = reply.next_token
+
+    async def pending(self, *, page_size: int = 100) -> AsyncIterator[PendingEvent]:
+        """Events that are not done with, the oldest first."""
+        request = pb.ListPendingEventsRequest(namespace=self._namespace, page=PageRequest(size=page_size))
+        while True:
+            reply = await self._connection.call(lambda node: node.events.ListPendingEvents, request)
+            for event in reply.events:
+                yield _pending(event)
+            if not reply.next_token:
+                return
+            request.page.token = reply.next_token
+
+
+def _run(message: pb.EventRun) -> EventRun:
+    return EventRun(
+        event=message.event,
+        event_number=message.event_number,
+        message_id=message.message_id,
+        handler=message.handler,
+        action=message.action,
+        position=message.position,
+        state=named(EventRunState, pb.EventRunState, message.state, "EVENT_RUN_STATE_"),
+        reason=message.reason,
+        workflow_id=message.workflow_id,
+        publish_time=read_time(message.publish_time),
+        end_time=read_time(message.end_time),
+    )
+
+
+def _pending(message: pb.PendingEvent) -> PendingEvent:
+    return PendingEvent(
+        event=message.event,
+        event_number=message.event_number,
+        message_id=message.message_id,
+        publish_time=read_time(message.publish_time),
+        undecided_handlers=tuple(message.undecided_handlers),
+        under_way=message.under_way,
+    )
