@@ -84,6 +84,7 @@ def start_within(
         open_branches=1,
         idempotency_key=idempotency_key,
         retention_ms=plan.definition.retention_ms,
+        masked_fields=plan.definition.masked_fields,
         retention_count=plan.definition.retention_count,
         parent=parent,
         parent_sequence=parent_sequence,

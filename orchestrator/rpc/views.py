@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from orchestrator.engine import queries
 from orchestrator.engine.effects import Cancel
 from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.masking import masked
 from orchestrator.engine.model import CompensationState, Execution, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.state import State
 from orchestrator_api.v1 import common_pb2, workers_pb2, workflows_pb2
@@ -56,7 +57,7 @@ def summary(execution: Execution) -> workflows_pb2.Workflow:
 
 
 def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> workflows_pb2.Workflow:
-    """The whole execution."""
+    """The whole execution, as readers may see it."""
     execution = held.execution
     message = summary(execution)
     for name, value in (
@@ -66,7 +67,7 @@ def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> work
     ):
         data = queries.payload(held, value)
         if data:
-            getattr(message, name).inline = data
+            getattr(message, name).inline = masked(data, execution.masked_fields)
     message.compensation.CopyFrom(compensation(held))
     failed = held.latest(execution.failed_task)
     if failed is not None:
@@ -97,7 +98,7 @@ def _step(step: queries.CompensatedStep) -> workflows_pb2.CompensatedStep:
 
 
 def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_pb2.Task:
-    """The whole attempt."""
+    """The whole attempt, as readers may see it."""
     record = held.records.get(attempt.compensates)
     message = task_summary(attempt)
     for name, data in (
@@ -106,7 +107,7 @@ def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_
         ("heartbeat_details", queries.payload(held, attempt.details)),
     ):
         if data:
-            getattr(message, name).inline = data
+            getattr(message, name).inline = masked(data, held.execution.masked_fields)
     message.compensates = record.reference if record is not None else ""
     return message
 
@@ -134,7 +135,7 @@ def task_summary(attempt: TaskAttempt) -> workflows_pb2.Task:
 
 
 def assignment(state: State, held: ExecutionState, token: int) -> workers_pb2.Assignment | None:
-    """A leased attempt, with its input resolved; None if it is not to be delivered (any more)."""
+    """A leased attempt, with its input resolved and nothing masked; None if it is not to be delivered (any more)."""
     view = queries.assignment_view(state, held, token)
     if view is None:
         return None

@@ -49,6 +49,7 @@ def compile_definition(workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinit
         retention_ms=workflow.retention_ms,
         retention_count=workflow.retention_count,
         rate_limit=workflow.rate_limit,
+        masked_fields=workflow.masked_fields,
     )
 
 

@@ -195,3 +195,4 @@ class CompiledDefinition(msgspec.Struct, frozen=True):
     retention_ms: int = 0
     retention_count: int = 0
     rate_limit: RateLimit | None = None
+    masked_fields: tuple[str, ...] = ()  # dotted paths

@@ -12,6 +12,7 @@ import msgspec
 from orchestrator.engine.definitions.elements import Element, ElementReader, subtree
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, DefinitionUnimplemented
 from orchestrator.engine.definitions.fields import Fields
+from orchestrator.engine.definitions.masks import read_masks
 from orchestrator.engine.definitions.model import CompensationOrder, RateLimit, TimeoutPolicy
 from orchestrator.engine.definitions.rate_limit import read_rate_limit
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task, refuse_schemas
@@ -35,13 +36,13 @@ _REMEMBERED_BYTES_MAX = 16 * 1024
 _KNOWN = (
     "name version tasks outputParameters schemaVersion timeoutPolicy timeoutSeconds variables inputTemplate"
     " inputSchema outputSchema enforceSchema compensationOrder compensationGraceSeconds rateLimitConfig"
-    " retentionSeconds retentionCount"
+    " retentionSeconds retentionCount maskedFields"
     # For readers only.
     " description inputParameters restartable ownerApp ownerEmail metadata createTime updateTime createdBy updatedBy"
 ).split()
 _UNBUILT = (
     "failureWorkflow failureWorkflowVersion workflowStatusListenerEnabled workflowStatusListenerSink"
-    " cacheConfig maskedFields"
+    " cacheConfig"
 ).split()
 
 
@@ -73,6 +74,7 @@ class ParsedWorkflow(msgspec.Struct, frozen=True):
     retention_ms: int
     retention_count: int
     rate_limit: RateLimit | None = None
+    masked_fields: tuple[str, ...] = ()
 
 
 def validate_task(document: bytes) -> ParsedTask:
@@ -127,6 +129,7 @@ def _validated(document: bytes) -> ParsedWorkflow:
         retention_ms=fields.seconds("retentionSeconds", 0),
         retention_count=fields.integer("retentionCount", 0),
         rate_limit=read_rate_limit(fields),
+        masked_fields=read_masks(fields),
     )
 
 

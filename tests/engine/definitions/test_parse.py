@@ -239,7 +239,6 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
     (workflow(workflowStatusListenerEnabled=True), "workflowStatusListenerEnabled"),
     (workflow(workflowStatusListenerSink="kafka"), "workflowStatusListenerSink"),
     (workflow(cacheConfig={"key": "x"}), "cacheConfig"),
-    (workflow(maskedFields=["card"]), "maskedFields"),
     (workflow(inputSchema={"name": "x"}), "inputSchema"),
     (workflow(outputSchema={"name": "x"}, enforceSchema=True), "outputSchema"),
     (workflow(task("a", cacheConfig={"key": "x"})), "tasks[0].cacheConfig"),
