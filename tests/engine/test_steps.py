@@ -315,4 +315,5 @@ def all_rows(state: State) -> list[tuple[Table, Any]]:
         marks += [(Table.SIGNAL, (*key, number)) for number in hot.signals]
         marks += [(Table.PAYLOAD, (*key, number)) for number in hot.payloads]
         marks += [(Table.TASK_LOG, (*key, number)) for number in hot.logs]
+        marks += [(Table.EXPANSION, (*key, number)) for number in hot.expansions]
     return marks

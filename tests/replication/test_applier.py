@@ -13,6 +13,8 @@ from orchestrator.codec.entries import EntryHeader, encode_entry
 from orchestrator.engine.commands import (
     AnyCommand,
     Checkpoint,
+    DeleteEffects,
+    DeleteWorkflow,
     IfExists,
     RegisterWorkflows,
     SignalWorkflow,
@@ -20,7 +22,7 @@ from orchestrator.engine.commands import (
 )
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
-from orchestrator.engine.model import EXECUTION_TABLES, Row, RowKey, Table
+from orchestrator.engine.model import EXECUTION_TABLES, Execution, Row, RowKey, Table
 from orchestrator.engine.results import AnyResult, Checkpointed, Done, Rejected, Started
 from orchestrator.engine.state import State
 from orchestrator.replication import applier as applier_module
@@ -191,6 +193,30 @@ async def test_a_cold_execution_is_loaded_before_its_command_is_applied(bench: B
     assert bench.loads == [("default", "w1")]
     hot = bench.applier.machine.state.execution(("default", "w1"))
     assert hot is not None and hot.execution.status.name == "COMPLETED"
+
+
+async def test_a_deleted_execution_is_not_loaded_again_while_the_store_still_has_it(bench: Bench) -> None:
+    key = ("default", "w1")
+    await bench.do(start("w1"))
+    await bench.do(signal("w1"))
+    bench.applier.stage_soon()
+    assert bench.applier.machine.state.evict(key)
+    later = START_MS + 1
+    assert await bench.do(DeleteWorkflow(*key, DeleteEffects.KEEP), time_ms=later) == [Done()]
+    # Its rows are gone here and not yet in the store.
+    assert (Table.EXECUTION, key) in bench.rows
+    bench.loads.clear()
+    [refused] = await bench.do(signal("w1"), time_ms=later)
+    assert isinstance(refused, Rejected) and refused.reason == "WORKFLOW_NOT_FOUND"
+    assert await bench.do(start("w1"), time_ms=later) == [Started("w1", existing=False)]
+    assert bench.loads == []
+    bench.applier.stage_soon()
+    assert bench.applier.machine.state.evict(key)
+    assert await bench.do(signal("w1"), time_ms=later) == [Done()]
+    bench.applier.stage_soon()
+    [header] = [row for (table, _), row in bench.rows.items() if table is Table.EXECUTION]
+    assert isinstance(header, Execution) and header.created_ms == later
+    assert {mark[1][2] for mark in bench.rows if mark[0] is Table.TASK} == {1}
 
 
 async def test_executions_that_an_entry_names_are_loaded_together(bench: Bench) -> None:

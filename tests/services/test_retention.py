@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.codec.rows import HASH_MODULUS, encode_row, row_hash
 from orchestrator.engine import limits
 from orchestrator.engine.commands import AnyCommand, DeleteEffects, DeleteWorkflow, PurgeExecutions, SetRetention
 from orchestrator.engine.machine import Machine
@@ -20,8 +22,10 @@ from orchestrator.services.retention import SETTLED_MS, Retainer
 from orchestrator.storage.database import Database
 from orchestrator.storage.ended import EndedExecutions
 from orchestrator.storage.flusher import Flusher, FlusherSettings
+from orchestrator.storage.reading import content_hash
 from orchestrator.storage.search import ExecutionFilter, search_executions
 from tests.engine.driver import Driver, simple, workflow
+from tests.engine.test_steps import all_rows
 
 DAY_MS = 86_400_000
 BIG = b'{"v":"' + b"x" * 100_000 + b'"}'
@@ -318,3 +322,28 @@ async def test_it_ends_when_this_node_leads_no_longer(bench: Bench, monkeypatch:
     with pytest.raises(NotLeader):
         async with asyncio.timeout(30):
             await bench.retainer.run()
+
+
+async def test_the_database_holds_what_is_left_and_nothing_else(bench: Bench) -> None:
+    """Whatever is started, deleted and started again between two flushes; told by its hash, kept up and by a scan."""
+    rng = random.Random(5)
+    bench.driver.ok(SetRetention(1, 0, 0))
+    for turn in range(30):
+        for workflow_id in rng.sample(ids(8), 4):
+            given = rng.choice((b"{}", BIG))
+            if bench.driver.is_gone(workflow_id):
+                bench.run(workflow_id, given=given)
+            else:
+                bench.driver.wait(1)
+                bench.driver.ok(DeleteWorkflow("default", workflow_id, DeleteEffects.KEEP))
+        if turn % 3 == 2:
+            await bench.purge()
+        elif rng.random() < 0.7:
+            await bench.settle()
+    await bench.settle()
+    scanned = await bench.database.search(content_hash)
+    assert scanned == bench.database.applied().content_hash
+    state = bench.driver.state
+    left = {mark: encode_row(state.read(*mark)) for mark in all_rows(state)}
+    assert scanned == sum(row_hash(*mark, data) for mark, data in left.items()) % HASH_MODULUS
+    assert 0 < len(bench.kept()) < 8
