@@ -17,6 +17,7 @@ def virtual(*, nodes: int = 3, seed: int = 0) -> Callable[[AsyncTest], Callable[
 
     def decorate(test: AsyncTest) -> Callable[..., None]:
         def run(*args: Any, **kwargs: Any) -> None:
+            __tracebackhide__ = True
             with Cluster(nodes=nodes, seed=seed) as cluster:
                 cluster.run(test(*args, cluster=cluster, **kwargs))
 
@@ -36,6 +37,7 @@ def as_sync_test(test: AsyncTest, run: Callable[..., None]) -> Callable[..., Non
 
     @functools.wraps(test)
     def sync_test(*args: Any, **kwargs: Any) -> None:
+        __tracebackhide__ = True
         run(*args, **kwargs)
 
     rest = [parameter for name, parameter in signature.parameters.items() if name != "cluster"]

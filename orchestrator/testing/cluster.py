@@ -142,6 +142,7 @@ class Cluster:
 
         Raises what it raises, and Stuck when it waits for what will never come.
         """
+        __tracebackhide__ = True
         task = self._loop.spawn(self._test, main, "the test")
         while not task.done():
             self._loop.run(self._loop.now + TURN_SECONDS, lambda: self._failures or task.done())

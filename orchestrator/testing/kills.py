@@ -89,6 +89,7 @@ def every_leader_kill(
 
     def decorate(test: AsyncTest) -> Callable[..., None]:
         def run(*args: Any, **kwargs: Any) -> None:
+            __tracebackhide__ = True
             wanted = only or os.environ.get(ONLY)
             runs = _Runs(functools.partial(test, *args, **kwargs), nodes, seed, restart_after)
             if wanted:
@@ -117,6 +118,7 @@ class _Runs:
 
     def count_entries(self) -> int:
         """By a run without a kill."""
+        __tracebackhide__ = True
         record = _Record()
         with Cluster(nodes=self._nodes, seed=self._seed, observer=record) as cluster:
             record.begin()
@@ -130,6 +132,7 @@ class _Runs:
 
     def kill(self, kill: Kill) -> None:
         """One run with a kill. What the test raises says which it was and how to replay it."""
+        __tracebackhide__ = True
         executioner = _Executioner(kill, self._restart_after)
         with Cluster(nodes=self._nodes, seed=self._seed, observer=executioner) as cluster:
             executioner.watch(cluster)

@@ -33,6 +33,7 @@ def _run_in(cluster: Cluster, item: pytest.Function) -> None:
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
+        __tracebackhide__ = True
         cluster.run(test(*args, **kwargs))
 
     item.obj = run
