@@ -37,6 +37,20 @@ def test_a_failure_says_what_the_page_shows(tmp_path: Path) -> None:
         assert re.sub(r"\d+", "0", line) in re.sub(r"\d+", "0", said), said
 
 
+def test_the_first_page_shows_a_test_that_runs(tmp_path: Path) -> None:
+    """Of the saga below it, and as often as it says."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    test, saga = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    imports = "import pytest\nfrom orchestrator.testing import every_leader_kill\nruns = []\n"
+    counted = test.replace("    calls =", "    runs.append(cluster)\n    calls =")
+    told = "\ndef test_how_often():\n    print('runs', len(runs))\n"
+    (tmp_path / "test_page.py").write_text(imports + saga + counted + told, encoding="utf-8")
+    code, said = pytest_run(tmp_path, "-s", *OPTIONS)
+    assert code == 0, said
+    [runs] = re.findall(r"runs (\d+)", said)
+    assert f"{runs} runs of three real nodes" in page
+
+
 def test_the_shop_runs() -> None:
     code, said = pytest_run(SHOP, "test_orders.py", *OPTIONS)
     assert code == 0, said
