@@ -59,6 +59,17 @@ _OPTIONS = (
 )
 
 
+def add_services(backend: Backend, server: grpc.aio.Server) -> None:
+    """All of ours."""
+    definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(backend), server)
+    workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(backend), server)
+    workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), server)
+    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), server)
+    services_pb2_grpc.add_ServiceRegistryServiceServicer_to_server(ServiceRegistryServicer(backend), server)
+    schedules_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(backend), server)
+    events_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(backend), server)
+
+
 class RpcServer:
     """Serves from `start` to `stop`; health says NOT_SERVING until told otherwise."""
 
@@ -67,13 +78,7 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._healthy: bool | None = None
         self.port = 0  # as bound
-        definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(backend), self._server)
-        workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(backend), self._server)
-        workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), self._server)
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), self._server)
-        services_pb2_grpc.add_ServiceRegistryServiceServicer_to_server(ServiceRegistryServicer(backend), self._server)
-        schedules_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(backend), self._server)
-        events_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(backend), self._server)
+        add_services(backend, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -15,15 +15,11 @@ from orchestrator.replication import identity as identities
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.log import ReplicatedLog, Role
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.cluster import ClusterServicer
-from orchestrator.rpc.definitions import DefinitionServicer
-from orchestrator.rpc.workers import WorkerServicer
-from orchestrator.rpc.workflows import WorkflowServicer
+from orchestrator.rpc.server import add_services
 from orchestrator.testing.disk import LogFiles
 from orchestrator.testing.machine import Machine
 from orchestrator.testing.rpc import SimulatedServer
 from orchestrator.world import World
-from orchestrator_api.v1 import cluster_pb2_grpc, definitions_pb2_grpc, workers_pb2_grpc, workflows_pb2_grpc
 
 CLUSTER = "simulated"
 DATA = Path("/data")
@@ -137,9 +133,6 @@ class SimulatedMember(Generic[AnyNode]):
     def _serve(self, node: AnyNode) -> None:
         self.server = SimulatedServer()
         backend, server = self.backend(node.backend), cast(grpc.aio.Server, self.server)
-        definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(backend), server)
-        workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(backend), server)
-        workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), server)
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), server)
+        add_services(backend, server)
         assert self.machine.process is not None
         self.server.start(self.machine.network, self.machine.process, self.name, GRPC_PORT)
