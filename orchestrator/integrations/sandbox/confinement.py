@@ -13,16 +13,16 @@ import resource
 import signal
 import sys
 
-from orchestrator.integrations.sandbox.protocol import MIB
+from orchestrator.integrations.sandbox.protocol import MIB, clock_ms
 from orchestrator.integrations.sandbox.seccomp import confine_system_calls
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 # Beside what an evaluation may use: the request's and the answer's text, and what Python makes of them.
 _HEADROOM_BYTES = 64 * MIB
-_NICENESS = 10
+_NICENESS = 5
 # How much later than an engine's own limit the kernel ends the process: engines notice late in long built-in calls.
-ALARM_AFTER_MS = 250
+_ALARM_AFTER_MS = 250
 
 
 def die_with_parent(parent: int) -> None:
@@ -81,22 +81,26 @@ def _open_descriptors() -> int:
 
 
 class Deadline:
-    """Ends this process if the block takes longer on the clock, or uses more of the processor.
+    """Ends this process if the block uses more of the processor, or takes much longer on the clock.
 
     The kernel does it, by default actions of signals: Python's own handlers would wait for the engine to return.
     """
 
     def __init__(self, time_ms: int) -> None:
-        self._seconds = (time_ms + ALARM_AFTER_MS) / 1000
+        self._seconds = (time_ms + _ALARM_AFTER_MS) / 1000
+        self._clock_seconds = clock_ms(time_ms) / 1000
         self._hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
 
     def __enter__(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        signal.setitimer(signal.ITIMER_PROF, self._seconds)
+        signal.setitimer(signal.ITIMER_REAL, self._clock_seconds)
+        # In whole seconds only, but held against a timer that was set anew.
         usage = resource.getrusage(resource.RUSAGE_SELF)
         used = usage.ru_utime + usage.ru_stime
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + self._seconds) + 1, self._hard))
 
     def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 

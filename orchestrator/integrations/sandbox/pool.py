@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 # What an evaluation is asked to be done again for: nothing in it leads to these, so someone else has sent them.
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
-_OVERRUN = frozenset({signal.SIGALRM, signal.SIGXCPU})
+_OVERRUN = frozenset({signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU})
 _ATTEMPTS = 2  # evaluations have no effects: done again is done once
 
 

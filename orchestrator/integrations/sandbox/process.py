@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from orchestrator.integrations.sandbox.protocol import LENGTH, Ask, Limits, Ready, Reply, Setup, frame
+from orchestrator.integrations.sandbox.protocol import LENGTH, Ask, Limits, Ready, Reply, Setup, clock_ms, frame
 
 _PROGRAM = """
 import sys
@@ -29,7 +29,7 @@ _ENVIRONMENT = {"TZ": "UTC0", "LC_ALL": "C.UTF-8"}
 # What an interpreter may need to start at all.
 _INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _START_SECONDS_MAX = 30.0
-# An overrun is ended by the engine, else by the kernel a little later, else by the node: it was stopped, or starved.
+# An overrun is ended by the engine, else by the kernel a little later, else by the node: the process was stopped.
 KILLED_AFTER_MS = 2_000
 
 _Message = TypeVar("_Message", Ready, Reply)
@@ -108,7 +108,7 @@ class EvaluatorProcess:
     async def ask(self, ask: Ask) -> Reply:
         """Raises EvaluatorEnded, EvaluatorGarbled, or TimeoutError long after the time limit."""
         assert self._reader is not None and self._writer is not None
-        async with asyncio.timeout((ask.time_ms + KILLED_AFTER_MS) / 1000):
+        async with asyncio.timeout((clock_ms(ask.time_ms) + KILLED_AFTER_MS) / 1000):
             try:
                 self._writer.write(frame(ask))
                 await self._writer.drain()

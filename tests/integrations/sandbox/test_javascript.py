@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.integrations.sandbox.javascript import JavaScript
 from orchestrator.integrations.sandbox.protocol import MIB, Answer, Limits, Verdict
@@ -14,9 +16,18 @@ TIME_MS = 10_000
 OUTPUT_BYTES = Limits().output_bytes
 
 
-@pytest.fixture(scope="module")
+_JAVASCRIPT = JavaScript(32 * MIB, OUTPUT_BYTES)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=10,
+)
+
+
+@pytest.fixture
 def javascript() -> JavaScript:
-    return JavaScript(32 * MIB, OUTPUT_BYTES)
+    return _JAVASCRIPT
 
 
 def evaluate(javascript: JavaScript, source: str, input: Any = None, *, body: bool = False) -> Answer:
@@ -120,6 +131,14 @@ def test_numbers_come_in_as_the_language_has_them(javascript: JavaScript) -> Non
 def test_half_a_surrogate_pair_of_the_input_is_a_replacement_character(javascript: JavaScript) -> None:
     given = rb'{"a":"\ud800x","b":"\uD83D\uDE00","c":"\\ud800"}'
     assert value(javascript, "[$.a, $.b, $.c]", given) == ["\ufffdx", "😀", "\\ud800"]
+
+
+@given(ANY_JSON)
+def test_json_goes_through_unchanged(document: Any) -> None:
+    text = json.dumps({"a": document}).encode()
+    for source in ("$.a", "if (false) $.a.size(); $.a"):  # the second one with Java's methods
+        answer = _JAVASCRIPT.evaluate(source, text, body=False, time_ms=TIME_MS)
+        assert json.loads(answer.value, parse_int=float) == document  # numbers are doubles, also whole ones
 
 
 def test_the_input_is_the_scripts_own(javascript: JavaScript) -> None:

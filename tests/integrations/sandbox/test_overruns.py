@@ -69,12 +69,16 @@ async def test_what_takes_too_much_is_ended(sandbox: Sandbox, request_: Script |
     assert (await sandbox.script("$.a", b'{"a":1}')).value == b"1"
 
 
-async def test_memory_that_a_script_has_had_is_there_for_the_next(sandbox: Sandbox) -> None:
-    """A process that has grown is replaced: what a script can have does not depend on what ran before."""
-    # A little less than there is, in small pieces; each in vain if a third of the last one's were left.
-    hungry = "const a = []; for (let i = 0; i < 1e5; i++) a.push({i, s: 'x' + i}); a.length"
-    for _ in range(10):
-        assert (await sandbox.script(hungry, b"{}")).value == b"100000"
+async def test_a_process_that_has_grown_is_replaced() -> None:
+    """What a script can have must not depend on what ran before."""
+    sandbox = Sandbox(size=1, limits=Limits(time_ms=100_000, memory_bytes=200 * MIB))
+    before = await ready(sandbox)
+    assert (await sandbox.script("new Uint8Array(1e7).fill(1).length", b"{}")).value == b"10000000"
+    assert sandbox.pids == [before]
+    for _ in range(3):
+        assert (await sandbox.script("new Uint8Array(1.5e8).fill(1).length", b"{}")).value == b"150000000"
+        assert sandbox.pids == []
+    await sandbox.close()
 
 
 async def test_other_evaluations_go_on_beside_one_that_does_not_end() -> None:

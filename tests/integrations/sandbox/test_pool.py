@@ -298,8 +298,8 @@ async def test_an_engine_that_was_broken_into_can_do_nothing_but_compute(
 
 async def test_they_give_way_to_the_node(sandbox: Sandbox) -> None:
     pid = await ready(sandbox)
-    assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
-    assert told(pid, "autogroup") == "" or told(pid, "autogroup").endswith(" nice 10\n")
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5)
+    assert told(pid, "autogroup") == "" or told(pid, "autogroup").endswith(" nice 5\n")
 
 
 async def test_the_time_of_scripts_is_utc(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
