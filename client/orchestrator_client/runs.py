@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal, cast
 
 import grpc.aio
@@ -42,6 +42,13 @@ DELETE_EFFECTS = {
     "keep": pb.DELETE_EFFECTS_KEEP,
     "compensate_first": pb.DELETE_EFFECTS_COMPENSATE_FIRST,
 }
+
+
+def delete_effects(effects: str | None) -> pb.DeleteEffects.ValueType:
+    """Raises InvalidRequest."""
+    if effects not in DELETE_EFFECTS:
+        raise InvalidRequest(f"effects is 'keep', 'compensate_first' or None, not {effects!r}")
+    return DELETE_EFFECTS[effects]
 
 
 def object_payload(value: Any, what: str) -> Payload:
@@ -187,10 +194,54 @@ class Run:
         request = pb.TerminateWorkflowRequest(**self._named(), reason=reason, compensation=COMPENSATION[compensation])
         await self._connection.call(lambda node: node.workflows.TerminateWorkflow, request, mutating=True)
 
-    async def retry(self) -> None:
-        """Tries the failed tasks of the ended execution again."""
-        request = pb.RetryWorkflowRequest(**self._named())
+    async def retry(self, *, resume_sub_workflows: bool = False) -> None:
+        """Tries the failed tasks of the ended execution again.
+
+        With `resume_sub_workflows` its failed sub-workflows go on; otherwise new ones are started.
+        """
+        request = pb.RetryWorkflowRequest(**self._named(), resume_sub_workflows=resume_sub_workflows)
         await self._connection.call(lambda node: node.workflows.RetryWorkflow, request, mutating=True)
+
+    async def restart(
+        self,
+        *,
+        use_latest_definitions: bool = False,
+        effects: Literal["keep", "compensate_first"] | None = None,
+    ) -> None:
+        """Begins the ended execution anew; without a word on effects refused if a step that could be undone was not."""
+        request = pb.RestartWorkflowRequest(
+            **self._named(), use_latest_definitions=use_latest_definitions, effects=delete_effects(effects)
+        )
+        await self._connection.call(lambda node: node.workflows.RestartWorkflow, request, mutating=True)
+
+    async def rerun(
+        self,
+        task_id: str = "",
+        *,
+        task_input: Mapping[str, Any] | None = None,
+        workflow_input: Mapping[str, Any] | None = None,
+        correlation_id: str = "",
+        effects: Literal["keep", "compensate_first"] | None = None,
+    ) -> None:
+        """Runs the ended execution again from one of its tasks, or from the beginning, with other inputs if given."""
+        request = pb.RerunWorkflowRequest(
+            **self._named(),
+            task_id=task_id,
+            task_input=None if task_input is None else object_payload(task_input, "task_input"),
+            workflow_input=None if workflow_input is None else object_payload(workflow_input, "workflow_input"),
+            correlation_id=correlation_id,
+            effects=delete_effects(effects),
+        )
+        await self._connection.call(lambda node: node.workflows.RerunWorkflow, request, mutating=True)
+
+    async def skip(self, reference: str, output: Mapping[str, Any] | None = None) -> None:
+        """Leaves out a task that has not begun; `output` is what others see of it."""
+        request = pb.SkipTaskRequest(
+            **self._named(),
+            reference=reference,
+            output=None if output is None else object_payload(output, "output"),
+        )
+        await self._connection.call(lambda node: node.workflows.SkipTask, request, mutating=True)
 
     async def retry_compensation(self) -> None:
         """Gives the compensation that is stuck a fresh set of attempts."""

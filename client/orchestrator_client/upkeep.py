@@ -15,14 +15,15 @@ from orchestrator_api.v1.common_pb2 import PageRequest, ReadOptions
 from orchestrator_client.connection import Connection
 from orchestrator_client.errors import InvalidRequest
 from orchestrator_client.execution import TaskStatus
-from orchestrator_client.runs import COMPENSATION, DELETE_EFFECTS, object_payload
+from orchestrator_client.runs import COMPENSATION, DELETE_EFFECTS, Run, delete_effects, object_payload
 
-Operation = Literal["pause", "resume", "retry", "terminate", "delete", "terminate_and_delete"]
+Operation = Literal["pause", "resume", "retry", "restart", "terminate", "delete", "terminate_and_delete"]
 
 _OPERATIONS = {
     "pause": pb.WORKFLOW_OPERATION_PAUSE,
     "resume": pb.WORKFLOW_OPERATION_RESUME,
     "retry": pb.WORKFLOW_OPERATION_RETRY,
+    "restart": pb.WORKFLOW_OPERATION_RESTART,
     "terminate": pb.WORKFLOW_OPERATION_TERMINATE,
     "delete": pb.WORKFLOW_OPERATION_DELETE,
     "terminate_and_delete": pb.WORKFLOW_OPERATION_TERMINATE_AND_DELETE,
@@ -94,10 +95,42 @@ class Upkeep:
 
         With "compensate_first" it goes once those have been undone.
         """
-        if effects not in DELETE_EFFECTS:
-            raise InvalidRequest(f"effects is 'keep', 'compensate_first' or None, not {effects!r}")
-        request = pb.DeleteWorkflowRequest(**self._named(workflow_id), effects=DELETE_EFFECTS[effects])
+        request = pb.DeleteWorkflowRequest(**self._named(workflow_id), effects=delete_effects(effects))
         await self.connection.call(lambda node: node.workflows.DeleteWorkflow, request, mutating=True)
+
+    async def restart(
+        self,
+        workflow_id: str,
+        *,
+        use_latest_definitions: bool = False,
+        effects: Literal["keep", "compensate_first"] | None = None,
+    ) -> None:
+        """See `Run.restart`."""
+        run = Run(self.connection, workflow_id)
+        await run.restart(use_latest_definitions=use_latest_definitions, effects=effects)
+
+    async def rerun(
+        self,
+        workflow_id: str,
+        task_id: str = "",
+        *,
+        task_input: Mapping[str, Any] | None = None,
+        workflow_input: Mapping[str, Any] | None = None,
+        correlation_id: str = "",
+        effects: Literal["keep", "compensate_first"] | None = None,
+    ) -> None:
+        """See `Run.rerun`."""
+        await Run(self.connection, workflow_id).rerun(
+            task_id,
+            task_input=task_input,
+            workflow_input=workflow_input,
+            correlation_id=correlation_id,
+            effects=effects,
+        )
+
+    async def skip_task(self, workflow_id: str, reference: str, output: Mapping[str, Any] | None = None) -> None:
+        """See `Run.skip`."""
+        await Run(self.connection, workflow_id).skip(reference, output)
 
     async def operate(
         self,
@@ -107,6 +140,7 @@ class Upkeep:
         reason: str = "",
         compensation: Literal["run", "skip"] | None = None,
         effects: Literal["keep", "compensate_first"] | None = None,
+        use_latest_definitions: bool = False,
     ) -> BulkResult:
         """Does the same to many executions, each for itself.
 
@@ -126,6 +160,7 @@ class Upkeep:
                 reason=reason,
                 compensation=COMPENSATION[compensation],
                 effects=DELETE_EFFECTS[effects],
+                use_latest_definitions=use_latest_definitions,
             )
             reply = await self.connection.call(lambda node: node.workflows.OperateWorkflows, request)
             result.succeeded.extend(reply.succeeded)

@@ -106,6 +106,56 @@ async def delete(session: Session, client: Client, workflow_ids: Sequence[str],
     return await _each(session, client, "delete", workflow_ids, "deleted", one, effects=effects)
 
 
+@click.command()
+@_IDS
+@click.option("--latest", is_flag=True, help="Take the definitions as they are registered now.")
+@_effects_option
+@calls_cluster
+async def restart(session: Session, client: Client, workflow_ids: Sequence[str], latest: bool,
+                  effects: Literal["keep", "compensate_first"] | None) -> int | None:
+    """Begin ended workflows anew, under their ids."""
+
+    async def one(workflow_id: str) -> None:
+        await client.restart(workflow_id, use_latest_definitions=latest, effects=effects)
+
+    return await _each(session, client, "restart", workflow_ids, "restarted", one, effects=effects,
+                       use_latest_definitions=latest)
+
+
+@click.command()
+@_ID
+@click.option("--from", "task_id", default="", metavar="TASK_ID", help="The task to begin with; all by default.")
+@click.option("--task-input", metavar="JSON", help="The task's input, instead of what it would be.")
+@click.option("--input", "workflow_input", metavar="JSON", help="The workflow's input from now on.")
+@click.option("--correlation-id", default="", help="The correlation id from now on.")
+@_effects_option
+@calls_cluster
+async def rerun(session: Session, client: Client, workflow_id: str, task_id: str, task_input: str | None,
+                workflow_input: str | None, correlation_id: str,
+                effects: Literal["keep", "compensate_first"] | None) -> None:
+    """Run an ended workflow again from one of its tasks, or from the beginning with another input."""
+    await client.rerun(
+        workflow_id, task_id, task_input=_given(task_input), workflow_input=_given(workflow_input),
+        correlation_id=correlation_id, effects=effects,
+    )
+    session.output.said(f"{workflow_id} runs again", {"workflow_id": workflow_id, "done": "rerun"})
+
+
+def _given(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else json_object(text)
+
+
+@click.command("skip-task")
+@_ID
+@click.argument("reference")
+@click.option("--output", metavar="JSON", help="What others see of it.")
+@calls_cluster
+async def skip_task(session: Session, client: Client, workflow_id: str, reference: str, output: str | None) -> None:
+    """Leave out a task that has not begun."""
+    await client.skip_task(workflow_id, reference, _given(output))
+    session.output.said(f"skipped {reference} of {workflow_id}", {"workflow_id": workflow_id, "skipped": reference})
+
+
 @click.command("set-variables")
 @_ID
 @click.argument("variables", type=json_object, metavar="JSON|@FILE|@-")
@@ -187,6 +237,6 @@ def _size(value: str | None) -> int | None:
     raise click.BadParameter("a number of bytes, or of KiB, MiB, GiB or TiB, as in 10GiB")
 
 
-WORKFLOW_COMMANDS = (pause, resume, retry, terminate, delete, set_variables)
+WORKFLOW_COMMANDS = (pause, resume, retry, restart, rerun, skip_task, terminate, delete, set_variables)
 TASK_COMMANDS = (update, logs)
 CLUSTER_COMMANDS = (retention,)

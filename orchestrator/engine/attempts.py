@@ -28,7 +28,7 @@ from orchestrator.engine.model import (
     TimerKind,
     WorkflowStatus,
 )
-from orchestrator.engine.payloads import Input, make_input
+from orchestrator.engine.payloads import Input, make_input, store
 from orchestrator.engine.places import Place
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import TASK_RETRIABLE, check_task
@@ -76,10 +76,11 @@ def create(
     retry_count: int = 0,
     losses: int = 0,
     afresh: bool = False,
+    given: bytes = b"",
 ) -> tuple[TaskAttempt, bytes] | None:
     """Makes an attempt, SCHEDULED, and answers it with its input; None if it failed at once for want of room.
 
-    `afresh`: an operator asked for it, and limits over all attempts begin anew.
+    `afresh`: an operator asked for it, and limits over all attempts begin anew; `given`: with this input.
     """
     if record is None and len(step.hot.tasks) >= limits.TASKS:
         # Compensations are not counted: a limit must not keep what was done from being undone.
@@ -89,10 +90,13 @@ def create(
     node = place.node
     task_id = step.ids.make()
     try:
-        given = make_input(step, place, task_id, record)
+        if given:
+            resolved = Input(given, store(step, given), (), b"")
+        else:
+            resolved = make_input(step, place, task_id, record)
         failure = ""
     except LimitExceeded as error:
-        given = Input(b"{}", b"{}", (), b"")
+        resolved = Input(b"{}", b"{}", (), b"")
         failure = str(error)
     first_scheduled_ms = step.now if previous is None or afresh else previous.first_scheduled_ms
     attempt = TaskAttempt(
@@ -106,9 +110,9 @@ def create(
         first_scheduled_ms=first_scheduled_ms,
         updated_ms=step.now,
         retry_count=retry_count,
-        input=given.kept,
-        bindings=given.bindings,
-        bound_variables=given.variables,
+        input=resolved.kept,
+        bindings=resolved.bindings,
+        bound_variables=resolved.variables,
         idempotency_key=_key(step, place, record) if previous is None else previous.idempotency_key,
         compensates=0 if record is None else record.number,
         losses=losses,
@@ -128,7 +132,7 @@ def create(
     if timeouts.total_ms and timeouts.policy != TimeoutPolicy.ALERT_ONLY:
         left_ms = max(0, first_scheduled_ms + timeouts.total_ms - step.now)
         attempt = replace(attempt, timers=(step.arm(TimerKind.TASK_TOTAL_TIMEOUT, left_ms, attempt.sequence),))
-    return step.put_task(attempt), given.text
+    return step.put_task(attempt), resolved.text
 
 
 def _key(step: Step, place: Place, record: SagaRecord | None) -> str:
@@ -179,6 +183,30 @@ def make_ready(step: Step, attempt: TaskAttempt) -> None:
         step.undo_agenda.append(attempt.sequence)
     else:
         step.note(AgendaKind.READY, attempt.sequence)
+
+
+def skip(step: Step, place: Place, output: Payload) -> TaskAttempt:
+    """The task is left out: an attempt that has ended before it began. Raises TooManyTasks."""
+    made = create(step, place, afresh=True, given=b"{}")
+    assert made is not None
+    return finish(step, made[0], TaskStatus.SKIPPED, output=output, follow=False)
+
+
+def wait_again(step: Step, attempt: TaskAttempt) -> TaskAttempt:
+    """A sub-workflow that had ended runs again: its task is in progress again."""
+    check_task(attempt.status, TaskStatus.IN_PROGRESS)
+    step.change(open_tasks=step.x.open_tasks + 1)
+    return step.put_task(
+        replace(
+            attempt,
+            status=TaskStatus.IN_PROGRESS,
+            ended_ms=0,
+            updated_ms=step.now,
+            output=b"",
+            reason="",
+            error_code="",
+        )
+    )
 
 
 # --- how they end

@@ -143,6 +143,23 @@ def _refer(step: Step, bundled: Bundled, kept: Bundle | None) -> Plan:
     return plan_of(step.state, digest)
 
 
+def take_definition(step: Step, bundled: Bundled) -> None:
+    """The step's execution, which has not begun to run it, has another definition from now on."""
+    bundles = step.state.resident[Table.BUNDLE]
+    before = cast(Bundle, bundles[step.x.bundle,])
+    plan = _refer(step, bundled, cast(Bundle | None, bundles.get((bundled[0],))))
+    left = cast(Bundle, bundles[before.digest,]).executions - 1
+    step.write(Table.BUNDLE, (before.digest,), replace(before, executions=left) if left else None)
+    definition = plan.definition
+    step.change(
+        bundle=bundled[0],
+        version=definition.version,
+        retention_ms=definition.retention_ms,
+        retention_count=definition.retention_count,
+    )
+    step.plan_changed()
+
+
 def _begin(step: Step, header: Execution, plan: Plan, given: bytes) -> None:
     step.create(header)
     idempotency.keep(step)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from orchestrator.engine import limits
-from orchestrator.engine.commands import IdempotencyStrategy
+from orchestrator.engine.choices import IdempotencyStrategy
 from orchestrator.engine.expressions import (
     assemble_object,
     dump_string,

@@ -5,58 +5,17 @@ Fields are encoded by position, the tag first: add new fields at the end, with a
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import msgspec
 
+from orchestrator.engine.choices import (
+    DeadlineKind,
+    DeleteEffects,
+    IdempotencyStrategy,
+    IfExists,
+    PurgeRule,
+    TerminateCompensation,
+)
 from orchestrator.engine.model import SessionKind, TaskStatus
-
-
-class IfExists(IntEnum):
-    """What to do when a workflow id is taken."""
-
-    FAIL = 1
-    RETURN = 2
-
-
-class IdempotencyStrategy(IntEnum):
-    """What to do when a workflow has been started with the same idempotency key before."""
-
-    FAIL = 1
-    RETURN_EXISTING = 2
-    FAIL_ON_RUNNING = 3
-
-
-class TerminateCompensation(IntEnum):
-    """Whether terminating undoes completed steps."""
-
-    UNSET = 0
-    RUN = 1
-    SKIP = 2
-
-
-class DeadlineKind(IntEnum):
-    """Deadlines that the leader keeps in memory, and that start afresh with a new leader."""
-
-    RESPONSE = 1  # a leased attempt was silent for too long; `number` is its fencing token
-    POLL = 2  # no worker took the attempt in time; `number` is its ready number
-
-
-class DeleteEffects(IntEnum):
-    """What is to be done about completed steps that could be undone, when their execution is deleted."""
-
-    UNSET = 0
-    KEEP = 1
-    COMPENSATE_FIRST = 2
-
-
-class PurgeRule(IntEnum):
-    """Why an ended execution need not be kept any longer."""
-
-    AGE = 1  # it ended long enough ago
-    COUNT = 2  # enough newer ones of its definition have ended; `observed`: how many
-    BYTES = 3  # the database is larger than it may be; `observed`: its bytes
-
 
 UNCHANGED = -1
 
@@ -134,6 +93,31 @@ class TerminateWorkflow(Command, frozen=True, tag=14):
 class RetryWorkflow(Command, frozen=True, tag=15):
     namespace: str
     workflow_id: str
+    resume_sub_workflows: bool = False  # the failed children are retried, no new ones started
+
+
+class RestartWorkflow(Command, frozen=True, tag=100):
+    namespace: str
+    workflow_id: str
+    use_latest_definitions: bool = False
+    effects: DeleteEffects = DeleteEffects.UNSET
+
+
+class RerunWorkflow(Command, frozen=True, tag=101):
+    namespace: str
+    workflow_id: str
+    task_id: str = ""  # "": from the beginning
+    task_input: bytes = b""
+    workflow_input: bytes = b""
+    correlation_id: str = ""
+    effects: DeleteEffects = DeleteEffects.UNSET
+
+
+class SkipTask(Command, frozen=True, tag=102):
+    namespace: str
+    workflow_id: str
+    reference: str
+    output: bytes = b""
 
 
 class RetryCompensation(Command, frozen=True, tag=16):
@@ -440,6 +424,9 @@ AnyCommand = (
     | ResumeWorkflow
     | TerminateWorkflow
     | RetryWorkflow
+    | RestartWorkflow
+    | RerunWorkflow
+    | SkipTask
     | RetryCompensation
     | SkipCompensation
     | AbandonCompensation

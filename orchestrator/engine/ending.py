@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, children, deletion, limits
+from orchestrator.engine import attempts, children, deletion, failure, limits
 from orchestrator.engine.assembly import output_of
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
+from orchestrator.engine.messages import GoOnAfterEnd
 from orchestrator.engine.model import Payload, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.payloads import store
 from orchestrator.engine.scopes import ExecutionScope
@@ -65,7 +66,11 @@ def conclude(step: Step, status: WorkflowStatus) -> None:
     step.change(status=status, ending=None, ended_ms=step.now)
     step.count(live_executions=-1)
     schedules.ended(step, step.x.namespace, step.x.workflow_id)
+    if not step.x.afterwards:
+        failure.start(step)
     children.ended(step)
+    if step.x.afterwards:
+        step.send(GoOnAfterEnd(step.x.namespace, step.x.workflow_id))
     if step.x.delete_when_ended:
         deletion.after_end(step)
 

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import cast
 
 from orchestrator.engine import limits
-from orchestrator.engine.commands import IdempotencyStrategy
+from orchestrator.engine.choices import IdempotencyStrategy
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.model import Table
 from orchestrator.engine.resident import IdempotencyKey

@@ -229,6 +229,38 @@ def reopen(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
             evaluations.ask(step, attempt)
 
 
+def reopen_at(step: Step, loop: TaskAttempt, position: int) -> None:
+    """The loop is in progress again, with the sequence of this iteration open."""
+    step.put_task(
+        replace(
+            loop,
+            status=TaskStatus.IN_PROGRESS,
+            ended_ms=0,
+            updated_ms=step.now,
+            reason="",
+            error_code="",
+            position=position,
+            waiting=1,
+            fencing_token=0,
+            ready=0,
+        )
+    )
+    step.change(open_tasks=step.x.open_tasks + 1, open_branches=step.x.open_branches + 1)
+
+
+def current_iterations(step: Step, node: TaskNode) -> tuple[int, ...] | None:
+    """The iterations in which a task of the definition would be made now; None if a loop around it is not open."""
+    if node.loops == 0:
+        return ()
+    above = node.parent
+    while above is not None and step.plan.nodes[above].type != TaskType.DO_WHILE:
+        above = step.plan.nodes[above].parent
+    loop = None if above is None else step.hot.newest(above)
+    if loop is None or loop.status is not TaskStatus.IN_PROGRESS:
+        return None
+    return (*loop.iterations, loop.position)
+
+
 # --- what is not kept
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 from orchestrator.engine import chain, commands, dedup, messages
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.handlers import (
+    again,
     children,
     compensation,
     control,
@@ -44,6 +45,9 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.ResumeWorkflow: control.resume_workflow,
     commands.TerminateWorkflow: control.terminate_workflow,
     commands.RetryWorkflow: control.retry_workflow,
+    commands.RestartWorkflow: again.restart_workflow,
+    commands.RerunWorkflow: again.rerun_workflow,
+    commands.SkipTask: again.skip_task,
     commands.RetryCompensation: compensation.retry_compensation,
     commands.SkipCompensation: compensation.skip_compensation,
     commands.AbandonCompensation: compensation.abandon_compensation,
@@ -97,6 +101,9 @@ MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
     messages.UndoChild: children.undo_child,
     messages.StartAnswered: children.start_answered,
     messages.RemoveChild: children.remove_child,
+    messages.ChildReopened: again.child_reopened,
+    messages.GoOnAfterEnd: again.go_on_after_end,
+    messages.RetryChild: control.retry_child,
     messages.RemoveRows: purging.remove_rows,
     messages.PurgeExecution: purging.purge_execution,
     messages.FinishTask: reaching.finish_task,

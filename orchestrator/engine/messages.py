@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import msgspec
 
-from orchestrator.engine.commands import IdempotencyStrategy
+from orchestrator.engine.choices import IdempotencyStrategy
 from orchestrator.engine.model import Row, TaskStatus, TimerKind, WorkflowStatus
 
 
@@ -61,7 +61,7 @@ class WorkerLost(Message, frozen=True, tag=3):
 
 
 class DeadlinePassed(Message, frozen=True, tag=4):
-    """The response or poll deadline of the attempt has passed (kind: see commands.DeadlineKind)."""
+    """The response or poll deadline of the attempt has passed (kind: see choices.DeadlineKind)."""
 
     kind: int
     task_sequence: int
@@ -134,7 +134,26 @@ class StartAnswered(Message, frozen=True, tag=13):
 
 
 class RemoveChild(Message, frozen=True, tag=14):
-    """The execution that this one is a part of is deleted."""
+    """The execution that this one is a part of is deleted, or has nothing to do with it any more."""
+
+    keep: bool = False  # this one stays, by itself
+
+
+class ChildReopened(Message, frozen=True, tag=15):
+    """The execution that a task of this one has started runs again, after its end."""
+
+    task_sequence: int
+    child: str
+
+
+class GoOnAfterEnd(Message, frozen=True, tag=16):
+    """The execution has undone its steps; what an operator wanted after that is done now."""
+
+
+class RetryChild(Message, frozen=True, tag=17):
+    """The parent is retried: this execution, which has failed, is to go on."""
+
+    parent_sequence: int
 
 
 class RemoveRows(Message, frozen=True, tag=30):
@@ -142,7 +161,7 @@ class RemoveRows(Message, frozen=True, tag=30):
 
 
 class PurgeExecution(Message, frozen=True, tag=31):
-    """The execution may have been kept for long enough (rule: see commands.PurgeRule)."""
+    """The execution may have been kept for long enough (rule: see choices.PurgeRule)."""
 
     ended_ms: int
     rule: int
@@ -194,6 +213,9 @@ AnyMessage = (
     | UndoChild
     | StartAnswered
     | RemoveChild
+    | ChildReopened
+    | GoOnAfterEnd
+    | RetryChild
     | RemoveRows
     | PurgeExecution
     | FinishTask

@@ -246,6 +246,7 @@ class Execution(Row, frozen=True):
     root: str = ""
     depth: int = 0
     undone_by: int = 0  # sequence of the parent's attempt to compensate it
+    afterwards: bytes = b""  # an operator's command, for when what is owed has been undone
     undo_children: bool = True  # whether what its children have done is undone when it ends badly
     masked_fields: tuple[str, ...] = ()  # of the definition: paths that readers are not shown
 

@@ -173,6 +173,10 @@ def loop_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> TaskAttemp
     return parent
 
 
+PASSED_IN_PAIRS = frozenset((TaskType.FORK_JOIN, TaskType.FORK_JOIN_DYNAMIC, TaskType.JOIN))
+"""Types that only make sense together."""
+
+
 def inside(plan: Plan, hot: ExecutionState, anchor: TaskAttempt, base: str) -> Place:
     """The task of this reference at the place of the anchor: next to it, or in one of its branches."""
     node = node_at(plan, hot, base, anchor.expansion)

@@ -7,7 +7,7 @@ from typing import cast
 from msgspec.structs import replace
 
 from orchestrator.engine import saga
-from orchestrator.engine.commands import PurgeRule
+from orchestrator.engine.choices import PurgeRule
 from orchestrator.engine.model import CompensationState, Execution, StepOutcome, Table, WorkflowStatus
 from orchestrator.engine.resident import Retention
 from orchestrator.engine.state import State
@@ -59,7 +59,8 @@ def reopen(step: Step) -> None:
     # Where nothing was settled, it is now, as if the execution had turned round.
     step.change(
         status=WorkflowStatus.COMPENSATING,
-        outcome=header.status,
+        # A workflow that had completed has not any more.
+        outcome=WorkflowStatus.TERMINATED if header.status is WorkflowStatus.COMPLETED else header.status,
         compensation=CompensationState.RUNNING,
         ended_ms=0,
         owed=tuple(owed),

@@ -132,6 +132,10 @@ class Step:
         """Changes the header of the step's execution."""
         self.x = replace(self.x, **fields)
 
+    def plan_changed(self) -> None:
+        """The step's execution runs another definition."""
+        self._plan = None
+
     @property
     def plan(self) -> Plan:
         """What the step's execution runs."""

@@ -24,7 +24,15 @@ TASK_RETRIABLE = frozenset((T.FAILED, T.TIMED_OUT))
 WORKFLOW_TERMINAL = frozenset((W.COMPLETED, W.FAILED, W.TIMED_OUT, W.TERMINATED))
 
 TASK: dict[T, tuple[T, ...]] = {
-    T.SCHEDULED: (T.IN_PROGRESS, T.COMPLETED, T.FAILED, T.FAILED_WITH_TERMINAL_ERROR, T.TIMED_OUT, T.CANCELED),
+    T.SCHEDULED: (
+        T.IN_PROGRESS,
+        T.COMPLETED,
+        T.SKIPPED,
+        T.FAILED,
+        T.FAILED_WITH_TERMINAL_ERROR,
+        T.TIMED_OUT,
+        T.CANCELED,
+    ),
     T.IN_PROGRESS: (
         T.COMPLETED,
         T.COMPLETED_WITH_ERRORS,
@@ -33,8 +41,9 @@ TASK: dict[T, tuple[T, ...]] = {
         T.TIMED_OUT,
         T.CANCELED,
     ),
-    T.COMPLETED: (),
-    T.COMPLETED_WITH_ERRORS: (),
+    # A JOIN or a loop some of whose tasks an operator runs again.
+    T.COMPLETED: (T.IN_PROGRESS,),
+    T.COMPLETED_WITH_ERRORS: (T.IN_PROGRESS,),
     T.SKIPPED: (),
     # An optional task that failed for good counts as completed with errors.
     # A JOIN that did not end well is reopened in place when an operator retries the workflow.
@@ -48,8 +57,8 @@ WORKFLOW: dict[W, tuple[W, ...]] = {
     W.RUNNING: (W.PAUSED, W.COMPENSATING, W.COMPLETED, W.FAILED, W.TIMED_OUT, W.TERMINATED),
     W.PAUSED: (W.RUNNING, W.COMPENSATING, W.FAILED, W.TIMED_OUT, W.TERMINATED),
     W.COMPENSATING: (W.PAUSED, W.FAILED, W.TIMED_OUT, W.TERMINATED),
-    # A parent undoes what a sub-workflow has done.
-    W.COMPLETED: (W.COMPENSATING,),
+    # A parent undoes what a sub-workflow has done; an operator restarts.
+    W.COMPLETED: (W.COMPENSATING, W.RUNNING),
     # Only an operator's word leads out of a terminal status: a retry, or a delete that compensates first.
     W.FAILED: (W.RUNNING, W.COMPENSATING),
     W.TIMED_OUT: (W.RUNNING, W.COMPENSATING),

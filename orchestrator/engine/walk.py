@@ -92,8 +92,12 @@ def _schedule_at(step: Step, sequence: int, reference: str) -> None:
         place = places.inside(step.plan, step.hot, anchor, reference)
     else:
         place = Place(step.plan.nodes[reference])
-    if step.hot.latest(place.reference) is None:
+    made = step.hot.latest(place.reference)
+    if made is None:
         schedule(step, place)
+    elif made.status is TaskStatus.SKIPPED and not made.passed:
+        # Left out before it was its turn, which it is now.
+        pass_on(step, place.node, made)
 
 
 def _make_more(step: Step, fork: TaskAttempt) -> None:
@@ -104,7 +108,9 @@ def _make_more(step: Step, fork: TaskAttempt) -> None:
     position = fork.position
     while position < len(references) and step.budget > 0:
         node = places.node_at(step.plan, step.hot, references[position], fork.expanded)
-        schedule(step, Place(node, fork.iterations, fork.expanded))
+        place = Place(node, fork.iterations, fork.expanded)
+        if step.hot.latest(place.reference) is None:
+            schedule(step, place)
         position += 1
     step.put_task(replace(step.hot.tasks[fork.sequence], position=position))
     if position < len(references):

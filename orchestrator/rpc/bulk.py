@@ -8,7 +8,8 @@ from hashlib import blake2b
 from typing import Any
 
 from orchestrator.engine import commands
-from orchestrator.engine.commands import AnyCommand, DeleteEffects, RequestIdentity, TerminateCompensation
+from orchestrator.engine.choices import DeleteEffects, TerminateCompensation
+from orchestrator.engine.commands import AnyCommand, RequestIdentity
 from orchestrator.engine.identifiers import ALPHABET, ID_CHARS
 from orchestrator.engine.results import Rejected
 from orchestrator.replication.errors import EntryTooLarge, Overloaded
@@ -83,10 +84,16 @@ async def _terminate_and_delete(
     return await do(commands.DeleteWorkflow(namespace, workflow_id, effects))
 
 
+async def _restart(do: Do, namespace: str, workflow_id: str, request: pb.OperateWorkflowsRequest) -> Rejected | None:
+    latest = request.use_latest_definitions
+    return await do(commands.RestartWorkflow(namespace, workflow_id, latest, DELETE[request.effects]))
+
+
 OPERATIONS: dict[Any, Operation] = {
     pb.WORKFLOW_OPERATION_PAUSE: _simply(commands.PauseWorkflow),
     pb.WORKFLOW_OPERATION_RESUME: _simply(commands.ResumeWorkflow),
     pb.WORKFLOW_OPERATION_RETRY: _simply(commands.RetryWorkflow),
+    pb.WORKFLOW_OPERATION_RESTART: _restart,
     pb.WORKFLOW_OPERATION_TERMINATE: _terminate,
     pb.WORKFLOW_OPERATION_DELETE: _delete,
     pb.WORKFLOW_OPERATION_TERMINATE_AND_DELETE: _terminate_and_delete,

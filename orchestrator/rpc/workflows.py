@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from orchestrator.engine import commands
-from orchestrator.engine.commands import IdempotencyStrategy, IfExists
+from orchestrator.engine.choices import IdempotencyStrategy, IfExists
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import ClientSessionOpened, Done, Started
@@ -157,8 +157,38 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
 
     @answers
     async def RetryWorkflow(self, request: pb.RetryWorkflowRequest, context: Any) -> Any:
-        await self._steer(commands.RetryWorkflow(*_execution_of(request)), request)
+        command = commands.RetryWorkflow(*_execution_of(request), request.resume_sub_workflows)
+        await self._steer(command, request)
         return pb.RetryWorkflowResponse()
+
+    @answers
+    async def RestartWorkflow(self, request: pb.RestartWorkflowRequest, context: Any) -> Any:
+        effects = chosen("effects", bulk.DELETE, request.effects)
+        command = commands.RestartWorkflow(*_execution_of(request), request.use_latest_definitions, effects)
+        await self._steer(command, request)
+        return pb.RestartWorkflowResponse()
+
+    @answers
+    async def RerunWorkflow(self, request: pb.RerunWorkflowRequest, context: Any) -> Any:
+        command = commands.RerunWorkflow(
+            *_execution_of(request),
+            task_id=text("task_id", request.task_id),
+            task_input=json_object("task_input", request.task_input) if request.HasField("task_input") else b"",
+            workflow_input=(
+                json_object("workflow_input", request.workflow_input) if request.HasField("workflow_input") else b""
+            ),
+            correlation_id=text("correlation_id", request.correlation_id),
+            effects=chosen("effects", bulk.DELETE, request.effects),
+        )
+        await self._steer(command, request)
+        return pb.RerunWorkflowResponse()
+
+    @answers
+    async def SkipTask(self, request: pb.SkipTaskRequest, context: Any) -> Any:
+        output = json_object("output", request.output) if request.HasField("output") else b""
+        command = commands.SkipTask(*_execution_of(request), required("reference", request.reference), output)
+        await self._steer(command, request)
+        return pb.SkipTaskResponse()
 
     @answers
     async def RetryCompensation(self, request: pb.RetryCompensationRequest, context: Any) -> Any:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
-from orchestrator.engine.commands import AnyCommand, DeadlineKind, ExpireDeadline, ExpireSession
+from orchestrator.engine.choices import DeadlineKind
+from orchestrator.engine.commands import AnyCommand, ExpireDeadline, ExpireSession
 from orchestrator.engine.effects import AnyEffect, Deliver, LeaseEnded, SessionEnded, TaskQueued
 from orchestrator.engine.model import SessionKind
 from orchestrator.engine.state import State

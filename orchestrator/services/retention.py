@@ -11,7 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from orchestrator.engine import limits, purging
-from orchestrator.engine.commands import PurgeExecutions, PurgeItem, PurgeRule
+from orchestrator.engine.choices import PurgeRule
+from orchestrator.engine.commands import PurgeExecutions, PurgeItem
 from orchestrator.engine.model import Execution
 from orchestrator.engine.resident import Retention
 from orchestrator.engine.results import Rejected

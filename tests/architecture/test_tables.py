@@ -51,7 +51,7 @@ TASK = {"name": "t", "taskReferenceName": "t", "type": "SIMPLE"}
 WORKFLOW = {"name": "w", "tasks": [TASK]}
 # Values that do something; a field takes the first that it accepts.
 VALUES: list[Any] = [
-    7, "x", "PARALLEL", "RETRY", "TIME_OUT_WF", "LINEAR_BACKOFF", True, ["x"], {"x": 1}, [TASK | {"name": "u"}],
+    7, "x", False, "PARALLEL", "RETRY", "TIME_OUT_WF", "LINEAR_BACKOFF", True, ["x"], {"x": 1}, [TASK | {"name": "u"}],
     TASK | {"taskReferenceName": "u"}, {"name": "u", "retryCount": 1}, 1,
 ]
 # Fields whose values depend on other fields, tested with the types they belong to, and the one that has a single value.

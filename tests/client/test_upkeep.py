@@ -109,7 +109,7 @@ async def test_many_at_once(client: Client) -> None:
     for wrong in ("sing", "Pause"):
         with pytest.raises(InvalidRequest):
             await client.operate(wrong, ids)  # type: ignore[arg-type]  # what is refused
-    assert len(OPERATIONS) == 6
+    assert len(OPERATIONS) == 7
 
 
 async def test_variables_and_tasks_are_updated(client: Client) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.codec.entries import EntryHeader, decode_entry, encode_command, encode_entry, join_entry
 from orchestrator.codec.errors import EntryCorrupt, EntryVersionUnsupported
-from orchestrator.engine import commands
+from orchestrator.engine import choices, commands
 from orchestrator.engine.commands import Command, CompleteTask, FireTimers, PauseWorkflow, RequestIdentity
 from orchestrator.engine.model import TaskStatus
 
@@ -49,7 +49,7 @@ def test_every_command_can_be_in_an_entry(kind: type[Command]) -> None:
         elif field.name == "lines":
             values[place] = ((1, "x"),)
         elif field.name == "items":
-            values[place] = (commands.PurgeItem("x", "w", 1, commands.PurgeRule.AGE),)
+            values[place] = (commands.PurgeItem("x", "w", 1, choices.PurgeRule.AGE),)
         elif field.required and field.name == "times":
             values[place] = ((1, 0),)
     command = kind(*values)

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from orchestrator.engine import invariants
+from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import (
     AnyCommand,
     CompleteTask,
     Continue,
     FireTimers,
-    IfExists,
     OpenSession,
     RegisterTasks,
     RegisterWorkflows,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from hashlib import blake2b
 
-from orchestrator.engine.commands import CompleteTask, IfExists, StartWorkflow
+from orchestrator.engine.choices import IfExists
+from orchestrator.engine.commands import CompleteTask, StartWorkflow
 from orchestrator.engine.effects import Deliver
 from orchestrator.engine.model import TaskStatus
 from tests.engine.driver import Driver, simple, workflow

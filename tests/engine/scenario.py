@@ -5,18 +5,16 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from orchestrator.engine.choices import DeadlineKind, DeleteEffects, IfExists, TerminateCompensation
 from orchestrator.engine.commands import (
     AbandonCompensation,
     AddTaskLogs,
     AnyCommand,
     CloseSession,
     CompleteTask,
-    DeadlineKind,
-    DeleteEffects,
     DeleteWorkflow,
     ExpireDeadline,
     ExpireSession,
-    IfExists,
     OpenSession,
     PauseWorkflow,
     PollTasks,
@@ -28,7 +26,6 @@ from orchestrator.engine.commands import (
     SignalWorkflow,
     SkipCompensation,
     StartWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
     UpdateSession,
     UpdateTask,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.engine.choices import DeadlineKind, IfExists
 from orchestrator.engine.commands import (
     CloseSession,
     CompleteTask,
-    DeadlineKind,
     ExpireDeadline,
     ExpireSession,
-    IfExists,
     OpenClientSession,
     OpenSession,
     PollTasks,

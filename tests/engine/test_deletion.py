@@ -7,23 +7,20 @@ from typing import Any
 import pytest
 
 from orchestrator.engine import limits, machine, step
+from orchestrator.engine.choices import DeleteEffects, IfExists, PurgeRule, TerminateCompensation
 from orchestrator.engine.commands import (
     UNCHANGED,
     AbandonCompensation,
-    DeleteEffects,
     DeleteWorkflow,
-    IfExists,
     OpenSession,
     PauseWorkflow,
     PurgeExecutions,
     PurgeItem,
-    PurgeRule,
     ReleaseTask,
     RetryWorkflow,
     SetRetention,
     SignalWorkflow,
     StartWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
 )
 from orchestrator.engine.effects import ExecutionDeleted

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.engine import choices, transitions
 from orchestrator.engine import commands as c
-from orchestrator.engine import transitions
 from orchestrator.engine.model import CompensationState, TaskStatus, WorkflowStatus
 from orchestrator.engine.results import Rejected
 from tests.engine.driver import Driver, simple, workflow
@@ -50,18 +50,18 @@ OPERATIONS: dict[str, Any] = {
     "pause": c.PauseWorkflow(*ONE),
     "resume": c.ResumeWorkflow(*ONE),
     "signal": c.SignalWorkflow(*ONE, "go", b"{}"),
-    "terminate": c.TerminateWorkflow(*ONE, "stop", c.TerminateCompensation.UNSET),
-    "terminate RUN": c.TerminateWorkflow(*ONE, "stop", c.TerminateCompensation.RUN),
-    "terminate SKIP": c.TerminateWorkflow(*ONE, "stop", c.TerminateCompensation.SKIP),
+    "terminate": c.TerminateWorkflow(*ONE, "stop", choices.TerminateCompensation.UNSET),
+    "terminate RUN": c.TerminateWorkflow(*ONE, "stop", choices.TerminateCompensation.RUN),
+    "terminate SKIP": c.TerminateWorkflow(*ONE, "stop", choices.TerminateCompensation.SKIP),
     "retry": c.RetryWorkflow(*ONE),
     "compensation retry": c.RetryCompensation(*ONE),
     "compensation skip": c.SkipCompensation(*ONE),
     "compensation abandon": c.AbandonCompensation(*ONE, "enough"),
     "update variables": c.UpdateVariables(*ONE, b'{"v":1}'),
     "update task": c.UpdateTask(*ONE, "a", TaskStatus.IN_PROGRESS, b"{}"),
-    "delete": c.DeleteWorkflow(*ONE, c.DeleteEffects.UNSET),
-    "delete KEEP": c.DeleteWorkflow(*ONE, c.DeleteEffects.KEEP),
-    "delete COMPENSATE_FIRST": c.DeleteWorkflow(*ONE, c.DeleteEffects.COMPENSATE_FIRST),
+    "delete": c.DeleteWorkflow(*ONE, choices.DeleteEffects.UNSET),
+    "delete KEEP": c.DeleteWorkflow(*ONE, choices.DeleteEffects.KEEP),
+    "delete COMPENSATE_FIRST": c.DeleteWorkflow(*ONE, choices.DeleteEffects.COMPENSATE_FIRST),
 }
 
 
@@ -222,4 +222,4 @@ def test_the_tables_name_every_status() -> None:
     with pytest.raises(transitions.ImpossibleTransition):
         transitions.check_task(TaskStatus.COMPLETED, TaskStatus.FAILED)
     with pytest.raises(transitions.ImpossibleTransition):
-        transitions.check_workflow(WorkflowStatus.COMPLETED, WorkflowStatus.RUNNING)
+        transitions.check_workflow(WorkflowStatus.COMPLETED, WorkflowStatus.PAUSED)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.engine import pending, queries, state
-from orchestrator.engine.commands import Checkpoint, IfExists, RaiseBehaviour, StartWorkflow, TerminateWorkflow
-from orchestrator.engine.commands import TerminateCompensation as Compensation
+from orchestrator.engine.choices import IfExists
+from orchestrator.engine.choices import TerminateCompensation as Compensation
+from orchestrator.engine.commands import Checkpoint, RaiseBehaviour, StartWorkflow, TerminateWorkflow
 from orchestrator.engine.effects import Cancel, Deliver, TaskQueued
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import Checkpointed, Done

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.engine import commands, leases, machine, messages, step, walk
-from orchestrator.engine.commands import IfExists, RequestIdentity, StartWorkflow, TerminateCompensation
+from orchestrator.engine import choices, commands, leases, machine, messages, step, walk
+from orchestrator.engine.choices import IfExists, TerminateCompensation
+from orchestrator.engine.commands import RequestIdentity, StartWorkflow
 from orchestrator.engine.model import SessionKind, Table, TaskStatus
 from orchestrator.engine.results import Code, Done, Rejected
 from orchestrator.engine.state import State
@@ -51,7 +52,7 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.CompleteTask: None,
     commands.RecordHeartbeat: None,
     commands.ReleaseTask: commands.ReleaseTask("s", 1),
-    commands.ExpireDeadline: commands.ExpireDeadline(commands.DeadlineKind.RESPONSE, 1),
+    commands.ExpireDeadline: commands.ExpireDeadline(choices.DeadlineKind.RESPONSE, 1),
     commands.PutSchedule: commands.PutSchedule("default", msgspec.json.encode({**SCHEDULE, "paused": True})),
     commands.DeleteSchedule: commands.DeleteSchedule("default", "hourly"),
     commands.PauseSchedule: commands.PauseSchedule("default", "hourly", "why"),
@@ -70,12 +71,15 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.RaiseBehaviour: commands.RaiseBehaviour(1),
     commands.RegisterService: commands.RegisterService("default", b'{"name":"s","endpoints":["http://a"]}'),
     commands.DeleteService: commands.DeleteService("default", "s"),
-    commands.DeleteWorkflow: commands.DeleteWorkflow(*ONE, commands.DeleteEffects.KEEP),
+    commands.DeleteWorkflow: commands.DeleteWorkflow(*ONE, choices.DeleteEffects.KEEP),
     commands.SetRetention: commands.SetRetention(1, 2, 3),
     commands.AddTaskLogs: None,
     commands.UpdateVariables: commands.UpdateVariables(*ONE, b'{"v":1}'),
     commands.UpdateTask: commands.UpdateTask(*ONE, "a", TaskStatus.COMPLETED, b'{"n":1}'),
-    commands.PurgeExecutions: commands.PurgeExecutions((commands.PurgeItem(*ONE, 1, commands.PurgeRule.AGE),)),
+    commands.RestartWorkflow: commands.RestartWorkflow(*ONE),
+    commands.RerunWorkflow: commands.RerunWorkflow(*ONE),
+    commands.SkipTask: commands.SkipTask(*ONE, "c"),
+    commands.PurgeExecutions: commands.PurgeExecutions((commands.PurgeItem(*ONE, 1, choices.PurgeRule.AGE),)),
 }
 
 
@@ -229,6 +233,7 @@ def test_a_message_that_breaks_is_dropped_and_changes_nothing_else(
     fields.update({"kind": 1, "number": 1, "name": "n", "version": 1, "input": b"{}", "task_id": "", "reference": "a"})
     fields.update({"status": TaskStatus.FAILED, "output": b"{}", "reason": "r", "variables": b"{}", "append": False})
     fields.update({"origin": messages.Origin(), "undo": True, "child": "w", "parent": "w"})
+    fields.update({"parent_sequence": 1})
     known = {field.name: fields[field.name] for field in msgspec.structs.fields(kind) if field.required}
     before = driver.rows()
 

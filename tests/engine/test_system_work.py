@@ -8,17 +8,16 @@ import msgspec
 import pytest
 
 from orchestrator.engine import pending, queries, system
+from orchestrator.engine.choices import IfExists, TerminateCompensation
 from orchestrator.engine.commands import (
     CloseSession,
     ExpireSession,
-    IfExists,
     OpenSession,
     PollTasks,
     RegisterTasks,
     RegisterWorkflows,
     ReleaseTask,
     StartWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
 )
 from orchestrator.engine.effects import Cancel, Deliver, TaskQueued

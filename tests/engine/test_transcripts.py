@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.engine import choices, queries
 from orchestrator.engine import commands as c
-from orchestrator.engine import queries
 from orchestrator.engine.effects import AnyEffect, Cancel, Deliver, LeaseEnded, SessionEnded, TaskQueued
 from orchestrator.engine.model import TaskAttempt, TaskStatus
 from orchestrator.engine.results import Done, Judged, Rejected
@@ -78,7 +78,7 @@ class Story:
 
     def _silence(self, reference: str) -> Any:
         token = self._attempt(reference).fencing_token
-        return self.driver.do(c.ExpireDeadline(c.DeadlineKind.RESPONSE, token))
+        return self.driver.do(c.ExpireDeadline(choices.DeadlineKind.RESPONSE, token))
 
     def _release(self, session: str, token: str) -> Any:
         return self.driver.do(c.ReleaseTask(session, int(token)))
@@ -96,7 +96,7 @@ class Story:
         return self.driver.do(c.RetryWorkflow(*ONE))
 
     def _terminate(self, how: str = "unset") -> Any:
-        return self.driver.do(c.TerminateWorkflow(*ONE, "stop", c.TerminateCompensation[how.upper()]))
+        return self.driver.do(c.TerminateWorkflow(*ONE, "stop", choices.TerminateCompensation[how.upper()]))
 
     def _signal(self, name: str) -> Any:
         return self.driver.do(c.SignalWorkflow(*ONE, name, b'{"by":"ann"}'))

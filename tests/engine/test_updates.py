@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from orchestrator.engine import limits, task_logs
+from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     AddTaskLogs,
     CompleteTask,
     PauseWorkflow,
     ReleaseTask,
     ResumeWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
     UpdateTask,
     UpdateVariables,

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator.codec.entries import EntryHeader, encode_entry
+from orchestrator.engine.choices import DeleteEffects, IfExists
 from orchestrator.engine.commands import (
     AnyCommand,
     Checkpoint,
-    DeleteEffects,
     DeleteWorkflow,
-    IfExists,
     RegisterWorkflows,
     SignalWorkflow,
     StartWorkflow,

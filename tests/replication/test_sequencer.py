@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from orchestrator.codec.entries import decode_entry
+from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import (
     AnyCommand,
     CompleteTask,
     FireTimers,
-    IfExists,
     ReleaseTask,
     RequestIdentity,
     SignalWorkflow,

@@ -6,14 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.commands import (
-    DeadlineKind,
-    ExpireDeadline,
-    PauseWorkflow,
-    ResumeWorkflow,
-    TerminateCompensation,
-    TerminateWorkflow,
-)
+from orchestrator.engine.choices import DeadlineKind, TerminateCompensation
+from orchestrator.engine.commands import ExpireDeadline, PauseWorkflow, ResumeWorkflow, TerminateWorkflow
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from tests.engine.driver import Driver, simple
 from tests.requirements.elements import ONE, begin, busy_driver, element, fork, shown_input, switch, text

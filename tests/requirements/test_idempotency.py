@@ -7,15 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.engine.commands import (
-    IdempotencyStrategy,
-    IfExists,
-    PauseWorkflow,
-    RetryWorkflow,
-    StartWorkflow,
-    TerminateCompensation,
-    TerminateWorkflow,
-)
+from orchestrator.engine.choices import IdempotencyStrategy, IfExists, TerminateCompensation
+from orchestrator.engine.commands import PauseWorkflow, RetryWorkflow, StartWorkflow, TerminateWorkflow
 from orchestrator.engine.model import Table, WorkflowStatus
 from orchestrator.engine.results import Code, Rejected, Started
 from tests.engine.driver import Driver, simple, workflow

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from orchestrator.engine import limits, queries
+from orchestrator.engine.choices import DeadlineKind, TerminateCompensation
 from orchestrator.engine.commands import (
-    DeadlineKind,
     ExpireDeadline,
     ExpireSession,
     ReleaseTask,
     RetryWorkflow,
     SignalWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
 )
 from orchestrator.engine.effects import Cancel

@@ -8,14 +8,8 @@ import msgspec
 import pytest
 
 from orchestrator.engine import limits
-from orchestrator.engine.commands import (
-    AbandonCompensation,
-    DeleteEffects,
-    DeleteWorkflow,
-    SkipCompensation,
-    TerminateCompensation,
-    TerminateWorkflow,
-)
+from orchestrator.engine.choices import DeleteEffects, TerminateCompensation
+from orchestrator.engine.commands import AbandonCompensation, DeleteWorkflow, SkipCompensation, TerminateWorkflow
 from orchestrator.engine.model import CompensationState, TaskStatus, WorkflowStatus
 from tests.engine.driver import Driver, simple, workflow
 from tests.requirements.elements import begin, element, shown_input, text

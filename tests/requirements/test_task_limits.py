@@ -10,18 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.engine.choices import IfExists, TerminateCompensation
 from orchestrator.engine.commands import (
     CloseSession,
     CompleteTask,
     ExpireSession,
     FireTimers,
-    IfExists,
     OpenSession,
     PollTasks,
     RegisterTasks,
     ReleaseTask,
     StartWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
     UpdateSession,
 )

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from orchestrator.engine import limits, queries
+from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     PauseWorkflow,
     ResumeWorkflow,
     RetryWorkflow,
     SignalWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
 )
 from orchestrator.engine.model import TaskStatus, WorkflowStatus

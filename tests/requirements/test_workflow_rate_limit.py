@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     PauseWorkflow,
     ResumeWorkflow,
     RetryWorkflow,
     SignalWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
 )
 from orchestrator.engine.definitions.errors import DefinitionInvalid

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.engine.commands import DeadlineKind, ExpireDeadline
+from orchestrator.engine.choices import DeadlineKind
+from orchestrator.engine.commands import ExpireDeadline
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
 from orchestrator_api.v1.common_pb2 import Payload

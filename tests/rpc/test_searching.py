@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator.engine.commands import TerminateCompensation, TerminateWorkflow
+from orchestrator.engine.choices import TerminateCompensation
+from orchestrator.engine.commands import TerminateWorkflow
 from orchestrator.rpc import searching
 from orchestrator.storage.paging import Window
 from orchestrator.storage.search import ExecutionFilter, Page

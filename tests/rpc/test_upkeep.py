@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator.engine import commands, limits
+from orchestrator.engine import choices, commands, limits
 from orchestrator.engine.model import TaskStatus
 from orchestrator_api.v1 import cluster_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
@@ -50,11 +50,11 @@ async def test_nor_is_it_read_from_a_database_that_does_not_know_yet(
         bench.driver.index += 1
         bench.driver.machine.begin_entry(bench.driver.index, 1, bench.driver.now_ms, 1)
         bench.driver.heat(("default", "w"))
-        bench.driver.machine.apply(commands.DeleteWorkflow("default", "w", commands.DeleteEffects.KEEP))
+        bench.driver.machine.apply(commands.DeleteWorkflow("default", "w", choices.DeleteEffects.KEEP))
         bench.driver.machine.end_entry(b"")
         bench.go_cold()
     else:
-        bench.apply(commands.DeleteWorkflow("default", "w", commands.DeleteEffects.KEEP))
+        bench.apply(commands.DeleteWorkflow("default", "w", choices.DeleteEffects.KEEP))
     error = await failure(stubs.workflows.GetWorkflow(pb.GetWorkflowRequest(workflow_id="w")))
     assert error.code() is grpc.StatusCode.NOT_FOUND
 
@@ -65,8 +65,8 @@ async def test_who_watches_it_is_told(bench: Bench, stubs: Stubs) -> None:
     await soon("the execution", watch.read())
     bench.driver.now_ms += 1
     bench.driver.entry(
-        commands.TerminateWorkflow("default", "w", "", commands.TerminateCompensation.SKIP),
-        commands.DeleteWorkflow("default", "w", commands.DeleteEffects.KEEP),
+        commands.TerminateWorkflow("default", "w", "", choices.TerminateCompensation.SKIP),
+        commands.DeleteWorkflow("default", "w", choices.DeleteEffects.KEEP),
     )
     for effect in bench.driver.effects:
         bench.perform(effect)
@@ -79,7 +79,7 @@ async def test_steps_that_were_not_undone_are_named(bench: Bench, stubs: Stubs) 
     bench.order("pay", compensateWith={"name": "undo", "type": "SIMPLE"})
     bench.start()
     bench.apply(commands.PollTasks("p", "default", "", "w", ("pay",), 1))
-    bench.apply(commands.TerminateWorkflow("default", "w", "", commands.TerminateCompensation.SKIP))
+    bench.apply(commands.TerminateWorkflow("default", "w", "", choices.TerminateCompensation.SKIP))
     bench.driver.now_ms += 1
     error = await failure(stubs.workflows.DeleteWorkflow(pb.DeleteWorkflowRequest(workflow_id="w")))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -228,3 +228,35 @@ async def test_what_is_too_much_is_cut_and_told(bench: Bench, stubs: Stubs) -> N
     unknown = workers_pb2.AttemptLogs(workflow_id="w", task_id="none", lines=lines("x"))
     verdict = (await stubs.workers.AddTaskLogs(workers_pb2.AddTaskLogsRequest(logs=unknown))).verdict
     assert verdict.verdict == workers_pb2.VERDICT_UNKNOWN
+
+
+# --- running again
+
+
+async def test_what_has_ended_is_restarted_and_rerun(bench: Bench, stubs: Stubs) -> None:
+    bench.start()
+    finish(bench)
+    await stubs.workflows.RestartWorkflow(pb.RestartWorkflowRequest(workflow_id="w"))
+    shown = (await stubs.workflows.GetWorkflow(pb.GetWorkflowRequest(workflow_id="w", include_tasks=True))).workflow
+    assert (shown.status, shown.run) == (pb.WORKFLOW_STATUS_RUNNING, 2)
+    error = await failure(stubs.workflows.RerunWorkflow(pb.RerunWorkflowRequest(workflow_id="w", task_id="x")))
+    assert info_of(error).reason == "WORKFLOW_RUNNING"
+
+
+async def test_a_rerun_takes_other_inputs(bench: Bench, stubs: Stubs) -> None:
+    bench.start()
+    finish(bench)
+    request = pb.RerunWorkflowRequest(workflow_id="w", workflow_input=Payload(inline=b'{"k":2}'), correlation_id="c")
+    await stubs.workflows.RerunWorkflow(request)
+    shown = (await stubs.workflows.GetWorkflow(pb.GetWorkflowRequest(workflow_id="w"))).workflow
+    assert (shown.input.inline, shown.correlation_id) == (b'{"k":2}', "c")
+    request.workflow_input.inline = b"[]"
+    error = await failure(stubs.workflows.RerunWorkflow(request))
+    assert info_of(error).metadata["field"] == "workflow_input"
+
+
+async def test_a_task_is_skipped(bench: Bench, stubs: Stubs) -> None:
+    bench.start()
+    await stubs.workflows.SkipTask(pb.SkipTaskRequest(workflow_id="w", reference="ship"))
+    error = await failure(stubs.workflows.SkipTask(pb.SkipTaskRequest(workflow_id="w", reference="ship")))
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.FAILED_PRECONDITION, "TASK_BEGUN")

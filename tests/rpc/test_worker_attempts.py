@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from orchestrator.engine import commands
-from orchestrator.engine.commands import DeadlineKind, ExpireDeadline
+from orchestrator.engine.choices import DeadlineKind
+from orchestrator.engine.commands import ExpireDeadline
 from orchestrator.engine.effects import Deliver
 from orchestrator.replication.errors import NotLeader, OutcomeUnknown
 from orchestrator.rpc import worker_stream

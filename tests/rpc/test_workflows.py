@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from orchestrator.engine import commands
+from orchestrator.engine import choices, commands
 from orchestrator.engine.model import CompensationState, Table, WorkflowStatus
 from orchestrator.replication.errors import LostLeadership, NotLeader
 from orchestrator.rpc import workflows
@@ -67,9 +67,9 @@ async def test_a_start_reaches_the_state_machine_with_everything_that_was_given(
         )
     )
     assert bench.submitted_of(commands.StartWorkflow) == [
-        commands.StartWorkflow("default", "order", 1, "w1", commands.IfExists.RETURN, b'{"a":1}', "c", 5, "me",
+        commands.StartWorkflow("default", "order", 1, "w1", choices.IfExists.RETURN, b'{"a":1}', "c", 5, "me",
                                (("*", "us"), ("pay", "eu")), b"", "k",
-                               commands.IdempotencyStrategy.FAIL_ON_RUNNING)
+                               choices.IdempotencyStrategy.FAIL_ON_RUNNING)
     ]
     assert bench.identities[-1] == commands.RequestIdentity("", session, 4, 2)
     assert (reply.workflow_id, reply.existing) == ("w1", False)
@@ -268,7 +268,7 @@ async def test_start_and_wait_answers_the_end_or_the_end_of_a_task(bench: Bench,
     assert reached.status == pb.WORKFLOW_STATUS_RUNNING
     assert reached.tasks[0].output.inline == b'{"paid":true}'
     assert not whole.done()
-    bench.apply(commands.TerminateWorkflow("default", "w", "enough", commands.TerminateCompensation.SKIP))
+    bench.apply(commands.TerminateWorkflow("default", "w", "enough", choices.TerminateCompensation.SKIP))
     assert (await soon("the end", whole)).workflow.status == pb.WORKFLOW_STATUS_TERMINATED
 
 
@@ -294,7 +294,7 @@ async def test_watching_tells_each_state_and_ends_after_the_last(bench: Bench, s
     await until("the watcher", lambda: bench.notifier._events)
     bench.apply(commands.PauseWorkflow("default", "w"))
     assert (await soon("the next", call.read())).workflow.status == pb.WORKFLOW_STATUS_PAUSED
-    bench.apply(commands.TerminateWorkflow("default", "w", "enough", commands.TerminateCompensation.SKIP))
+    bench.apply(commands.TerminateWorkflow("default", "w", "enough", choices.TerminateCompensation.SKIP))
     last = (await soon("the last", call.read())).workflow
     assert (last.status, last.reason) == (pb.WORKFLOW_STATUS_TERMINATED, "enough")
     assert await soon("the end", call.read()) is grpc.aio.EOF
@@ -305,7 +305,7 @@ async def test_an_end_that_comes_while_a_state_is_being_sent_is_told_all_the_sam
     bench.start("w")
     states = WorkflowServicer(bench.backend()).WatchWorkflow(pb.WatchWorkflowRequest(workflow_id="w"), None)
     assert (await soon("the first state", anext(states))).workflow.status == pb.WORKFLOW_STATUS_RUNNING
-    bench.apply(commands.TerminateWorkflow("default", "w", "enough", commands.TerminateCompensation.SKIP))
+    bench.apply(commands.TerminateWorkflow("default", "w", "enough", choices.TerminateCompensation.SKIP))
     assert (await soon("the last", anext(states))).workflow.status == pb.WORKFLOW_STATUS_TERMINATED
     with pytest.raises(StopAsyncIteration):
         await soon("the end", anext(states))
@@ -353,7 +353,7 @@ async def test_each_steering_call_is_its_command(bench: Bench, stubs: Stubs) -> 
          commands.SignalWorkflow("default", "w", "go", b'{"a":1}')),
         ("TerminateWorkflow",
          pb.TerminateWorkflowRequest(reason="r", compensation=pb.TERMINATE_COMPENSATION_RUN, **common),
-         commands.TerminateWorkflow("default", "w", "r", commands.TerminateCompensation.RUN)),
+         commands.TerminateWorkflow("default", "w", "r", choices.TerminateCompensation.RUN)),
     ):
         # Some do not fit the state: what counts is what is asked of the state machine.
         (answer,) = await asyncio.gather(getattr(stubs.workflows, call)(request), return_exceptions=True)

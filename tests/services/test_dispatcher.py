@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.engine.commands import CloseSession, DeadlineKind, ExpireDeadline
+from orchestrator.engine.choices import DeadlineKind
+from orchestrator.engine.commands import CloseSession, ExpireDeadline
 from orchestrator.engine.effects import Cancel
 from orchestrator.engine.resident import Lease
 from orchestrator.services.dispatcher import Dispatcher

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.commands import AnyCommand, CloseSession, DeadlineKind, ExpireDeadline, ExpireSession
+from orchestrator.engine.choices import DeadlineKind
+from orchestrator.engine.commands import AnyCommand, CloseSession, ExpireDeadline, ExpireSession
 from orchestrator.engine.pending import effects_owed
 from orchestrator.engine.results import AnyResult, Done
 from orchestrator.replication.errors import NotLeader

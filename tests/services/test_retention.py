@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.codec.rows import HASH_MODULUS, encode_row, row_hash
 from orchestrator.engine import limits
-from orchestrator.engine.commands import AnyCommand, DeleteEffects, DeleteWorkflow, PurgeExecutions, SetRetention
+from orchestrator.engine.choices import DeleteEffects
+from orchestrator.engine.commands import AnyCommand, DeleteWorkflow, PurgeExecutions, SetRetention
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Done

@@ -11,14 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator.engine.commands import (
-    CloseSession,
-    CompleteTask,
-    OpenSession,
-    ReleaseTask,
-    TerminateCompensation,
-    TerminateWorkflow,
-)
+from orchestrator.engine.choices import TerminateCompensation
+from orchestrator.engine.commands import CloseSession, CompleteTask, OpenSession, ReleaseTask, TerminateWorkflow
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from orchestrator.integrations.work import Ended, Outcome, Work
 from orchestrator.rpc.errors import RpcFailure

@@ -48,6 +48,9 @@ def compile_definition(workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinit
         compensation_grace_ms=workflow.compensation_grace_ms,
         retention_ms=workflow.retention_ms,
         retention_count=workflow.retention_count,
+        restartable=workflow.restartable,
+        failure_workflow=workflow.failure_workflow,
+        failure_version=workflow.failure_version,
         rate_limit=workflow.rate_limit,
         masked_fields=workflow.masked_fields,
     )

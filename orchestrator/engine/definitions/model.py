@@ -194,5 +194,8 @@ class CompiledDefinition(msgspec.Struct, frozen=True):
     # How long, and how many of them, executions are kept after their end; 0: the cluster's policy.
     retention_ms: int = 0
     retention_count: int = 0
+    restartable: bool = True
+    failure_workflow: Template | None = None  # the name of the workflow that is started when this one has failed
+    failure_version: int = 0
     rate_limit: RateLimit | None = None
     masked_fields: tuple[str, ...] = ()  # dotted paths

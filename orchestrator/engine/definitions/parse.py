@@ -16,7 +16,7 @@ from orchestrator.engine.definitions.masks import read_masks
 from orchestrator.engine.definitions.model import CompensationOrder, RateLimit, TimeoutPolicy
 from orchestrator.engine.definitions.rate_limit import read_rate_limit
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task, refuse_schemas
-from orchestrator.engine.expressions import JsonInvalid, Template, check_json, compact, parse_template
+from orchestrator.engine.expressions import JsonInvalid, Template, check_json, compact, dump_string, parse_template
 
 __all__ = [
     "DOCUMENT_BYTES_MAX",
@@ -36,14 +36,11 @@ _REMEMBERED_BYTES_MAX = 16 * 1024
 _KNOWN = (
     "name version tasks outputParameters schemaVersion timeoutPolicy timeoutSeconds variables inputTemplate"
     " inputSchema outputSchema enforceSchema compensationOrder compensationGraceSeconds rateLimitConfig"
-    " retentionSeconds retentionCount maskedFields"
+    " retentionSeconds retentionCount maskedFields restartable failureWorkflow failureWorkflowVersion"
     # For readers only.
-    " description inputParameters restartable ownerApp ownerEmail metadata createTime updateTime createdBy updatedBy"
+    " description inputParameters ownerApp ownerEmail metadata createTime updateTime createdBy updatedBy"
 ).split()
-_UNBUILT = (
-    "failureWorkflow failureWorkflowVersion workflowStatusListenerEnabled workflowStatusListenerSink"
-    " cacheConfig"
-).split()
+_UNBUILT = "workflowStatusListenerEnabled workflowStatusListenerSink cacheConfig".split()
 
 
 class ParsedTask(msgspec.Struct, frozen=True):
@@ -73,6 +70,9 @@ class ParsedWorkflow(msgspec.Struct, frozen=True):
     compensation_grace_ms: int
     retention_ms: int
     retention_count: int
+    restartable: bool
+    failure_workflow: Template | None
+    failure_version: int
     rate_limit: RateLimit | None = None
     masked_fields: tuple[str, ...] = ()
 
@@ -128,6 +128,9 @@ def _validated(document: bytes) -> ParsedWorkflow:
         compensation_grace_ms=fields.seconds("compensationGraceSeconds", 30_000),
         retention_ms=fields.seconds("retentionSeconds", 0),
         retention_count=fields.integer("retentionCount", 0),
+        restartable=fields.flag("restartable", True),
+        failure_workflow=_read_failure_workflow(fields, names),
+        failure_version=fields.integer("failureWorkflowVersion", 0),
         rate_limit=read_rate_limit(fields),
         masked_fields=read_masks(fields),
     )
@@ -146,11 +149,20 @@ def _json(document: bytes) -> bytes:
     return compact(document)
 
 
+def _read_failure_workflow(fields: Fields, names: frozenset[str] | None) -> Template | None:
+    """A name, or an expression that gives one; also without braces, as in `$workflow.input.x`."""
+    name = fields.text("failureWorkflow")
+    if not name:
+        return None
+    if name.startswith("$") and not name.startswith("${"):
+        name = "${" + name[1:] + "}"
+    return parse_template(dump_string(name), "failureWorkflow", names)
+
+
 def _check_for_readers(fields: Fields) -> None:
     for key in ("description", "ownerApp", "ownerEmail", "createdBy", "updatedBy"):
         fields.text(key)
     fields.items("inputParameters")
-    fields.flag("restartable")
 
 
 def _task_names(elements: list[Element]) -> tuple[str, ...]:

@@ -133,9 +133,9 @@ def remove_child(step: Step, message: RemoveChild) -> AnyResult:
     """The execution that it was a part of is gone."""
     if not step.open(message.namespace, message.workflow_id):
         return Done()
-    if step.x.status in WORKFLOW_TERMINAL:
+    if step.x.status in WORKFLOW_TERMINAL and not message.keep:
         deletion.begin(step)
     else:
-        # It is still undoing what it did: from now on it is kept like any other.
+        # Or it is still undoing what it did: from now on it is kept like any other.
         step.change(parent="", root="")
     return Done()

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import limits, loops, outcomes, saga, signals
+from orchestrator.engine import attempts, children, limits, loops, outcomes, saga, signals
+from orchestrator.engine.again import tell_parent
 from orchestrator.engine.births import arm_timeout
+from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     PauseWorkflow,
     ResumeWorkflow,
     RetryWorkflow,
     SignalWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
 )
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
-from orchestrator.engine.model import AgendaItem, AgendaKind, CompensationState, Signal, TaskStatus, WorkflowStatus
+from orchestrator.engine.messages import RetryChild
+from orchestrator.engine.model import (
+    AgendaItem,
+    AgendaKind,
+    CompensationState,
+    Signal,
+    TaskAttempt,
+    TaskStatus,
+    WorkflowStatus,
+)
 from orchestrator.engine.payloads import store
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
@@ -113,6 +123,36 @@ def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
     final = step.x.status is WorkflowStatus.COMPLETED or _was_terminated_by_task(step)
     if final or not (again or timed_out):
         refuse(Code.FAILED_PRECONDITION, "NOTHING_TO_RETRY", "there is no task to try again")
+    if command.resume_sub_workflows:
+        for sequence in again:
+            _resume_child(step, step.hot.tasks[sequence])
+    reopen(step)
+    return Done()
+
+
+def _resume_child(step: Step, attempt: TaskAttempt) -> None:
+    if attempt.child:
+        step.send(RetryChild(step.x.namespace, attempt.child, attempt.sequence))
+        attempts.wait_again(step, attempt)
+
+
+def retry_child(step: Step, message: RetryChild) -> AnyResult:
+    """The parent is retried, and waits for this execution again: it goes on, or says once more how it has ended."""
+    if not step.open(message.namespace, message.workflow_id) or step.x.status not in WORKFLOW_TERMINAL:
+        return Done()
+    again = _to_retry(step)
+    if not again or saga.has_started(step) or _was_terminated_by_task(step):
+        children.ended(step)
+        return Done()
+    for sequence in again:
+        _resume_child(step, step.hot.tasks[sequence])
+    reopen(step)
+    return Done()
+
+
+def reopen(step: Step) -> None:
+    """The execution goes on: what has failed or was cancelled is tried again."""
+    again = _to_retry(step)
     kept = [item for item in step.agenda if _is_still_due(step, item)]
     step.agenda.clear()
     step.agenda.extend(kept)
@@ -133,7 +173,7 @@ def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
     )
     arm_timeout(step)
     step.count(live_executions=1)
-    return Done()
+    tell_parent(step)
 
 
 def _was_terminated_by_task(step: Step) -> bool:
@@ -151,7 +191,7 @@ def _to_retry(step: Step) -> list[int]:
 
 def _is_still_due(step: Step, item: AgendaItem) -> bool:
     kind, sequence, _ = item
-    if kind == AgendaKind.SCHEDULE:
+    if kind in (AgendaKind.SCHEDULE, AgendaKind.EXPAND, AgendaKind.ABANDON, AgendaKind.FORGET):
         return True
     attempt = step.hot.tasks[sequence]
     return kind == AgendaKind.FOLLOW and attempt.status in TASK_TERMINAL and attempt.status in TASK_SUCCESSFUL

@@ -5,14 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from orchestrator.engine import deletion, limits, purging
-from orchestrator.engine.commands import (
-    UNCHANGED,
-    DeleteEffects,
-    DeleteWorkflow,
-    PurgeExecutions,
-    PurgeRule,
-    SetRetention,
-)
+from orchestrator.engine.choices import DeleteEffects, PurgeRule
+from orchestrator.engine.commands import UNCHANGED, DeleteWorkflow, PurgeExecutions, SetRetention
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.messages import PurgeExecution, RemoveRows
 from orchestrator.engine.model import Table, WorkflowStatus

@@ -5,7 +5,14 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from orchestrator.engine import leases, limits, pollers
-from orchestrator.engine.commands import CloseSession, ExpireSession, NotePollers, OpenSession, PollTasks, UpdateSession
+from orchestrator.engine.commands import (
+    CloseSession,
+    ExpireSession,
+    NotePollers,
+    OpenSession,
+    PollTasks,
+    UpdateSession,
+)
 from orchestrator.engine.effects import SessionEnded
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.messages import WorkerLost

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.engine import births, idempotency, origins
-from orchestrator.engine.commands import IfExists, StartWorkflow
+from orchestrator.engine.choices import IfExists
+from orchestrator.engine.commands import StartWorkflow
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.expressions import fields_of, text_of
 from orchestrator.engine.messages import StartExecution

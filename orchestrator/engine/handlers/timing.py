@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from orchestrator.engine import attempts, evaluations, leases, limits, outcomes, pollers, throttle
-from orchestrator.engine.commands import DeadlineKind, ExpireDeadline, FireTimers
+from orchestrator.engine.choices import DeadlineKind
+from orchestrator.engine.commands import ExpireDeadline, FireTimers
 from orchestrator.engine.dedup import end_idle_session
 from orchestrator.engine.definitions.model import TaskType, TimeoutPolicy
 from orchestrator.engine.messages import DeadlinePassed, TimerFired

@@ -273,6 +273,8 @@ class _WorkflowOperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapp
     """DeleteWorkflow."""
     WORKFLOW_OPERATION_TERMINATE_AND_DELETE: _WorkflowOperation.ValueType  # 6
     """TerminateWorkflow, and then DeleteWorkflow."""
+    WORKFLOW_OPERATION_RESTART: _WorkflowOperation.ValueType  # 7
+    """RestartWorkflow."""
 
 class WorkflowOperation(_WorkflowOperation, metaclass=_WorkflowOperationEnumTypeWrapper):
     """What OperateWorkflows does to each execution: what the call of that name does."""
@@ -291,6 +293,8 @@ WORKFLOW_OPERATION_DELETE: WorkflowOperation.ValueType  # 5
 """DeleteWorkflow."""
 WORKFLOW_OPERATION_TERMINATE_AND_DELETE: WorkflowOperation.ValueType  # 6
 """TerminateWorkflow, and then DeleteWorkflow."""
+WORKFLOW_OPERATION_RESTART: WorkflowOperation.ValueType  # 7
+"""RestartWorkflow."""
 global___WorkflowOperation = WorkflowOperation
 
 @typing.final
@@ -1116,10 +1120,13 @@ class RetryWorkflowRequest(google.protobuf.message.Message):
     REQUEST_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
     WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    RESUME_SUB_WORKFLOWS_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
     """The execution's id."""
+    resume_sub_workflows: builtins.bool
+    """Failed sub-workflows go on, the deepest first; otherwise their tasks start new ones."""
     @property
     def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
         """Makes a retry safe."""
@@ -1130,9 +1137,10 @@ class RetryWorkflowRequest(google.protobuf.message.Message):
         request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
         namespace: builtins.str = ...,
         workflow_id: builtins.str = ...,
+        resume_sub_workflows: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "request", b"request", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "request", b"request", "resume_sub_workflows", b"resume_sub_workflows", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___RetryWorkflowRequest = RetryWorkflowRequest
 
@@ -1147,6 +1155,171 @@ class RetryWorkflowResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 global___RetryWorkflowResponse = RetryWorkflowResponse
+
+@typing.final
+class RestartWorkflowRequest(google.protobuf.message.Message):
+    """See RestartWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    USE_LATEST_DEFINITIONS_FIELD_NUMBER: builtins.int
+    EFFECTS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    use_latest_definitions: builtins.bool
+    """Take the definition, and the task definitions, as they are registered now."""
+    effects: global___DeleteEffects.ValueType
+    """What is to be done about completed steps that could be undone."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        use_latest_definitions: builtins.bool = ...,
+        effects: global___DeleteEffects.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["effects", b"effects", "namespace", b"namespace", "request", b"request", "use_latest_definitions", b"use_latest_definitions", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___RestartWorkflowRequest = RestartWorkflowRequest
+
+@typing.final
+class RestartWorkflowResponse(google.protobuf.message.Message):
+    """See RestartWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___RestartWorkflowResponse = RestartWorkflowResponse
+
+@typing.final
+class RerunWorkflowRequest(google.protobuf.message.Message):
+    """See RerunWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    TASK_ID_FIELD_NUMBER: builtins.int
+    TASK_INPUT_FIELD_NUMBER: builtins.int
+    WORKFLOW_INPUT_FIELD_NUMBER: builtins.int
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    EFFECTS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    task_id: builtins.str
+    """The id of the task to begin with: it, and everything that was made after it, is made again. Empty: all."""
+    correlation_id: builtins.str
+    """The correlation id from now on; empty to keep it. At most 200 characters."""
+    effects: global___DeleteEffects.ValueType
+    """What is to be done about completed steps that could be undone, of those that are run again."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    @property
+    def task_input(self) -> orchestrator_api.v1.common_pb2.Payload:
+        """A JSON object: the task's input instead of what it would be; absent to resolve it again."""
+
+    @property
+    def workflow_input(self) -> orchestrator_api.v1.common_pb2.Payload:
+        """A JSON object: the workflow's input from now on; absent to keep it."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        task_id: builtins.str = ...,
+        task_input: orchestrator_api.v1.common_pb2.Payload | None = ...,
+        workflow_input: orchestrator_api.v1.common_pb2.Payload | None = ...,
+        correlation_id: builtins.str = ...,
+        effects: global___DeleteEffects.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request", "task_input", b"task_input", "workflow_input", b"workflow_input"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "effects", b"effects", "namespace", b"namespace", "request", b"request", "task_id", b"task_id", "task_input", b"task_input", "workflow_id", b"workflow_id", "workflow_input", b"workflow_input"]) -> None: ...
+
+global___RerunWorkflowRequest = RerunWorkflowRequest
+
+@typing.final
+class RerunWorkflowResponse(google.protobuf.message.Message):
+    """See RerunWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___RerunWorkflowResponse = RerunWorkflowResponse
+
+@typing.final
+class SkipTaskRequest(google.protobuf.message.Message):
+    """See SkipTask."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    reference: builtins.str
+    """The reference name of the task in the definition."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    @property
+    def output(self) -> orchestrator_api.v1.common_pb2.Payload:
+        """A JSON object: the task's output; absent for none."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        reference: builtins.str = ...,
+        output: orchestrator_api.v1.common_pb2.Payload | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["output", b"output", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "output", b"output", "reference", b"reference", "request", b"request", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___SkipTaskRequest = SkipTaskRequest
+
+@typing.final
+class SkipTaskResponse(google.protobuf.message.Message):
+    """See SkipTask."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___SkipTaskResponse = SkipTaskResponse
 
 @typing.final
 class RetryCompensationRequest(google.protobuf.message.Message):
@@ -1333,6 +1506,7 @@ class OperateWorkflowsRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     COMPENSATION_FIELD_NUMBER: builtins.int
     EFFECTS_FIELD_NUMBER: builtins.int
+    USE_LATEST_DEFINITIONS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Makes a retry safe, for each execution by itself. A ULID, as RequestIdentity has it; empty for none."""
     namespace: builtins.str
@@ -1344,7 +1518,9 @@ class OperateWorkflowsRequest(google.protobuf.message.Message):
     compensation: global___TerminateCompensation.ValueType
     """Terminating: whether to undo completed steps."""
     effects: global___DeleteEffects.ValueType
-    """Deleting: what is to be done about completed steps that could be undone."""
+    """Deleting and restarting: what is to be done about completed steps that could be undone."""
+    use_latest_definitions: builtins.bool
+    """Restarting: take the definitions as they are registered now."""
     @property
     def workflow_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """To which executions: 1 to 1,000; one that is named twice is meant once."""
@@ -1359,8 +1535,9 @@ class OperateWorkflowsRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         compensation: global___TerminateCompensation.ValueType = ...,
         effects: global___DeleteEffects.ValueType = ...,
+        use_latest_definitions: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "effects", b"effects", "namespace", b"namespace", "operation", b"operation", "reason", b"reason", "request_id", b"request_id", "workflow_ids", b"workflow_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "effects", b"effects", "namespace", b"namespace", "operation", b"operation", "reason", b"reason", "request_id", b"request_id", "use_latest_definitions", b"use_latest_definitions", "workflow_ids", b"workflow_ids"]) -> None: ...
 
 global___OperateWorkflowsRequest = OperateWorkflowsRequest
 

@@ -140,6 +140,21 @@ class WorkflowServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsResponse.FromString,
                 _registered_method=True)
+        self.RestartWorkflow = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/RestartWorkflow',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.RestartWorkflowRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.RestartWorkflowResponse.FromString,
+                _registered_method=True)
+        self.RerunWorkflow = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/RerunWorkflow',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.RerunWorkflowRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.RerunWorkflowResponse.FromString,
+                _registered_method=True)
+        self.SkipTask = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/SkipTask',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer(object):
@@ -293,6 +308,27 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RestartWorkflow(self, request, context):
+        """Begins an ended execution anew, under the same id: a new run, whose steps have other idempotency keys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RerunWorkflow(self, request, context):
+        """Runs an ended execution again from one of its tasks, or from the beginning with another input.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SkipTask(self, request, context):
+        """Leaves out a task that has not begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -400,6 +436,21 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.GetTaskLogs,
                     request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsResponse.SerializeToString,
+            ),
+            'RestartWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartWorkflow,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.RestartWorkflowRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.RestartWorkflowResponse.SerializeToString,
+            ),
+            'RerunWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerunWorkflow,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.RerunWorkflowRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.RerunWorkflowResponse.SerializeToString,
+            ),
+            'SkipTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.SkipTask,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -970,6 +1021,87 @@ class WorkflowService(object):
             '/orchestrator.v1.WorkflowService/GetTaskLogs',
             orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workflows__pb2.GetTaskLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/RestartWorkflow',
+            orchestrator__api_dot_v1_dot_workflows__pb2.RestartWorkflowRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.RestartWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerunWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/RerunWorkflow',
+            orchestrator__api_dot_v1_dot_workflows__pb2.RerunWorkflowRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.RerunWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SkipTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/SkipTask',
+            orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -147,6 +147,24 @@ class WorkflowServiceStub:
     ]
     """What the attempts of an execution have logged, in the order in which it came."""
 
+    RestartWorkflow: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.RestartWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.RestartWorkflowResponse,
+    ]
+    """Begins an ended execution anew, under the same id: a new run, whose steps have other idempotency keys."""
+
+    RerunWorkflow: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.RerunWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.RerunWorkflowResponse,
+    ]
+    """Runs an ended execution again from one of its tasks, or from the beginning with another input."""
+
+    SkipTask: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.SkipTaskRequest,
+        orchestrator_api.v1.workflows_pb2.SkipTaskResponse,
+    ]
+    """Leaves out a task that has not begun."""
+
 class WorkflowServiceAsyncStub:
     """Executions of workflows."""
 
@@ -275,6 +293,24 @@ class WorkflowServiceAsyncStub:
         orchestrator_api.v1.workflows_pb2.GetTaskLogsResponse,
     ]
     """What the attempts of an execution have logged, in the order in which it came."""
+
+    RestartWorkflow: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.RestartWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.RestartWorkflowResponse,
+    ]
+    """Begins an ended execution anew, under the same id: a new run, whose steps have other idempotency keys."""
+
+    RerunWorkflow: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.RerunWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.RerunWorkflowResponse,
+    ]
+    """Runs an ended execution again from one of its tasks, or from the beginning with another input."""
+
+    SkipTask: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.SkipTaskRequest,
+        orchestrator_api.v1.workflows_pb2.SkipTaskResponse,
+    ]
+    """Leaves out a task that has not begun."""
 
 class WorkflowServiceServicer(metaclass=abc.ABCMeta):
     """Executions of workflows."""
@@ -446,5 +482,29 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workflows_pb2.GetTaskLogsResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.GetTaskLogsResponse]]:
         """What the attempts of an execution have logged, in the order in which it came."""
+
+    @abc.abstractmethod
+    def RestartWorkflow(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.RestartWorkflowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.RestartWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.RestartWorkflowResponse]]:
+        """Begins an ended execution anew, under the same id: a new run, whose steps have other idempotency keys."""
+
+    @abc.abstractmethod
+    def RerunWorkflow(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.RerunWorkflowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.RerunWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.RerunWorkflowResponse]]:
+        """Runs an ended execution again from one of its tasks, or from the beginning with another input."""
+
+    @abc.abstractmethod
+    def SkipTask(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.SkipTaskRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.SkipTaskResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.SkipTaskResponse]]:
+        """Leaves out a task that has not begun."""
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

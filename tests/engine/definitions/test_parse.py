@@ -235,7 +235,6 @@ def test_a_broken_rule_is_refused_at_its_path(document: Json, path: str, message
 
 
 UNIMPLEMENTED: list[tuple[Json, str]] = [
-    (workflow(failureWorkflow="undo"), "failureWorkflow"),
     (workflow(workflowStatusListenerEnabled=True), "workflowStatusListenerEnabled"),
     (workflow(workflowStatusListenerSink="kafka"), "workflowStatusListenerSink"),
     (workflow(cacheConfig={"key": "x"}), "cacheConfig"),

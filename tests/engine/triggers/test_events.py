@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from orchestrator.engine import limits, machine
+from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     Continue,
     DecideEvent,
@@ -15,7 +16,6 @@ from orchestrator.engine.commands import (
     PauseWorkflow,
     PublishEvent,
     RetryWorkflow,
-    TerminateCompensation,
     TerminateWorkflow,
 )
 from orchestrator.engine.model import Table, TaskStatus, WorkflowStatus

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from orchestrator.engine import limits
+from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     ArmSchedule,
     DeleteSchedule,
@@ -16,7 +17,6 @@ from orchestrator.engine.commands import (
     PauseScheduling,
     ResumeSchedule,
     ResumeScheduling,
-    TerminateCompensation,
     TerminateWorkflow,
 )
 from orchestrator.engine.model import Table, WorkflowStatus
