@@ -15,6 +15,7 @@ from orchestrator.engine.machine import COMMANDS
 from orchestrator.engine.messages import TimerFired
 from orchestrator.engine.model import Table, TaskStatus, TimerKind
 from orchestrator.engine.results import Done
+from orchestrator.engine.state import State
 from orchestrator.replication import sequencer
 from orchestrator.replication.barrier import ReadBarrier
 from orchestrator.replication.changes import MembershipChanges
@@ -52,6 +53,13 @@ class Mutant(NamedTuple):
     name: Any
     make: Callable[[Any], Any]
     also: tuple[Any, ...] = ()
+
+
+# -- the state ------------------------------------------------------------------------------------------------------
+
+
+def _knows_hot_ones_only(original: Any) -> Any:
+    return lambda self, key: self.execution(key) is not None
 
 
 # -- the replicated log --------------------------------------------------------------------------------------------
@@ -433,6 +441,9 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "read_anywhere": Mutant("any node answers reads of what it has applied", Backend, "read_point", _reads_on_any_node),
     "mix_namespaces": Mutant("all namespaces are one for workflows", workflows, "namespace_of", _mixes_namespaces),
+    "read_deleted": Mutant(
+        "what was deleted is read again from a database that still has it", State, "is_known", _knows_hot_ones_only
+    ),
     "fire_early": Mutant("timers fire up to 0.7 s early", COMMANDS, commands.FireTimers, _fires_early),
 }
 

@@ -31,6 +31,7 @@ TROUBLE = Trouble(10.0)
         "fire_late",
         "wake_nobody",
         "read_anywhere",
+        "read_deleted",
         "mix_namespaces",
     ],
 )

@@ -13,6 +13,7 @@ from tests.simulation.callers import Caller
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.doubler import Doubler
 from tests.simulation.history import History
+from tests.simulation.housekeeper import Housekeeper
 from tests.simulation.labour import Labourer, Zombie
 from tests.simulation.people import Person, Space
 from tests.simulation.spectators import Reader, Spectator
@@ -51,10 +52,14 @@ class Work:
         # Of tasks that workers hold or held: (namespace, workflow id, fencing token), by id.
         self.handed_out: dict[str, tuple[str, str, int]] = {}
         callers = [f"c{number}" for number in range(max(dice.randint(2, 4), len(self.spaces)))]
-        self.callers = [Caller(cluster, name, self._space_of(at), self) for at, name in enumerate(callers)]
+        self.callers: list[Person] = [
+            Caller(cluster, name, self._space_of(at), self) for at, name in enumerate(callers)
+        ]
         self.callers.append(Spectator(cluster, "s0", dice.choice(self.spaces), self))
         self.callers.append(Reader(cluster, "r0", dice.choice(self.spaces), self))
         self.callers.append(Doubler(cluster, "b0", dice.choice(self.spaces), self))
+        if cluster.dice("chores").random() < 0.25:
+            self.callers.append(Housekeeper(cluster, "h0", self._space_of(cluster.seed), self))
         self.callers_left = len(self.callers)
         workers = [f"w{number}" for number in range(max(dice.randint(1, 3), len(self.spaces)))]
         self.workers: list[Person] = [
