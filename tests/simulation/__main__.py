@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _hunt(options)
     if options.mutant:
         os.environ[mutants.VARIABLE] = options.mutant
-    terms = Terms(options.trouble, options.at_least, options.twice, options.only_faults)
+    terms = Terms(options.trouble, options.at_least, options.twice, options.only_faults, options.calls)
     if options.shrink:
         return _shrink(options, terms)
     if options.seed is not None:
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     parser.add_argument("--trouble", type=float, default=TROUBLE_SECONDS, help="seconds of faults in each run")
     parser.add_argument("--at-least", type=float, default=0.0, help="no run is shorter: its trouble lasts longer")
+    parser.add_argument("--calls", action="store_true", help="the nodes make calls for the workflows")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this mistake")
     parser.add_argument("--mutants", action="store_true", help="look for each, one seed after the other (default: 40)")
     parser.add_argument("--only-faults", type=_numbers, help="with --seed: of its faults those numbers only, or `none`")
@@ -108,7 +109,7 @@ def _shrink(options: argparse.Namespace, terms: Terms) -> int:
         return 0
 
     def terms_of(trouble_seconds: float, only: frozenset[int]) -> Terms:
-        return Terms(trouble_seconds, only=only)
+        return Terms(trouble_seconds, only=only, calls=options.calls)
 
     shrunk = shrink(
         lambda *changed: job(options.seed, terms_of(*changed)),
@@ -172,6 +173,8 @@ def _replay(seed: int, terms: Terms) -> str:
         command += f" --at-least {terms.at_least_seconds:g}"
     if terms.only is not None:
         command += " --only-faults " + (",".join(map(str, sorted(terms.only))) or "none")
+    if terms.calls:
+        command += " --calls"
     mutant = os.environ.get(mutants.VARIABLE)
     return f"{command} --mutant {mutant}" if mutant else command
 

@@ -19,6 +19,7 @@ from orchestrator.testing.machine import Machine
 from orchestrator.testing.member import DATA, GRPC_PORT, PEER_PORT, SimulatedMember, SimulatedNode
 from orchestrator.testing.network import SimulatedNetwork
 from orchestrator.world import World
+from tests.simulation.outside import Outside
 from tests.simulation.taps import LogTaps
 from tests.simulation.watcher import Watcher
 
@@ -148,10 +149,12 @@ class Member(SimulatedMember[WatchedNode]):
 class SimulatedCluster:
     """All members, the network, and the virtual time that they live in."""
 
-    def __init__(self, seed: int, size: int, scratch: Path, *, verbose: bool = False) -> None:
+    def __init__(self, seed: int, size: int, scratch: Path, *, verbose: bool = False, calls: bool = False) -> None:
         self.seed = seed
         self.loop = VirtualLoop()
         self.watcher = Watcher(lambda: self.loop.now, verbose)
+        # What nodes call, if they do.
+        self.outside = Outside(self.dice("outside"), self.watcher.trace, self.watcher.violated) if calls else None
         dice = self.dice("cluster")
         latency_seconds = (0.0001, dice.choice((0.0005, 0.002, 0.01, 0.03)))
         self.network = SimulatedNetwork(self.loop, self.dice("network"), latency_seconds)
@@ -174,6 +177,8 @@ class SimulatedCluster:
         machine = Machine(name, self.loop, self.network, self.dice(name), self.scratch)
         machine.rate = 1 + dice.choice((0, 0, 0.0005, -0.0005, 0.02, -0.02))
         machine.job_seconds = dice.choice((0.0003, 0.001, 0.01, 0.04))
+        if self.outside is not None:
+            machine.executors = self.outside.executors(machine)
         config = Config(
             node=name, data_dir=DATA, grpc_listen=f"{name}:{GRPC_PORT}", peer_listen=addresses[name], **self._settings
         )

@@ -27,10 +27,12 @@ class Terms:
     twice: bool = False
     # Of the faults that a seed has those numbers; all if None.
     only: frozenset[int] | None = None
+    # The nodes make calls for the workflows.
+    calls: bool = False
 
     def run(self, seed: int, *, verbose: bool = False) -> Result:
         trouble = Trouble(self.trouble_seconds, self.at_least_seconds, self.only)
-        return run_seed(seed, trouble, verbose=verbose)
+        return run_seed(seed, trouble, verbose=verbose, calls=self.calls)
 
 
 def job(seed: int, terms: Terms, *, verbose: bool = False) -> Result:

@@ -65,6 +65,7 @@ class Result:
     checks: int = 0
     entries: int = 0
     snapshots: int = 0
+    calls: int = 0
     steps: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     # Of members: what was done, and with what reasons it was refused at first.
@@ -77,11 +78,11 @@ class Result:
         return self.operations + self.checks
 
 
-def run_seed(seed: int, trouble: Trouble | None = None, *, verbose: bool = False) -> Result:
-    """Repeats itself exactly, violations included."""
+def run_seed(seed: int, trouble: Trouble | None = None, *, verbose: bool = False, calls: bool = False) -> Result:
+    """Repeats itself exactly, violations included. `calls`: the nodes make calls for the workflows."""
     began = time.process_time()
     with simulating(verbose=verbose) as scratch:
-        result = _run(seed, scratch, trouble or Trouble(), verbose=verbose)
+        result = _run(seed, scratch, trouble or Trouble(), verbose=verbose, calls=calls)
     result.cpu_seconds = time.process_time() - began
     return result
 
@@ -118,9 +119,9 @@ def repeatable(cluster: SimulatedCluster) -> Iterator[None]:
         cluster.close()
 
 
-def _run(seed: int, scratch: Path, trouble: Trouble, *, verbose: bool) -> Result:
+def _run(seed: int, scratch: Path, trouble: Trouble, *, verbose: bool, calls: bool) -> Result:
     size = 3 if random.Random(seed).random() < 0.75 else 5
-    cluster = SimulatedCluster(seed, size, scratch, verbose=verbose)
+    cluster = SimulatedCluster(seed, size, scratch, verbose=verbose, calls=calls)
     result = Result(seed)
     with repeatable(cluster):
         _Run(cluster, result).run(trouble)
@@ -129,6 +130,7 @@ def _run(seed: int, scratch: Path, trouble: Trouble, *, verbose: bool) -> Result
     result.trace_hash, result.lines, result.checks = watcher.trace_hash, watcher.lines, watcher.checks
     result.entries, result.snapshots, result.steps = watcher.highest, watcher.snapshots, cluster.loop.steps
     result.simulated_seconds = cluster.loop.now
+    result.calls = 0 if cluster.outside is None else cluster.outside.calls
     return result
 
 
@@ -171,6 +173,8 @@ class _Run:
         self.result.changes = faults.changes
         self._until(60.0, lambda: work.is_prepared, "the first workflows start")
         work.stopped = True
+        if cluster.outside is not None:
+            cluster.outside.is_calm = True
         settling = work.operator.machine.spawn(work.operator.settle(), "settle")
         self._until(SETTLE_SECONDS, lambda: work.operator.settled or settling.done(), "everything comes to an end")
         self._until(60.0, lambda: work.callers_left == 0, "every caller is answered")

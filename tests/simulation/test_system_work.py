@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ from orchestrator_client.client import Client
 from orchestrator_client.execution import Execution, WorkflowStatus
 from tests.simulation.cluster import Member
 from tests.simulation.failover import Drive, QuietCluster
+from tests.simulation.outside import Outside
 from tests.simulation.people import Person, Space
-from tests.simulation.run import repeatable, simulating
+from tests.simulation.run import Trouble, repeatable, run_seed, simulating
 
 CALL = {
     "name": "calls", "version": 1, "schemaVersion": 2, "timeoutSeconds": 0,
@@ -264,3 +266,32 @@ def test_a_node_that_is_told_to_stop_hands_its_work_on(world: World) -> None:
     leader.machine.kill()
     world.end()
     assert len(world.calls.made) == 6 + len(lost)
+
+
+@pytest.mark.parametrize("seed", range(20, 40))
+def test_calls_come_to_an_end_whatever_happens(seed: int) -> None:
+    """With all the faults of a seed; no node executes what another one has been handed."""
+    result = run_seed(seed, Trouble(3.0), calls=True)
+    replay = f"python -m tests.simulation --seed {seed} --trouble 3 --calls"
+    assert not result.violations, "\n".join([*result.violations[:5], f"replay: {replay}"])
+
+
+def test_nodes_are_given_calls_to_make() -> None:
+    """And they are part of the story that a seed decides."""
+    first, second = (run_seed(21, Trouble(3.0), calls=True) for _ in range(2))
+    assert first.calls > 10
+    assert first.trace_hash == second.trace_hash
+
+
+def test_the_same_work_on_two_nodes_is_noticed() -> None:
+    said: list[str] = []
+    outside = Outside(Random(0), lambda who, what: None, said.append)
+    work = Work(
+        kind=Kind.HTTP, namespace="default", workflow_id="w", task_id="t", name="n", reference="r", input=b"{}",
+        parameters=b"{}", idempotency_key="k", fencing_token=7,
+    )
+    outside.called(work, "n1#1")
+    outside.called(work, "n1#1")
+    assert said == []
+    outside.called(work, "n1#2")
+    assert said == ["the call for t under 7 is made by n1#1 and by n1#2"]

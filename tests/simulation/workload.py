@@ -15,6 +15,7 @@ from tests.simulation.doubler import Doubler
 from tests.simulation.history import History
 from tests.simulation.housekeeper import Housekeeper
 from tests.simulation.labour import Labourer, Zombie
+from tests.simulation.outside import with_calls
 from tests.simulation.people import Person, Space
 from tests.simulation.spectators import Reader, Spectator
 
@@ -49,6 +50,10 @@ class Work:
         self.spaces = [_space("default", dice)]
         if dice.random() < 0.4:
             self.spaces.append(_space(OTHER_NAMESPACE, dice))
+        if cluster.outside is not None:
+            calls = cluster.dice("calls")
+            for space in self.spaces:
+                space.definitions = [with_calls(document, calls) for document in space.definitions]
         # Of tasks that workers hold or held: (namespace, workflow id, fencing token), by id.
         self.handed_out: dict[str, tuple[str, str, int]] = {}
         callers = [f"c{number}" for number in range(max(dice.randint(2, 4), len(self.spaces)))]
