@@ -57,6 +57,9 @@ class Definitions:
             fields["timeoutPolicy"] = rng.choice(("TIME_OUT_WF", "ALERT_ONLY"))
         if rng.random() < 0.4:
             fields["compensationOrder"] = "PARALLEL"
+        if rng.random() < 0.25:
+            key = rng.choice(("all", "${workflow.input.case}"))
+            fields["rateLimitConfig"] = {"rateLimitKey": key, "concurrentExecLimit": rng.randint(1, 2)}
         if rng.random() < 0.3:
             fields["compensationGraceSeconds"] = rng.randint(0, 5)
         tasks = self._sequence(3)

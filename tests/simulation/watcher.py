@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from orchestrator.engine import invariants
+from orchestrator.engine import invariants, throttle
+from orchestrator.engine.model import Table
 from orchestrator.engine.state import State
 from orchestrator.replication.configuration import Configuration
 from orchestrator.replication.segment import HEADER, HEADER_MAGIC, decode_record
@@ -16,7 +18,7 @@ from tests.simulation.configurations import Configurations
 # The scan of the whole state is made on each node after one entry of so many.
 INVARIANTS_EVERY = 24
 # They need every execution in memory, which no node promises.
-_WHOLE_STATE = {"live_executions_are_counted", "bundles_are_counted"}
+_WHOLE_STATE = {"live_executions_are_counted", "bundles_are_counted", "places_are_counted"}
 
 
 @dataclass
@@ -187,3 +189,21 @@ class Watcher:
             if check.__name__ not in _WHOLE_STATE:
                 for breach in check(state):
                     self.violated(f"{node}: {check.__name__}: {breach}")
+        for breach in limits_exceeded(state):
+            self.violated(f"{node}: {breach}")
+
+
+def limits_exceeded(state: State) -> Iterator[str]:
+    """Limits are exact, whoever leads. They are registered before anything is started, and nobody changes them."""
+    for namespace, name in sorted(state.resident[Table.TASK_DEFINITION]):
+        limits = throttle.registered_limits(state, str(namespace), str(name))
+        leased = state.leased.get((str(namespace), str(name)), 0)
+        if limits is not None and 0 < limits.at_once < leased:
+            yield f"{leased} attempts of {name} are leased, the limit is {limits.at_once}"
+    places = {
+        (row.namespace, row.name): json.loads(row.document).get("rateLimitConfig", {}).get("concurrentExecLimit", 0)
+        for row in state.resident[Table.WORKFLOW_DEFINITION].values()
+    }
+    for group in state.resident[Table.WORKFLOW_GROUP].values():
+        if group.running > places[group.namespace, group.name]:
+            yield f"{group.running} executions of {group.name} run under {group.key!r}"

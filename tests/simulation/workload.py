@@ -37,6 +37,10 @@ SWITCHES = 3
 OTHER_NAMESPACE = "other"
 
 
+# At most two of the workers have one at the same time.
+LIMITED = {"name": "n1", "concurrentExecLimit": 2}
+
+
 class Work:
     """All people of one run."""
 
@@ -112,7 +116,7 @@ class Operator(Person):
             try:
                 # Until the first switch is there nobody else calls.
                 if not space.switches:
-                    await client.register(*space.definitions, overwrite=True)
+                    await client.register(*space.definitions, LIMITED, overwrite=True)
                 await client.start("switch", {}, id=workflow_id, if_exists="return", register=False)
             except errors.ClusterError:
                 continue
