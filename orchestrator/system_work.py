@@ -24,17 +24,17 @@ class SystemWork:
     """
 
     def __init__(self, sessions: Iterable[SystemSession], scripts: Executor | None) -> None:
-        self._sessions = tuple(sessions)
+        self.sessions = tuple(sessions)
         self.scripts = scripts
 
     def start(self) -> None:
         """The node's gRPC service is open."""
-        for session in self._sessions:
+        for session in self.sessions:
             session.start()
 
     async def stop(self, grace_seconds: float | None) -> None:
         """Takes nothing new; stops and hands back what has not ended within the grace. None: at once, in silence."""
-        await asyncio.gather(*(session.stop(grace_seconds) for session in self._sessions))
+        await asyncio.gather(*(session.stop(grace_seconds) for session in self.sessions))
 
 
 def system_work(

@@ -17,7 +17,7 @@ from orchestrator.telemetry.metrics import Metrics
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
 from orchestrator_client import errors
-from orchestrator_client.attempts import Attempt
+from orchestrator_client.attempts import Attempt, WorkerSession
 from orchestrator_client.connection import ChannelFactory, Connection
 from orchestrator_client.runner import failed
 from orchestrator_client.work_loop import Beat, WorkLoop
@@ -71,6 +71,11 @@ class SystemSession:
     def connected(self) -> bool:
         """Whether the leader knows of it."""
         return self._loop is not None and self._loop.is_connected
+
+    @property
+    def session(self) -> WorkerSession | None:
+        """What it holds, while it is connected."""
+        return self._loop.session if self._loop is not None else None
 
     def start(self) -> None:
         """The node's gRPC service is open."""

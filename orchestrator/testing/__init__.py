@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.testing.kills import NotRepeatable, every_leader_kill
     from orchestrator.testing.scripts import Scripted, crash, fail, late, slow
     from orchestrator.testing.serving import Call, Calls
+    from orchestrator.testing.stubs import http_answer
     from orchestrator.testing.stuck import Stuck
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "crash",
     "every_leader_kill",
     "fail",
+    "http_answer",
     "late",
     "slow",
     "virtual",
@@ -41,6 +43,7 @@ _HOMES = {
     "kills": ("NotRepeatable", "every_leader_kill"),
     "scripts": ("Scripted", "crash", "fail", "late", "slow"),
     "serving": ("Call", "Calls"),
+    "stubs": ("http_answer",),
     "stuck": ("Stuck",),
     "async_tests": ("virtual",),
 }

@@ -24,6 +24,7 @@ from orchestrator.testing.network import SimulatedNetwork
 from orchestrator.testing.nodes import LogObserver, Skipped, TestMember
 from orchestrator.testing.scripts import Scripted
 from orchestrator.testing.serving import Calls, ServedWorker
+from orchestrator.testing.stubs import Handler, Stubs
 from orchestrator.testing.stuck import Stuck, reasons
 from orchestrator_client.client import Client
 from orchestrator_client.tasks import Task
@@ -82,6 +83,7 @@ class Cluster:
         self._workers: list[ServedWorker] = []
         self._failures: list[str] = []
         self._blocked: list[tuple[str, str]] = []
+        self._stubs = Stubs(lambda: self.now)
         # Whose time is that of the test: its own process, and what happens in the cluster at a given time.
         self._test = Process("the test")
         self._plans = Process("the plans of the test")
@@ -98,6 +100,7 @@ class Cluster:
                 **SETTINGS,  # type: ignore[arg-type]  # settings that are numbers
             )
             member = TestMember(machine, config, self._skipped, self._observer, self._failures.append)
+            machine.executors = self._stubs.executors(machine)
             self._members[name] = member
             member.initialise(addresses, self._dice(f"{name}'s identity"))
 
@@ -230,6 +233,13 @@ class Cluster:
         self._call(worker.start)
         return worker.calls
 
+    def stub(self, kind: str, handler: Handler) -> Calls:
+        """Lets the handler answer calls of HTTP ("system/http") or gRPC ("system/grpc") tasks, and notes them.
+
+        It is given the request, as the task has it, and answers the task's output (or `http_answer(...)`).
+        """
+        return self._stubs.add(kind, handler)
+
     @property
     def now(self) -> datetime:
         """The time of the cluster; log time follows it."""
@@ -270,9 +280,6 @@ class Cluster:
     def kill(self, name: str, *, restart_after: float | None = RESTART_SECONDS) -> None:
         """As `kill -9` of a node or a worker."""
         self._machine(name).kill()
-        for worker in self._workers:
-            if worker.machine.name == name:
-                worker.killed()
         self._restart_later(name, restart_after)
 
     def lose_power(self, node: str, *, restart_after: float | None = RESTART_SECONDS) -> None:
@@ -340,7 +347,8 @@ class Cluster:
 
     def _own_processes(self) -> list[Process]:
         """Those for which time that is passed over passes."""
-        return [self._test, self._plans, *(worker.tasks_process for worker in self._workers)]
+        machines = [one.machine for one in self._workers] + [one.machine for one in self._members.values()]
+        return [self._test, self._plans, *(process for machine in machines for process in machine.companions.values())]
 
     def _later(self, seconds: float, what: Callable[[], None]) -> None:
         self._loop.call_later(seconds, what, context=self._plans.context)

@@ -14,6 +14,7 @@ from orchestrator.testing.client import TestClient
 from orchestrator.testing.loop import Process, VirtualLoop
 from orchestrator.testing.nodes import Skipped, TestMember, TestNode
 from orchestrator.testing.serving import ServedWorker
+from orchestrator_client.attempts import WorkerSession
 
 # So long nothing must have happened before time is passed over, and less than this is not worth it.
 QUIET_SECONDS = 0.1
@@ -22,6 +23,8 @@ WORTH_SECONDS = 0.1
 SURE_SECONDS = 2.0
 # What is under way for so long, and nothing comes of it, is waited for no longer: all that is tried again comes sooner.
 PATIENCE_SECONDS = 120.0
+# Who is not connected for so long is cut off.
+RECONNECT_SECONDS = 5.0
 WAIT_METHODS = ("/orchestrator.v1.WorkflowService/WaitWorkflow", "/orchestrator.v1.WorkflowService/WatchWorkflow")
 
 
@@ -44,6 +47,8 @@ class Idle:
         self._skipped = skipped
         self._own_processes = own_processes
         self._seen: object = None
+        # Since when sessions are not connected.
+        self._missed: dict[str, float] = {}
         self._seen_at = self._quiet_since = 0.0
 
     @property
@@ -87,28 +92,45 @@ class Idle:
         if self._loop.is_busy(self._own_processes()) or connection.under_way:
             return False
         leader = self.leader
+        if leader is not None and leader.waits_for_nodes:
+            for member in self._members.values():
+                member.begin_system_work()
         if leader is None:
             # Without a majority there will be none, and who waits for it is told so after a while.
             serving = sum(one.serving and not one.is_paused for one in self._members.values())
             return serving * 2 <= len(self._members) and not connection.waiting
         server = self._members[leader.config.node].server
         heard = sum(server.under_way[method] for method in WAIT_METHODS)
-        return leader.is_settled and heard >= connection.waiting and all(map(self._is_at_work, self._workers))
+        return leader.is_settled and heard >= connection.waiting and self._are_at_work(leader)
 
-    def _is_at_work(self, worker: ServedWorker) -> bool:
-        """It holds what the leader says, and has nothing to say itself; or it is gone."""
-        if not worker.machine.running:
-            return True
-        session, leader = worker.session, self.leader
-        if session is None or leader is None:
+    def _sessions(self) -> dict[str, WorkerSession | None]:
+        """Of all that runs and executes something: workers, and nodes for themselves. None: not connected."""
+        found = {worker.machine.name: worker.session for worker in self._workers if worker.machine.running}
+        for member in self._members.values():
+            if member.serving and member.node is not None and not member.is_paused:
+                found |= {f"{member.name}/{at}": session for at, session in enumerate(member.node.own_sessions)}
+        return found
+
+    def _are_at_work(self, leader: TestNode) -> bool:
+        """All hold what the leader says, and have nothing to say themselves; or are gone, or cut off, for a while."""
+        sessions = self._sessions()
+        now, before = self._loop.now, self._missed
+        self._missed = {name: before.get(name, now) for name, session in sessions.items() if session is None}
+        if any(now - since < RECONNECT_SECONDS for since in self._missed.values()):
             return False
-        held = {attempt.assignment.fencing_token for attempt in session.attempts.values()}
-        return not session.owes and held == set(leader.state.leases_of.get(session.session_id, ()))
+        leases_of = leader.state.leases_of
+        return not any(
+            session.owes or _held(session) != set(leases_of.get(session.session_id, ()))
+            for session in sessions.values()
+            if session is not None
+        )
 
     def _signs_of_life(self) -> tuple[list[str], list[int]]:
         """Of sessions and attempts, that would have been given."""
-        sessions = [worker.session.session_id for worker in self._workers if worker.session is not None]
-        return sessions, [token for worker in self._workers for token in worker.living_tokens()]
+        sessions = [session for session in self._sessions().values() if session is not None]
+        attempts = [attempt for session in sessions for attempt in session.attempts.values()]
+        tokens = [attempt.assignment.fencing_token for attempt in attempts if not attempt.beats_itself]
+        return [session.session_id for session in sessions], tokens
 
     def _next_due(self) -> float | None:
         due = self._loop.next_timer(self._own_processes())
@@ -122,3 +144,7 @@ class Idle:
         for member in self._leading():
             assert member.node is not None
             member.node.time_passed(*self._signs_of_life())
+
+
+def _held(session: WorkerSession) -> set[int]:
+    return {attempt.assignment.fencing_token for attempt in session.attempts.values()}

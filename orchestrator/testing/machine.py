@@ -61,6 +61,8 @@ class Machine:
         self.read_seconds: float | None = None
         self.stall_seconds = 0.0
         self.process: Process | None = None
+        # Others that run here, and end with it.
+        self.companions: dict[str, Process] = {}
         self.boots = 0
         # Of the system work of a node that runs here.
         self.executors: ExecutorFactory = lambda config, surroundings: {}
@@ -73,11 +75,19 @@ class Machine:
         """A new process, of which the caller makes what it likes."""
         assert not self.running
         self.boots += 1
+        self.companions = {}
         self.process = Process(f"{self.name}#{self.boots}", rate=self.rate, offset=self.dice.uniform(10, 10_000))
         if self.vfs is not None:
             self.vfs.restart()
         self.network.set_up(self.name, up=True)
         return self.process
+
+    def companion(self, name: str) -> Process:
+        """Another process beside the one that runs now, which lives no longer and stands still with it."""
+        if name not in self.companions:
+            made = self.companions[name] = Process(f"{self.name}#{self.boots}'s {name}")
+            made.alive, made.paused = self.running, self.process is not None and self.process.paused
+        return self.companions[name]
 
     def spawn(self, program: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         assert self.process is not None
@@ -87,6 +97,7 @@ class Machine:
         """As kill -9: what was written stays written, and connections end; of what was on its way a share is lost."""
         if self.process is not None and self.process.alive:
             self.process.alive = False
+            self._end_companions()
             self.network.process_ended(self.process, silent=False, lost=lost)
             self.disk.strikes_in = 0
 
@@ -95,17 +106,24 @@ class Machine:
         process = self.process
         if process is not None:
             process.alive = False
+            self._end_companions()
             self.network.process_ended(process, silent=True)
         self.network.set_up(self.name, up=False)
         self.disk.lose_power()
 
+    def _end_companions(self) -> None:
+        for companion in self.companions.values():
+            companion.alive = False
+
     def pause(self) -> None:
         if self.process is not None:
-            self.process.paused = True
+            for process in (self.process, *self.companions.values()):
+                process.paused = True
 
     def resume(self) -> None:
         if self.process is not None and self.process.paused:
-            self.loop.resume(self.process)
+            for process in (self.process, *self.companions.values()):
+                self.loop.resume(process)
 
     def world(self) -> World:
         """For a node in the process that runs now."""

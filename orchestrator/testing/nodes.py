@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.config import Config
+from orchestrator.engine import system
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.results import AnyResult
 from orchestrator.engine.state import State
@@ -16,6 +17,7 @@ from orchestrator.replication.sequencer import Sequencer
 from orchestrator.testing.machine import Machine
 from orchestrator.testing.member import SimulatedMember, SimulatedNode
 from orchestrator.world import World
+from orchestrator_client.attempts import WorkerSession
 
 
 class LogObserver:
@@ -62,6 +64,11 @@ class TestNode(SimulatedNode):
         self._member = member
         self._observer = observer
 
+    def begin_system_work(self) -> None:
+        # Most tests have none, and can do without the sessions for it.
+        if self._member.does_system_work:
+            super().begin_system_work()
+
     # -- what it says ----------------------------------------------------------------------------------------------
 
     def entry_applied(self, index: int, term: int, results: Sequence[AnyResult], effects: list[AnyEffect]) -> None:
@@ -95,6 +102,16 @@ class TestNode(SimulatedNode):
         return super()._make_sequencer()
 
     # -- whether it has anything to do -----------------------------------------------------------------------------
+
+    @property
+    def own_sessions(self) -> list[WorkerSession | None]:
+        """Of its own work, if it does any; None for one that is not connected."""
+        return [session.session for session in self._system.sessions] if self._member.does_system_work else []
+
+    @property
+    def waits_for_nodes(self) -> bool:
+        """Something is to be executed by the nodes themselves."""
+        return any(system.is_queue(ready.name) for ready in self.state.ready.values())
 
     @property
     def state(self) -> State:
@@ -133,6 +150,11 @@ class TestNode(SimulatedNode):
         self._leadership.time_passed()
 
 
+async def _begin(node: TestNode) -> None:
+    """In its process."""
+    node.begin_system_work()
+
+
 class TestMember(SimulatedMember[TestNode]):
     """A member of a test's cluster."""
 
@@ -150,6 +172,14 @@ class TestMember(SimulatedMember[TestNode]):
         self._skipped = skipped
         self._observer = observer
         self._on_failed = on_failed
+        self.does_system_work = False
+
+    def begin_system_work(self) -> None:
+        """Now, and whenever it is started."""
+        if not self.does_system_work:
+            self.does_system_work = True
+            if self.serving and self.node is not None:
+                self._begun = self.machine.spawn(_begin(self.node), "system work")
 
     def make_node(self, world: World) -> TestNode:
         time = SkippingClock(world.clock, self._skipped)
@@ -160,4 +190,5 @@ class TestMember(SimulatedMember[TestNode]):
 
     @property
     def is_paused(self) -> bool:
+        """It stands still."""
         return self.machine.process is not None and self.machine.process.paused

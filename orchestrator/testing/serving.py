@@ -13,10 +13,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 from orchestrator.testing.client import channels
-from orchestrator.testing.loop import Process
 from orchestrator.testing.machine import Machine
 from orchestrator.testing.scripts import Act, Scripted
-from orchestrator_client.attempts import Attempt, WorkerSession
+from orchestrator_client.attempts import WorkerSession
 from orchestrator_client.client import Client
 from orchestrator_client.context import TaskContext
 from orchestrator_client.tasks import Task
@@ -51,7 +50,7 @@ class Call:
 class Calls:
     """What the worker was asked to do, in the order in which it began."""
 
-    # The name of the worker, for `cluster.kill`.
+    # The name of the worker, for `cluster.kill`; or the kind of calls.
     worker: str
     all: list[Call] = field(default_factory=list)
     _effects: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -69,7 +68,8 @@ class Calls:
         name = task if isinstance(task, str) else task.name
         return [call for call in self.all if call.name == name]
 
-    def _took_effect(self, call: Call) -> None:
+    def note_effect(self, call: Call) -> None:
+        """It has taken place."""
         call.took_effect = True
         self._effects.setdefault((call.name, call.key), call.name)
 
@@ -97,15 +97,11 @@ class ServedWorker:
         self._kill = kill
         self._on_failed = on_failed
         self._counts: Counter[str] = Counter()
-        # In which task functions run: time that is passed over passes for them.
-        self.tasks_process = Process(f"{machine.name}'s tasks")
         self._worker: Worker | None = None
 
     def start(self) -> None:
         """Boots the machine and opens a session, soon."""
         self.machine.boot()
-        self.tasks_process.alive = False
-        self.tasks_process = Process(f"{self.machine.name}'s tasks")
         self._worker = None
         _ = self.machine.spawn(self._run(), self.machine.name)
 
@@ -127,10 +123,6 @@ class ServedWorker:
         except Exception as error:  # noqa: BLE001 - the test is told
             self._on_failed(f"{self.machine.name} ended: {error!r}")
 
-    def killed(self) -> None:
-        """What its tasks were doing they don't do any more."""
-        self.tasks_process.alive = False
-
     async def die(self) -> NoReturn:
         self._kill(self.machine.name)
         # Its process is not called any more.
@@ -141,11 +133,6 @@ class ServedWorker:
     def session(self) -> WorkerSession | None:
         """Its session while it is connected."""
         return self._worker.session if self._worker is not None and self.machine.running else None
-
-    def living_tokens(self) -> list[int]:
-        """Of the attempts for which the worker, and not the task, gives signs of life."""
-        held: Iterable[Attempt] = self.session.attempts.values() if self.session is not None else ()
-        return [attempt.assignment.fencing_token for attempt in held if not attempt.beats_itself]
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
@@ -161,7 +148,9 @@ class ServedWorker:
             given = {name: value for name, value in arguments.items() if name != signature.context}
             call = self._note(task.name, context, given)
             playing = self._play(task, acts, call, arguments)
-            return await self.machine.loop.spawn(self.tasks_process, playing, f"{task.name} of {call.workflow_id}")
+            # For task functions time passes that is passed over, for their worker it does not.
+            process = self.machine.companion("tasks")
+            return await self.machine.loop.spawn(process, playing, f"{task.name} of {call.workflow_id}")
 
         clone = copy.copy(task)
         clone.compensator = None  # it is among the tasks, with a script of its own
@@ -190,7 +179,7 @@ class ServedWorker:
             else:
                 run = partial(contextvars.copy_context().run, partial(task.function, **arguments))
                 value = await asyncio.get_running_loop().run_in_executor(None, run)
-            self.calls._took_effect(call)
+            self.calls.note_effect(call)
             return value
 
         self._counts[call.name] += 1
