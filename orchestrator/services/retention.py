@@ -96,6 +96,8 @@ class Retainer:
         return PAGE in (len(own), len(old))
 
     async def _purge_surplus(self, policy: Retention) -> bool:
+        """A few names in each round, however many there are; whether some of them had too many."""
+        had_surplus = False
         for _ in range(NAMES_PER_ROUND):
             name = await self._ended.next_name(self._name)
             if name is None:
@@ -107,10 +109,12 @@ class Retainer:
             count = newest[0].execution.retention_count or policy.count if newest else 0
             for page in range(PAGES_PER_NAME if count else 0):
                 surplus = await self._ended.newest(*name, count + page * PAGE, PAGE)
-                await self._propose(PurgeRule.COUNT, [(found.execution, found.place) for found in surplus])
+                had_surplus |= await self._propose(
+                    PurgeRule.COUNT, [(found.execution, found.place) for found in surplus]
+                )
                 if len(surplus) < PAGE:
                     break
-        return True
+        return had_surplus
 
     async def _purge_for_room(self, policy: Retention, now_ms: int) -> bool:
         if not policy.bytes or self._ended.used_bytes <= policy.bytes:
@@ -135,8 +139,8 @@ class Retainer:
             return False
         return True
 
-    async def _propose(self, rule: PurgeRule, found: Sequence[tuple[Execution, int]]) -> None:
-        """`found`: with what was observed, as the rule has it."""
+    async def _propose(self, rule: PurgeRule, found: Sequence[tuple[Execution, int]]) -> bool:
+        """`found`: with what was observed, as the rule has it. Whether any of them may go."""
         policy, now_ms = purging.retention(self._machine().state), self._log_time_ms()
         going = [each for each in found if purging.may_go(each[0], policy, now_ms, rule, each[1])]
         for items in _commands(rule, going):
@@ -144,6 +148,7 @@ class Retainer:
             if isinstance(result, Rejected):
                 logger.error("PurgeExecutions was refused: %s", result.message)
             await asyncio.sleep(PACE_SECONDS)
+        return bool(going)
 
 
 def _rows(each: Execution) -> int:

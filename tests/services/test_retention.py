@@ -229,6 +229,19 @@ async def test_more_than_a_page_of_a_name(bench: Bench, monkeypatch: pytest.Monk
     assert bench.kept() == ["w019"]
 
 
+async def test_of_many_names_a_few_are_looked_at_in_each_round(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "NAMES_PER_ROUND", 2)
+    bench.driver.ok(SetRetention(0, 1, 0))
+    for name in ("n1", "n2", "n3", "n4", "n5"):
+        bench.register(name)
+        bench.run(f"{name}-old", f"{name}-new", name=name)
+    await bench.settle()
+    for left in (8, 6, 5, 5):
+        await bench.retainer.round()
+        await bench.settle()
+        assert len(bench.kept()) == left
+
+
 # --- by room
 
 
