@@ -76,6 +76,7 @@ class ExecutionChanged(Effect, frozen=True):
     namespace: str
     workflow_id: str
     terminal: bool
+    started: bool = False  # in this step, whoever wanted it
 
 
 class ExecutionDeleted(Effect, frozen=True):

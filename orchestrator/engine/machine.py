@@ -110,6 +110,7 @@ MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
     messages.TerminateExecution: reaching.terminate_execution,
     messages.UpdateVariables: reaching.update_variables,
     messages.HandleEvent: eventing.handle_event,
+    messages.ScheduleDue: scheduling.schedule_due,
 }
 
 

@@ -200,6 +200,13 @@ class HandleEvent(Message, frozen=True, tag=54):
     origin: Origin
 
 
+class ScheduleDue(Message, frozen=True, tag=55):
+    """A schedule has something to do. Concerns no execution: the workflow id is empty."""
+
+    name: str
+    timer: int  # that has fired; 0: the run before has ended, for which another one waits
+
+
 AnyMessage = (
     TaskLeased
     | TimerFired
@@ -222,6 +229,7 @@ AnyMessage = (
     | TerminateExecution
     | UpdateVariables
     | HandleEvent
+    | ScheduleDue
 )
 
 WITH_ORIGIN = (StartExecution, FinishTask, TerminateExecution, UpdateVariables, HandleEvent)

@@ -210,7 +210,8 @@ class Step:
         if self.x.updated_ms != self.now:
             self.change(updated_ms=self.now)
         self.write(Table.EXECUTION, self.key, self.x)
-        self.effects.append(ExecutionChanged(self.key[0], self.key[1], self.x.status in WORKFLOW_TERMINAL))
+        terminal = self.x.status in WORKFLOW_TERMINAL
+        self.effects.append(ExecutionChanged(*self.key, terminal, started=self._header is None))
 
     def commit(self) -> dict[tuple[Table, RowKey], bool]:
         """Keeps the step; answers each row that it changed, with whether it was there before."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.engine import queries
-from orchestrator.engine.effects import AnyEffect, ExecutionDeleted, SessionEnded
-from orchestrator.engine.results import AnyResult, Started
+from orchestrator.engine.effects import AnyEffect, ExecutionChanged, ExecutionDeleted, SessionEnded
+from orchestrator.engine.model import Table
+from orchestrator.engine.results import AnyResult
 from orchestrator.engine.state import State
 from orchestrator.replication.log import Role, Status
 from orchestrator.replication.sequencer import Sequencer
@@ -52,6 +53,8 @@ class Gauges:
             (metrics.leased_tasks, len(state.leases)),
             (metrics.worker_sessions, queries.worker_sessions(state)),
             (metrics.stuck_compensations, state.meta.stuck_compensations),
+            (metrics.schedules, len(state.resident[Table.SCHEDULE])),
+            (metrics.pending_events, len(state.resident[Table.EVENT])),
             (metrics.disk_free_bytes, self._free_disk_bytes()),
         ):
             gauge.set(value)
@@ -73,7 +76,7 @@ class Gauges:
         if not leading:
             return
         self._metrics.workflows_started.inc(
-            sum(isinstance(result, Started) and not result.existing for result in results)
+            sum(isinstance(effect, ExecutionChanged) and effect.started for effect in effects)
         )
         self._metrics.workflows_deleted.inc(sum(isinstance(effect, ExecutionDeleted) for effect in effects))
         self._metrics.sessions_lost.inc(

@@ -27,7 +27,6 @@ PEER_PORT, GRPC_PORT = 7500, 7400
 STOP_SECONDS = 5.0
 
 
-
 class SimulatedNode(Node):
     """Lets itself be looked at."""
 

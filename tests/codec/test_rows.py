@@ -61,6 +61,7 @@ MESSAGES = [
     messages.TerminateExecution("default", "w1", "r", ORIGIN),
     messages.UpdateVariables("default", "w1", b"{}", True, ORIGIN),
     messages.HandleEvent("default", "", ORIGIN),
+    messages.ScheduleDue("default", "", "s", 4),
 ]
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from orchestrator.engine.commands import PublishEvent
 from orchestrator.engine.effects import ExecutionDeleted
+from orchestrator.engine.results import ScheduleRan, Started
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.services.gauges import Gauges
 from orchestrator.telemetry.metrics import Metrics
 from tests.engine.driver import Driver, simple, workflow
+from tests.engine.triggers.making import action, busy_driver, put, put_handler, run_now
 
 
 def status(leader: str | None) -> Status:
@@ -61,3 +64,19 @@ def test_what_has_gone_is_counted_by_the_leader_alone() -> None:
         effects = [ExecutionDeleted("default", "w1"), ExecutionDeleted("default", "w2")]
         gauges.entry_applied([], effects, leading=leading)
     assert read(metrics)["orchestrator_workflows_deleted_total"] == 4
+
+
+def test_executions_are_counted_as_they_start_whoever_wants_them() -> None:
+    driver = busy_driver()
+    metrics = Metrics(node="n1", version="0")
+    gauges = Gauges(metrics, lambda: 0)
+    started = 0
+    put(driver)
+    for again in (lambda: driver.start("report"), lambda: driver.start("report"), lambda: run_now(driver)):
+        result = again()
+        gauges.entry_applied([result], driver.effects, leading=True)
+        started += isinstance(result, Started | ScheduleRan)
+    put_handler(driver, action("start_workflow", name="report"))
+    result = driver.do(PublishEvent("default", "paid", "", b"{}"))
+    gauges.entry_applied([result], driver.effects, leading=True)
+    assert read(metrics)["orchestrator_workflows_started_total"] == started + 1 == 3

@@ -17,6 +17,7 @@ from orchestrator.engine.commands import (
 )
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.errors import refuse, refuse_definition
+from orchestrator.engine.messages import ScheduleDue
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, Done, Rejected, ScheduleRan
 from orchestrator.engine.step import Step
@@ -116,6 +117,11 @@ def run_schedule(step: Step, command: RunSchedule) -> AnyResult:
     row = schedules.record(step, row, entry)
     schedules.put(step, schedules.follow(step, row, parsed, entry.number, workflow_id))
     return ScheduleRan(entry.execution_id, RunState.STARTED, workflow_id)
+
+
+def schedule_due(step: Step, message: ScheduleDue) -> AnyResult:
+    schedules.due(step, message)
+    return Done()
 
 
 def arm_schedule(step: Step, command: ArmSchedule) -> AnyResult:

@@ -7,10 +7,11 @@ from msgspec.structs import replace
 from orchestrator.engine import dedup, origins
 from orchestrator.engine.commands import Checkpoint, Continue, RaiseBehaviour
 from orchestrator.engine.errors import refuse
-from orchestrator.engine.messages import Message
+from orchestrator.engine.messages import Message, ScheduleDue
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
+from orchestrator.engine.triggers import schedules
 
 
 def go_on(step: Step, command: Continue) -> AnyResult:
@@ -49,6 +50,8 @@ def drop_message(step: Step, number: int, message: Message, result: AnyResult) -
     """Its own step has failed with this result."""
     take_message(step, number)
     origins.told(step, message, result)
+    if isinstance(message, ScheduleDue):
+        schedules.broken(step, message, result)
     return Done()
 
 

@@ -9,11 +9,10 @@ from orchestrator.engine.choices import DeadlineKind
 from orchestrator.engine.commands import ExpireDeadline, FireTimers
 from orchestrator.engine.dedup import end_idle_session
 from orchestrator.engine.definitions.model import TaskType, TimeoutPolicy
-from orchestrator.engine.messages import DeadlinePassed, TimerFired
+from orchestrator.engine.messages import DeadlinePassed, ScheduleDue, TimerFired
 from orchestrator.engine.model import Table, TaskAttempt, TaskStatus, TimerKind, WorkflowStatus
 from orchestrator.engine.results import AnyResult, Done
 from orchestrator.engine.step import Step
-from orchestrator.engine.triggers import schedules
 
 
 def fire_timers(step: Step, command: FireTimers) -> AnyResult:
@@ -30,7 +29,8 @@ def fire_timers(step: Step, command: FireTimers) -> AnyResult:
         elif timer.kind is TimerKind.POLLER:
             pollers.forget_unseen(step, timer)
         elif timer.kind is TimerKind.SCHEDULE:
-            schedules.fire(step, timer)
+            # In a step of its own: whatever breaks there, all other timers fire.
+            step.send(ScheduleDue(timer.namespace, "", timer.name, timer.number))
         else:
             step.send(
                 TimerFired(timer.namespace, timer.workflow_id, timer.kind, timer.task_sequence, timer.number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.engine.messages import WITH_ORIGIN, OriginKind, StartExecution
+from orchestrator.engine.messages import WITH_ORIGIN, OriginKind, ScheduleDue, StartExecution
 from orchestrator.engine.model import Table, TimerKind
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
@@ -14,12 +14,15 @@ from orchestrator.engine.triggers.rows import RunState
 
 def schedules_are_armed_or_owed_times(state: State) -> Iterator[str]:
     armed = set()
+    fired = {message.timer for message in state.messages.values() if isinstance(message, ScheduleDue)}
     for key, row in sorted(state.resident[Table.SCHEDULE].items()):
         timer = state.timers.get((row.timer,))
         if timer is not None:
             armed.add(timer.number)
-        if row.timer and (timer is None or timer.kind is not TimerKind.SCHEDULE or timer.name != row.name):
-            yield f"schedule {key} waits for timer {row.timer}, which is {timer}"
+            if timer.kind is not TimerKind.SCHEDULE or timer.name != row.name:
+                yield f"schedule {key} waits for timer {row.timer}, which is {timer}"
+        elif row.timer and row.timer not in fired:
+            yield f"schedule {key} waits for timer {row.timer}, which is gone"
         if row.due and not row.timer:
             yield f"schedule {key} has times and no timer"
         if row.paused and row.timer:
@@ -36,11 +39,13 @@ def schedules_are_armed_or_owed_times(state: State) -> Iterator[str]:
 
 def runs_whose_end_is_waited_for_will_end(state: State) -> Iterator[str]:
     watched = state.resident[Table.SCHEDULED]
+    told = {(m.namespace, m.name) for m in state.messages.values() if isinstance(m, ScheduleDue) and not m.timer}
     for key, row in sorted(state.resident[Table.SCHEDULE].items()):
         if row.running and (row.namespace, row.running) not in watched:
             yield f"schedule {key} waits for {row.running}, of which it will not be told"
         run = state.resident[Table.SCHEDULE_RUN].get((*key, row.buffered))
-        if row.buffered and (not row.running or run is None or run.state is not RunState.BUFFERED):
+        is_waiting = row.running or row.paused or key in told
+        if row.buffered and (not is_waiting or run is None or run.state is not RunState.BUFFERED):
             yield f"schedule {key} keeps run {row.buffered} back, which is {run}, for {row.running!r}"
     sent = {(m.namespace, m.workflow_id) for m in state.messages.values() if isinstance(m, StartExecution)}
     for key in sorted(watched):

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine import limits
 from orchestrator.engine.expressions import assemble_object, dump_string, merge_objects
-from orchestrator.engine.messages import Origin, OriginKind, StartExecution, TerminateExecution
+from orchestrator.engine.messages import Origin, OriginKind, ScheduleDue, StartExecution, TerminateExecution
 from orchestrator.engine.model import Table, TimerKind
 from orchestrator.engine.resident import Timer
 from orchestrator.engine.results import AnyResult, Rejected
@@ -70,11 +70,25 @@ def unarmed(step: Step, row: ScheduleRow) -> ScheduleRow:
     return replace(row, timer=0, due=(), refill_below=0, exhausted=False, revision=row.revision + 1)
 
 
-def fire(step: Step, timer: Timer) -> None:
-    """The schedule's timer has fired."""
-    row = schedule(step.state, timer.namespace, timer.name)
-    if row is None or row.timer != timer.number:
+def due(step: Step, message: ScheduleDue) -> None:
+    """The schedule's timer has fired, or the run has ended for whose end another one waits."""
+    row = schedule(step.state, message.namespace, message.name)
+    if row is None:
         return
+    if not message.timer:
+        _run_buffered(step, row)
+    elif row.timer == message.timer:
+        _fire(step, replace(row, timer=0))
+
+
+def broken(step: Step, message: ScheduleDue, result: AnyResult) -> None:
+    """What the schedule had to do could not be done, by a fault of ours: it stands still, and says so."""
+    row = schedule(step.state, message.namespace, message.name)
+    if row is not None and isinstance(result, Rejected):
+        put(step, replace(unarmed(step, row), paused=True, paused_reason=result.message))
+
+
+def _fire(step: Step, row: ScheduleRow) -> None:
     if scheduling(step.state).paused or not row.due:
         put(step, unarmed(step, row))
         return
@@ -218,14 +232,18 @@ def ended(step: Step, namespace: str, workflow_id: str) -> None:
     if row is None or row.running != workflow_id:
         return
     row = replace(row, running="")
+    put(step, row)
     if row.buffered:
-        entry = cast(
-            ScheduleRun | None, step.state.resident[Table.SCHEDULE_RUN].get((namespace, row.name, row.buffered))
-        )
-        row = replace(row, buffered=0)
-        assert entry is not None
-        row = _send(step, row, validate_schedule(row.document), entry)
-        if entry.number < row.next_run - limits.SCHEDULE_RUNS_KEPT:
-            # It was kept only because it waited.
-            _forget(step, row, entry.number)
+        step.send(ScheduleDue(namespace, "", row.name, 0))
+
+
+def _run_buffered(step: Step, row: ScheduleRow) -> None:
+    if row.running or not row.buffered:
+        # Another run has begun meanwhile, for whose end this one waits now.
+        return
+    entry = cast(ScheduleRun, step.state.resident[Table.SCHEDULE_RUN][row.namespace, row.name, row.buffered])
+    row = _send(step, replace(row, buffered=0), validate_schedule(row.document), entry)
+    if entry.number < row.next_run - limits.SCHEDULE_RUNS_KEPT:
+        # It was kept only because it waited.
+        _forget(step, row, entry.number)
     put(step, row)

@@ -17,6 +17,7 @@ from orchestrator.engine.commands import (
     PauseScheduling,
     ResumeSchedule,
     ResumeScheduling,
+    RunSchedule,
     TerminateWorkflow,
 )
 from orchestrator.engine.model import Table, WorkflowStatus
@@ -522,6 +523,58 @@ def test_there_may_be_so_many_schedules(driver: Driver, monkeypatch: pytest.Monk
     assert put(driver) == Done()
     result = put(driver, name="other")
     assert isinstance(result, Rejected) and result.reason == "SCHEDULES_FULL"
+
+
+# --- what must not happen
+
+
+def test_a_schedule_that_breaks_stands_still_and_all_others_go_on(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.check = False
+    plain = schedules.run
+
+    def broken(step: Any, kept: Any, *more: Any) -> Any:
+        if kept.name == "bad":
+            raise LookupError("words that may differ between nodes")
+        return plain(step, kept, *more)
+
+    for name in ("bad", "s"):
+        put(driver, name=name)
+        arm(driver, MINUTE, 2 * MINUTE, name=name)
+    with monkeypatch.context() as patched:
+        patched.setattr(schedules, "run", broken)
+        driver.wait(MINUTE)
+    assert row(driver, "bad").paused and "LookupError" in row(driver, "bad").paused_reason
+    assert "words" not in row(driver, "bad").paused_reason
+    driver.wait(MINUTE)
+    assert (states(driver), runs(driver, "bad")) == ([RunState.STARTED] * 2, [])
+    # It goes on when somebody says so.
+    driver.ok(ResumeSchedule("default", "bad"))
+    arm(driver, MINUTE, name="bad")
+    driver.wait(MINUTE)
+    assert states(driver, "bad") == [RunState.STARTED]
+
+
+def test_a_timer_that_has_fired_means_nothing_once_the_schedule_is_paused(driver: Driver) -> None:
+    put(driver)
+    arm(driver, MINUTE)
+    driver.now_ms += MINUTE
+    assert driver.entry(FireTimers(), PauseSchedule("default", "s", "")) == [Done(), Done()]
+    assert runs(driver) == [] and row(driver).covered_ms == START_MS
+
+
+def test_a_run_that_waits_is_run_after_one_by_hand_that_came_in_between(driver: Driver) -> None:
+    put(driver, overlapPolicy="BUFFER_ONE")
+    run_now(driver)
+    run_now(driver)
+    [first] = started(driver)
+    terminate = TerminateWorkflow("default", first, "", TerminateCompensation.SKIP)
+    # In one entry: nothing that the end has sent for is taken up in between.
+    driver.entry(terminate, RunSchedule("default", "s"))
+    assert states(driver) == [RunState.STARTED, RunState.BUFFERED, RunState.STARTED]
+    end(driver, row(driver).running)
+    assert states(driver) == [RunState.STARTED] * 3
 
 
 # --- replicas
