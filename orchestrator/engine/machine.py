@@ -1,7 +1,7 @@
 """The state machine: the table of all commands and messages, and `apply`, which never raises.
 
 For each log entry: `begin_entry`; `apply` for each command; `apply_message` while there are messages, up to a bound;
-`end_entry`. The caller makes hot what `execution_needed` and `next_message` name, if the database has it.
+`end_entry`. The caller makes hot what `executions_needed` and `next_message` name, if the database has it.
 """
 
 from __future__ import annotations
@@ -143,6 +143,13 @@ class Machine:
         """The execution that must be hot, if it exists, before the command is applied."""
         workflow_id = getattr(command, "workflow_id", "")
         return (cast(Any, command).namespace, workflow_id) if workflow_id else None
+
+    def executions_needed(self, command: commands.AnyCommand) -> list[ExecutionKey]:
+        """As `execution_needed`, and those that the command's messages will need: better read together than singly."""
+        if isinstance(command, commands.PurgeExecutions):
+            return [(item.namespace, item.workflow_id) for item in command.items]
+        needed = self.execution_needed(command)
+        return [] if needed is None else [needed]
 
     def apply(self, command: commands.AnyCommand, identity: commands.RequestIdentity | None = None) -> Outcome:
         handler = COMMANDS[type(command)]

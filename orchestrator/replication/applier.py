@@ -225,8 +225,7 @@ class Applier:
             await self._yield_if_long()
 
     def _named(self, commands: Iterable[AnyCommand]) -> list[ExecutionKey]:
-        needed = (self.machine.execution_needed(command) for command in commands)
-        return [key for key in dict.fromkeys(needed) if key is not None]
+        return list(dict.fromkeys(key for command in commands for key in self.machine.executions_needed(command)))
 
     async def _make_hot(self, keys: Sequence[ExecutionKey]) -> None:
         # An empty id is nobody's: the step concerns no execution.

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from orchestrator.codec.entries import EntryHeader, encode_entry
-from orchestrator.engine.choices import DeleteEffects, IfExists
+from orchestrator.engine.choices import DeleteEffects, IfExists, PurgeRule
 from orchestrator.engine.commands import (
     AnyCommand,
     Checkpoint,
     DeleteWorkflow,
+    PurgeExecutions,
+    PurgeItem,
     RegisterWorkflows,
+    SetRetention,
     SignalWorkflow,
     StartWorkflow,
 )
@@ -231,6 +234,25 @@ async def test_executions_that_an_entry_names_are_loaded_together(bench: Bench) 
     bench.load_gate.set()
     await bench.reach(index)
     assert bench.applied[-1][2] == [Done()] * 20
+
+
+async def test_executions_that_are_to_be_purged_are_loaded_together(bench: Bench) -> None:
+    names = [f"w{number}" for number in range(20)]
+    await bench.do(SetRetention(1, 0, 0), *(start(name) for name in names))
+    await bench.do(*(signal(name) for name in names))
+    bench.applier.stage_soon()
+    for name in names:
+        assert bench.applier.machine.state.evict(("default", name))
+    bench.loads.clear()
+    bench.load_gate.clear()
+    items = tuple(PurgeItem("default", name, START_MS, PurgeRule.AGE) for name in names)
+    index = bench.append(PurgeExecutions(items), time_ms=START_MS + 10)
+    await wait_until("all to be asked for", lambda: len(bench.loads) == 20)
+    bench.load_gate.set()
+    await bench.reach(index)
+    bench.applier.stage_soon()
+    assert len(bench.loads) == 20
+    assert not [table for table, _ in bench.rows if table in EXECUTION_TABLES]
 
 
 async def test_nothing_is_staged_in_the_middle_of_an_entry(bench: Bench) -> None:
