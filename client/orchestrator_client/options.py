@@ -79,15 +79,23 @@ class TaskOptions:
     response_timeout_ms: int | None = None
     # All attempts together.
     total_timeout_ms: int | None = None
+    # How many attempts are with workers at once, in the whole cluster.
+    concurrent_limit: int | None = None
+    # How many are handed out in any span of so long; for both or neither.
+    rate_limit: int | None = None
+    rate_window_ms: int | None = None
     description: str = ""
     # More fields of Conductor's task definition, as they are.
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("timeout_ms", "response_timeout_ms", "total_timeout_ms"):
+        limits = ("concurrent_limit", "rate_limit", "rate_window_ms")
+        for name in ("timeout_ms", "response_timeout_ms", "total_timeout_ms", *limits):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, or None for no limit; it is {value}")
+        if (self.rate_limit is None) != (self.rate_window_ms is None):
+            raise ValueError("rate_limit and rate_window_ms go together")
         if self.timeout_ms and self.response_timeout_ms and self.response_timeout_ms >= self.timeout_ms:
             raise ValueError(
                 f"response_timeout_ms ({self.response_timeout_ms}) must be below timeout_ms ({self.timeout_ms})"
@@ -109,4 +117,9 @@ class TaskOptions:
         document["responseTimeoutSeconds"] = seconds(self.response_timeout_ms or 0)
         if self.total_timeout_ms:
             document["totalTimeoutSeconds"] = seconds(self.total_timeout_ms)
+        if self.concurrent_limit:
+            document["concurrentExecLimit"] = self.concurrent_limit
+        if self.rate_limit and self.rate_window_ms:
+            document["rateLimitPerFrequency"] = self.rate_limit
+            document["rateLimitFrequencyInSeconds"] = seconds(self.rate_window_ms)
         return document | self.extra

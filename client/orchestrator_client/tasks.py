@@ -183,6 +183,9 @@ def task(
     timeout_ms: int | None = None,
     response_timeout_ms: int | None = None,
     total_timeout_ms: int | None = None,
+    concurrent_limit: int | None = None,
+    rate_limit: int | None = None,
+    rate_window_ms: int | None = None,
     description: str = "",
     extra: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...

@@ -38,6 +38,9 @@ class Workflow:
         compensation_grace_ms: int | None = None,
         failure_workflow: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        concurrent_limit: int | None = None,
+        concurrent_limit_key: str = "",
+        masked_fields: Iterable[str] = (),
     ) -> None:
         if not name or ":" in name:
             raise ValueError(f"a workflow's name is not empty and has no colon: {name!r}")
@@ -64,6 +67,11 @@ class Workflow:
             self._settings["failureWorkflow"] = failure_workflow
         if variables:
             self._settings["variables"] = encode(variables, "variables")
+        if concurrent_limit:
+            limit = {"rateLimitKey": concurrent_limit_key, "concurrentExecLimit": concurrent_limit}
+            self._settings["rateLimitConfig"] = limit
+        if masked_fields:
+            self._settings["maskedFields"] = list(masked_fields)
         self._outputs: dict[str, Any] | None = None
         self._references: set[str] = set()
         # Of the content as it is; empty when that has changed since.

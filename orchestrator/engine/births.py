@@ -156,6 +156,7 @@ def take_definition(step: Step, bundled: Bundled) -> None:
         version=definition.version,
         retention_ms=definition.retention_ms,
         retention_count=definition.retention_count,
+        masked_fields=definition.masked_fields,
     )
     step.plan_changed()
 

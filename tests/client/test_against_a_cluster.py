@@ -391,3 +391,48 @@ async def test_workflows_and_tasks_are_searched(client: Client) -> None:
         ("searched-1", "WAIT", "COMPLETED")]
     with pytest.raises(InvalidRequest, match="there is no field 'color'"):
         _ = [each async for each in client.search(query="color = red")]
+
+
+async def test_limits_hold_for_workers_with_more_slots(client: Client) -> None:
+    running, peak = 0, 0
+
+    @task(concurrent_limit=2, rate_limit=4, rate_window_ms=500)
+    async def limited(number: int) -> int:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return number
+
+    workflow = Workflow("limited", concurrent_limit=6)
+    workflow.returns(number=workflow.step(limited, 5))
+    began = asyncio.get_running_loop().time()
+    async with working(client, limited, slots=20):
+        runs = [await client.start(workflow, {}) for _ in range(10)]
+        results = [await run.result(PATIENCE_S) for run in runs]
+    assert [result.number for result in results] == [5] * 10
+    assert peak == 2
+    # Ten are three windows' worth: the last two came a second after the first at the earliest.
+    assert asyncio.get_running_loop().time() - began > 0.9
+
+
+async def test_masked_fields_are_for_workers_only(client: Client) -> None:
+    given: list[str] = []
+
+    @task
+    async def pay(card: str) -> dict[str, str]:
+        given.append(card)
+        return {"card": card}
+
+    workflow = Workflow("paying", masked_fields=["card"])
+    workflow.step(pay, workflow.input.card)
+    async with working(client, pay):
+        run = await client.start(workflow, {"card": "4111", "sum": 5})
+        await run.wait(PATIENCE_S)
+    execution = await run.get(tasks=True)
+    assert given == ["4111"]
+    assert execution.input == {"card": "***", "sum": 5}
+    assert execution.output == {"card": "***"}
+    assert (execution.tasks[0].input, execution.tasks[0].output) == ({"card": "***"}, {"card": "***"})
+    assert not [each async for each in client.search(free_text="4111")]

@@ -116,6 +116,10 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
         TaskOptions(timeout_ms=1_000, response_timeout_ms=1_000)
     with pytest.raises(ValueError, match="can't be above total_timeout_ms"):
         TaskOptions(timeout_ms=2_000, total_timeout_ms=1_000)
+    with pytest.raises(ValueError, match="go together"):
+        TaskOptions(rate_limit=5)
+    with pytest.raises(ValueError, match="concurrent_limit must be positive"):
+        TaskOptions(concurrent_limit=0)
     with pytest.raises(TypeError, match="unexpected keyword"):
         task(timeout=3)  # type: ignore[call-overload]  # what is tested
 
@@ -138,3 +142,13 @@ def test_a_context_can_be_made_by_hand() -> None:
 def test_a_terminal_error_reads_well() -> None:
     assert str(TerminalError("NO_TRUCKS")) == "NO_TRUCKS"
     assert str(TerminalError("NO_TRUCKS", "none left")) == "NO_TRUCKS: none left"
+
+
+def test_how_many_at_once_and_in_a_window_is_conductors_too() -> None:
+    @task(concurrent_limit=3, rate_limit=10, rate_window_ms=1_500)
+    def charge() -> None: ...
+
+    definition = charge.options.definition("charge")
+    assert definition["concurrentExecLimit"] == 3
+    assert (definition["rateLimitPerFrequency"], definition["rateLimitFrequencyInSeconds"]) == (10, 1.5)
+    assert not {"concurrentExecLimit", "rateLimitPerFrequency"} & set(TaskOptions().definition("free"))

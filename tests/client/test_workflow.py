@@ -254,3 +254,11 @@ def test_inline_task_definitions() -> None:
     first, *_ = order_saga().to_dict(inline_tasks=True)["tasks"]
     assert first["taskDefinition"]["retryCount"] == 4
     assert first["compensateWith"]["taskDefinition"]["retryCount"] == 19
+
+
+def test_how_many_run_at_once_and_what_is_masked_are_conductors_too() -> None:
+    limited = Workflow("w", concurrent_limit=2, concurrent_limit_key="${workflow.input.region}", masked_fields=["card"])
+    limited.step(reserve, {"order": {}})
+    document = limited.to_dict()
+    assert document["rateLimitConfig"] == {"rateLimitKey": "${workflow.input.region}", "concurrentExecLimit": 2}
+    assert document["maskedFields"] == ["card"]

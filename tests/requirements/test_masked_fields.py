@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.engine.commands import RecordHeartbeat
+from orchestrator.engine.choices import TerminateCompensation
+from orchestrator.engine.commands import RecordHeartbeat, RestartWorkflow, TerminateWorkflow
 from orchestrator.engine.definitions.errors import DefinitionInvalid
 from orchestrator.engine.definitions.parse import validate_workflow
 from orchestrator.engine.masking import masked
@@ -108,6 +109,15 @@ def test_an_execution_keeps_the_masks_it_began_with(driver: Driver) -> None:
     start(driver, "card")
     driver.register({**workflow("flow", simple("a")), "maskedFields": []})
     assert decoded(shown(driver).input)["card"] == "***"
+
+
+def test_a_restart_with_another_definition_has_its_masks(driver: Driver) -> None:
+    """Restarted with the latest definition, it has the masks of that."""
+    start(driver, "amount")
+    driver.ok(TerminateWorkflow("default", "w", "", TerminateCompensation.SKIP))
+    driver.register({**workflow("flow", simple("a")), "maskedFields": ["card"]})
+    driver.ok(RestartWorkflow("default", "w", use_latest_definitions=True))
+    assert decoded(shown(driver).input) == {"card": "***", "amount": 10.5}
 
 
 def test_without_masked_fields_nothing_changes(driver: Driver) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     PauseWorkflow,
+    RestartWorkflow,
     ResumeWorkflow,
     RetryWorkflow,
     SignalWorkflow,
@@ -193,6 +194,19 @@ def test_a_retry_queues_up_again(driver: Driver) -> None:
     driver.give("a", workflow_id="a2")
     driver.give("a", workflow_id="a1")
     assert driver.header("a1").status is WorkflowStatus.COMPLETED
+
+
+def test_a_restart_queues_up_again(driver: Driver) -> None:
+    """So does who is restarted, under the limit and key of the definition that it has then."""
+    limited(driver, 1)
+    start(driver, "a1", "a2")
+    end(driver, "a1")
+    driver.ok(RestartWorkflow("default", "a1", use_latest_definitions=False))
+    assert inside(driver) == ["a2"]
+    end(driver, "a1")
+    limited(driver, 2)
+    driver.ok(RestartWorkflow("default", "a1", use_latest_definitions=True))
+    assert inside(driver) == ["a1", "a2"]
 
 
 def test_a_compensation_keeps_the_place_and_waits_for_none(driver: Driver) -> None:
