@@ -262,7 +262,7 @@ class Database:
                 self.files.sync_directory(self.path.parent)
             schema.check(connection, self.identity)
             if self.settings.check_on_open:
-                schema.quick_check(connection)
+                schema.full_check(connection)
             self._writer = Writer(connection)
         except BaseException:
             connection.close()

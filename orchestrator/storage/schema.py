@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import apsw
@@ -164,6 +165,8 @@ def check(connection: apsw.Connection, identity: Identity) -> None:
         raise SchemaVersionUnsupported(
             f"the database has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade this node"
         )
+    if not {"cluster_id", "recovery_epoch"} <= meta.keys():
+        raise DatabaseCorrupt("the database does not say whose it is")
     found = Identity(meta["cluster_id"], meta["recovery_epoch"])
     if found != identity:
         raise WrongCluster(
@@ -172,19 +175,10 @@ def check(connection: apsw.Connection, identity: Identity) -> None:
         )
 
 
-def quick_check(connection: apsw.Connection) -> None:
-    """Reads every page and raises if their structure is damaged."""
-    _look_for_damage(connection, "quick_check")
-
-
 def full_check(connection: apsw.Connection) -> None:
-    """As `quick_check`, and that the indexes have every row, and no other."""
-    _look_for_damage(connection, "integrity_check")
-
-
-def _look_for_damage(connection: apsw.Connection, pragma: str) -> None:
+    """Reads every page and raises if their structure is damaged, or if an index lacks a row or has another."""
     with corruption_named():
-        problems = [text for (text,) in connection.execute(f"PRAGMA {pragma}(5)")]
+        problems = [text for (text,) in connection.execute("PRAGMA integrity_check(5)")]
     if problems != ["ok"]:
         raise DatabaseCorrupt("the database is damaged: " + "; ".join(map(str, problems)))
 
@@ -203,22 +197,26 @@ def write_meta(connection: apsw.Connection, values: dict[str, Any]) -> None:
     connection.execute(f"REPLACE INTO meta (key, value) VALUES {marks}", bindings)
 
 
+_APPLIED = ("applied_index", "applied_term", "configuration", "chain_hash", "content_hash")
+_APPLIED_HASH = "applied_hash"
+
+
 def read_applied(connection: apsw.Connection) -> Applied:
+    """Raises DatabaseCorrupt unless it is what was written."""
     meta = read_meta(connection)
-    return Applied(
-        meta["applied_index"],
-        meta["applied_term"],
-        meta["configuration"],
-        meta["chain_hash"],
-        int.from_bytes(meta["content_hash"], "big"),
-    )
+    values: list[Any] = [meta.get(key) for key in _APPLIED]
+    if meta.get(_APPLIED_HASH) != _hash_of(values):
+        raise DatabaseCorrupt("the database is damaged: what it says of its place in the log has another hash")
+    index, term, configuration, chain_hash, content_hash = values
+    return Applied(index, term, configuration, chain_hash, int.from_bytes(content_hash, "big"))
 
 
 def applied_meta(applied: Applied) -> dict[str, Any]:
-    return {
-        "applied_index": applied.index,
-        "applied_term": applied.term,
-        "configuration": applied.configuration,
-        "chain_hash": applied.chain_hash,
-        "content_hash": applied.content_hash.to_bytes(16, "big"),
-    }
+    content_hash = applied.content_hash.to_bytes(16, "big")
+    values = [applied.index, applied.term, applied.configuration, applied.chain_hash, content_hash]
+    return {**dict(zip(_APPLIED, values, strict=True)), _APPLIED_HASH: _hash_of(values)}
+
+
+def _hash_of(values: list[Any]) -> bytes:
+    """Integers and bytes."""
+    return blake2b(repr(values).encode(), digest_size=16).digest()

@@ -161,6 +161,11 @@ async def test_a_copy_of_another_cluster_is_refused(leader: Node, tmp_path: Path
         "INSERT INTO resident (table_number, key, hash, body) VALUES (26, x'91cd7fff', randomblob(16), x'0190')",
         "UPDATE execution SET workflow_id = 'somebody else' WHERE id = (SELECT max(id) FROM execution)",
         "DROP TABLE meta",
+        "UPDATE meta SET value = randomblob(32) WHERE key = 'chain_hash'",
+        "UPDATE meta SET value = CAST(value || x'00' AS BLOB) WHERE key = 'configuration'",
+        "UPDATE meta SET value = randomblob(16) WHERE key = 'applied_hash'",
+        "UPDATE meta SET key = 'applied_termite' WHERE key = 'applied_term'",
+        "DELETE FROM meta WHERE key = 'cluster_id'",
     ],
 )
 async def test_a_copy_with_other_rows_is_refused(leader: Node, follower: Node, statement: str) -> None:

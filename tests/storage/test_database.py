@@ -161,6 +161,22 @@ async def test_damaged_pages_are_noticed_at_the_start_on_demand(tmp_path: Path) 
         Database.open(tmp_path / "state.db", cluster_id=CLUSTER, settings=DatabaseSettings(check_on_open=True))
 
 
+@pytest.mark.parametrize("key", ["applied_index", "applied_term", "configuration", "chain_hash", "content_hash"])
+async def test_damage_of_its_place_in_the_log_is_noticed_at_the_start(tmp_path: Path, key: str) -> None:
+    """A bit of the configuration could make another member of a node; one of the chain, another history."""
+    store = Store(tmp_path / "state.db")
+    store.stage([put_execution("w1")], 1)
+    await store.flusher.drain()
+    await store.close()
+    connection = apsw.Connection(str(tmp_path / "state.db"))
+    value = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+    damaged = value ^ 1 if isinstance(value, int) else bytes([value[0] ^ 1]) + value[1:]
+    connection.execute("UPDATE meta SET value = ? WHERE key = ?", (damaged, key))
+    connection.close()
+    with pytest.raises(DatabaseCorrupt):
+        Database.open(tmp_path / "state.db", cluster_id=CLUSTER)
+
+
 async def test_a_used_again_workflow_id_starts_without_rows(store: Store) -> None:
     store.stage([put_execution("w1", name="order"), put_task("w1", 1)], 1)
     await store.flusher.drain()
