@@ -320,6 +320,7 @@ class Node:
             load=self._database.load_execution,
             search=Searches(self._database, self._settle),
             peers=self._log.peer_gossip,
+            log_time_ms=self._log_clock.peek_ms,
         )
 
     def _free_disk_bytes(self) -> int:

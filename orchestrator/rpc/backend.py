@@ -130,6 +130,7 @@ class Backend:
     load: Callable[[str, str], Awaitable[Sequence[tuple[Table, RowKey, Row]]]]
     search: Search
     peers: Callable[[], dict[str, dict[str, Any]]]  # what the other nodes last said of themselves
+    log_time_ms: Callable[[], int]  # now; the last entry may be of long ago
 
     async def submit(
         self, command: AnyCommand, expected: type[R], identity: RequestIdentity | None = None

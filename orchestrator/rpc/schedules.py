@@ -115,7 +115,7 @@ class ScheduleServicer(pb_grpc.ScheduleServiceServicer):
         if request.schedule_json:
             await self.backend.read_point(request.read)
         parsed, table = _checked(document)
-        times = islice(table.after(self.backend.state().meta.log_time_ms), count)
+        times = islice(table.after(self.backend.log_time_ms()), count)
         return pb.ListFireTimesResponse(
             times=[pb.FireTime(time=timestamp(time_ms), cron=str(parsed.crons[number])) for time_ms, number in times]
         )

@@ -97,6 +97,7 @@ class Bench:
             load=self.load,
             search=self.search,
             peers=lambda: self.peer_facts,
+            log_time_ms=lambda: self.driver.now_ms,
         )
 
     # The log, as the services see it.

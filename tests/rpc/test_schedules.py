@@ -141,6 +141,10 @@ async def test_the_next_times_are_told_of_a_schedule_and_of_an_idea(bench: Bench
     first = START_MS + 40_000
     assert [each.time.ToMilliseconds() for each in told] == [first + number * MINUTE for number in range(5)]
     assert told[0].cron == "0 * * * * * Asia/Tokyo"
+    # They are those after now, however long ago the last entry of the log was made.
+    bench.driver.now_ms += MINUTE
+    told = (await stubs.schedules.ListFireTimes(pb.ListFireTimesRequest(name="s", count=1))).times
+    assert told[0].time.ToMilliseconds() == first + MINUTE
     idea = json.dumps(document(cronExpression="0 0 0 1 1 *", scheduleEndTime=START_MS + 10**11)).encode()
     told = (await stubs.schedules.ListFireTimes(pb.ListFireTimesRequest(schedule_json=idea, count=100))).times
     assert [each.time.ToDatetime().year for each in told] == [2024, 2025, 2026, 2027]

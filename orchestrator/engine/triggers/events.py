@@ -38,6 +38,17 @@ def event(state: State, number: int) -> EventRow | None:
     return cast(EventRow | None, state.resident[Table.EVENT].get((number,)))
 
 
+def event_of_sink(sink: str, workflow: str, reference: str) -> str:
+    """The event that an EVENT task publishes here: `conductor` is its own, `conductor:x` one of its workflow.
+
+    "" for a sink that is elsewhere.
+    """
+    kind, colon, name = sink.partition(":")
+    if kind != "conductor" or (colon and not name):
+        return ""
+    return f"conductor:{workflow}:{name or reference}"
+
+
 def publish(
     step: Step, name: str, message_id: str, payload: bytes, *, namespace: str = ""
 ) -> EventPublished | Rejected:

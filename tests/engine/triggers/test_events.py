@@ -146,6 +146,18 @@ def test_an_execution_publishes_in_its_own_step(driver: Driver, monkeypatch: pyt
     assert input_of(driver, only(driver).workflow_id)["order"] == 3
 
 
+@pytest.mark.parametrize(
+    ("sink", "event"),
+    [
+        ("conductor", "conductor:order:paid"), ("conductor:other", "conductor:order:other"), ("conductor:", ""),
+        ("kafka:topic", ""), ("", ""), ("conductors", ""), ("conductor:a:b", "conductor:order:a:b"),
+    ],
+)
+def test_the_internal_sinks_name_events_of_the_workflow(sink: str, event: str) -> None:
+    """CONDUCTOR 1.5, EVENT: `conductor` = conductor:<workflow>:<ref>; `conductor:x` = conductor:<workflow>:x."""
+    assert events.event_of_sink(sink, "order", "paid") == event
+
+
 # --- conditions
 
 
