@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
+from orchestrator.engine.choices import PurgeRule
 from orchestrator.engine.commands import (
     AbandonCompensation,
     ExpireSession,
     PauseWorkflow,
+    PurgeExecutions,
+    PurgeItem,
     ResumeWorkflow,
     RetryCompensation,
     RetryWorkflow,
+    SetRetention,
     SignalWorkflow,
     SkipCompensation,
     UpdateTask,
@@ -240,6 +244,21 @@ def test_retry_is_possible_after_a_turn_in_which_nothing_was_owed(driver: Driver
     driver.give("b")
     driver.give("c")
     assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+@pytest.mark.parametrize("rule", PurgeRule)
+def test_retention_never_removes_what_is_owed(driver: Driver, rule: PurgeRule) -> None:
+    """keepLastN, retries and retention never remove an owed record."""
+    stuck(driver)
+    records = dict(driver.hot().records)
+    driver.ok(SetRetention(1, 1, 1))
+    driver.wait(10 * 365 * 86_400_000)
+    driver.ok(PurgeExecutions((PurgeItem(*ONE, driver.header().ended_ms, rule, 2**40),)))
+    assert driver.hot().records == records
+    driver.ok(RetryCompensation(*ONE))
+    driver.give(driver.undoing("b"))
+    driver.give(driver.undoing("a"))
+    assert driver.header().compensation is CompensationState.COMPLETE
 
 
 # --- Lost workers
