@@ -147,8 +147,9 @@ def _remove(step: Step, sequences: list[int]) -> None:
         for payload in (attempt.input, attempt.output, attempt.details):
             drop(step, payload)
         step.write(Table.TASK, (*key, sequence), None)
-        if attempt.expanded and attempt.expanded in step.hot.expansions:
-            step.write(Table.EXPANSION, (*key, attempt.expanded), None)
+        expansion = step.hot.expansions.get(attempt.expanded)
+        if expansion is not None and expansion.parent == sequence:
+            step.write(Table.EXPANSION, (*key, expansion.number), None)
     step.hot.derived.clear()
 
 

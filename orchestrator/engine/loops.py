@@ -305,7 +305,8 @@ def _remove(step: Step, attempt: TaskAttempt) -> None:
     step.write(Table.TASK, (*key, attempt.sequence), None)
     step.budget -= 1
     expansion = step.hot.expansions.get(attempt.expanded)
-    if expansion is not None and not places.steps_of(step.plan, step.hot, expansion.number):
+    is_its_own = expansion is not None and expansion.parent == attempt.sequence
+    if expansion is not None and is_its_own and not places.steps_of(step.plan, step.hot, expansion.number):
         drop(step, expansion.document)
         drop(step, expansion.inputs)
         step.write(Table.EXPANSION, (*key, expansion.number), None)

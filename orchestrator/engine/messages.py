@@ -153,6 +153,7 @@ class GoOnAfterEnd(Message, frozen=True, tag=16):
 class RetryChild(Message, frozen=True, tag=17):
     """The parent is retried: this execution, which has failed, is to go on."""
 
+    parent: str
     parent_sequence: int
 
 

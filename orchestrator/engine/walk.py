@@ -185,16 +185,19 @@ def _fail(step: Step, node: TaskNode, attempt: TaskAttempt, *, total_used_up: bo
     if loop is not None:
         pass_on(step, attempts.node_of(step, loop), loop)
         return
+    if total_used_up:
+        outcome = WorkflowStatus.TIMED_OUT if attempt.status is TaskStatus.TIMED_OUT else WorkflowStatus.FAILED
+        outcomes.end_badly(step, outcome, _total_reason(node, attempt), attempt.reference)
+    else:
+        _end(step, attempt)
+
+
+def _end(step: Step, attempt: TaskAttempt) -> None:
     outcome = {
         TaskStatus.CANCELED: WorkflowStatus.TERMINATED,
         TaskStatus.TIMED_OUT: WorkflowStatus.TIMED_OUT,
     }.get(attempt.status, WorkflowStatus.FAILED)
-    if total_used_up:
-        outcome = WorkflowStatus.TIMED_OUT if attempt.status is TaskStatus.TIMED_OUT else WorkflowStatus.FAILED
-        reason = _total_reason(node, attempt)
-    else:
-        reason = failure_reason(attempt, outcome)
-    outcomes.end_badly(step, outcome, reason, attempt.reference)
+    outcomes.end_badly(step, outcome, failure_reason(attempt, outcome), attempt.reference)
 
 
 def failure_reason(attempt: TaskAttempt, outcome: WorkflowStatus) -> str:
@@ -257,6 +260,7 @@ def _complete(step: Step) -> None:
     for reference in step.plan.permissive:
         attempt = step.hot.newest(reference)
         if attempt is not None and attempt.status not in TASK_SUCCESSFUL:
-            _fail(step, attempts.node_of(step, attempt), attempt)
+            # The loops around it have passed.
+            _end(step, attempt)
             return
     outcomes.complete(step)

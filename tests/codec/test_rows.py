@@ -53,7 +53,7 @@ MESSAGES = [
     messages.RemoveChild("default", "w1"),
     messages.ChildReopened("default", "w1", 1, "c"),
     messages.GoOnAfterEnd("default", "w1"),
-    messages.RetryChild("default", "w1", 1),
+    messages.RetryChild("default", "w1", "p", 1),
     messages.RemoveRows("default", "w1"),
     messages.PurgeExecution("default", "w1", 1, 2, 3),
     messages.StartExecution("default", "w1", "order", 0, b"{}", origin=ORIGIN),

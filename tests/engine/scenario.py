@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from msgspec.structs import replace
+
 from orchestrator.engine.choices import DeadlineKind, DeleteEffects, IfExists, TerminateCompensation
 from orchestrator.engine.commands import (
     AbandonCompensation,
@@ -20,23 +22,27 @@ from orchestrator.engine.commands import (
     PollTasks,
     RecordHeartbeat,
     ReleaseTask,
+    RerunWorkflow,
+    RestartWorkflow,
     ResumeWorkflow,
     RetryCompensation,
     RetryWorkflow,
     SignalWorkflow,
     SkipCompensation,
+    SkipTask,
     StartWorkflow,
     TerminateWorkflow,
     UpdateSession,
     UpdateTask,
     UpdateVariables,
 )
-from orchestrator.engine.model import CompensationState, SessionKind, TaskStatus, WorkflowStatus
+from orchestrator.engine.model import CompensationState, SessionKind, Table, TaskStatus, WorkflowStatus
 from orchestrator.engine.results import Rejected
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from tests.engine.driver import Driver, workflow
 
 NAMES = ("n0", "n1", "n2", "undo")
+SYSTEM = ("system/http", "system/script")
 ENDS = (TaskStatus.COMPLETED, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR)
 OUTPUTS = (b'{"v":1}', b"{}", b"", b'{"big":"' + b"x" * 5000 + b'"}', b"[]")
 
@@ -48,9 +54,12 @@ class Definitions:
         self._rng = rng
         self._count = 0
         self._made: list[str] = []
+        self._looped: list[str] = []
+        self._name = ""
 
     def make(self, name: str) -> dict[str, Any]:
         rng = self._rng
+        self._name = name
         fields: dict[str, Any] = {}
         if rng.random() < 0.3:
             fields["timeoutSeconds"] = rng.randint(1, 200)
@@ -74,9 +83,11 @@ class Definitions:
         return tasks
 
     def _element(self, depth: int) -> list[dict[str, Any]]:
-        kinds = ["SIMPLE"] * 6 + ["NOOP", "SET_VARIABLE", "WAIT"]
+        kinds = ["SIMPLE"] * 6 + ["NOOP", "SET_VARIABLE", "WAIT", "INLINE", "HTTP", "HUMAN", "DYNAMIC"]
+        if self._name.startswith("d"):
+            kinds += ["SUB_WORKFLOW", "SUB_WORKFLOW", "START_WORKFLOW"]
         if depth:
-            kinds += ["SWITCH", "SWITCH", "FORK_JOIN", "FORK_JOIN"]
+            kinds += ["SWITCH", "SWITCH", "FORK_JOIN", "FORK_JOIN", "DO_WHILE", "DO_WHILE", "FORK_JOIN_DYNAMIC"]
         if self._rng.random() < 0.04:
             kinds = ["TERMINATE"]
         kind = self._rng.choice(kinds)
@@ -145,12 +156,15 @@ class Definitions:
         task["decisionCases"] = {"a": self._sequence(depth - 1), "b": []}
         if self._rng.random() < 0.5:
             task["defaultCase"] = self._sequence(depth - 1)
+        if self._rng.random() < 0.3:
+            task.update(evaluatorType="javascript", expression="$.case")
         return [task]
 
     def _fork_join(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
-        first = len(self._made)
+        first, looped = len(self._made), len(self._looped)
         branches = [self._sequence(depth - 1) for _ in range(self._rng.randint(1, 3))]
-        inside = self._made[first:]
+        # What is in a loop can't be joined, only the loop.
+        inside = [reference for reference in self._made[first:] if reference not in self._looped[looped:]]
         task["forkTasks"] = branches
         self._count += 1
         join = {"name": "JOIN", "taskReferenceName": f"j{self._count}", "type": "JOIN"}
@@ -158,6 +172,73 @@ class Definitions:
             join["joinOn"] = self._rng.sample(inside, self._rng.randint(1, len(inside)))  # type: ignore[assignment]
         self._made.append(str(join["taskReferenceName"]))
         return [task, join]
+
+    def _do_while(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        rng, first = self._rng, len(self._made)
+        task["loopOver"] = self._sequence(depth - 1)
+        self._looped += self._made[first:]
+        how = rng.choice(("condition", "items", "both"))
+        if how != "items":
+            task["loopCondition"] = rng.choice(("$.x", f"$.{task['taskReferenceName']}['iteration'] < 3"))
+        if how != "condition":
+            task["items"] = rng.choice(([], [1, 2], "${workflow.input.list}"))
+        if rng.random() < 0.4:
+            task["inputParameters"] = {"keepLastN": rng.randint(1, 2)}
+        task["optional"] = rng.random() < 0.2
+        return [task]
+
+    def _fork_join_dynamic(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        rng = self._rng
+        if rng.random() < 0.5:
+            inputs = rng.choice(([], [1, 2]))
+            task["inputParameters"] = {"forkTaskName": rng.choice(NAMES[:3]), "forkTaskInputs": inputs}
+        else:
+            undo = {"name": "undo", "type": "SIMPLE"}
+            reference = task["taskReferenceName"]
+            tasks = [
+                {"name": "n0", "taskReferenceName": f"{reference}x", "type": "SIMPLE", "compensateWith": undo},
+                {"name": "n1", "taskReferenceName": f"{reference}y", "type": "SIMPLE", "optional": True},
+                {"name": "l", "taskReferenceName": f"{reference}z", "type": "DO_WHILE", "loopCondition": "$.x",
+                 "loopOver": [{"name": "n2", "taskReferenceName": f"{reference}b", "type": "SIMPLE"}]},
+            ]
+            chosen = rng.sample(tasks, rng.randint(0, 3))
+            task["inputParameters"] = {"tasks": chosen, "inputs": {f"{reference}x": {"k": 1}}}
+            task.update(dynamicForkTasksParam="tasks", dynamicForkTasksInputParamName="inputs")
+        self._count += 1
+        join = {"name": "JOIN", "taskReferenceName": f"j{self._count}", "type": "JOIN"}
+        self._made.append(str(join["taskReferenceName"]))
+        return [task, join]
+
+    def _inline(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        task["inputParameters"] = {"expression": "$.v", "v": "${workflow.input.case}"}
+        task["optional"] = self._rng.random() < 0.5
+        return [task]
+
+    def _http(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        task.update(inputParameters={"uri": "http://x/"}, retryCount=self._rng.randint(0, 1))
+        if self._rng.random() < 0.4:
+            task["compensateWith"] = {"name": "undo", "type": "SIMPLE"}
+        task["asyncComplete"] = self._rng.random() < 0.2
+        return [task]
+
+    def _human(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        return [task]
+
+    def _dynamic(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        name = self._rng.choice(("n0", "n1", "NOOP", "nothing", "HUMAN"))
+        task.update(dynamicTaskNameParam="n", inputParameters={"n": name})
+        return [task]
+
+    def _sub_workflow(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        task["subWorkflowParam"] = {"name": self._rng.choice(("c0", "c0", "nothing"))}
+        task["optional"] = self._rng.random() < 0.3
+        if self._rng.random() < 0.2:
+            task["compensateWith"] = {"name": "undo", "type": "SIMPLE"}
+        return [task]
+
+    def _start_workflow(self, task: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+        task["inputParameters"] = {"startWorkflow": {"name": self._rng.choice(("c0", "nothing"))}}
+        return [task]
 
 
 class Events:
@@ -170,19 +251,33 @@ class Events:
         self._told: list[CompleteTask] = []
 
     def open_workers(self, driver: Driver) -> None:
-        while len(driver.state.sessions) < 2:
+        if not any(session.namespace == "$system" for session in driver.state.sessions.values()):
+            self._open_node(driver)
+        while len(driver.state.sessions) < 3:
             self._sessions += 1
             kind = SessionKind.STREAM
             name = f"s{self._sessions}"
             command = OpenSession(name, kind, "default", "", "w", NAMES, self._rng.randint(1, 4), 10_000)
             driver.ok(command)
 
+    def _open_node(self, driver: Driver, name: str = "node") -> None:
+        self._sessions += 1
+        name = f"{name}{self._sessions}"
+        driver.ok(OpenSession(name, SessionKind.STREAM, "$system", "", name, SYSTEM, 4, 10_000))
+
+    def _everyone(self, driver: Driver) -> list[str]:
+        """The executions that were started, and those that they have started."""
+        stored = [key[1] for table, key in driver.database if table is Table.EXECUTION]
+        hot = [workflow_id for _, workflow_id in driver.state.hot_keys()]
+        there = [one for one in map(str, {*hot, *stored}) if not driver.is_gone(one)]
+        return sorted({*self._ids, *there})
+
     def any(self, driver: Driver) -> None:
         """One thing that may happen."""
         rng = self._rng
         roll = rng.random()
-        workflow_id = rng.choice(self._ids)
-        if rng.random() < 0.1:
+        workflow_id = rng.choice(self._everyone(driver))
+        if rng.random() < 0.1 and workflow_id in self._ids:
             self._delete(driver, workflow_id)
         leases = sorted(driver.state.leases)
         if roll < 0.5 and leases:
@@ -209,7 +304,10 @@ class Events:
             ResumeWorkflow(*one),
             ResumeWorkflow(*one),
             SignalWorkflow(*one, "go", b'{"s":1}'),
-            RetryWorkflow(*one),
+            RetryWorkflow(*one, rng.random() < 0.5),
+            RestartWorkflow(*one, rng.random() < 0.5, rng.choice(tuple(DeleteEffects))),
+            RerunWorkflow(*one, self._task_of(driver, workflow_id), effects=rng.choice(tuple(DeleteEffects))),
+            SkipTask(*one, f"r{rng.randint(1, 9)}", b'{"skipped":1}'),
             RetryCompensation(*one),
             SkipCompensation(*one),
             AbandonCompensation(*one, "enough"),
@@ -236,8 +334,14 @@ class Events:
             choices.append(UpdateSession(session_id, (), rng.randint(0, 4)))
         return [rng.choice(choices)]
 
+    def _task_of(self, driver: Driver, workflow_id: str) -> str:
+        tasks = [] if driver.is_gone(workflow_id) else sorted(driver.hot(workflow_id).by_task_id)
+        return self._rng.choice(tasks) if tasks and self._rng.random() < 0.8 else ""
+
     def _result(self, driver: Driver, token: int, status: TaskStatus, output: bytes) -> CompleteTask:
         lease = driver.state.leases[token,]
+        if lease.name == "system/script" and status is TaskStatus.COMPLETED and output != OUTPUTS[-1]:
+            output = self._rng.choice((b'{"result":true}', b'{"result":"a"}', b'{"result":false}'))
         told = CompleteTask(lease.namespace, lease.workflow_id, lease.task_id, token, status, output, "r", "e")
         self._told = [*self._told[-20:], told]
         return told
@@ -249,14 +353,19 @@ class Events:
             name = f"good{self._sessions}"
             if not any(key[0].startswith("good") for key in driver.state.sessions):
                 driver.ok(OpenSession(name, SessionKind.STREAM, "default", "", "w", NAMES, 8, 10_000))
-            for workflow_id in self._ids:
+            if not any(key[0].startswith("steady") for key in driver.state.sessions):
+                self._open_node(driver, "steady")
+            for workflow_id in self._everyone(driver):
                 if not driver.is_gone(workflow_id):
                     self._nudge(driver, workflow_id)
             for (token,) in sorted(driver.state.leases):
                 if (token,) in driver.state.leases:
-                    result = driver.do(self._result(driver, token, TaskStatus.COMPLETED, b'{"ok":true}'))
+                    lease = driver.state.leases[token,]
+                    output = b'{"result":false}' if lease.name == "system/script" else b'{"ok":true}'
+                    command = self._result(driver, token, TaskStatus.COMPLETED, b"[]")
+                    result = driver.do(replace(command, output=output))
                     assert not isinstance(result, Rejected)
-            there = [workflow_id for workflow_id in self._ids if not driver.is_gone(workflow_id)]
+            there = [workflow_id for workflow_id in self._everyone(driver) if not driver.is_gone(workflow_id)]
             ended = all(driver.header(workflow_id).status in WORKFLOW_TERMINAL for workflow_id in there)
             if ended and not driver.state.leases:
                 return
@@ -296,12 +405,14 @@ def play(
     driver = driver or Driver(check=not evict)
     driver.evict = evict
     driver.messages_per_entry = messages
-    driver.register(*[Definitions(rng).make(f"d{number}") for number in range(2)])
+    driver.register(Definitions(rng).make("c0"), *[Definitions(rng).make(f"d{number}") for number in range(2)])
+    for name in NAMES[:2]:
+        driver.register_task(name=name, retryCount=rng.randint(0, 1), retryDelaySeconds=1)
     ids = [f"w{number}" for number in range(3)]
     happening = Events(rng, ids)
     happening.open_workers(driver)
     for workflow_id in ids:
-        given = b'{"case":"' + rng.choice("abz").encode() + b'"}'
+        given = b'{"list":[1,2,3],"case":"' + rng.choice("abz").encode() + b'"}'
         driver.start(f"d{rng.randint(0, 1)}", workflow_id, given, priority=rng.randint(0, 2))
     for number in range(events):
         happening.any(driver)

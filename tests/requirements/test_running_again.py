@@ -286,6 +286,18 @@ def test_a_restarted_child_reopens_its_parents(driver: Driver) -> None:
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
+def test_what_a_terminate_task_has_ended_stays_so(driver: Driver) -> None:
+    """A child that runs again does not reopen a parent that a TERMINATE has ended."""
+    driver.register(workflow("child", simple("a")))
+    ends = element("TERMINATE", "t", {"terminationStatus": "FAILED"})
+    inner = element("SUB_WORKFLOW", "s1", subWorkflowParam={"name": "child"})
+    begin(driver, *fork([inner], [simple("b"), ends]))
+    driver.give("b")
+    assert driver.header().status is WorkflowStatus.FAILED
+    driver.ok(RestartWorkflow("default", driver.latest("s1").child))
+    assert driver.header().status is WorkflowStatus.FAILED
+
+
 def test_a_retry_may_resume_the_children(driver: Driver) -> None:
     """resumeSubworkflowTasks: retries the deepest failed child instead of a new child."""
     ids = nested(driver, 2)

@@ -32,6 +32,8 @@ def start_answered(step: Step, message: StartAnswered) -> AnyResult:
     if attempt is None:
         return Done()
     if message.reason:
+        # There is no child that it could be retried with.
+        attempt = step.put_task(replace(attempt, child=""))
         attempts.finish(step, attempt, TaskStatus.FAILED, reason=message.reason, error_code=message.error_code)
     elif attempt.type == TaskType.START_WORKFLOW:
         output = assemble_object([("workflowId", dump_string(message.child))])

@@ -16,7 +16,7 @@ from orchestrator.engine.commands import (
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
-from orchestrator.engine.messages import RetryChild
+from orchestrator.engine.messages import RetryChild, StartAnswered
 from orchestrator.engine.model import (
     AgendaItem,
     AgendaKind,
@@ -120,7 +120,7 @@ def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
     again = _to_retry(step)
     timed_out = step.x.status is WorkflowStatus.TIMED_OUT and not step.x.failed_task
     # What a TERMINATE has ended, it would end again.
-    final = step.x.status is WorkflowStatus.COMPLETED or _was_terminated_by_task(step)
+    final = step.x.status is WorkflowStatus.COMPLETED or was_terminated_by_task(step)
     if final or not (again or timed_out):
         refuse(Code.FAILED_PRECONDITION, "NOTHING_TO_RETRY", "there is no task to try again")
     if command.resume_sub_workflows:
@@ -132,16 +132,24 @@ def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
 
 def _resume_child(step: Step, attempt: TaskAttempt) -> None:
     if attempt.child:
-        step.send(RetryChild(step.x.namespace, attempt.child, attempt.sequence))
+        step.send(RetryChild(step.x.namespace, attempt.child, step.x.workflow_id, attempt.sequence))
         attempts.wait_again(step, attempt)
+
+
+_GONE = "WORKFLOW_NOT_FOUND"
 
 
 def retry_child(step: Step, message: RetryChild) -> AnyResult:
     """The parent is retried, and waits for this execution again: it goes on, or says once more how it has ended."""
-    if not step.open(message.namespace, message.workflow_id) or step.x.status not in WORKFLOW_TERMINAL:
+    if not step.open(message.namespace, message.workflow_id):
+        said = f"there is no execution {message.workflow_id}"
+        child = message.workflow_id
+        step.send(StartAnswered(message.namespace, message.parent, message.parent_sequence, child, said, _GONE))
+        return Done()
+    if step.x.status not in WORKFLOW_TERMINAL:
         return Done()
     again = _to_retry(step)
-    if not again or saga.has_started(step) or _was_terminated_by_task(step):
+    if not again or saga.has_started(step) or was_terminated_by_task(step):
         children.ended(step)
         return Done()
     for sequence in again:
@@ -176,7 +184,7 @@ def reopen(step: Step) -> None:
     tell_parent(step)
 
 
-def _was_terminated_by_task(step: Step) -> bool:
+def was_terminated_by_task(step: Step) -> bool:
     return any(
         attempt.type == TaskType.TERMINATE and attempt.status is TaskStatus.COMPLETED
         for attempt in step.hot.tasks.values()
