@@ -321,6 +321,7 @@ class Node:
             search=Searches(self._database, self._settle),
             peers=self._log.peer_gossip,
             log_time_ms=self._log_clock.peek_ms,
+            check_source=self._system.check_source,
         )
 
     def _free_disk_bytes(self) -> int:

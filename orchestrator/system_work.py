@@ -11,7 +11,8 @@ from orchestrator.config import Config
 from orchestrator.engine import queries
 from orchestrator.engine.state import State
 from orchestrator.integrations.executors import Surroundings
-from orchestrator.integrations.work import CALLS, Executor, Kind
+from orchestrator.integrations.sandbox.executor import SandboxExecutor
+from orchestrator.integrations.work import CALLS, Executor, Kind, Source
 from orchestrator.services.system_session import SystemSession
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
@@ -26,6 +27,10 @@ class SystemWork:
     def __init__(self, sessions: Iterable[SystemSession], scripts: Executor | None) -> None:
         self.sessions = tuple(sessions)
         self.scripts = scripts
+
+    async def check_source(self, source: Source) -> str | None:
+        """Why a script can't be run; None if it can, or if nobody here can tell."""
+        return await self.scripts.check(source) if isinstance(self.scripts, SandboxExecutor) else None
 
     def start(self) -> None:
         """The node's gRPC service is open."""

@@ -7,7 +7,7 @@ any worker's task, so it runs on all nodes and survives each of them.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -40,6 +40,14 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     fencing_token: int
     timeout_ms: int = 0  # 0: the kind's own
+
+
+class Source(NamedTuple):
+    """A script or a query as such, without anything to be evaluated on. `body`: it is that of a function."""
+
+    kind: Kind
+    text: str
+    body: bool = False
 
 
 class Ended(StrEnum):

@@ -17,8 +17,9 @@ from orchestrator.engine.definitions.parse import (
 )
 from orchestrator.engine.results import Done
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.errors import answers, invalid, not_found, unimplemented
+from orchestrator.rpc.errors import RpcFailure, answers, invalid, not_found, unimplemented
 from orchestrator.rpc.requests import identity_of, in_range, namespace_of, page_size, required
+from orchestrator.rpc.scripts import check_sources, sources_of
 from orchestrator_api.v1 import common_pb2
 from orchestrator_api.v1 import definitions_pb2 as pb
 from orchestrator_api.v1 import definitions_pb2_grpc as pb_grpc
@@ -36,6 +37,7 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
     async def RegisterWorkflows(self, request: pb.RegisterWorkflowsRequest, context: Any) -> Any:
         documents = _documents(request.definition_json)
         _validate(documents, validate_workflow)
+        await self._check_scripts(documents)
         await self.backend.submit(
             RegisterWorkflows(namespace_of(request.namespace), documents, request.overwrite),
             Done,
@@ -45,8 +47,17 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
 
     @answers
     async def ValidateWorkflows(self, request: pb.ValidateWorkflowsRequest, context: Any) -> Any:
-        _validate(_documents(request.definition_json), validate_workflow)
+        documents = _documents(request.definition_json)
+        _validate(documents, validate_workflow)
+        await self._check_scripts(documents)
         return pb.ValidateWorkflowsResponse()
+
+    async def _check_scripts(self, documents: tuple[bytes, ...]) -> None:
+        for position, document in enumerate(documents):
+            try:
+                await check_sources(self.backend.check_source, sources_of(validate_workflow(document)))
+            except DefinitionInvalid as error:
+                raise _refused(position, error) from error
 
     @answers
     async def RegisterTasks(self, request: pb.RegisterTasksRequest, context: Any) -> Any:
@@ -102,15 +113,19 @@ def _validate(documents: tuple[bytes, ...], validate: Callable[[bytes], object])
         try:
             validate(document)
         except DefinitionInvalid as error:
-            failure = invalid(f"definition_json[{position}]", str(error))
-            failure.reason = "DEFINITION_INVALID"
-            failure.metadata["path"] = error.path
-            raise failure from error
+            raise _refused(position, error) from error
         except DefinitionUnimplemented as error:
             unbuilt = unimplemented(f"definition_json[{position}]", str(error))
             unbuilt.reason = "DEFINITION_UNIMPLEMENTED"
             unbuilt.metadata["path"] = error.path
             raise unbuilt from error
+
+
+def _refused(position: int, error: DefinitionInvalid) -> RpcFailure:
+    failure = invalid(f"definition_json[{position}]", str(error))
+    failure.reason = "DEFINITION_INVALID"
+    failure.metadata["path"] = error.path
+    return failure
 
 
 def page_of(items: list[tuple[str, bytes]], page: common_pb2.PageRequest) -> tuple[list[bytes], str]:

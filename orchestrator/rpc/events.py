@@ -13,10 +13,12 @@ from orchestrator.engine.triggers import events as engine
 from orchestrator.engine.triggers import queries
 from orchestrator.engine.triggers.event_documents import validate_handler
 from orchestrator.engine.triggers.rows import EventRow, EventRun, EventRunState
+from orchestrator.integrations.work import Kind, Source
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.definitions import page_of
 from orchestrator.rpc.errors import RpcFailure, answers, not_found
 from orchestrator.rpc.requests import identity_of, json_object, namespace_of, required, text
+from orchestrator.rpc.scripts import check_sources
 from orchestrator.rpc.views import timestamp
 from orchestrator_api.v1 import events_pb2 as pb
 from orchestrator_api.v1 import events_pb2_grpc as pb_grpc
@@ -32,10 +34,27 @@ class EventServicer(pb_grpc.EventServiceServicer):
 
     @answers
     async def PutEventHandler(self, request: pb.PutEventHandlerRequest, context: Any) -> Any:
-        _check(request.handler_json)
+        await self._check(request.handler_json)
         command = commands.PutEventHandler(namespace_of(request.namespace), request.handler_json)
         await self.backend.submit(command, Done, identity_of(request.request))
         return pb.PutEventHandlerResponse()
+
+    async def _check(self, document: bytes) -> None:
+        """Early, so that a document that breaks a rule costs no log entry; the state machine checks again."""
+        try:
+            condition = validate_handler(document).condition
+            sources = [("condition", Source(Kind.SCRIPT, condition))] if condition else []
+            await check_sources(self.backend.check_source, sources)
+        except DefinitionInvalid as error:
+            metadata = {"field": "handler_json", "path": error.path}
+            raise RpcFailure(
+                grpc.StatusCode.INVALID_ARGUMENT, "EVENT_HANDLER_INVALID", f"handler_json: {error}", metadata
+            ) from error
+        except DefinitionUnimplemented as error:
+            metadata = {"field": "handler_json", "path": error.path}
+            raise RpcFailure(
+                grpc.StatusCode.UNIMPLEMENTED, "DEFINITION_UNIMPLEMENTED", f"handler_json: {error}", metadata
+            ) from error
 
     @answers
     async def GetEventHandler(self, request: pb.GetEventHandlerRequest, context: Any) -> Any:
@@ -95,22 +114,6 @@ class EventServicer(pb_grpc.EventServiceServicer):
         return pb.ListPendingEventsResponse(
             events=[pb.PendingEvent.FromString(each) for each in page], next_token=token
         )
-
-
-def _check(document: bytes) -> None:
-    """Early, so that a document that breaks a rule costs no log entry; the state machine checks again."""
-    try:
-        validate_handler(document)
-    except DefinitionInvalid as error:
-        metadata = {"field": "handler_json", "path": error.path}
-        raise RpcFailure(
-            grpc.StatusCode.INVALID_ARGUMENT, "EVENT_HANDLER_INVALID", f"handler_json: {error}", metadata
-        ) from error
-    except DefinitionUnimplemented as error:
-        metadata = {"field": "handler_json", "path": error.path}
-        raise RpcFailure(
-            grpc.StatusCode.UNIMPLEMENTED, "DEFINITION_UNIMPLEMENTED", f"handler_json: {error}", metadata
-        ) from error
 
 
 def _run(run: EventRun) -> pb.EventRun:

@@ -16,10 +16,12 @@ from orchestrator.engine.commands import AnyCommand, RequestIdentity
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.model import EXECUTION_TABLES, Row, RowKey, Table
 from orchestrator.engine.results import AnyResult
+from orchestrator.integrations.work import Source
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
+from orchestrator.rpc.scripts import CheckSource, unchecked
 from orchestrator.rpc.server import RpcServer
 from orchestrator.services.dispatcher import Dispatcher
 from orchestrator.services.liveness import Liveness
@@ -77,6 +79,7 @@ class Bench:
         self.notifier = Notifier()
         self.liveness = Liveness(self.submit_alone, lambda: self.driver.machine, lambda: self.now)
         self.dispatcher = Dispatcher(lambda: self.driver.machine, self.liveness.session_seen)
+        self.check_source: CheckSource = unchecked
         self.server: RpcServer  # while it is served
 
     def backend(self) -> Backend:
@@ -98,7 +101,11 @@ class Bench:
             search=self.search,
             peers=lambda: self.peer_facts,
             log_time_ms=lambda: self.driver.now_ms,
+            check_source=self._check_source,
         )
+
+    async def _check_source(self, source: Source) -> str | None:
+        return await self.check_source(source)  # which a test may set when the node is served already
 
     # The log, as the services see it.
 

@@ -11,6 +11,8 @@ What could not be evaluated at all for lack of an evaluator is FAILED and SANDBO
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 from orchestrator.engine.expressions import (
@@ -22,8 +24,10 @@ from orchestrator.engine.expressions import (
     elements_of,
 )
 from orchestrator.integrations.sandbox.protocol import Answer, Verdict
-from orchestrator.integrations.sandbox.sandbox import Sandbox
-from orchestrator.integrations.work import Ended, Kind, Outcome, Work
+from orchestrator.integrations.sandbox.sandbox import Sandbox, SandboxUnavailable
+from orchestrator.integrations.work import Ended, Kind, Outcome, Source, Work
+
+logger = logging.getLogger(__name__)
 
 KINDS = frozenset({Kind.SCRIPT, Kind.JQ, Kind.SCHEMA})
 
@@ -63,6 +67,20 @@ class SandboxExecutor:
         except msgspec.MsgspecError as error:
             return _failed(Ended.FAILED_WITH_TERMINAL_ERROR, "PARAMETERS_INVALID", f"its parameters are wrong: {error}")
         return _failed(Ended.FAILED_WITH_TERMINAL_ERROR, "KIND_UNKNOWN", f"{work.kind} is not evaluated here")
+
+    async def check(self, source: Source) -> str | None:
+        """Why it can't be run; None if it can, or if there is no telling at the moment."""
+        try:
+            match source.kind:
+                case Kind.SCRIPT:
+                    return await self._sandbox.check_script(source.text, body=source.body)
+                case Kind.JQ:
+                    return await self._sandbox.check_jq(source.text)
+                case Kind.SCHEMA:
+                    return await self._sandbox.check_schema(source.text)
+        except SandboxUnavailable as error:
+            logger.warning("a script was not looked at: %s", error)
+        return None
 
     async def close(self) -> None:
         await self._sandbox.close()

@@ -1,0 +1,63 @@
+"""Scripts and queries in what is registered: what does not parse is refused at the door, and not when it is run.
+
+They are looked at where such things are evaluated, outside of this process. Where nothing can be at the moment they
+pass: what is wrong with them is told when they are run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from orchestrator.engine.definitions.elements import Element, subtree
+from orchestrator.engine.definitions.errors import DefinitionInvalid
+from orchestrator.engine.definitions.model import TaskType
+from orchestrator.engine.definitions.operators import JAVASCRIPT
+from orchestrator.engine.definitions.parse import ParsedWorkflow
+from orchestrator.engine.expressions import fields_of, text_of
+from orchestrator.integrations.work import Kind, Source
+
+CheckSource = Callable[[Source], Awaitable[str | None]]
+"""Why it can't be run; None if it can, or nobody can tell."""
+
+_AT_ONCE = 16
+
+
+async def unchecked(source: Source) -> str | None:
+    """Of a node that evaluates nothing."""
+    return None
+
+
+async def check_sources(check: CheckSource, sources: Iterable[tuple[str, Source]]) -> None:
+    """Raises DefinitionInvalid with the path of the first one that does not parse."""
+    first: dict[Source, str] = {}
+    for path, source in sources:
+        first.setdefault(source, path)
+    waiting = list(first.items())
+    for start in range(0, len(waiting), _AT_ONCE):
+        batch = waiting[start : start + _AT_ONCE]
+        for (_, path), fault in zip(batch, await asyncio.gather(*(check(source) for source, _ in batch)), strict=True):
+            if fault is not None:
+                raise DefinitionInvalid(path, fault)
+
+
+def sources_of(workflow: ParsedWorkflow) -> list[tuple[str, Source]]:
+    """(path, source) of all scripts and queries that the definition itself has, in its order."""
+    return [found for element in subtree(workflow.elements) for found in _sources_of(element)]
+
+
+def _sources_of(element: Element) -> Iterator[tuple[str, Source]]:
+    given = fields_of(element.input)
+    if element.script is not None:
+        key = "scriptExpression" if element.script.body else "expression"
+        home = element.input_path if key in given else element.path
+        yield f"{home}.{key}", Source(Kind.SCRIPT, element.script.expression, element.script.body)
+    if element.evaluator in JAVASCRIPT:
+        key = "caseExpression" if element.reported else "expression"
+        yield f"{element.path}.{key}", Source(Kind.SCRIPT, element.expression)
+    if element.condition:
+        yield f"{element.path}.loopCondition", Source(Kind.SCRIPT, element.condition)
+    if element.type == TaskType.JSON_JQ_TRANSFORM and "queryExpression" in given:
+        query = text_of(given["queryExpression"])
+        if "${" not in query:  # else it is not known before it is run
+            yield f"{element.input_path}.queryExpression", Source(Kind.JQ, query)
