@@ -42,6 +42,7 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _METADATA = re.compile(r"[0-9a-z_.-]{1,200}")
 _HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")
 _METADATA_VALUE = re.compile(r"[ -~]*")
+_CONTROL = re.compile(r"[\x00-\x1f]")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
 OURS = frozenset(("idempotency-key", "fencing-token"))
@@ -101,6 +102,8 @@ def validate_service(document: bytes) -> ServiceRecord:
     for key in ("description", "ownerEmail"):
         fields.text(key)
     name = fields.name("name")
+    if _CONTROL.search(name):
+        raise fields.invalid("name", "it has control characters")
     endpoints = _endpoints(fields, protocol)
     connect_ms, read_ms, total_ms = _timeouts(fields, protocol)
     retry = _part(fields, "retry", ("attempts", "delayMs"))

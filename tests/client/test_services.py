@@ -9,9 +9,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 from orchestrator.cli.local_cluster import LocalCluster
+from orchestrator.engine import limits
 from orchestrator_client import Client, InvalidRequest, NotFound, SyncClient
 from orchestrator_client.sync import LoopThread
 from tests.client.fake_cluster import FakeCluster, Refused
@@ -68,7 +69,14 @@ def test_the_registry_without_await(elsewhere: FakeCluster) -> None:
 
 
 async def test_a_real_node_keeps_records_through_a_restart(tmp_path: Path) -> None:
-    descriptors = FileDescriptorSet(file=[FileDescriptorProto(name="stock.proto", package="stock")])
+    # As large as a set may be, nearly.
+    file = FileDescriptorProto(name="stock.proto", package="stock")
+    for number in range(1_000):
+        file.message_type.add(name=f"Message{number}").field.add(
+            name="x" * 1_000, number=1, type=FieldDescriptorProto.TYPE_BOOL, label=FieldDescriptorProto.LABEL_OPTIONAL
+        )
+    descriptors = FileDescriptorSet(file=[file])
+    assert 1_000_000 < descriptors.ByteSize() < limits.DESCRIPTOR_SET_BYTES
     async with LocalCluster(tmp_path, nodes=1) as cluster, Client(cluster.endpoints) as client:
         await client.register_service(PAYMENTS)
         await client.register_service(STOCK, descriptor_set=descriptors.SerializeToString())

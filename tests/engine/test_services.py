@@ -67,6 +67,7 @@ def test_every_field_of_a_record_is_read() -> None:
     ("record", "fields", "path"),
     [
         (HTTP, {"name": ""}, "name"),
+        (HTTP, {"name": "a\nb"}, "name"),
         (HTTP, {"protocol": "SMTP"}, "protocol"),
         (HTTP, {"endpoints": []}, "endpoints"),
         (HTTP, {"endpoints": [f"http://a{number}" for number in range(65)]}, "endpoints"),

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from enum import Enum, auto
+from enum import Enum
 
 from orchestrator.engine.services import CircuitBreaker
 
 
 class Circuit(Enum):
-    CLOSED = auto()  # calls are made
-    OPEN = auto()  # none is
-    HALF_OPEN = auto()  # a few are, to see
+    CLOSED = "closed"  # calls are made
+    OPEN = "open"  # none is
+    HALF_OPEN = "half open"  # a few are, to see
 
 
 class Breaker:
     """One service's. Of calls that ended without saying anything of the service (`healthy` is None), nothing counts."""
 
-    def __init__(self, rule: CircuitBreaker, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        rule: CircuitBreaker,
+        monotonic: Callable[[], float],
+        on_change: Callable[[Circuit], None] = lambda circuit: None,
+    ) -> None:
         self._rule = rule
         self._monotonic = monotonic
+        self._on_change = on_change
         self._circuit = Circuit.CLOSED
         self._failed_at: deque[float] = deque(maxlen=rule.failures)
         self._opened_at = 0.0
@@ -83,3 +89,4 @@ class Breaker:
         self._opened_at = self._monotonic()
         self._let_through = self._succeeded = 0
         self._failed_at.clear()
+        self._on_change(circuit)

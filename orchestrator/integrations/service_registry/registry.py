@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from orchestrator.engine.definitions.errors import DefinitionInvalid
 from orchestrator.engine.resident import ServiceRow
 from orchestrator.engine.services import Protocol, ServiceRecord, validate_service
-from orchestrator.integrations.service_registry.breaker import Breaker
+from orchestrator.integrations.service_registry.breaker import Breaker, Circuit
 from orchestrator.integrations.service_registry.rotation import Rotation
 from orchestrator.integrations.work import Ended, Outcome
 
 SERVICES_MAX = 1_024
+
+logger = logging.getLogger(__name__)
 
 Lookup = Callable[[str, str], ServiceRow | None]
 """(namespace, name) -> the record, of this node's own replicated state."""
@@ -40,11 +43,12 @@ class NotCallable(Exception):
 class Service:
     """One record, and what its endpoints have been like since it was registered."""
 
-    def __init__(self, record: ServiceRecord, monotonic: Callable[[], float]) -> None:
+    def __init__(self, namespace: str, record: ServiceRecord, monotonic: Callable[[], float]) -> None:
         self.record = record
+        self._namespace = namespace
         self._monotonic = monotonic
         self._rotation = Rotation(record.endpoints, monotonic)
-        self._breaker = None if record.breaker is None else Breaker(record.breaker, monotonic)
+        self._breaker = None if record.breaker is None else Breaker(record.breaker, monotonic, self._say)
 
     async def call(self, once: Callable[[str], Awaitable[Called]], deadline: float) -> Outcome:
         """Calls an endpoint; another one if that surely was not reached. `deadline`: of the monotonic clock."""
@@ -63,6 +67,11 @@ class Service:
             return called.outcome
         finally:
             breaker.finished(admitted, healthy)
+
+    def _say(self, circuit: Circuit) -> None:
+        level = logging.WARNING if circuit is Circuit.OPEN else logging.INFO
+        where = {"service": self.record.name, "namespace": self._namespace}
+        logger.log(level, "the circuit of a service is %s", circuit.value, extra=where)
 
     async def _tried(self, once: Callable[[str], Awaitable[Called]], deadline: float) -> Called:
         tried: Counter[str] = Counter()
@@ -112,7 +121,7 @@ class Registry:
             except DefinitionInvalid as error:
                 # Registered by a newer version than this node's.
                 raise NotCallable("SERVICE_INVALID", f"service '{row.name}': {error}") from error
-            service = self._services[key] = Service(record, self._monotonic)
+            service = self._services[key] = Service(row.namespace, record, self._monotonic)
         self._services.move_to_end(key)
         if len(self._services) > SERVICES_MAX:
             self._services.popitem(last=False)

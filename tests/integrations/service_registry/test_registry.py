@@ -105,7 +105,8 @@ async def test_after_its_deadline_nothing_is_tried_again(bench: Bench) -> None:
     assert len(bench.called) == 2
 
 
-async def test_an_open_circuit_makes_no_call(bench: Bench) -> None:
+async def test_an_open_circuit_makes_no_call(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     breaker = {"failureThreshold": 2, "openSeconds": 30}
     bench.services.put("s", endpoints=["http://a"], circuitBreaker=breaker)
     bench.answers["http://a"] = BROKEN
@@ -114,6 +115,12 @@ async def test_an_open_circuit_makes_no_call(bench: Bench) -> None:
     bench.answers.clear()
     bench.clock.ahead_s += 30
     assert [await bench.call() for _ in range(2)] == ["", ""]
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert said == [
+        ("WARNING", "the circuit of a service is open"),
+        ("INFO", "the circuit of a service is half open"),
+        ("INFO", "the circuit of a service is closed"),
+    ]
 
 
 async def test_a_replaced_record_begins_anew(bench: Bench) -> None:
