@@ -78,6 +78,7 @@ class GrpcServer:
         reflects: Sequence[str] = ("v1", "v1alpha"),
         credentials: grpc.ServerCredentials | None = None,
         files: Sequence[descriptor_pb2.FileDescriptorProto] | None = None,
+        tells_imports: bool = True,
     ) -> None:
         self.answer = answer
         self.calls: list[tuple[Any, dict[str, str | bytes]]] = []  # (order, metadata)
@@ -85,6 +86,7 @@ class GrpcServer:
         self._reflects = reflects
         self._credentials = credentials
         self._files = files or shop()
+        self._tells_imports = tells_imports
         self._server: grpc.aio.Server
         self.port = 0
 
@@ -137,6 +139,9 @@ class GrpcServer:
         async def info(requests: Any, context: Any) -> Any:
             self.reflections += 1
             async for reply in servicer.ServerReflectionInfo(requests, context):
+                # The file that was asked for comes first; some servers tell what it imports, too, and some do not.
+                if not self._tells_imports:
+                    del reply.file_descriptor_response.file_descriptor_proto[1:]
                 yield reply
 
         handler = grpc.stream_stream_rpc_method_handler(

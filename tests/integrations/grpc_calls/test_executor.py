@@ -293,6 +293,13 @@ async def test_a_server_that_was_down_is_found_as_soon_as_it_is_there(bench: Ben
     assert (await bench.place()).ended is Ended.COMPLETED
 
 
+async def test_a_server_that_refuses_connections_is_not_waited_for(bench: Bench) -> None:
+    await bench.server.stop()
+    bench.services.put("s", protocol="GRPC", endpoints=[bench.server.target], timeouts={"connectMs": 3_600_000})
+    for _ in range(3):
+        assert (await bench.do(service="s", deadlineMs=3_600_000)).error_code == "GRPC_CONNECT"
+
+
 async def test_a_bug_is_an_outcome(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(given: bytes) -> None:
         raise LookupError("somewhere")
@@ -310,6 +317,12 @@ async def test_a_bug_is_an_outcome(bench: Bench, monkeypatch: pytest.MonkeyPatch
 async def test_either_version_of_reflection_will_do(bench: Bench, versions: tuple[str, ...]) -> None:
     async with GrpcServer(reflects=versions) as server:
         assert (await bench.do(target=server.target)).ended is Ended.COMPLETED
+
+
+async def test_a_server_is_asked_for_the_files_that_it_did_not_tell(bench: Bench) -> None:
+    async with GrpcServer(tells_imports=False) as server:
+        assert (await bench.do(target=server.target)).ended is Ended.COMPLETED
+        assert server.calls[0][0].price.units == 5
 
 
 async def test_without_reflection_a_descriptor_set_is_needed(bench: Bench) -> None:

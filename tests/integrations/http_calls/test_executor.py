@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import socket
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -178,7 +179,12 @@ async def test_a_compressed_body_is_read_all_the_same(bench: Bench, encoding: st
 async def test_a_small_body_that_holds_a_large_one_is_not_unpacked_whole(bench: Bench) -> None:
     bomb = gzip.compress(bytes(200_000_000), 9)
     bench.server.answer = lambda received: reply(200, bomb, ("Content-Encoding", "gzip"))
-    assert (await bench.get()).error_code == "HTTP_RESPONSE_TOO_LARGE"
+    tracemalloc.start()
+    try:
+        assert (await bench.get()).error_code == "HTTP_RESPONSE_TOO_LARGE"
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
