@@ -151,7 +151,7 @@ async def test_an_event_starts_a_workflow_and_completes_a_task(client: Client) -
 async def test_a_condition_is_evaluated_where_no_workflow_can_be_hurt(client: Client) -> None:
     handler = {"event": "paid", "active": True, "actions": [START]}
     for name, condition in (("yes", "$.order.amount > 10"), ("no", "$.order.amount > 100"),
-                            ("many", "$.order.amount"), ("broken", "nonsense(")):
+                            ("many", "$.order.amount"), ("broken", "$.order.nothing.here")):
         await client.events.put_handler({**handler, "name": name, "condition": condition})
     await client.events.publish("paid", {"order": {"id": 1, "amount": 50}})
 
@@ -161,6 +161,8 @@ async def test_a_condition_is_evaluated_where_no_workflow_can_be_hurt(client: Cl
     await until("the verdicts", decided)
     states = {run.handler: run.state async for run in client.events.runs()}
     assert states == {"yes": "COMPLETED", "no": "SKIPPED", "many": "COMPLETED", "broken": "FAILED"}
+    with pytest.raises(InvalidRequest, match="condition: SyntaxError"):
+        await client.events.put_handler({**handler, "name": "worse", "condition": "nonsense("})
 
 
 async def test_handlers_are_read_listed_and_deleted(client: Client) -> None:
