@@ -55,7 +55,7 @@ from orchestrator_client.schedules import FireTime, Schedule, ScheduleRun, Sched
 from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.sync import SyncClient, SyncRun, SyncWorker
 from orchestrator_client.tasks import Compensator, Task, task
-from orchestrator_client.upkeep import BulkResult, OperationFailure, RetentionPolicy, TaskLogLine, TaskLogs
+from orchestrator_client.upkeep import BulkResult, OperationFailure, RetentionPolicy, TaskLogLine, TaskLogs, Waiting
 from orchestrator_client.worker import Worker
 from orchestrator_client.workflow import Workflow
 
@@ -117,6 +117,7 @@ __all__ = [
     "TaskStatus",
     "TerminalError",
     "Unimplemented",
+    "Waiting",
     "Worker",
     "Workflow",
     "WorkflowFailed",

@@ -83,6 +83,20 @@ class RetentionPolicy:
     bytes: int | None
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """One thing that an execution waits for."""
+
+    waits_for: str
+    since: datetime
+    # The reference of the task that waits; "" for the workflow itself.
+    reference: str
+    # When it goes on by itself at the latest; None if it does not.
+    until: datetime | None
+    # The execution that has to go on first; "" if there is none.
+    child_workflow_id: str
+
+
 class Upkeep:
     """A part of the client."""
 
@@ -131,6 +145,12 @@ class Upkeep:
     async def skip_task(self, workflow_id: str, reference: str, output: Mapping[str, Any] | None = None) -> None:
         """See `Run.skip`."""
         await Run(self.connection, workflow_id).skip(reference, output)
+
+    async def explain(self, workflow_id: str) -> list[Waiting]:
+        """What the execution waits for, since when, and what would move it; nothing once it has ended."""
+        request = pb.ExplainWorkflowRequest(**self._named(workflow_id))
+        reply = await self.connection.call(lambda node: node.workflows.ExplainWorkflow, request)
+        return [_waiting(one) for one in reply.waiting]
 
     async def operate(
         self,
@@ -269,3 +289,8 @@ def _read_line(line: pb.TaskLogLine) -> TaskLogLine:
 def _read_policy(policy: cluster_pb2.RetentionPolicy) -> RetentionPolicy:
     age = timedelta(milliseconds=policy.age_ms) if policy.age_ms else None
     return RetentionPolicy(age, policy.count or None, policy.bytes or None)
+
+
+def _waiting(one: pb.Waiting) -> Waiting:
+    until = one.until.ToDatetime(UTC) if one.HasField("until") else None
+    return Waiting(one.waits_for, one.since.ToDatetime(UTC), one.reference, until, one.child_workflow_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import click
 from rich.text import Text
 
 from orchestrator.cli import exits
-from orchestrator.cli.output import facts, visible
+from orchestrator.cli.output import facts, moment, table, visible
 from orchestrator.cli.session import Session, calls_cluster, json_object
 from orchestrator_client import BulkResult, Client, RetentionPolicy, TaskStatus
 from orchestrator_client.upkeep import Operation
@@ -156,6 +157,26 @@ async def skip_task(session: Session, client: Client, workflow_id: str, referenc
     session.output.said(f"skipped {reference} of {workflow_id}", {"workflow_id": workflow_id, "skipped": reference})
 
 
+@click.command()
+@_ID
+@calls_cluster
+async def explain(session: Session, client: Client, workflow_id: str) -> None:
+    """Say what a workflow waits for, since when, and what would move it; also through its sub-workflows."""
+    found = [(workflow_id, one) for one in await client.explain(workflow_id)]
+    seen = {workflow_id}
+    for _, one in found:
+        # Those of a sub-workflow follow, and so on inwards.
+        if one.child_workflow_id and one.child_workflow_id not in seen:
+            seen.add(one.child_workflow_id)
+            found += [(one.child_workflow_id, inner) for inner in await client.explain(one.child_workflow_id)]
+    rows = [(id_, one.reference, one.waits_for, moment(one.since), moment(one.until)) for id_, one in found]
+    document = [{"workflow_id": id_, **asdict(one)} for id_, one in found]
+    if not found:
+        session.output.said(f"{workflow_id} has ended: it waits for nothing", {"workflow_id": workflow_id})
+        return
+    session.output.show(document, table(("ID", "TASK", "WAITS FOR", "SINCE", "UNTIL"), rows))
+
+
 @click.command("set-variables")
 @_ID
 @click.argument("variables", type=json_object, metavar="JSON|@FILE|@-")
@@ -237,6 +258,6 @@ def _size(value: str | None) -> int | None:
     raise click.BadParameter("a number of bytes, or of KiB, MiB, GiB or TiB, as in 10GiB")
 
 
-WORKFLOW_COMMANDS = (pause, resume, retry, restart, rerun, skip_task, terminate, delete, set_variables)
+WORKFLOW_COMMANDS = (pause, resume, retry, restart, rerun, skip_task, explain, terminate, delete, set_variables)
 TASK_COMMANDS = (update, logs)
 CLUSTER_COMMANDS = (retention,)

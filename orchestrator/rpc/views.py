@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from orchestrator.engine import queries
 from orchestrator.engine.effects import Cancel
 from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.explain import Waiting
 from orchestrator.engine.masking import masked
 from orchestrator.engine.model import CompensationState, Execution, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.state import State
@@ -131,6 +132,16 @@ def task_summary(attempt: TaskAttempt) -> workflows_pb2.Task:
         start_time=timestamp(attempt.started_ms),
         end_time=timestamp(attempt.ended_ms),
         error_code=attempt.error_code,
+    )
+
+
+def waiting(one: Waiting) -> workflows_pb2.Waiting:
+    return workflows_pb2.Waiting(
+        waits_for=one.waits_for,
+        since=timestamp(one.since_ms),
+        reference=one.reference,
+        until=timestamp(one.until_ms),
+        child_workflow_id=one.child,
     )
 
 

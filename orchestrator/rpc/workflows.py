@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.engine import commands
 from orchestrator.engine.choices import IdempotencyStrategy, IfExists
 from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.explain import explain
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import ClientSessionOpened, Done, Started
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
@@ -234,6 +235,14 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         )
         await self._steer(command, request)
         return pb.UpdateTaskResponse()
+
+    @answers
+    async def ExplainWorkflow(self, request: pb.ExplainWorkflowRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        await self.backend.read_point(request.read)
+        held = await self._get(namespace, workflow_id)
+        waiting = explain(self.backend.state(), held)
+        return pb.ExplainWorkflowResponse(waiting=[views.waiting(one) for one in waiting])
 
     @answers
     async def GetTaskLogs(self, request: pb.GetTaskLogsRequest, context: Any) -> Any:

@@ -260,3 +260,13 @@ async def test_a_task_is_skipped(bench: Bench, stubs: Stubs) -> None:
     await stubs.workflows.SkipTask(pb.SkipTaskRequest(workflow_id="w", reference="ship"))
     error = await failure(stubs.workflows.SkipTask(pb.SkipTaskRequest(workflow_id="w", reference="ship")))
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.FAILED_PRECONDITION, "TASK_BEGUN")
+
+
+async def test_what_is_waited_for_is_explained(bench: Bench, stubs: Stubs) -> None:
+    bench.start()
+    reply = await stubs.workflows.ExplainWorkflow(pb.ExplainWorkflowRequest(workflow_id="w"))
+    [waiting] = reply.waiting
+    assert (waiting.reference, waiting.waits_for) == ("pay", "a worker for 'pay': none is connected")
+    finish(bench)
+    reply = await stubs.workflows.ExplainWorkflow(pb.ExplainWorkflowRequest(workflow_id="w"))
+    assert not reply.waiting

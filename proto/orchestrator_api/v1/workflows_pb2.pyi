@@ -2102,3 +2102,91 @@ class Task(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["compensates", b"compensates", "end_time", b"end_time", "error_code", b"error_code", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "name", b"name", "output", b"output", "reason", b"reason", "reference", b"reference", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "sequence", b"sequence", "start_time", b"start_time", "status", b"status", "task_id", b"task_id", "type", b"type", "worker_id", b"worker_id"]) -> None: ...
 
 global___Task = Task
+
+@typing.final
+class ExplainWorkflowRequest(google.protobuf.message.Message):
+    """See ExplainWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    READ_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    @property
+    def read(self) -> orchestrator_api.v1.common_pb2.ReadOptions:
+        """How fresh the answer has to be."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["read", b"read"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "read", b"read", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___ExplainWorkflowRequest = ExplainWorkflowRequest
+
+@typing.final
+class ExplainWorkflowResponse(google.protobuf.message.Message):
+    """See ExplainWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WAITING_FIELD_NUMBER: builtins.int
+    @property
+    def waiting(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Waiting]:
+        """At most about a hundred; the oldest tasks first."""
+
+    def __init__(
+        self,
+        *,
+        waiting: collections.abc.Iterable[global___Waiting] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["waiting", b"waiting"]) -> None: ...
+
+global___ExplainWorkflowResponse = ExplainWorkflowResponse
+
+@typing.final
+class Waiting(google.protobuf.message.Message):
+    """One thing that an execution waits for."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WAITS_FOR_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    UNTIL_FIELD_NUMBER: builtins.int
+    CHILD_WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    waits_for: builtins.str
+    """What that is, for people."""
+    reference: builtins.str
+    """The reference name of the task that waits; empty for the workflow itself."""
+    child_workflow_id: builtins.str
+    """The execution that has to go on first, if it waits for one."""
+    @property
+    def since(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Since when (log time)."""
+
+    @property
+    def until(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it goes on by itself at the latest (log time); absent if it does not."""
+
+    def __init__(
+        self,
+        *,
+        waits_for: builtins.str = ...,
+        since: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        reference: builtins.str = ...,
+        until: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        child_workflow_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["since", b"since", "until", b"until"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["child_workflow_id", b"child_workflow_id", "reference", b"reference", "since", b"since", "until", b"until", "waits_for", b"waits_for"]) -> None: ...
+
+global___Waiting = Waiting

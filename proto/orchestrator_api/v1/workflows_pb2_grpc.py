@@ -155,6 +155,11 @@ class WorkflowServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskResponse.FromString,
                 _registered_method=True)
+        self.ExplainWorkflow = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/ExplainWorkflow',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer(object):
@@ -329,6 +334,13 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainWorkflow(self, request, context):
+        """What an execution waits for, since when, and what would move it. Nothing once it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -451,6 +463,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.SkipTask,
                     request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskResponse.SerializeToString,
+            ),
+            'ExplainWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainWorkflow,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1102,6 +1119,33 @@ class WorkflowService(object):
             '/orchestrator.v1.WorkflowService/SkipTask',
             orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workflows__pb2.SkipTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/ExplainWorkflow',
+            orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowResponse.FromString,
             options,
             channel_credentials,
             insecure,

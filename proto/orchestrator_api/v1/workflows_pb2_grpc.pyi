@@ -165,6 +165,12 @@ class WorkflowServiceStub:
     ]
     """Leaves out a task that has not begun."""
 
+    ExplainWorkflow: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.ExplainWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse,
+    ]
+    """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
+
 class WorkflowServiceAsyncStub:
     """Executions of workflows."""
 
@@ -311,6 +317,12 @@ class WorkflowServiceAsyncStub:
         orchestrator_api.v1.workflows_pb2.SkipTaskResponse,
     ]
     """Leaves out a task that has not begun."""
+
+    ExplainWorkflow: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.ExplainWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse,
+    ]
+    """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
 
 class WorkflowServiceServicer(metaclass=abc.ABCMeta):
     """Executions of workflows."""
@@ -506,5 +518,13 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workflows_pb2.SkipTaskResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.SkipTaskResponse]]:
         """Leaves out a task that has not begun."""
+
+    @abc.abstractmethod
+    def ExplainWorkflow(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.ExplainWorkflowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse]]:
+        """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,113 @@
+"""What an execution waits for, since when, and what would move it: from its rows and those always in memory."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchestrator.engine import assembly, places, system, throttle
+from orchestrator.engine.definitions.model import TaskType
+from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.model import CompensationState, TaskAttempt, TimerKind, WorkflowStatus
+from orchestrator.engine.plan import Plan, plan_of
+from orchestrator.engine.queues import queue_of
+from orchestrator.engine.resident import Ready
+from orchestrator.engine.state import State
+from orchestrator.engine.transitions import WORKFLOW_TERMINAL
+
+ATTEMPTS_SHOWN = 100
+_NAMES_SHOWN = 5
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """One thing that is waited for. `until_ms`: then it goes on by itself; 0 if it does not."""
+
+    waits_for: str
+    since_ms: int
+    reference: str = ""  # of the task that waits; "": the workflow
+    until_ms: int = 0
+    child: str = ""  # the execution that has to go on first
+
+
+def explain(state: State, hot: ExecutionState) -> list[Waiting]:
+    """Nothing if the execution has ended."""
+    header = hot.execution
+    if header.status in WORKFLOW_TERMINAL:
+        return []
+    found = _about_all(state, hot)
+    if header.status is WorkflowStatus.PAUSED or header.waits:
+        return found
+    plan = plan_of(state, header.bundle)
+    is_open = [hot.tasks[sequence] for sequence in sorted(hot.open)]
+    for attempt in is_open[:ATTEMPTS_SHOWN]:
+        if attempt.type != TaskType.DO_WHILE or attempt.ready or attempt.fencing_token:
+            found.append(_about(state, plan, hot, attempt))
+    if len(is_open) > ATTEMPTS_SHOWN:
+        found.append(Waiting(f"{len(is_open) - ATTEMPTS_SHOWN} more tasks", header.updated_ms))
+    return found or [Waiting("the next step of the log", header.updated_ms)]
+
+
+def _about_all(state: State, hot: ExecutionState) -> list[Waiting]:
+    header, found = hot.execution, []
+    if header.status is WorkflowStatus.PAUSED:
+        found.append(Waiting("an operator: it is paused, resume it", header.updated_ms))
+    if header.waits:
+        found.append(Waiting(f"a place under the rate limit key {header.group_key!r}", header.created_ms))
+    if header.compensation is CompensationState.STUCK:
+        for record in (hot.records[number] for number in header.compensating):
+            text = f"an operator: its compensation of {record.reference} is stuck; retry, skip or abandon it"
+            found.append(Waiting(text, header.updated_ms, record.reference))
+    timer = state.timers.get((header.workflow_timer,))
+    if timer is not None:
+        found.append(Waiting("nothing: it times out", header.timeout_base_ms, until_ms=timer.fire_ms))
+    return found
+
+
+def _about(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> Waiting:
+    text, until_ms = _reason(state, plan, hot, attempt)
+    return Waiting(text, attempt.updated_ms, attempt.reference, until_ms, attempt.child)
+
+
+def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> tuple[str, int]:
+    timers = [state.timers[number,] for number in attempt.timers if (number,) in state.timers]
+    fires = {timer.kind: timer.fire_ms for timer in timers}
+    if TimerKind.TASK_READY in fires:
+        return "its delay, or that before its next attempt", fires[TimerKind.TASK_READY]
+    ready = state.ready.get((attempt.ready,))
+    if ready is not None:
+        return _queued(state, ready), fires.get(TimerKind.TASK_TOTAL_TIMEOUT, 0)
+    if attempt.fencing_token:
+        return f"{attempt.worker_id or 'a worker'}, which executes it", fires.get(TimerKind.TASK_TIMEOUT, 0)
+    if attempt.child:
+        return f"the workflow {attempt.child}", fires.get(TimerKind.TASK_TIMEOUT, 0)
+    if TimerKind.WAIT in fires:
+        signal = f", or the signal {attempt.signal!r}" if attempt.signal else ""
+        return f"its time{signal}", fires[TimerKind.WAIT]
+    if attempt.type == TaskType.JOIN:
+        return _joined(plan, hot, attempt), 0
+    if attempt.signal:
+        return f"the signal {attempt.signal!r}, or an update of the task", 0
+    return "the next step of the log", 0
+
+
+def _queued(state: State, ready: Ready) -> str:
+    queue = queue_of(ready)
+    if system.is_queue(ready.name):
+        return f"a node with a free slot for {ready.name}"
+    domain = f" in the domain {ready.domain!r}" if ready.domain else ""
+    if not state.queues.serves(queue):
+        return f"a worker for {ready.name!r}{domain}: none is connected"
+    if not throttle.has_room(state, ready):
+        return f"room under the limits of {ready.name!r}"
+    return f"a free slot: all workers for {ready.name!r}{domain} are busy"
+
+
+def _joined(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> str:
+    node = places.node_of(plan, hot, attempt)
+    missing = []
+    for reference in assembly.joined_by(plan, hot, node, attempt):
+        joined = hot.latest(reference)
+        if joined is None or not joined.passed:
+            missing.append(reference)
+    shown = ", ".join(missing[:_NAMES_SHOWN]) + (", ..." if len(missing) > _NAMES_SHOWN else "")
+    return f"{attempt.waiting} of the tasks that it joins: {shown}"
+

@@ -1,0 +1,99 @@
+"""A workflow that has not ended always waits for something that exists, and says for what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.engine.commands import OpenSession, PauseWorkflow
+from orchestrator.engine.explain import explain
+from orchestrator.engine.model import SessionKind
+from tests.engine.driver import Driver, simple, workflow
+from tests.requirements.elements import begin, element, fork
+
+
+@pytest.fixture
+def driver() -> Driver:
+    return Driver()
+
+
+def said(driver: Driver, workflow_id: str = "w") -> dict[str, str]:
+    """What is waited for, by task."""
+    return {one.reference: one.waits_for for one in explain(driver.state, driver.hot(workflow_id))}
+
+
+def loop(*body: dict[str, Any]) -> dict[str, Any]:
+    return element("DO_WHILE", "l", loopCondition="$.x", loopOver=list(body))
+
+
+def test_a_task_waits_for_a_worker(driver: Driver) -> None:
+    begin(driver, *fork([simple("a")], [simple("b")]))
+    assert said(driver)["a"] == "a worker for 'a': none is connected"
+    driver.worker("s", "a", slots=1)
+    driver.start("flow", "w2")
+    assert said(driver)["a"] == "worker-s, which executes it"
+    assert said(driver, "w2")["a"] == "a free slot: all workers for 'a' are busy"
+    assert said(driver)["j"] == "2 of the tasks that it joins: a, b"
+
+
+def test_a_task_waits_for_its_next_attempt(driver: Driver) -> None:
+    driver.worker("s", "a")
+    begin(driver, simple("a", taskDefinition={"name": "a", "retryCount": 1, "retryDelaySeconds": 5}))
+    driver.fail("a")
+    [one] = explain(driver.state, driver.hot())
+    assert "its next attempt" in one.waits_for
+    assert one.until_ms == driver.now_ms + 5000
+
+
+def test_limits_are_named(driver: Driver) -> None:
+    driver.register_task(name="a", concurrentExecLimit=1)
+    driver.worker("s", "a", slots=5)
+    begin(driver, simple("a"))
+    driver.start("flow", "w2")
+    assert said(driver, "w2")["a"] == "room under the limits of 'a'"
+
+
+def test_waits_and_people_are_named(driver: Driver) -> None:
+    waits = [element("WAIT", "w1", {"duration": "5 seconds", "signal": "go"})]
+    begin(driver, *fork(waits, [element("HUMAN", "h")]))
+    assert said(driver)["w1"] == "its time, or the signal 'go'"
+    assert said(driver)["h"] == "the signal 'h', or an update of the task"
+
+
+def test_a_condition_waits_for_a_node(driver: Driver) -> None:
+    driver.worker("s", "a")
+    begin(driver, loop(simple("a")))
+    assert list(said(driver)) == ["a__1"]
+    driver.give("a__1")
+    assert said(driver)["l"] == "a node with a free slot for system/script"
+    driver.ok(OpenSession("node", SessionKind.STREAM, "$system", "", "node", ("system/script",), 5, 10_000))
+    assert said(driver)["l"] == "node, which executes it"
+
+
+def test_a_parent_names_its_child(driver: Driver) -> None:
+    driver.register(workflow("child", simple("a")))
+    begin(driver, element("SUB_WORKFLOW", "s1", subWorkflowParam={"name": "child"}))
+    [one] = explain(driver.state, driver.hot())
+    assert one.child == driver.latest("s1").child
+    assert said(driver, one.child) == {"a": "a worker for 'a': none is connected"}
+
+
+def test_a_paused_and_an_ended_workflow(driver: Driver) -> None:
+    driver.worker("s", "a")
+    begin(driver, simple("a"))
+    driver.ok(PauseWorkflow("default", "w"))
+    assert said(driver) == {"": "an operator: it is paused, resume it"}
+    driver = Driver()
+    begin(driver, element("NOOP", "n"))
+    assert said(driver) == {}
+
+
+def test_a_stuck_compensation_names_the_operator(driver: Driver) -> None:
+    driver.worker("s", "a", "b", "undo", slots=5)
+    undone = {"name": "undo", "type": "SIMPLE", "retryCount": 0}
+    begin(driver, {**simple("a"), "compensateWith": undone}, simple("b", retryCount=0))
+    driver.give("a")
+    driver.fail("b")
+    driver.fail(driver.undoing("a"))
+    assert said(driver)["a"] == "an operator: its compensation of a is stuck; retry, skip or abandon it"
