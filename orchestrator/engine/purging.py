@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine import saga
 from orchestrator.engine.choices import PurgeRule
-from orchestrator.engine.model import CompensationState, Execution, StepOutcome, Table, WorkflowStatus
+from orchestrator.engine.model import CompensationState, Execution, StepOutcome, Table, TaskStatus, WorkflowStatus
 from orchestrator.engine.resident import Retention
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
@@ -46,6 +46,20 @@ def effects_left(step: Step) -> list[str]:
         return [records[number].reference for number in header.left]
     unknown = [attempt.reference for attempt in saga.unknown_steps(step)]
     return [*unknown, *(records[number].reference for number in sorted(records, reverse=True))]
+
+
+def parts_left(step: Step) -> list[str]:
+    """References of sub-workflows that were ended together with the execution, and were told not to undo anything.
+
+    What they have done, they alone know; and they will not be asked again.
+    """
+    header = step.x
+    if header.undo_children or header.status is WorkflowStatus.COMPLETED or header.pivot_passed:
+        return []
+    attempts = (step.hot.tasks[sequence] for sequence in sorted(step.hot.tasks))
+    return [
+        one.reference for one in attempts if one.child and not one.compensates and one.status is TaskStatus.CANCELED
+    ]
 
 
 def reopen(step: Step) -> None:

@@ -450,3 +450,21 @@ def test_a_whole_of_many_parts_goes_step_by_step(driver: Driver, monkeypatch: py
     assert driver.state.hot_count == 0
     assert not driver.state.messages
     assert {mark[0] for mark in driver.rows()}.isdisjoint(EXECUTION_TABLES)
+
+
+def test_a_part_that_was_ended_without_undoing_is_named(driver: Driver) -> None:
+    """Deleting what would drop a completed, uncompensated step is refused: also one of a part that was told to SKIP."""
+    driver.register(workflow("child", simple("a", "undo"), simple("nobody")))
+    part = {"name": "part", "taskReferenceName": "part", "type": "SUB_WORKFLOW"}
+    driver.register(workflow("whole", {**part, "subWorkflowParam": {"name": "child"}}))
+    driver.start("whole")
+    child = driver.latest("part").child
+    driver.give("a", workflow_id=child)
+    driver.ok(STOP)
+    assert driver.header(child).status is WorkflowStatus.TERMINATED
+    driver.wait(1)
+    for effects in (DeleteEffects.UNSET, DeleteEffects.COMPENSATE_FIRST):
+        refused = driver.do(DeleteWorkflow(*ONE, effects))
+        assert (refused.reason, dict(refused.metadata)) == ("STEPS_NOT_UNDONE", {"steps": "part"})
+    driver.ok(KEEP)
+    assert driver.state.hot_count == 0

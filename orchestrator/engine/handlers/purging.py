@@ -28,10 +28,14 @@ def delete_workflow(step: Step, command: DeleteWorkflow) -> AnyResult:
         return Done()
     if step.x.status not in WORKFLOW_TERMINAL:
         refuse(Code.FAILED_PRECONDITION, "WORKFLOW_RUNNING", "the workflow has not ended: terminate it first")
-    left = purging.effects_left(step)
-    if left and command.effects is DeleteEffects.UNSET:
-        message = f"not undone: {', '.join(left)}; keep their effects, or compensate first"
-        refuse(Code.FAILED_PRECONDITION, "STEPS_NOT_UNDONE", message, steps=",".join(left))
+    left, parts = purging.effects_left(step), purging.parts_left(step)
+    names = [*parts, *left]
+    if names and command.effects is DeleteEffects.UNSET:
+        message = f"not undone: {', '.join(names)}; keep their effects, or compensate first"
+        refuse(Code.FAILED_PRECONDITION, "STEPS_NOT_UNDONE", message, steps=",".join(names))
+    if parts and first:
+        message = f"sub-workflows that ended without undoing anything can't be compensated: {', '.join(parts)}"
+        refuse(Code.FAILED_PRECONDITION, "STEPS_NOT_UNDONE", message, steps=",".join(parts))
     if left and first:
         purging.reopen(step)
         step.change(delete_when_ended=True)
