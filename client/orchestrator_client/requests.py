@@ -47,6 +47,10 @@ class RequestLedger:
         """Whether a further request may begin; another session has to take it otherwise."""
         return not self._heap or self._next - self._heap[0] < WINDOW
 
+    def rested(self, seconds: float) -> None:
+        """So much time has passed without a request, and `now` does not show it: virtual time was passed over."""
+        self._used -= seconds
+
     def is_stale(self, now: float) -> bool:
         """Whether the cluster may have forgotten the session for want of use; no request is under way then."""
         return not self._open and now - self._used > 0.8 * self._idle_timeout_s

@@ -87,6 +87,11 @@ class TestConnection(Connection):
         finally:
             self.waiting -= 1
 
+    def time_passed(self, seconds: float) -> None:
+        """It was passed over: the cluster forgets a session that is not used, and so does the client."""
+        for ledger in self._ledgers:
+            ledger.rested(seconds)
+
     def _apart(self, call: Any) -> asyncio.Task[Any]:
         return self._loop.spawn(self._process, call, "call")
 

@@ -141,6 +141,7 @@ class Idle:
     def _skip(self, seconds: float) -> None:
         self._loop.skip(seconds, self._own_processes())
         self._skipped.seconds += seconds
+        self._client.connection.time_passed(seconds)
         for member in self._leading():
             assert member.node is not None
             member.node.time_passed(*self._signs_of_life())

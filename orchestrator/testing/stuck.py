@@ -52,15 +52,15 @@ def _of(state: State, held: ExecutionState) -> Iterator[str]:
             "(an operator would retry, skip or abandon the compensation)"
         )
         return
-    before = len(held.open)
-    for sequence in held.open:
-        if (what := _waits_for(state, held, held.tasks[sequence])) is not None:
-            yield what
-    if not before:
-        yield f"is {execution.status.name} and has no open task"
+    attempts = [held.tasks[sequence] for sequence in held.open]
+    found = [what for attempt in attempts if (what := _waits_for(state, attempt)) is not None]
+    yield from found
+    if not found:
+        open_tasks = ", ".join(f"{attempt.reference} ({attempt.type})" for attempt in attempts)
+        yield f"is {execution.status.name}, and open are: {open_tasks or 'no tasks'}"
 
 
-def _waits_for(state: State, held: ExecutionState, attempt: TaskAttempt) -> str | None:
+def _waits_for(state: State, attempt: TaskAttempt) -> str | None:
     if attempt.signal:
         return f"waits at {attempt.reference!r} for the signal {attempt.signal!r}"
     if attempt.ready:

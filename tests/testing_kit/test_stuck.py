@@ -65,6 +65,17 @@ async def test_a_compensation_that_fails_to_the_end(cluster: Cluster) -> None:
     assert len(calls.of(refund)) == 20
 
 
+async def test_a_workflow_waits_for_another(cluster: Cluster) -> None:
+    asks = {"name": "asks", "version": 1, "tasks": [{"name": "yes", "taskReferenceName": "yes", "type": "HUMAN"}]}
+    parent = {"name": "parent", "version": 1, "tasks": [
+        {"name": "sub", "taskReferenceName": "sub", "type": "SUB_WORKFLOW", "subWorkflowParam": {"name": "asks"}}]}
+    await cluster.client.register(asks)
+    run = await cluster.client.start(parent, {}, id="order-1")
+    with pytest.raises(Stuck, match=r"order-1 is RUNNING, and open are: sub \(SUB_WORKFLOW\)") as reason:
+        await run.result()
+    assert "waits at 'yes' for the signal 'yes'" in str(reason.value)
+
+
 async def test_a_workflow_is_paused(cluster: Cluster) -> None:
     run = await cluster.client.start(saga, ORDER, id="order-1")
     await run.pause()

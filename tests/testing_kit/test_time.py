@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.testing import Cluster, late, slow, virtual
+from orchestrator.testing import Cluster, every_leader_kill, late, slow, virtual
 from orchestrator_client import DeadlineExceeded, Retry, TaskContext, Workflow, WorkflowFailed, task
 from tests.testing_kit.shop import ORDER, charge, refund, release, reserve, saga, ship
 
@@ -152,6 +152,15 @@ async def test_a_client_session_that_ended_meanwhile_is_no_error(cluster: Cluste
     await (await cluster.client.start(workflow, {"text": "a"}, id="a")).result()
     await cluster.advance(hours=2)
     await (await cluster.client.start(workflow, {"text": "b"}, id="b")).result()
+
+
+@every_leader_kill(seed=2)
+async def test_nor_is_it_when_the_leader_is_killed_at_that_request(cluster: Cluster) -> None:
+    run = await cluster.client.start(waiting(signal="packed"), {"text": "a"}, id="a")
+    await cluster.advance(hours=2)
+    await run.signal("packed", {"by": "me"})
+    cluster.serve(note)
+    assert (await run.result()).got.by == "me"
 
 
 @virtual(nodes=1)
