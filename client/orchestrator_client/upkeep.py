@@ -146,6 +146,15 @@ class Upkeep:
         """See `Run.skip`."""
         await Run(self.connection, workflow_id).skip(reference, output)
 
+    async def migrate(self, workflow_id: str, version: int = 0, *, dry_run: bool = False) -> list[str]:
+        """Moves the execution that runs to another version of its definition, 0 being the highest.
+
+        With `dry_run` answers why that is not safe, nothing if it is; otherwise what is not safe is refused.
+        """
+        request = pb.MigrateWorkflowRequest(**self._named(workflow_id), version=version, dry_run=dry_run)
+        reply = await self.connection.call(lambda node: node.workflows.MigrateWorkflow, request, mutating=not dry_run)
+        return list(reply.obstacles)
+
     async def explain(self, workflow_id: str) -> list[Waiting]:
         """What the execution waits for, since when, and what would move it; nothing once it has ended."""
         request = pb.ExplainWorkflowRequest(**self._named(workflow_id))

@@ -13,7 +13,7 @@ from rich.text import Text
 from orchestrator.cli import exits
 from orchestrator.cli.output import facts, moment, table, visible
 from orchestrator.cli.session import Session, calls_cluster, json_object
-from orchestrator_client import BulkResult, Client, RetentionPolicy, TaskStatus
+from orchestrator_client import BulkResult, Client, NotFound, RetentionPolicy, TaskStatus, WrongState
 from orchestrator_client.upkeep import Operation
 
 _IDS = click.argument("workflow_ids", metavar="ID...", nargs=-1, required=True)
@@ -177,6 +177,32 @@ async def explain(session: Session, client: Client, workflow_id: str) -> None:
     session.output.show(document, table(("ID", "TASK", "WAITS FOR", "SINCE", "UNTIL"), rows))
 
 
+@click.command()
+@click.argument("workflow_ids", metavar="ID...", nargs=-1)
+@click.option("--all-of", "name", default="", metavar="NAME", help="Also all that run of this workflow.")
+@click.option("--to", "version", type=click.IntRange(min=0), default=0, help="The version; the highest by default.")
+@click.option("--dry-run", is_flag=True, help="Only say for each whether it is safe, and why not.")
+@calls_cluster
+async def migrate(session: Session, client: Client, workflow_ids: Sequence[str], name: str, version: int,
+                  dry_run: bool) -> int | None:
+    """Move running workflows to another version of their definition, where that is safe."""
+    ids = list(workflow_ids)
+    if name:
+        ids += [found.workflow_id async for found in client.search(name=name, statuses=["RUNNING", "PAUSED"])]
+    if not ids:
+        raise click.UsageError("name at least one ID, or a workflow with --all-of")
+    outcomes: dict[str, str] = {}
+    for workflow_id in dict.fromkeys(ids):
+        try:
+            outcomes[workflow_id] = "; ".join(await client.migrate(workflow_id, version, dry_run=dry_run))
+        except (WrongState, NotFound) as error:
+            outcomes[workflow_id] = str(error)
+    done = "can be migrated" if dry_run else "migrated"
+    lines = [Text(f"✗ {one}: {why}" if why else f"✓ {one} {done}") for one, why in outcomes.items()]
+    session.output.show(outcomes, Text("\n").join(lines))
+    return exits.FAILED if any(outcomes.values()) else None
+
+
 @click.command("set-variables")
 @_ID
 @click.argument("variables", type=json_object, metavar="JSON|@FILE|@-")
@@ -258,6 +284,8 @@ def _size(value: str | None) -> int | None:
     raise click.BadParameter("a number of bytes, or of KiB, MiB, GiB or TiB, as in 10GiB")
 
 
-WORKFLOW_COMMANDS = (pause, resume, retry, restart, rerun, skip_task, explain, terminate, delete, set_variables)
+WORKFLOW_COMMANDS = (
+    pause, resume, retry, restart, rerun, skip_task, explain, migrate, terminate, delete, set_variables,
+)
 TASK_COMMANDS = (update, logs)
 CLUSTER_COMMANDS = (retention,)

@@ -113,6 +113,12 @@ class RerunWorkflow(Command, frozen=True, tag=101):
     effects: DeleteEffects = DeleteEffects.UNSET
 
 
+class MigrateWorkflow(Command, frozen=True, tag=103):
+    namespace: str
+    workflow_id: str
+    version: int = 0  # of its definition; 0: the highest
+
+
 class SkipTask(Command, frozen=True, tag=102):
     namespace: str
     workflow_id: str
@@ -427,6 +433,7 @@ AnyCommand = (
     | RestartWorkflow
     | RerunWorkflow
     | SkipTask
+    | MigrateWorkflow
     | RetryCompensation
     | SkipCompensation
     | AbandonCompensation

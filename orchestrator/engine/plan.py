@@ -44,6 +44,15 @@ def plan_of(state: State, digest: bytes) -> Plan:
     return cast(Plan, plan)
 
 
+def compiled(state: State, bundled: tuple[bytes, bytes]) -> Plan:
+    """The plan of a bundle that no execution may have yet: (digest, text)."""
+    digest, text = bundled
+    if digest in state.plans:
+        return cast(Plan, state.plans[digest])
+    definition = compile_bundle(text)
+    return msgspec.structs.replace(make_plan(definition.nodes), of=definition)
+
+
 def make_plan(nodes: dict[str, TaskNode]) -> Plan:
     joined_in: dict[tuple[str, int], list[str]] = {}
     joins_of: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ from orchestrator.engine.assembly import output_of
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.expressions import fields_of
+from orchestrator.engine.migration import obstacles
 from orchestrator.engine.model import (
     CompensationState,
     Payload,
@@ -21,7 +22,7 @@ from orchestrator.engine.model import (
     WorkflowStatus,
 )
 from orchestrator.engine.places import node_of
-from orchestrator.engine.plan import plan_of
+from orchestrator.engine.plan import bundle_for, compiled, plan_of
 from orchestrator.engine.resident import Bundle, ServiceRow, TaskDefinitionRow, WorkflowDefinitionRow
 from orchestrator.engine.state import State
 
@@ -81,6 +82,18 @@ def compensation_view(hot: ExecutionState) -> CompensationView:
 def _step(record: SagaRecord) -> CompensatedStep:
     unknown = record.outcome is StepOutcome.UNKNOWN
     return CompensatedStep(record.reference, record.iteration, unknown, record.reason)
+
+
+def obstacles_to(state: State, hot: ExecutionState, version: int) -> list[str] | None:
+    """Why the execution can't be moved to this version of its definition, 0 being the highest; None: there is none."""
+    header = hot.execution
+    row = workflow_definition(state, header.namespace, header.name, version)
+    if row is None:
+        return None
+    bundled = bundle_for(state, header.namespace, row.document)
+    if bundled[0] == header.bundle:
+        return []
+    return obstacles(plan_of(state, header.bundle), compiled(state, bundled), hot)
 
 
 # --- what a worker is handed

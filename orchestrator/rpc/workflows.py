@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from orchestrator.engine import commands
+from orchestrator.engine import commands, queries
 from orchestrator.engine.choices import IdempotencyStrategy, IfExists
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.explain import explain
@@ -235,6 +235,20 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         )
         await self._steer(command, request)
         return pb.UpdateTaskResponse()
+
+    @answers
+    async def MigrateWorkflow(self, request: pb.MigrateWorkflowRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        if not request.dry_run:
+            await self._steer(commands.MigrateWorkflow(namespace, workflow_id, request.version), request)
+            return pb.MigrateWorkflowResponse()
+        await self._current()
+        held = await self._get(namespace, workflow_id)
+        obstacles = queries.obstacles_to(self.backend.state(), held, request.version)
+        if obstacles is None:
+            which = f"{held.execution.name} version {request.version}"
+            raise not_found("workflow_definition", which)
+        return pb.MigrateWorkflowResponse(obstacles=obstacles)
 
     @answers
     async def ExplainWorkflow(self, request: pb.ExplainWorkflowRequest, context: Any) -> Any:

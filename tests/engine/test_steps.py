@@ -78,6 +78,7 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.UpdateTask: commands.UpdateTask(*ONE, "a", TaskStatus.COMPLETED, b'{"n":1}'),
     commands.RestartWorkflow: commands.RestartWorkflow(*ONE),
     commands.RerunWorkflow: commands.RerunWorkflow(*ONE),
+    commands.MigrateWorkflow: commands.MigrateWorkflow(*ONE),
     commands.SkipTask: commands.SkipTask(*ONE, "c"),
     commands.PurgeExecutions: commands.PurgeExecutions((commands.PurgeItem(*ONE, 1, choices.PurgeRule.AGE),)),
 }

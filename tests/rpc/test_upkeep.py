@@ -270,3 +270,14 @@ async def test_what_is_waited_for_is_explained(bench: Bench, stubs: Stubs) -> No
     finish(bench)
     reply = await stubs.workflows.ExplainWorkflow(pb.ExplainWorkflowRequest(workflow_id="w"))
     assert not reply.waiting
+
+
+async def test_a_migration_is_tried_dry(bench: Bench, stubs: Stubs) -> None:
+    bench.start()
+    dry = pb.MigrateWorkflowRequest(workflow_id="w", dry_run=True)
+    assert not (await stubs.workflows.MigrateWorkflow(dry)).obstacles
+    dry.version = 9
+    assert (await failure(stubs.workflows.MigrateWorkflow(dry))).code() is grpc.StatusCode.NOT_FOUND
+    finish(bench)
+    error = await failure(stubs.workflows.MigrateWorkflow(pb.MigrateWorkflowRequest(workflow_id="w", version=9)))
+    assert error.code() is grpc.StatusCode.NOT_FOUND

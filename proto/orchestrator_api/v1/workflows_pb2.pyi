@@ -2190,3 +2190,60 @@ class Waiting(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["child_workflow_id", b"child_workflow_id", "reference", b"reference", "since", b"since", "until", b"until", "waits_for", b"waits_for"]) -> None: ...
 
 global___Waiting = Waiting
+
+@typing.final
+class MigrateWorkflowRequest(google.protobuf.message.Message):
+    """See MigrateWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    version: builtins.int
+    """The version of its definition; 0 means the highest."""
+    dry_run: builtins.bool
+    """Only say whether it is safe. Otherwise what is not safe is refused, and nothing changes."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        version: builtins.int = ...,
+        dry_run: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dry_run", b"dry_run", "namespace", b"namespace", "request", b"request", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___MigrateWorkflowRequest = MigrateWorkflowRequest
+
+@typing.final
+class MigrateWorkflowResponse(google.protobuf.message.Message):
+    """See MigrateWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OBSTACLES_FIELD_NUMBER: builtins.int
+    @property
+    def obstacles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Dry run: why it is not safe; nothing if it is."""
+
+    def __init__(
+        self,
+        *,
+        obstacles: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["obstacles", b"obstacles"]) -> None: ...
+
+global___MigrateWorkflowResponse = MigrateWorkflowResponse

@@ -171,6 +171,12 @@ class WorkflowServiceStub:
     ]
     """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
 
+    MigrateWorkflow: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.MigrateWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.MigrateWorkflowResponse,
+    ]
+    """Moves an execution that runs to another version of its definition, or says why that is not safe."""
+
 class WorkflowServiceAsyncStub:
     """Executions of workflows."""
 
@@ -323,6 +329,12 @@ class WorkflowServiceAsyncStub:
         orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse,
     ]
     """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
+
+    MigrateWorkflow: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.MigrateWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.MigrateWorkflowResponse,
+    ]
+    """Moves an execution that runs to another version of its definition, or says why that is not safe."""
 
 class WorkflowServiceServicer(metaclass=abc.ABCMeta):
     """Executions of workflows."""
@@ -526,5 +538,13 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse]]:
         """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
+
+    @abc.abstractmethod
+    def MigrateWorkflow(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.MigrateWorkflowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.MigrateWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.MigrateWorkflowResponse]]:
+        """Moves an execution that runs to another version of its definition, or says why that is not safe."""
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
