@@ -31,50 +31,49 @@ def wanted(free_text: str) -> str:
 
 def condition(alias: str) -> str:
     """SQL over the row of an execution (e) or a task (t); the execution of a task is e, too."""
-    execution = "e.id" if alias == "e" else f"(t.id >> {NUMBER_BITS})"
-    masks = "" if alias == "e" else ", e.body"
+    first = f"({'e.id' if alias == 'e' else f'(t.id >> {NUMBER_BITS})'} << {NUMBER_BITS})"
+    body = f"'{alias}', {alias}.body"
     # Few rows have payloads that are kept apart.
-    first = f"({execution} << {NUMBER_BITS})"
-    numbers = ", ".join(f"({first} | {alias}_large({alias}.body{masks}, {at}))" for at in range(3))
+    numbers = ", ".join(f"({first} | large_payload({body}, {at}))" for at in range(3))
     return (
-        f"({alias}_holds({alias}.body{masks}) OR "
+        f"(words_hold({body}) OR ((payloads_hold({body}) OR "
         f"EXISTS (SELECT 1 FROM payload p WHERE p.id IN ({numbers}) AND payload_holds(p.body)))"
+        f" AND NOT is_masked(e.body)))"
     )
 
 
 def add_functions(connection: apsw.Connection, needle: str) -> None:
     """The functions of `condition`, for one text."""
+    decoded = _Decoded(needle)
 
-    def holds(kind: Table, body: bytes, masks: bytes | None = None) -> bool:
-        # Most rows don't have it anywhere: nothing needs to be decoded to see that.
-        if needle not in body.decode("utf-8", "ignore").casefold():
+    def words_hold(alias: str, body: bytes) -> bool:
+        return decoded.may_hold(body) and any(needle in word.casefold() for word in _words(decoded.row(alias, body)))
+
+    def payloads_hold(alias: str, body: bytes) -> bool:
+        if not decoded.may_hold(body):
             return False
-        row = decode_row(kind, body)
-        return any(needle in text.casefold() for text in (*_words(row), *_small(_payloads(row, masks))))
+        return any(isinstance(one, bytes) and needle in _text(one) for one in _payloads(decoded.row(alias, body)))
 
-    def large(kind: Table, body: bytes, *rest: Any) -> int | None:
-        masks, position = rest if len(rest) == 2 else (None, rest[0])
-        payloads = _payloads(decode_row(kind, body), masks)
-        if position < len(payloads):
-            payload = payloads[position]
-            return payload if isinstance(payload, int) else None
-        return None
+    def large_payload(alias: str, body: bytes, at: int) -> int | None:
+        payloads = _payloads(decoded.row(alias, body))
+        payload = payloads[at] if at < len(payloads) else b""
+        return payload if isinstance(payload, int) else None
 
     def payload_holds(body: bytes) -> bool:
-        if needle not in body.decode("utf-8", "ignore").casefold():
+        if needle not in _text(body):
             return False
         row: PayloadRow = decode_row(Table.PAYLOAD, body)
-        return needle in row.data.decode("utf-8", "ignore").casefold()
+        return needle in _text(row.data)
 
-    functions: tuple[tuple[str, Any, int], ...] = (
-        ("e_holds", lambda body: holds(Table.EXECUTION, body), 1),
-        ("e_large", lambda body, at: large(Table.EXECUTION, body, at), 2),
-        ("t_holds", lambda body, masks: holds(Table.TASK, body, masks), 2),
-        ("t_large", lambda body, masks, at: large(Table.TASK, body, masks, at), 3),
-        ("payload_holds", payload_holds, 1),
+    def is_masked(body: bytes) -> bool:
+        header: Execution = decode_row(Table.EXECUTION, body)
+        return bool(header.masked_fields)
+
+    functions: tuple[tuple[Any, int], ...] = (
+        (words_hold, 2), (payloads_hold, 2), (large_payload, 3), (payload_holds, 1), (is_masked, 1)
     )
-    for name, function, arguments in functions:
-        connection.create_scalar_function(name, function, arguments, deterministic=True)
+    for function, arguments in functions:
+        connection.create_scalar_function(function.__name__, function, arguments, deterministic=True)
 
 
 def _words(row: Execution | TaskAttempt) -> tuple[str, ...]:
@@ -86,13 +85,32 @@ def _words(row: Execution | TaskAttempt) -> tuple[str, ...]:
     return (row.task_id, row.name, row.reference, row.type, row.worker_id, row.reason, row.error_code, row.status.name)
 
 
-def _payloads(row: Execution | TaskAttempt, execution: bytes | None) -> tuple[Payload, ...]:
-    """Those that may be looked at. `execution`: the encoded header of a task's execution."""
-    header: Execution = row if isinstance(row, Execution) else decode_row(Table.EXECUTION, execution or b"")
-    if header.masked_fields:
-        return ()
+def _payloads(row: Execution | TaskAttempt) -> tuple[Payload, ...]:
     return (row.input, row.output, row.variables) if isinstance(row, Execution) else (row.input, row.output)
 
 
-def _small(payloads: tuple[Payload, ...]) -> list[str]:
-    return [payload.decode("utf-8", "ignore") for payload in payloads if isinstance(payload, bytes)]
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "ignore").casefold()
+
+
+class _Decoded:
+    """The functions are asked of one row after the other, and several times of each."""
+
+    def __init__(self, needle: str) -> None:
+        self._needle = needle
+        self._looked_at = b""
+        self._may_hold = False
+        self._decoded = ("", b"")
+        self._row: Any = None
+
+    def may_hold(self, body: bytes) -> bool:
+        """Most rows don't have it anywhere: nothing needs to be decoded to see that."""
+        if body != self._looked_at:
+            self._looked_at, self._may_hold = body, self._needle in _text(body)
+        return self._may_hold
+
+    def row(self, alias: str, body: bytes) -> Any:
+        if (alias, body) != self._decoded:
+            self._row = decode_row(Table.EXECUTION if alias == "e" else Table.TASK, body)
+            self._decoded = (alias, body)
+        return self._row
