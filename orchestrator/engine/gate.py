@@ -3,7 +3,8 @@
 Who waits is RUNNING, has nothing scheduled, and says what it waits for. An execution takes a place when it begins, or
 begins again, and has it until it ends: paused and compensating ones have one, too. The step that ends it hands the
 place to the next, who is told by a message. A compensation is not kept waiting: an execution that is turned round while
-it waits goes on without a place.
+it waits goes on without a place. The group is that of when it began, also where it runs another definition now, until
+it is run again from the beginning. A sub-workflow under the key of its own ancestors waits for them, as they for it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def enter(step: Step) -> None:
     if not x.group or x.has_place or x.waits or step.phase is not WorkflowStatus.RUNNING or x.ending is not None:
         return
     limit = step.plan.definition.rate_limit
-    assert limit is not None
+    if limit is None:
+        # It was moved to a definition that has none.
+        step.change(group=b"", group_key="")
+        return
     group = _group(step, x.group)
     if group.running < limit.at_once and step.state.next_waiting(x.group) is None:
         step.write(Table.WORKFLOW_GROUP, (x.group,), replace(group, running=group.running + 1))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
+    MigrateWorkflow,
     PauseWorkflow,
     RestartWorkflow,
     ResumeWorkflow,
@@ -21,7 +22,7 @@ from orchestrator.engine.commands import (
 )
 from orchestrator.engine.definitions.errors import DefinitionInvalid
 from orchestrator.engine.definitions.parse import validate_workflow
-from orchestrator.engine.model import CompensationState, Table, WorkflowStatus
+from orchestrator.engine.model import CompensationState, Table, TaskStatus, WorkflowStatus
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from orchestrator.rpc import views
 from tests.engine.driver import Driver, simple, workflow
@@ -207,6 +208,20 @@ def test_a_restart_queues_up_again(driver: Driver) -> None:
     limited(driver, 2)
     driver.ok(RestartWorkflow("default", "a1", use_latest_definitions=True))
     assert inside(driver) == ["a1", "a2"]
+
+
+def test_an_execution_keeps_its_group_until_it_runs_again(driver: Driver) -> None:
+    """Moved to another definition it keeps its place; tried again, what that definition says holds."""
+    limited(driver, 1)
+    start(driver, "a1", "a2")
+    driver.register({**workflow("flow", simple("a", retryCount=0)), "version": 2})
+    driver.ok(MigrateWorkflow("default", "a1", 2))
+    assert driver.header("a2").waits
+    driver.fail("a", workflow_id="a1")
+    assert inside(driver) == ["a2"]
+    driver.ok(RetryWorkflow("default", "a1"))
+    assert driver.latest("a", "a1").status is TaskStatus.IN_PROGRESS
+    assert driver.latest("a", "a2").status is TaskStatus.IN_PROGRESS
 
 
 def test_a_compensation_keeps_the_place_and_waits_for_none(driver: Driver) -> None:
