@@ -47,7 +47,20 @@ def give_way() -> None:
         pass  # there are no such groups here
 
 
-def confine(memory_bytes: int) -> bool:
+class Memory:
+    """How much this process has mapped, which can still be asked when nothing can be opened any more."""
+
+    def __init__(self) -> None:
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else None
+
+    def mapped_bytes(self) -> int:
+        """Elsewhere than on Linux, the most that it ever had in use."""
+        if self._statm is None:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return int(os.pread(self._statm, 128, 0).split()[0]) * resource.getpagesize()
+
+
+def confine(memory: Memory, memory_bytes: int) -> bool:
     """From now on: bounded memory, nothing to open, no dumps, no privileges to gain, no other system calls.
 
     Returns whether this machine can do the last.
@@ -55,7 +68,7 @@ def confine(memory_bytes: int) -> bool:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         # Elsewhere there is no telling how much a process has mapped already, nor is the limit kept.
-        _lower(resource.RLIMIT_AS, _mapped_bytes() + memory_bytes + _HEADROOM_BYTES)
+        _lower(resource.RLIMIT_AS, memory.mapped_bytes() + memory_bytes + _HEADROOM_BYTES)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_NOFILE, _open_descriptors())
@@ -66,11 +79,6 @@ def _lower(which: int, limit: int) -> None:
     hard = resource.getrlimit(which)[1]
     bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(which, (bound, bound))
-
-
-def _mapped_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - pathlib is one more module to load
-        return int(statm.read().split()[0]) * resource.getpagesize()
 
 
 def _open_descriptors() -> int:
@@ -102,9 +110,3 @@ class Deadline:
     def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def peak_bytes() -> int:
-    """The most memory this process has ever had in use."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -34,8 +34,8 @@ from orchestrator.integrations.sandbox.protocol import (
 
 _SOCKET = 0
 _SETUP_BYTES_MAX = 64 * 1024
-# An evaluation that took more has left the heap in pieces: what the next one can have would depend on it.
-_GROWTH_BYTES_MAX = 64 * MIB
+# What an evaluation has left mapped, the next one can't have.
+_GROWTH_BYTES_MAX = 32 * MIB
 
 
 class Evaluator:
@@ -89,14 +89,14 @@ def _receive_exactly(connection: socket.socket, count: int) -> bytes:
     return bytes(parts)
 
 
-def _start(setup: Setup) -> tuple[Evaluator, Ready]:
+def _start(setup: Setup, memory: confinement.Memory) -> tuple[Evaluator, Ready]:
     """Raises what keeps it from working."""
     evaluator = Evaluator(setup.limits.memory_bytes, setup.limits.output_bytes)
     versions = evaluator.versions()
     gc.collect()
     gc.freeze()  # what is loaded stays: no collection has to look at it again
     confinement.give_way()
-    seccomp = confinement.confine(setup.limits.memory_bytes)
+    seccomp = confinement.confine(memory, setup.limits.memory_bytes)
     for request in (Script("$.a", b'{"a":1}'), Query(".a", b'{"a":1}'), Validation("{}", b'{"a":1}')):
         answer = evaluator.answer(Ask(request, setup.limits.time_ms))
         if answer.verdict is not Verdict.VALUE:
@@ -118,17 +118,18 @@ def main() -> NoReturn:
     setup = msgspec.msgpack.decode(_receive(connection, _SETUP_BYTES_MAX), type=Setup)
     confinement.die_with_parent(setup.parent)
     try:
-        evaluator, ready = _start(setup)
+        memory = confinement.Memory()
+        evaluator, ready = _start(setup, memory)
     except Exception as error:  # noqa: BLE001 - the node tells people
         connection.sendall(frame(Ready(error=f"{type(error).__name__}: {error}")))
         os._exit(1)
     connection.sendall(frame(ready))
     decode = msgspec.msgpack.Decoder(Ask).decode
-    start_bytes = confinement.peak_bytes()
+    start_bytes = memory.mapped_bytes()
     while True:
         ask = decode(_receive(connection, setup.limits.request_frame_bytes))
         with confinement.Deadline(ask.time_ms):
             reply = _reply(evaluator, ask)
-        if confinement.peak_bytes() - start_bytes > _GROWTH_BYTES_MAX:
+        if memory.mapped_bytes() - start_bytes > _GROWTH_BYTES_MAX:
             reply = Reply(reply.answer, retired=True)
         connection.sendall(frame(reply))

@@ -218,16 +218,17 @@ async def test_they_have_nothing_of_the_node(sandbox: Sandbox, monkeypatch: pyte
     assert set(environment[0]) <= {"TZ", "LC_ALL", "LD_LIBRARY_PATH"}
     assert os.getsid(pid) == pid != os.getsid(0)
     held = descriptors(pid)
-    assert set(held) == {"0", "1", "2"}
+    assert set(held) == {"0", "1", "2", "3"}
     assert held["0"].startswith("socket:")
     assert held["1"] == held["2"] == os.devnull
+    assert held["3"] == f"/proc/{pid}/statm"
 
 
 async def test_they_can_open_nothing_and_are_bounded(sandbox: Sandbox) -> None:
     pid = await ready(sandbox)
     rows = told(pid, "limits").splitlines()[1:]
     limits = {row[:26].strip(): tuple(row[26:].split()[:2]) for row in rows}
-    assert limits["Max open files"] == ("3", "3")
+    assert limits["Max open files"] == ("4", "4")
     assert limits["Max core file size"] == ("0", "0")
     assert limits["Max file size"] == ("0", "0")
     soft, hard = limits["Max address space"]
@@ -376,6 +377,34 @@ async def test_an_evaluator_that_answers_nonsense_is_ended(
         assert await sandbox.script("betray", b"{}") == Answer(Verdict.CRASHED, message="it has broken its evaluator")
         assert sandbox.pids == []
     assert (await sandbox.script("1", b"{}")).value == b"1"
+
+
+HOARDER = """
+import sys
+sys.path[:] = sys.argv[1:]
+from orchestrator.integrations.sandbox import evaluator
+
+class Hoarder(evaluator.Evaluator):
+    def answer(self, ask):
+        self.hoard = bytearray(40 << 20) if ask.request.source == "1" else None
+        return super().answer(ask)
+
+evaluator.Evaluator = Hoarder
+evaluator.main()
+"""
+
+
+async def test_a_process_that_keeps_memory_is_replaced(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an evaluation can have must not depend on what ran before, nor on how large the node is."""
+    monkeypatch.setattr(process_module, "_PROGRAM", HOARDER)
+    assert (await sandbox.script("2", b"{}")).value == b"2"
+    before = sandbox.pids
+    assert len(before) == 1
+    for _ in range(2):
+        assert (await sandbox.script("1", b"{}")).value == b"1"
+        assert sandbox.pids == []
+    assert (await sandbox.script("2", b"{}")).value == b"2"
+    assert len(sandbox.pids) == 1 and sandbox.pids != before
 
 
 async def test_checks_say_what_is_wrong(sandbox: Sandbox) -> None:
