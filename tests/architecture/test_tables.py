@@ -129,6 +129,29 @@ def test_every_type_is_in_its_column(row: str, built: set[str], unbuilt: set[str
     assert sorted(names(cells[2])) == sorted(unbuilt)
 
 
+# --- what shows it ----------------------------------------------------------------------------------------------------
+
+
+def shown() -> list[list[str]]:
+    lines = [line for line in section("shown").splitlines() if line.startswith("|") and not line.startswith("|--")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in cells if row[-1] != "shown by"]
+
+
+def test_every_type_of_task_has_a_test_that_shows_it() -> None:
+    first = [names(row[0])[0] for row in shown() if names(row[0])]
+    built = {member.value for member in TaskType} - operators.UNBUILT_TYPES | set(operators.ALIASES)
+    assert sorted(first) == sorted(built)
+
+
+@pytest.mark.parametrize("row", shown(), ids=lambda row: row[0])
+def test_what_shows_it_is_there(row: list[str]) -> None:
+    file, *tests = names(row[-1])
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for test in tests:
+        assert f"def {test}(" in text
+
+
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
