@@ -81,7 +81,8 @@ class Node:
         self.metrics = Metrics(node=config.node, version=__version__)
         self._gauges = Gauges(self.metrics, self._free_disk_bytes)
         self._system = system_work(
-            config, self._world, self.metrics, state=lambda: self._machine().state, on_fatal=self._fail)
+            config, self._world, self.metrics, state=lambda: self._machine().state, leader=self._known_leader,
+            on_fatal=self._fail)
         self._server: RpcServer | None = None
         self._metrics_server: MetricsServer | None = None
 
@@ -343,6 +344,10 @@ class Node:
         """Returns once everything that is applied now is in the database."""
         await self._applier.stage_now()
         await self._flusher.flush_now()
+
+    def _known_leader(self) -> tuple[str, int]:
+        leader = self._log.leader
+        return self._grpc_address_of(leader) if leader else "", self._log.term
 
     def _grpc_address_of(self, node: str) -> str:
         if node == self.config.node:

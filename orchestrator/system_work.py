@@ -13,6 +13,7 @@ from orchestrator.engine.state import State
 from orchestrator.integrations.executors import Surroundings
 from orchestrator.integrations.sandbox.executor import SandboxExecutor
 from orchestrator.integrations.work import CALLS, Executor, Kind, Source
+from orchestrator.services.node_connection import LeaderKnown
 from orchestrator.services.system_session import SystemSession
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
@@ -48,9 +49,10 @@ def system_work(
     metrics: Metrics,
     *,
     state: Callable[[], State],
+    leader: LeaderKnown,
     on_fatal: Callable[[BaseException], None],
 ) -> SystemWork:
-    """To be started when the node serves: from then on `state` is asked."""
+    """To be started when the node serves: from then on `state` and `leader` are asked."""
     own, local = str(config.grpc_address), str(config.grpc_local_address)
 
     def open_channel(address: str) -> grpc.aio.Channel:
@@ -68,6 +70,7 @@ def system_work(
         SystemSession(
             node=config.node,
             address=own,
+            leader=leader,
             open_channel=open_channel,
             executors=group,
             slots=slots,

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 
 from orchestrator.engine import system
 from orchestrator.integrations.work import Executor, Outcome, Work
+from orchestrator.services.node_connection import LeaderKnown, NodeConnection
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
 from orchestrator_client import errors
 from orchestrator_client.attempts import Attempt, WorkerSession
-from orchestrator_client.connection import ChannelFactory, Connection
+from orchestrator_client.connection import ChannelFactory
 from orchestrator_client.runner import failed
 from orchestrator_client.work_loop import Beat, WorkLoop
 
@@ -34,7 +35,7 @@ HAND_BACK_SECONDS = 3.0
 class SystemSession:
     """From `start` to `stop`; without executors or slots it does nothing.
 
-    `address` is where this node's own gRPC service is found: it says who leads. Each kind of work has one executor.
+    `address` is where this node's own gRPC service is found. Each kind of work has one executor.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class SystemSession:
         *,
         node: str,
         address: str,
+        leader: LeaderKnown,
         open_channel: ChannelFactory,
         executors: Mapping[str, Executor],
         slots: int,
@@ -56,8 +58,8 @@ class SystemSession:
             slots=slots,
             session_timeout_ms=SESSION_TIMEOUT_MS,
         )
-        self._connection = Connection(
-            [address], namespace=system.NAMESPACE, open_channel=open_channel, deadline_s=0, rng=dice
+        self._connection = NodeConnection(
+            address, leader, namespace=system.NAMESPACE, open_channel=open_channel, dice=dice
         )
         self._executors = executors
         self._work = _SystemWork(executors, metrics)

@@ -77,6 +77,7 @@ def make_session(
     return SystemSession(
         node="n9",
         address=bench.grpc_addresses["n1"],
+        leader=lambda: (bench.grpc_addresses[bench.leader] if bench.leader else "", bench.term),
         open_channel=channel_factory(None),
         executors={} if executor is None else {QUEUE: executor},
         slots=slots,
