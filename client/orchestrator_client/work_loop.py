@@ -78,7 +78,8 @@ class WorkLoop:
         self._says_goodbye = False
         self._heartbeat_s = TICK_S
         self._retry: CallRetry | None = None
-        self._welcomed_at = 0.0
+        # When the present stream was; None if it has not been.
+        self._welcomed_at: float | None = None
         self._serving: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
 
@@ -177,9 +178,11 @@ class WorkLoop:
             self._connected.clear()
             if self._is_done():
                 return
-            # A stream that ends as soon as it is welcomed must not be reopened in a tight loop.
-            if self._retry is None or connection.now() - self._welcomed_at > STABLE_S:
+            # A stream that ends as soon as it is welcomed, or never is, must not be reopened in a tight loop.
+            has_lasted = self._welcomed_at is not None and connection.now() - self._welcomed_at > STABLE_S
+            if self._retry is None or has_lasted:
                 self._retry = CallRetry(deadline=float("inf"), identified=True, mutating=False, rng=connection.rng)
+            self._welcomed_at = None
             if failure.kind is Kind.FINAL and failure.code in _SERVERS_FAULT:
                 failure = replace(failure, kind=Kind.UNREACHABLE)
             elif failure.code is grpc.StatusCode.NOT_FOUND and self._session.session_id:
