@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from orchestrator.engine import limits, queries
+from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     ExpireSession,
     OpenSession,
@@ -15,6 +16,7 @@ from orchestrator.engine.commands import (
     ResumeWorkflow,
     RetryWorkflow,
     SignalWorkflow,
+    TerminateWorkflow,
 )
 from orchestrator.engine.model import SessionKind, TaskStatus, WorkflowStatus
 from tests.engine.driver import Driver, simple
@@ -498,6 +500,31 @@ def test_an_exclusive_join_may_have_a_stand_in(driver: Driver) -> None:
     )
     begin(driver, choice, element("EXCLUSIVE_JOIN", "e1", joinOn=["a"], defaultExclusiveJoinTask=["w1"]))
     assert text(driver, "e1") == {"evaluationResult": ["z"], "selectedCase": "z"}
+
+
+def test_a_call_that_was_taken_up_counts_as_done_when_the_workflow_turns_round(driver: Driver) -> None:
+    """A workflow that compensates does not wait for an end that is reported from outside: the call is undone."""
+    undone = {"name": "e", "type": "SIMPLE"}
+    call = element("HTTP", "h", {"uri": "http://x/"}, asyncComplete=True, compensateWith=undone)
+    begin(driver, *fork([call], [simple("a", retryCount=0)]))
+    driver.fail("a")
+    driver.give("h", b'{"response":{"statusCode":202}}')
+    assert driver.latest("h").status is TaskStatus.COMPLETED
+    driver.give(driver.undoing("h"))
+    assert driver.header().status is WorkflowStatus.FAILED
+
+
+def test_a_loop_is_open_before_what_is_in_it_goes_on(driver: Driver) -> None:
+    """What had ended in a loop when its workflow was ended leads on after a retry."""
+    wait = element("WAIT", "w1", {"signal": "go"})
+    begin(driver, loop(wait, simple("a")))
+    driver.ok(PauseWorkflow("default", "w"))
+    driver.ok(SignalWorkflow("default", "w", "go", b"{}"))
+    driver.ok(TerminateWorkflow("default", "w", "stop", TerminateCompensation.SKIP))
+    driver.ok(RetryWorkflow("default", "w"))
+    driver.give("a__1")
+    say(driver, "l", False)
+    assert driver.header().status is WorkflowStatus.COMPLETED
 
 
 def test_a_human_is_waited_for(driver: Driver) -> None:

@@ -106,7 +106,13 @@ def signal_workflow(step: Step, command: SignalWorkflow) -> AnyResult:
     return Done()
 
 
-_RETRY_ORDER: dict[str, int] = {TaskType.DO_WHILE: 0, TaskType.JOIN: 2}
+def _by_turn(step: Step, sequences: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """(loops, JOINs, others), each in the order of their making."""
+    turns: dict[str, list[int]] = {TaskType.DO_WHILE: [], TaskType.JOIN: [], "": []}
+    for sequence in sorted(sequences):
+        kind = step.hot.tasks[sequence].type
+        turns[kind if kind in turns else ""].append(sequence)
+    return turns[TaskType.DO_WHILE], turns[TaskType.JOIN], turns[""]
 
 
 def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
@@ -162,10 +168,13 @@ def reopen(step: Step) -> None:
     """The execution goes on: what has failed or was cancelled is tried again."""
     again = _to_retry(step)
     kept = [item for item in step.agenda if _is_still_due(step, item)]
+    repeated, joins, others = _by_turn(step, again)
     step.agenda.clear()
+    # Loops first: what is in one that is not open is left. JOINs last: they count what they wait for.
+    for sequence in repeated:
+        step.note(AgendaKind.RETRY, sequence)
     step.agenda.extend(kept)
-    # Loops first, for what is in them; JOINs last: they count what they wait for when they are reopened.
-    for sequence in sorted(again, key=lambda number: (_RETRY_ORDER.get(step.hot.tasks[number].type, 1), number)):
+    for sequence in (*others, *joins):
         step.note(AgendaKind.RETRY, sequence)
     check_workflow(step.x.status, WorkflowStatus.RUNNING)
     step.change(

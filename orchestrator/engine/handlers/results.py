@@ -51,7 +51,7 @@ def _accept(step: Step, attempt: TaskAttempt, command: CompleteTask, output: Pay
     if node.type in EVALUATED:
         _go_on(step, node, attempt, command)
         return
-    if completed and node.async_complete:
+    if completed and node.async_complete and leases.is_wanted(step, attempt):
         # What was called has only taken it up: a signal or an update of the task says how it ended.
         lease = step.state.leases[attempt.fencing_token,]
         leases.end_lease(step, lease)
