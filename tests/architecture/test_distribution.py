@@ -55,10 +55,12 @@ def test_the_wheel_is_typed(files: set[str]) -> None:
     assert {f"{name}i" for name in stubs} <= files
 
 
-def test_the_wheel_has_the_command_and_the_license(wheel: Path, files: set[str]) -> None:
+def test_the_wheel_has_the_command_the_plugin_and_the_license(wheel: Path, files: set[str]) -> None:
     [entry_points] = [name for name in files if name.endswith(".dist-info/entry_points.txt")]
     with zipfile.ZipFile(wheel) as archive:
-        assert "orchestrator = orchestrator.__main__:main" in archive.read(entry_points).decode()
+        told = archive.read(entry_points).decode()
+    assert "[console_scripts]\norchestrator = orchestrator.__main__:main" in told
+    assert "[pytest11]\norchestrator.testing.plugin = orchestrator.testing.plugin" in told
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
 
 
