@@ -155,6 +155,12 @@ class Upkeep:
         reply = await self.connection.call(lambda node: node.workflows.MigrateWorkflow, request, mutating=not dry_run)
         return list(reply.obstacles)
 
+    async def push_message(self, workflow_id: str, payload: Any = None) -> str:
+        """Puts a message into the queue of the workflow that runs; answers the message's id."""
+        request = pb.PushMessageRequest(**self._named(workflow_id), payload=object_payload(payload, "payload"))
+        reply = await self.connection.call(lambda node: node.workflows.PushMessage, request, mutating=True)
+        return reply.message_id
+
     async def explain(self, workflow_id: str) -> list[Waiting]:
         """What the execution waits for, since when, and what would move it; nothing once it has ended."""
         request = pb.ExplainWorkflowRequest(**self._named(workflow_id))

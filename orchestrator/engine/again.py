@@ -57,6 +57,7 @@ def restart(step: Step, given: bytes | None) -> None:
         payload_bytes=0,
         open_branches=1,
         signals=0,
+        messages=0,
         signal_bytes=0,
         log_lines=0,
         log_bytes=0,

@@ -119,6 +119,14 @@ class MigrateWorkflow(Command, frozen=True, tag=103):
     version: int = 0  # of its definition; 0: the highest
 
 
+class PushMessage(Command, frozen=True, tag=104):
+    """To the message queue of the workflow."""
+
+    namespace: str
+    workflow_id: str
+    payload: bytes
+
+
 class SkipTask(Command, frozen=True, tag=102):
     namespace: str
     workflow_id: str
@@ -433,6 +441,7 @@ AnyCommand = (
     | RestartWorkflow
     | RerunWorkflow
     | SkipTask
+    | PushMessage
     | MigrateWorkflow
     | RetryCompensation
     | SkipCompensation

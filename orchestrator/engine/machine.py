@@ -49,6 +49,7 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.RestartWorkflow: again.restart_workflow,
     commands.RerunWorkflow: again.rerun_workflow,
     commands.SkipTask: again.skip_task,
+    commands.PushMessage: control.push_message,
     commands.MigrateWorkflow: migrating.migrate_workflow,
     commands.RetryCompensation: compensation.retry_compensation,
     commands.SkipCompensation: compensation.skip_compensation,

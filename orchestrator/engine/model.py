@@ -247,6 +247,7 @@ class Execution(Row, frozen=True):
     depth: int = 0
     undone_by: int = 0  # sequence of the parent's attempt to compensate it
     afterwards: bytes = b""  # an operator's command, for when what is owed has been undone
+    messages: int = 0  # of the signals, those of its message queue
     undo_children: bool = True  # whether what its children have done is undone when it ends badly
     masked_fields: tuple[str, ...] = ()  # of the definition: paths that readers are not shown
 

@@ -75,6 +75,10 @@ class Polled(Result, frozen=True, tag=7):
     tokens: tuple[int, ...]
 
 
+class MessagePushed(Result, frozen=True, tag=10):
+    message_id: str
+
+
 class Checkpointed(Result, frozen=True, tag=8):
     """The chain hash at the checkpoint; the content hash is the storage's to say."""
 
@@ -106,7 +110,7 @@ AnyResult = (
     | ClientSessionOpened
     | Judged
     | Polled
-    | Checkpointed
+    | Checkpointed | MessagePushed
     | ScheduleRan
     | EventPublished
 )

@@ -11,7 +11,7 @@ from orchestrator.engine.choices import IdempotencyStrategy, IfExists
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.explain import explain
 from orchestrator.engine.model import TaskStatus
-from orchestrator.engine.results import ClientSessionOpened, Done, Started
+from orchestrator.engine.results import ClientSessionOpened, Done, MessagePushed, Started
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
 from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Stopped
 from orchestrator.rpc import bulk, logs, views
@@ -249,6 +249,12 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             which = f"{held.execution.name} version {request.version}"
             raise not_found("workflow_definition", which)
         return pb.MigrateWorkflowResponse(obstacles=obstacles)
+
+    @answers
+    async def PushMessage(self, request: pb.PushMessageRequest, context: Any) -> Any:
+        command = commands.PushMessage(*_execution_of(request), json_object("payload", request.payload))
+        pushed = await self.backend.submit(command, MessagePushed, identity_of(request.request))
+        return pb.PushMessageResponse(message_id=pushed.message_id)
 
     @answers
     async def ExplainWorkflow(self, request: pb.ExplainWorkflowRequest, context: Any) -> Any:

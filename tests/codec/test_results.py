@@ -19,6 +19,7 @@ SAMPLES: list[Result] = [
     results.Judged(Verdict.FENCED),
     results.Polled((1, 2, 3)),
     results.Checkpointed(5, b"c"),
+    results.MessagePushed("w:1"),
     results.ScheduleRan("e", 2, "w1"),
     results.EventPublished(1, 2, repeated=True),
 ]

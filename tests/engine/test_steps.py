@@ -79,6 +79,7 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.RestartWorkflow: commands.RestartWorkflow(*ONE),
     commands.RerunWorkflow: commands.RerunWorkflow(*ONE),
     commands.MigrateWorkflow: commands.MigrateWorkflow(*ONE),
+    commands.PushMessage: commands.PushMessage(*ONE, b'{"m":1}'),
     commands.SkipTask: commands.SkipTask(*ONE, "c"),
     commands.PurgeExecutions: commands.PurgeExecutions((commands.PurgeItem(*ONE, 1, choices.PurgeRule.AGE),)),
 }

@@ -11,7 +11,7 @@ from orchestrator.engine.expressions import assemble_object, dump_string, merge_
 # Types that exist elsewhere and not here: taken for worker's tasks they would wait for a worker for ever.
 UNBUILT_TYPES = frozenset(
     (
-        "FORK KAFKA_PUBLISH PULL_WORKFLOW_MESSAGES JDBC"
+        "FORK KAFKA_PUBLISH JDBC"
         " LLM_TEXT_COMPLETE LLM_CHAT_COMPLETE LLM_GENERATE_EMBEDDINGS LLM_GET_EMBEDDINGS LLM_STORE_EMBEDDINGS"
         " LLM_INDEX_TEXT LLM_SEARCH_INDEX LLM_SEARCH_EMBEDDINGS GENERATE_IMAGE GENERATE_AUDIO GENERATE_VIDEO"
         " GENERATE_PDF LIST_MCP_TOOLS CALL_MCP_TOOL LIST_API_TOOLS AGENT GET_AGENT_CARD CANCEL_AGENT PLAN_AND_COMPILE"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, children, limits, loops, outcomes, saga, signals
+from orchestrator.engine import attempts, children, inbox, limits, loops, outcomes, saga, signals
 from orchestrator.engine.again import tell_parent
 from orchestrator.engine.births import arm_timeout
 from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     PauseWorkflow,
+    PushMessage,
     ResumeWorkflow,
     RetryWorkflow,
     SignalWorkflow,
@@ -27,7 +28,7 @@ from orchestrator.engine.model import (
     WorkflowStatus,
 )
 from orchestrator.engine.payloads import store
-from orchestrator.engine.results import AnyResult, Code, Done
+from orchestrator.engine.results import AnyResult, Code, Done, MessagePushed
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import TASK_SUCCESSFUL, TASK_TERMINAL, WORKFLOW_TERMINAL, check_workflow
 
@@ -85,6 +86,9 @@ def signal_workflow(step: Step, command: SignalWorkflow) -> AnyResult:
     if not 1 <= len(command.name) <= limits.NAME_CHARS:
         message = f"a signal's name has 1 to {limits.NAME_CHARS} characters"
         refuse(Code.INVALID_ARGUMENT, "SIGNAL_NAME_INVALID", message, field="name")
+    if command.name.startswith(inbox.RESERVED):
+        message = f"a signal's name can't begin with {inbox.RESERVED}"
+        refuse(Code.INVALID_ARGUMENT, "SIGNAL_NAME_INVALID", message, field="name")
     payload = command.payload or b"{}"
     try:
         check_payload(payload)
@@ -100,7 +104,7 @@ def signal_workflow(step: Step, command: SignalWorkflow) -> AnyResult:
     except LimitExceeded as error:
         refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(error), limit="execution_bytes")
     signals.give(step, signal, len(payload))
-    if step.x.signals > limits.SIGNALS or step.x.signal_bytes > limits.SIGNAL_BYTES:
+    if step.x.signals - step.x.messages > limits.SIGNALS or step.x.signal_bytes > limits.SIGNAL_BYTES:
         message = f"an execution keeps at most {limits.SIGNALS} signals and {limits.SIGNAL_BYTES} bytes of them"
         refuse(Code.RESOURCE_EXHAUSTED, "SIGNALS_FULL", message, limit="signals")
     return Done()
@@ -113,6 +117,22 @@ def _by_turn(step: Step, sequences: list[int]) -> tuple[list[int], list[int], li
         kind = step.hot.tasks[sequence].type
         turns[kind if kind in turns else ""].append(sequence)
     return turns[TaskType.DO_WHILE], turns[TaskType.JOIN], turns[""]
+
+
+def push_message(step: Step, command: PushMessage) -> AnyResult:
+    """To the message queue of a workflow that runs."""
+    step.require(command.namespace, command.workflow_id)
+    try:
+        check_payload(command.payload or b"{}")
+    except PayloadInvalid as error:
+        refuse(Code.INVALID_ARGUMENT, "PAYLOAD_INVALID", f"payload: {error}", field="payload", limit=error.limit)
+    _refuse_ended(step)
+    if step.phase is WorkflowStatus.COMPENSATING:
+        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING", "the workflow is compensating: it takes no messages")
+    try:
+        return MessagePushed(inbox.push(step, command.payload or b"{}"))
+    except LimitExceeded as error:
+        refuse(Code.RESOURCE_EXHAUSTED, "MESSAGES_FULL", str(error), limit="messages")
 
 
 def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:

@@ -14,6 +14,7 @@ from orchestrator.engine.operators.inline import Inline
 from orchestrator.engine.operators.join import Join
 from orchestrator.engine.operators.noop import Noop
 from orchestrator.engine.operators.operator import Evaluated, Operator
+from orchestrator.engine.operators.pull_messages import PullMessages
 from orchestrator.engine.operators.set_variable import SetVariable
 from orchestrator.engine.operators.start_workflow import StartWorkflow
 from orchestrator.engine.operators.sub_workflow import SubWorkflow
@@ -40,6 +41,7 @@ OPERATORS: dict[str, Operator] = {
     TaskType.SUB_WORKFLOW: SubWorkflow(),
     TaskType.START_WORKFLOW: StartWorkflow(),
     TaskType.EVENT: Event(),
+    TaskType.PULL_WORKFLOW_MESSAGES: PullMessages(),
     TaskType.SET_VARIABLE: SetVariable(),
     TaskType.TERMINATE: Terminate(),
     TaskType.NOOP: Noop(),

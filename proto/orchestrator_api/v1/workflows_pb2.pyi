@@ -2247,3 +2247,56 @@ class MigrateWorkflowResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["obstacles", b"obstacles"]) -> None: ...
 
 global___MigrateWorkflowResponse = MigrateWorkflowResponse
+
+@typing.final
+class PushMessageRequest(google.protobuf.message.Message):
+    """See PushMessage."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    PAYLOAD_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    @property
+    def payload(self) -> orchestrator_api.v1.common_pb2.Payload:
+        """A JSON object."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        payload: orchestrator_api.v1.common_pb2.Payload | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["payload", b"payload", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "payload", b"payload", "request", b"request", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___PushMessageRequest = PushMessageRequest
+
+@typing.final
+class PushMessageResponse(google.protobuf.message.Message):
+    """See PushMessage."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: builtins.int
+    message_id: builtins.str
+    """The message's id."""
+    def __init__(
+        self,
+        *,
+        message_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["message_id", b"message_id"]) -> None: ...
+
+global___PushMessageResponse = PushMessageResponse

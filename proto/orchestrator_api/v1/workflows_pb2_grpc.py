@@ -160,6 +160,11 @@ class WorkflowServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowResponse.FromString,
                 _registered_method=True)
+        self.PushMessage = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/PushMessage',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.PushMessageRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.PushMessageResponse.FromString,
+                _registered_method=True)
         self.MigrateWorkflow = channel.unary_unary(
                 '/orchestrator.v1.WorkflowService/MigrateWorkflow',
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.MigrateWorkflowRequest.SerializeToString,
@@ -346,6 +351,13 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PushMessage(self, request, context):
+        """Puts a message into the queue of a workflow that runs, for its PULL_WORKFLOW_MESSAGES tasks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MigrateWorkflow(self, request, context):
         """Moves an execution that runs to another version of its definition, or says why that is not safe.
         """
@@ -480,6 +492,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.ExplainWorkflow,
                     request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowResponse.SerializeToString,
+            ),
+            'PushMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.PushMessage,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.PushMessageRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.PushMessageResponse.SerializeToString,
             ),
             'MigrateWorkflow': grpc.unary_unary_rpc_method_handler(
                     servicer.MigrateWorkflow,
@@ -1163,6 +1180,33 @@ class WorkflowService(object):
             '/orchestrator.v1.WorkflowService/ExplainWorkflow',
             orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/PushMessage',
+            orchestrator__api_dot_v1_dot_workflows__pb2.PushMessageRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.PushMessageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -171,6 +171,12 @@ class WorkflowServiceStub:
     ]
     """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
 
+    PushMessage: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.PushMessageRequest,
+        orchestrator_api.v1.workflows_pb2.PushMessageResponse,
+    ]
+    """Puts a message into the queue of a workflow that runs, for its PULL_WORKFLOW_MESSAGES tasks."""
+
     MigrateWorkflow: grpc.UnaryUnaryMultiCallable[
         orchestrator_api.v1.workflows_pb2.MigrateWorkflowRequest,
         orchestrator_api.v1.workflows_pb2.MigrateWorkflowResponse,
@@ -329,6 +335,12 @@ class WorkflowServiceAsyncStub:
         orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse,
     ]
     """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
+
+    PushMessage: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.PushMessageRequest,
+        orchestrator_api.v1.workflows_pb2.PushMessageResponse,
+    ]
+    """Puts a message into the queue of a workflow that runs, for its PULL_WORKFLOW_MESSAGES tasks."""
 
     MigrateWorkflow: grpc.aio.UnaryUnaryMultiCallable[
         orchestrator_api.v1.workflows_pb2.MigrateWorkflowRequest,
@@ -538,6 +550,14 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse]]:
         """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
+
+    @abc.abstractmethod
+    def PushMessage(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.PushMessageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.PushMessageResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.PushMessageResponse]]:
+        """Puts a message into the queue of a workflow that runs, for its PULL_WORKFLOW_MESSAGES tasks."""
 
     @abc.abstractmethod
     def MigrateWorkflow(
