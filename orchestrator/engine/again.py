@@ -176,8 +176,12 @@ def rebuild(step: Step, opened: dict[int, int]) -> None:
 
 
 def _walk_again(step: Step, attempt: TaskAttempt, opened: dict[int, int]) -> None:
-    if loops.is_past(step, attempt):
+    # The loops around it come before it: those that are open are open again.
+    if loops.is_left(step, attempt):
         step.put_task(replace(attempt, passed=True))
+        return
+    if attempt.status is TaskStatus.SKIPPED:
+        # The walk passes it when it comes there.
         return
     node = attempts.node_of(step, attempt)
     if node.type == TaskType.DO_WHILE:

@@ -201,6 +201,31 @@ def test_a_rerun_inside_a_loop(driver: Driver) -> None:
     assert text(driver, "l")["2"] == {"a": {}, "b": {"again": 1}}
 
 
+def test_a_rerun_behind_a_loop_leaves_what_is_in_it(driver: Driver) -> None:
+    """A loop that is complete stays complete, with everything in it."""
+    inside = switch("w1", "x", {"x": [simple("a")]})
+    loop = element("DO_WHILE", "l", loopCondition="$.x", loopOver=[inside])
+    begin(driver, loop, simple("b"), simple("c"))
+    driver.give("a__1")
+    driver.give("l", b'{"result":false}')
+    finish(driver, "b", "c")
+    driver.ok(RerunWorkflow(*ONE, task_id=id_of(driver, "b")))
+    finish(driver, "b", "c")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+def test_what_was_skipped_is_passed_when_the_walk_comes_there(driver: Driver) -> None:
+    """A task that was skipped and is in a branch that is not gone any more counts for nothing."""
+    choice = switch("w1", "${workflow.input.k}", {"1": [simple("a"), simple("b")], "2": [simple("c")]})
+    begin(driver, simple("d"), choice, given=b'{"k":1}')
+    driver.ok(SkipTask(*ONE, "b"))
+    finish(driver, "d", "a")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+    driver.ok(RerunWorkflow(*ONE, task_id=id_of(driver, "w1"), workflow_input=b'{"k":2}'))
+    driver.give("c")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
 def test_a_rerun_of_what_failed(driver: Driver) -> None:
     """Unsuccessful siblings are reset."""
     begin(driver, *fork([simple("a", retryCount=0)], [simple("b"), simple("c")]), simple("d"))
