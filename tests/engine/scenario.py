@@ -48,10 +48,14 @@ OUTPUTS = (b'{"v":1}', b"{}", b"", b'{"big":"' + b"x" * 5000 + b'"}', b"[]")
 
 
 class Definitions:
-    """Makes definitions that are valid, of all elements that are built."""
+    """Makes definitions that are valid, of all elements that are built.
 
-    def __init__(self, rng: random.Random) -> None:
+    `for_workers`: only of those that need neither what nodes do, nor people, nor other definitions.
+    """
+
+    def __init__(self, rng: random.Random, *, for_workers: bool = False) -> None:
         self._rng = rng
+        self._for_workers = for_workers
         self._count = 0
         self._made: list[str] = []
         self._looped: list[str] = []
@@ -83,11 +87,15 @@ class Definitions:
         return tasks
 
     def _element(self, depth: int) -> list[dict[str, Any]]:
-        kinds = ["SIMPLE"] * 6 + ["NOOP", "SET_VARIABLE", "WAIT", "INLINE", "HTTP", "HUMAN", "DYNAMIC"]
-        if self._name.startswith("d"):
+        kinds = ["SIMPLE"] * 6 + ["NOOP", "SET_VARIABLE", "WAIT"]
+        if not self._for_workers:
+            kinds += ["INLINE", "HTTP", "HUMAN", "DYNAMIC"]
+        if self._name.startswith("d") and not self._for_workers:
             kinds += ["SUB_WORKFLOW", "SUB_WORKFLOW", "START_WORKFLOW"]
         if depth:
-            kinds += ["SWITCH", "SWITCH", "FORK_JOIN", "FORK_JOIN", "DO_WHILE", "DO_WHILE", "FORK_JOIN_DYNAMIC"]
+            kinds += ["SWITCH", "SWITCH", "FORK_JOIN", "FORK_JOIN"]
+        if depth and not self._for_workers:
+            kinds += ["DO_WHILE", "DO_WHILE", "FORK_JOIN_DYNAMIC"]
         if self._rng.random() < 0.04:
             kinds = ["TERMINATE"]
         kind = self._rng.choice(kinds)
@@ -156,7 +164,7 @@ class Definitions:
         task["decisionCases"] = {"a": self._sequence(depth - 1), "b": []}
         if self._rng.random() < 0.5:
             task["defaultCase"] = self._sequence(depth - 1)
-        if self._rng.random() < 0.3:
+        if not self._for_workers and self._rng.random() < 0.3:
             task.update(evaluatorType="javascript", expression="$.case")
         return [task]
 

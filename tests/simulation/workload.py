@@ -91,7 +91,7 @@ class Work:
 
 
 def _space(namespace: str, dice: random.Random) -> Space:
-    made = [Definitions(dice).make(f"d{number}") for number in range(3)]
+    made = [Definitions(dice, for_workers=True).make(f"d{number}") for number in range(3)]
     return Space(namespace, [*made, SWITCH], [document["name"] for document in made])
 
 
