@@ -63,17 +63,10 @@ def match(step: Step) -> None:
     queues = list(step.ready_queues)
     for queue in queues:
         _match_queue(step, queue)
-    # Before the sessions: one that always takes from its own domain must not starve the others.
+    for session_id in step.freed_sessions:
+        _match_session(step, session_id)
     for namespace, name in step.freed_names:
         _match_name(step, namespace, name)
-    for session_id in step.freed_sessions:
-        while (session := state.sessions.get((session_id,))) is not None:
-            if session.kind is not SessionKind.STREAM or session.used >= session.slots:
-                break
-            best = best_ready(state, session.namespace, session.domain, session.task_names)
-            if best is None:
-                break
-            _lease(step, best, session)
     for queue in list(step.ready_queues)[len(queues) :]:
         _match_queue(step, queue)
     throttle.watch(step)
@@ -97,24 +90,50 @@ def best_ready(state: State, namespace: str, domain: str, names: tuple[str, ...]
     return state.queues.best_ready(namespace, domain, names, lambda row: throttle.has_room(state, row))
 
 
+def _match_session(step: Step, session_id: str) -> None:
+    """The session has room: it gets what ranks first of all its tasks."""
+    state = step.state
+    while (session := state.sessions.get((session_id,))) is not None:
+        if session.kind is not SessionKind.STREAM or session.used >= session.slots:
+            return
+        best = best_ready(state, session.namespace, session.domain, session.task_names)
+        if best is None:
+            return
+        if throttle.limits_of(state, best) is not NO_LIMITS:
+            first = _first_of_name(state, best.namespace, best.name)
+            if first is not None and first[0].number != best.number:
+                # What waits in another domain comes before: a worker that always takes from its own must not starve it.
+                _lease(step, first[0], state.sessions[first[1],])
+                continue
+        _lease(step, best, session)
+
+
 def _match_name(step: Step, namespace: str, name: str) -> None:
     """A limit of the task may hold back less than before: leases from its queues in all domains, as they rank."""
     state = step.state
-    while True:
-        chosen: tuple[Ready, str] | None = None
-        for queue in state.queues.named(namespace, name):
-            row = state.queues.head(queue)
-            if row is None or not throttle.has_room(state, row):
-                continue
-            session = state.queues.best_session(queue)
-            if session is None:
-                if throttle.limits_of(state, row) is not NO_LIMITS:
-                    step.effects.append(QueueOpened(*queue))
-            elif chosen is None or (-row.priority, row.number) < (-chosen[0].priority, chosen[0].number):
-                chosen = (row, session)
-        if chosen is None:
-            return
-        _lease(step, chosen[0], state.sessions[chosen[1],])
+    while (first := _first_of_name(state, namespace, name)) is not None:
+        _lease(step, first[0], state.sessions[first[1],])
+    for queue in state.queues.named(namespace, name):
+        row = state.queues.head(queue)
+        if row is None or throttle.limits_of(state, row) is NO_LIMITS:
+            continue
+        if throttle.has_room(state, row):
+            step.effects.append(QueueOpened(*queue))
+
+
+def _first_of_name(state: State, namespace: str, name: str) -> tuple[Ready, str] | None:
+    """What ranks first of what can be leased of the task, in whatever domain, and the session that is to have it."""
+    first: tuple[Ready, str] | None = None
+    for queue in state.queues.named(namespace, name):
+        row = state.queues.head(queue)
+        if row is None or not throttle.has_room(state, row):
+            continue
+        session = state.queues.best_session(queue)
+        if session is None:
+            continue
+        if first is None or (-row.priority, row.number) < (-first[0].priority, first[0].number):
+            first = (row, session)
+    return first
 
 
 def _lease(step: Step, row: Ready, session: Session) -> None:

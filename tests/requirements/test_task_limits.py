@@ -101,6 +101,21 @@ def test_a_task_that_is_held_back_holds_back_no_other(driver: Driver) -> None:
     assert leased(driver, "b") == ["o"]
 
 
+@pytest.mark.parametrize("fields", [{}, {"concurrentExecLimit": 1}])
+def test_a_slot_goes_to_the_highest_priority_of_all_tasks(fields: dict[str, Any]) -> None:
+    """A worker that has a slot free again gets what ranks first of all its tasks, and not more of the same."""
+    driver = Driver()
+    driver.worker("s", "a", "b")
+    limited(driver, **fields)
+    driver.register(workflow("other", simple("b")))
+    start(driver, 2)
+    driver.start("other", "urgent", priority=9)
+    driver.give("a", workflow_id="w0")
+    assert leased(driver, "b") == ["urgent"]
+    driver.give("b", workflow_id="urgent")
+    assert leased(driver) == ["w1"]
+
+
 def test_a_fenced_lease_counts_until_it_is_released(driver: Driver) -> None:
     """The worker of an attempt that was ended may still be at it: its lease counts until the worker releases it."""
     limited(driver, concurrentExecLimit=1)
