@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import unittest
 from collections.abc import Callable
 from typing import Any
 
@@ -227,6 +228,18 @@ class TestInAClass:
     async def test_of_a_class(self, cluster: Cluster) -> None:
         assert isinstance(self, TestInAClass)
         assert cluster.leader
+
+
+class TestOfUnittest(unittest.TestCase):
+    @every_leader_kill(at_most=1)
+    async def test_of_a_case(self, cluster: Cluster) -> None:
+        assert cluster.leader in cluster.nodes
+
+
+class TestOfUnittestThatIsAsync(unittest.IsolatedAsyncioTestCase):
+    @every_leader_kill(at_most=1)
+    async def test_of_an_async_case(self, cluster: Cluster) -> None:
+        assert cluster.leader in cluster.nodes
 
 
 def test_what_is_decorated_is_a_plain_test() -> None:
