@@ -161,6 +161,8 @@ class SimulatedCluster:
         self.scratch = scratch
         self.members: dict[str, Member] = {}
         self._retired: list[Member] = []
+        # The machines of those who use it.
+        self.people: list[str] = []
         self._settings = self._small(dice)
         names = [f"n{number + 1}" for number in range(size)]
         addresses = {name: f"{name}:{PEER_PORT}" for name in names}

@@ -43,6 +43,7 @@ class Person:
     def __init__(self, cluster: SimulatedCluster, name: str, space: Space) -> None:
         self.cluster = cluster
         self.name = name
+        cluster.people.append(name)
         self.space = space
         self.dice = cluster.dice(name)
         self.machine = Machine(name, cluster.loop, cluster.network, self.dice, None)

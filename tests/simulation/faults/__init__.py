@@ -32,11 +32,13 @@ class Faults:
         dice = cluster.dice("faults")
         kinds = dice.sample(sorted(SINGLE), dice.randint(2, 7))
         self._administrator: Administrator | None = None
-        if dice.random() < CHANGING:
+        changing = dice.random() < CHANGING
+        if len(cluster.members) >= stories.MANY and dice.random() < 0.5:
+            # Anything else that happens meanwhile may well end the story.
+            kinds = [dice.choice(kinds), *stories.OF_MANY]
+        elif changing:
             kinds += [*members.KINDS, *stories.OF_CHANGING]
             self._administrator = Administrator(cluster)
-        if len(cluster.members) >= stories.MANY and dice.random() < 0.5:
-            kinds += stories.OF_MANY
         # What happened, in the order in which it began.
         self.occasions: list[Occasion] = []
         self._began = cluster.loop.now
