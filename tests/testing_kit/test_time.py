@@ -175,3 +175,16 @@ async def test_watching_goes_on_over_days(cluster: Cluster) -> None:
     cluster.serve(note)
     run = await cluster.client.start(waiting(duration_ms=5 * DAY_MS), {"text": "a"})
     assert [seen.status async for seen in run.watch()][-1] == "COMPLETED"
+
+
+async def test_watching_goes_on_when_the_leader_is_killed(cluster: Cluster) -> None:
+    """By the clock of whoever watches, and that of the client, which is another."""
+    cluster.serve(note)
+    run = await cluster.client.start(waiting(signal="go"), {"text": "a"})
+    seen = []
+    async for execution in run.watch():
+        seen.append(execution.status)
+        if len(seen) == 1:
+            cluster.kill_leader()
+            await run.signal("go")
+    assert seen[-1] == "COMPLETED"
