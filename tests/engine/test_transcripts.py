@@ -3,16 +3,23 @@
 `REWRITE=1 pytest tests/engine/test_transcripts.py` writes what comes out now: read the difference before keeping it.
 
     define NAME TASKS...        a workflow: a (task), a^undo_a (with its compensation), a! (no retries), a* (pivot),
-                                a? (optional), wait:NAME (for a signal), [a b | c d] (a fork and its join)
+                                a? (optional), wait:NAME (for a signal), [ a b | c d ] (a fork and its join),
+                                { a b } (a loop with a condition), {3 a b } (over three items), {keep:2 a } (keepLastN),
+                                sub:NAME (a sub-workflow), fan:a:3 (a dynamic fork of three, and its join), js:NAME
+                                (a script), case:NAME ( a | b ) (a switch by script: "1" or "2")
     worker ID SLOTS NAMES...    opens a session
+    node ID                     opens the session of a node, which evaluates scripts
     start NAME [ID]             starts an execution; the id is w if it is not given
-    complete|fail|invalid REF   the result of the newest attempt of a reference; ^REF is the newest compensation of it
+    complete|fail|invalid REF   the result of the newest attempt of a reference; ^REF is the newest compensation of it;
+                                REF@w/s that of the execution which the sub-workflow s of w is
+    answer REF VALUE            what a script comes to
     late TOKEN REF              a result with an older token
     lose|close ID               the session expires, or says goodbye
     silence REF                 the response deadline of the attempt passes
     release ID TOKEN            the worker has stopped a cancelled attempt
     wait SECONDS                log time passes; timers fire
     pause, resume, retry, terminate [run|skip], signal NAME, undo [retry|skip|abandon]
+    retry resume, again [keep|compensate_first], rerun REF, skip REF
     restart                     a new replica goes on from the rows
 """
 
@@ -27,7 +34,7 @@ import pytest
 from orchestrator.engine import choices, queries
 from orchestrator.engine import commands as c
 from orchestrator.engine.effects import AnyEffect, Cancel, Deliver, LeaseEnded, SessionEnded, TaskQueued
-from orchestrator.engine.model import TaskAttempt, TaskStatus
+from orchestrator.engine.model import SessionKind, TaskAttempt, TaskStatus
 from orchestrator.engine.results import Done, Judged, Rejected
 from tests.engine.driver import Driver, workflow
 
@@ -40,6 +47,8 @@ class Story:
 
     def __init__(self) -> None:
         self.driver = Driver()
+        # The names of executions in the story, by their ids.
+        self.names = {"w": "w"}
 
     def run(self, line: str) -> list[str]:
         name, *words = line.split()
@@ -47,7 +56,9 @@ class Story:
         self.driver.effects = []
         result = getattr(self, f"_{name}")(*words)
         said = [self._result(result)] if result is not None and not isinstance(result, Done) else []
-        return [*said, *self._changes(before), *filter(None, map(self._effect, self.driver.effects))] or ["ok"]
+        changes = self._changes(before)
+        effects = filter(None, map(self._effect, self.driver.effects))
+        return [self._in_names(text) for text in (*said, *changes, *effects)] or ["ok"]
 
     def _define(self, name: str, *words: str) -> None:
         self.driver.register(workflow(name, *_tasks(list(words))))
@@ -58,17 +69,29 @@ class Story:
     def _start(self, name: str, workflow_id: str = "w") -> Any:
         return self.driver.start(name, workflow_id)
 
+    def _node(self, session: str) -> None:
+        names = ("system/script", "system/jq")
+        self.driver.ok(c.OpenSession(session, SessionKind.STREAM, "$system", "", session, names, 9, 10_000))
+
     def _complete(self, reference: str) -> Any:
-        return self.driver.give(self._attempt(reference))
+        return self._give(reference)
 
     def _fail(self, reference: str) -> Any:
-        return self.driver.fail(self._attempt(reference))
+        attempt, workflow_id = self._attempt(reference)
+        return self.driver.fail(attempt, workflow_id=workflow_id)
 
     def _invalid(self, reference: str) -> Any:
-        return self.driver.give(self._attempt(reference), b"no json")
+        return self._give(reference, b"no json")
 
     def _late(self, token: str, reference: str) -> Any:
-        return self.driver.give(self._attempt(reference), token=int(token))
+        return self._give(reference, token=int(token))
+
+    def _answer(self, reference: str, value: str) -> Any:
+        return self._give(reference, b'{"result":%s}' % value.encode())
+
+    def _give(self, reference: str, output: bytes = b"{}", **fields: Any) -> Any:
+        attempt, workflow_id = self._attempt(reference)
+        return self.driver.give(attempt, output, workflow_id=workflow_id, **fields)
 
     def _lose(self, session: str) -> Any:
         return self.driver.do(c.ExpireSession(session))
@@ -77,7 +100,7 @@ class Story:
         return self.driver.do(c.CloseSession(session))
 
     def _silence(self, reference: str) -> Any:
-        token = self._attempt(reference).fencing_token
+        token = self._attempt(reference)[0].fencing_token
         return self.driver.do(c.ExpireDeadline(choices.DeadlineKind.RESPONSE, token))
 
     def _release(self, session: str, token: str) -> Any:
@@ -92,8 +115,17 @@ class Story:
     def _resume(self) -> Any:
         return self.driver.do(c.ResumeWorkflow(*ONE))
 
-    def _retry(self) -> Any:
-        return self.driver.do(c.RetryWorkflow(*ONE))
+    def _retry(self, how: str = "") -> Any:
+        return self.driver.do(c.RetryWorkflow(*ONE, resume_sub_workflows=how == "resume"))
+
+    def _again(self, how: str = "unset") -> Any:
+        return self.driver.do(c.RestartWorkflow(*ONE, effects=choices.DeleteEffects[how.upper()]))
+
+    def _rerun(self, reference: str) -> Any:
+        return self.driver.do(c.RerunWorkflow(*ONE, task_id=self._attempt(reference)[0].task_id))
+
+    def _skip(self, reference: str) -> Any:
+        return self.driver.do(c.SkipTask(*ONE, reference))
 
     def _terminate(self, how: str = "unset") -> Any:
         return self.driver.do(c.TerminateWorkflow(*ONE, "stop", choices.TerminateCompensation[how.upper()]))
@@ -111,10 +143,33 @@ class Story:
 
     # --- what came out
 
-    def _attempt(self, reference: str) -> TaskAttempt:
+    def _attempt(self, reference: str) -> tuple[TaskAttempt, str]:
+        reference, _, named = reference.partition("@")
+        workflow_id = {name: found for found, name in self.names.items()}[named or "w"]
         if reference.startswith("^"):
-            return self.driver.undoing(reference[1:])
-        return self.driver.latest(reference)
+            return self._undoing(reference[1:], workflow_id), workflow_id
+        return self.driver.latest(reference, workflow_id), workflow_id
+
+    def _undoing(self, reference: str, workflow_id: str) -> TaskAttempt:
+        hot = self.driver.hot(workflow_id)
+        made = [one for one in hot.tasks.values() if one.compensates]
+        return max((one for one in made if hot.records[one.compensates].reference == reference), key=_sequence)
+
+    def _in_names(self, text: str) -> str:
+        for workflow_id, name in self.names.items():
+            text = text.replace(workflow_id, name)
+            for one in self.driver.hot(workflow_id).tasks.values():
+                text = text.replace(one.task_id, f"#{one.sequence}")
+        return text
+
+    def _name_children(self) -> None:
+        for key in self.driver.state.hot_keys():
+            hot = self.driver.state.execution(key)
+            assert hot is not None
+            for one in hot.tasks.values():
+                if one.child and one.child not in self.names:
+                    name = f"{self.names[key[1]]}/{one.reference}"
+                    self.names[one.child] = name + "'" * list(self.names.values()).count(name)
 
     def _result(self, result: Any) -> str:
         if isinstance(result, Rejected):
@@ -125,6 +180,7 @@ class Story:
 
     def _tasks(self) -> dict[str, str]:
         found = {}
+        self._name_children()
         for key in self.driver.state.hot_keys():
             hot = self.driver.state.execution(key)
             assert hot is not None
@@ -135,13 +191,13 @@ class Story:
             if undone:
                 undone += f" done={[one.reference for one in view.done]} left={[one.reference for one in view.left]}"
             ended = f" ({header.reason})" if header.ended_ms and header.reason else ""
-            for one in hot.tasks.values():
-                ended = ended.replace(one.task_id, f"#{one.sequence}")
             found[f"{key[1]}"] = f"{header.status.name}{ended}{undone}"
         return found
 
     def _changes(self, before: dict[str, str]) -> list[str]:
-        return [f"{name} {text}" for name, text in self._tasks().items() if before.get(name) != text]
+        after = self._tasks()
+        gone = [f"{name} is gone" for name in before if name not in after]
+        return [*gone, *(f"{name} {text}" for name, text in after.items() if before.get(name) != text)]
 
     def _effect(self, effect: AnyEffect) -> str | None:
         if isinstance(effect, Deliver):
@@ -158,6 +214,10 @@ class Story:
         return None
 
 
+def _sequence(attempt: TaskAttempt) -> int:
+    return attempt.sequence
+
+
 def _describe(attempt: TaskAttempt, hot: Any) -> str:
     what = attempt.reference
     if attempt.compensates:
@@ -167,28 +227,64 @@ def _describe(attempt: TaskAttempt, hot: Any) -> str:
     return f"{what}{retry} {attempt.status.name}{reason}"
 
 
-def _tasks(words: list[str], stop: str = "") -> list[dict[str, Any]]:
+def _tasks(words: list[str]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
-    while words and words[0] not in ("]", "|"):
+    while words and words[0] not in _CLOSING:
         word = words.pop(0)
+        kind, _, rest = word.partition(":")
         if word == "[":
-            branches = [_tasks(words)]
-            while words and words.pop(0) == "|":
-                branches.append(_tasks(words))
-            number = len(made)
-            made.append(
-                {"name": "f", "taskReferenceName": f"fork{number}", "type": "FORK_JOIN", "forkTasks": branches}
-            )
-            made.append({"name": "j", "taskReferenceName": f"join{number}", "type": "JOIN"})
+            made += _forked(len(made), "FORK_JOIN", forkTasks=_branches(words))
+        elif kind == "fan":
+            name, _, count = rest.partition(":")
+            made += _forked(len(made), "FORK_JOIN_DYNAMIC", {"forkTaskName": name, "forkTaskInputs": [{}] * int(count)})
+        elif word.startswith("{"):
+            made.append(_loop(word[1:], words))
+        elif kind == "case":
+            words.pop(0)
+            cases = {str(number): branch for number, branch in enumerate(_branches(words), 1)}
+            made.append(_element("SWITCH", rest, evaluatorType="javascript", expression="$.v", decisionCases=cases))
         else:
             made.append(_task(word))
     return made
+
+
+_CLOSING = ("]", "|", "}", ")")
+
+
+def _branches(words: list[str]) -> list[list[dict[str, Any]]]:
+    """Up to the word that closes them, which is taken."""
+    branches = [_tasks(words)]
+    while words.pop(0) == "|":
+        branches.append(_tasks(words))
+    return branches
+
+
+def _forked(number: int, kind: str, given: dict[str, Any] | None = None, **fields: Any) -> list[dict[str, Any]]:
+    return [_element(kind, f"fork{number}", given, **fields), _element("JOIN", f"join{number}")]
+
+
+def _loop(how: str, words: list[str]) -> dict[str, Any]:
+    [body] = _branches(words)
+    if how.isdigit():
+        return _element("DO_WHILE", "loop", items=list(range(int(how))), loopOver=body)
+    given = {"keepLastN": int(how.removeprefix("keep:"))} if how else {}
+    return _element("DO_WHILE", "loop", given, loopCondition="$.more", loopOver=body)
+
+
+def _element(kind: str, reference: str, given: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    made = {"name": reference, "taskReferenceName": reference, "type": kind, **fields}
+    return {**made, "inputParameters": given} if given else made
 
 
 def _task(word: str) -> dict[str, Any]:
     if word.startswith("wait:"):
         signal = word.removeprefix("wait:")
         return {"name": "wait", "taskReferenceName": signal, "type": "WAIT", "inputParameters": {"signal": signal}}
+    if word.startswith("sub:"):
+        child = word.removeprefix("sub:")
+        return _element("SUB_WORKFLOW", child, subWorkflowParam={"name": child})
+    if word.startswith("js:"):
+        return _element("INLINE", word.removeprefix("js:"), {"evaluatorType": "javascript", "expression": "$.v"})
     name, _, undo = word.partition("^")
     reference = name.rstrip("!*?")
     retries = {"retryCount": 0} if "!" in name else {}
