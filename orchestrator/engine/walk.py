@@ -252,7 +252,7 @@ def _end_branch(step: Step, fork: TaskAttempt, node: TaskNode, branch: int) -> N
     assert node.join is not None
     plan = places.plan_at(step.plan, step.hot, fork.expansion)
     for reference in plan.joined_in.get((node.reference, branch), ()):
-        if step.hot.latest(instance_of(reference, fork.iterations)) is None:
+        if join.reached(step, instance_of(reference, fork.iterations)) is None:
             join.one_less(step, places.inside(step.plan, step.hot, fork, node.join), None)
 
 

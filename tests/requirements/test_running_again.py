@@ -266,6 +266,15 @@ def test_a_task_that_has_not_begun_is_skipped(driver: Driver) -> None:
     assert refused(driver.do(SkipTask(*ONE, "b"))) == "WORKFLOW_NOT_RUNNING"
 
 
+def test_a_join_does_not_wait_for_what_was_skipped_in_vain(driver: Driver) -> None:
+    """A task that was skipped, in a branch that is not gone, is waited for by no JOIN."""
+    choice = switch("w1", "x", {"x": [simple("a")], "y": [simple("b")]})
+    begin(driver, simple("d"), *fork([choice], [simple("c")], on=["b", "c"]))
+    driver.ok(SkipTask(*ONE, "b"))
+    finish(driver, "d", "a", "c")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
 def test_a_skipped_switch_passes_as_one(driver: Driver) -> None:
     """Of a SWITCH no branch is gone."""
     begin(driver, simple("a"), switch("w1", "x", {"x": [simple("b")]}), simple("c"))

@@ -34,7 +34,7 @@ def _await(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     check_task(attempt.status, TaskStatus.IN_PROGRESS)
     awaited, size = 0, 0
     for reference in assembly.joined_by(step.plan, step.hot, node, attempt):
-        joined = step.hot.latest(reference)
+        joined = reached(step, reference)
         if joined is not None and joined.passed:
             size += _size(step, joined)
         elif joined is not None or not _will_never_be(step, node, attempt, reference):
@@ -51,6 +51,13 @@ def _await(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     )
     if awaited == 0:
         _end(step, node, attempt)
+
+
+def reached(step: Step, reference: str) -> TaskAttempt | None:
+    """The newest attempt, if the walk has come there: what was skipped is there before."""
+    attempt = step.hot.latest(reference)
+    skipped = attempt is not None and attempt.status is TaskStatus.SKIPPED and not attempt.passed
+    return None if skipped else attempt
 
 
 def _size(step: Step, joined: TaskAttempt) -> int:
