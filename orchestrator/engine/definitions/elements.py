@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.engine.definitions.errors import DefinitionInvalid, quoted
+from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented, quoted
 from orchestrator.engine.definitions.fields import Fields
-from orchestrator.engine.definitions.model import DynamicFork, Script, TaskType
+from orchestrator.engine.definitions.model import NO_LIMITS, DynamicFork, Script, TaskType
 from orchestrator.engine.definitions.operators import (
     JAVASCRIPT,
     check_call,
@@ -199,7 +199,7 @@ class ElementReader:
             type=kind,
             input=fields.object("inputParameters"),
             input_path=fields.at("inputParameters"),
-            definition=read_task(definition, fields.at("taskDefinition"), name) if definition else None,
+            definition=_inline(definition, fields.at("taskDefinition"), name, kind) if definition else None,
             retry_count=fields.integer("retryCount", 0) if fields.has("retryCount") else None,
             start_delay_ms=fields.seconds("startDelay", 0),
             optional=fields.flag("optional"),
@@ -278,6 +278,14 @@ class ElementReader:
         if len(forks) > BRANCHES_MAX:
             raise fields.invalid("forkTasks", f"a FORK_JOIN may have {BRANCHES_MAX} branches")
         return msgspec.structs.replace(element, forks=tuple(forks))
+
+
+def _inline(raw: bytes, path: str, name: str, kind: TaskType) -> TaskDefinition:
+    definition = read_task(raw, path, name)
+    if kind != TaskType.SIMPLE and definition.limits != NO_LIMITS:
+        key = "concurrentExecLimit" if definition.limits.at_once else "rateLimitPerFrequency"
+        raise DefinitionUnimplemented(f"{path}.{key}", "limits hold for workers' tasks only: this is not supported yet")
+    return definition
 
 
 def _items(raw: bytes | msgspec.Raw, path: str) -> list[bytes]:

@@ -235,6 +235,12 @@ def test_a_broken_rule_is_refused_at_its_path(document: Json, path: str, message
 
 
 UNIMPLEMENTED: list[tuple[Json, str]] = [
+    (
+        workflow(
+            task("h", type="HTTP", inputParameters={"uri": "x"}, taskDefinition={"name": "h", "concurrentExecLimit": 1})
+        ),
+        "tasks[0].taskDefinition.concurrentExecLimit",
+    ),
     (workflow(workflowStatusListenerEnabled=True), "workflowStatusListenerEnabled"),
     (workflow(workflowStatusListenerSink="kafka"), "workflowStatusListenerSink"),
     (workflow(cacheConfig={"key": "x"}), "cacheConfig"),
