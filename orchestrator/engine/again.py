@@ -106,10 +106,22 @@ def tell_parent(step: Step) -> None:
 # --- from a task
 
 
+def removed_by(step: Step, target: TaskAttempt) -> set[int]:
+    """What goes when the task and everything that was made after it is made again, by sequence.
+
+    With an attempt go those that it followed: another run is not another attempt, and has another idempotency key.
+    """
+    removed = {sequence for sequence in step.hot.tasks if sequence >= target.sequence}
+    for sequences in step.hot.attempts_of.values():
+        if sequences[-1] in removed:
+            removed.update(sequences)
+    return removed
+
+
 def rerun_from(step: Step, target: TaskAttempt, given: bytes) -> None:
     """The task and everything that was made after it is made again. `given`: another input for it."""
     place = places.place_of(step.plan, step.hot, target)
-    removed = [attempt for attempt in step.hot.tasks.values() if attempt.sequence >= target.sequence]
+    removed = [step.hot.tasks[sequence] for sequence in sorted(removed_by(step, target))]
     opened = _around(step, removed)
     _remove(step, [attempt.sequence for attempt in removed])
     _begin_run(step)

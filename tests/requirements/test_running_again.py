@@ -23,6 +23,7 @@ from tests.engine.driver import Driver, simple, workflow
 from tests.requirements.elements import begin, element, fork, shown_input, switch, text
 
 ONE = ("default", "w")
+SOON = {"name": "a", "retryCount": 1, "retryDelaySeconds": 1}
 
 
 @pytest.fixture
@@ -223,6 +224,37 @@ def test_what_was_skipped_is_passed_when_the_walk_comes_there(driver: Driver) ->
     assert driver.header().status is WorkflowStatus.COMPLETED
     driver.ok(RerunWorkflow(*ONE, task_id=id_of(driver, "w1"), workflow_input=b'{"k":2}'))
     driver.give("c")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+@pytest.mark.parametrize("given", [b"", b'{"k":2}'])
+def test_a_rerun_of_what_was_retried(driver: Driver, given: bytes) -> None:
+    """The idempotency key changes when rerun begins a new run: attempts that failed before belong to the run before."""
+    begin(driver, simple("a"), simple("b", retryCount=0), simple("c"))
+    driver.give("a")
+    driver.fail("b")
+    driver.ok(RetryWorkflow(*ONE))
+    finish(driver, "b", "c")
+    first = driver.latest("b")
+    driver.ok(RerunWorkflow(*ONE, task_id=first.task_id, task_input=given))
+    again = driver.latest("b")
+    assert again.idempotency_key != first.idempotency_key
+    assert (again.retry_count, driver.hot().attempts_of["b"]) == (0, [again.sequence])
+    finish(driver, "b", "c")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+def test_a_rerun_before_what_a_sibling_was_retried(driver: Driver) -> None:
+    """What is run again beside the task has other keys, too, though its first attempt is older than the task."""
+    begin(driver, *fork([simple("a", retryCount=1, taskDefinition=SOON)], [simple("b"), simple("c")]), simple("d"))
+    driver.give("b")
+    driver.fail("a")
+    driver.wait(1_000)
+    finish(driver, "a", "c", "d")
+    first = driver.latest("a").idempotency_key
+    driver.ok(RerunWorkflow(*ONE, task_id=id_of(driver, "c")))
+    assert driver.latest("a").idempotency_key != first
+    finish(driver, "a", "c", "d")
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 

@@ -62,8 +62,7 @@ def _rerun(step: Step, command: RerunWorkflow) -> AnyResult:
     if len(step.hot.tasks) > limits.RERUN_TASKS:
         message = f"an execution of more than {limits.RERUN_TASKS} tasks can only be restarted"
         refuse(Code.FAILED_PRECONDITION, "RERUN_TOO_LARGE", message)
-    removed = {number for number in step.hot.tasks if number >= target.sequence}
-    if _compensates_first(step, command, removed):
+    if _compensates_first(step, command, again.removed_by(step, target)):
         return Done()
     _change(step, command)
     again.rerun_from(step, target, command.task_input)
