@@ -339,3 +339,18 @@ async def test_calls(story: Story) -> None:
     policy = {"name": "h", "retryCount": 1, "retryDelaySeconds": 1}
     ended = await story.run({**call, "taskDefinition": policy}, step("a", "${h.output.response.body.receipt}"))
     assert ended.output == {"did": "a", "n": 17}
+
+
+@same_wherever_the_leader_dies
+async def test_messages_of_a_workflow(story: Story) -> None:
+    """Each is taken once, in the order in which they came."""
+    calls = story.serve()
+    pull = element("PULL_WORKFLOW_MESSAGES", "p", {"batchSize": 5})
+    loop = element("DO_WHILE", "l", items=[1, 2, 3], loopOver=[pull, step("a", "${p.output.messages[0].payload.n}")])
+    run = await story.start(loop)
+    for number in range(3):
+        await story.begun(f"p__{number + 1}")
+        await story.cluster.client.push_message("w", {"n": number})
+        await story.begun(f"a__{number + 1}")
+    assert (await story.ended(run)).status == "COMPLETED"
+    assert [call.input["n"] for call in calls.of(a)] == [0, 1, 2]

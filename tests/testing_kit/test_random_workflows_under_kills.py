@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from orchestrator.testing import fail
-from orchestrator_client import TerminalError, task
+from orchestrator_client import TerminalError, WrongState, task
 from tests.testing_kit.exactness import Json, Story, a, b, c, check_each_kill, d, element, step, undone, workflow
 
 MORE = int(os.environ.get("RANDOM_WORKFLOWS", "0"))
 FEW, KILLS = 6, 12
+
+
+@task(name="y")
+async def fragile(n: Any) -> Json:
+    return {"n": n}
 
 
 @task(name="x")
@@ -32,6 +37,7 @@ class Definitions:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._count = 0
+        self._steps: tuple[Callable[..., Json], ...] = (step, undone, undone)
 
     def whole(self) -> Json:
         """It fails at its end as often as not, and undoes what it has done."""
@@ -39,6 +45,11 @@ class Definitions:
         if self._rng.random() < 0.5:
             tasks.append(step("x"))
         return workflow("flow", *tasks)
+
+    def fragile(self) -> Json:
+        """It fails at first, and nothing of it can be undone."""
+        self._steps = (step,)
+        return workflow("flow", *self.sequence(2), step("y"), *self.sequence(3))
 
     def sequence(self, depth: int) -> list[Json]:
         nested: list[Callable[[int], list[Json]]] = [self._loop, self._fork, self._fan, self._switch, self._sub]
@@ -51,7 +62,7 @@ class Definitions:
         return f"{kind}{self._count}"
 
     def _step(self, depth: int) -> list[Json]:
-        kind = self._rng.choice((step, undone, undone))
+        kind = self._rng.choice(self._steps)
         return [kind(self._rng.choice("abcd"), self._count, reference=self._named("t"))]
 
     def _script(self, depth: int) -> list[Json]:
@@ -115,5 +126,45 @@ def test_random_workflows(seed: int) -> None:
         story.serve(a, b, c, d, fail(broken, TerminalError("NO")))
         await story.register(definition)
         await (await story.cluster.client.start("flow", {}, id="w")).wait(3600)
+
+    check_each_kill(tell, seed=seed, at_most=None if MORE else KILLS, in_order=False)
+
+
+@pytest.mark.parametrize("seed", range(MORE or FEW))
+def test_random_workflows_that_run_again(seed: int) -> None:
+    """They are retried, rerun from a task, and restarted; what is refused is refused each time.
+
+    The task stands in no fork: what was made after it does not depend on which branch was faster.
+    """
+    rng = random.Random(seed)
+    definitions = Definitions(rng)
+    definition = rng.choice((definitions.fragile, definitions.whole))()
+    effects = rng.choice(("keep", "compensate_first"))
+    outer = [made["taskReferenceName"] for made in definition["tasks"]]
+    place = rng.random()
+
+    async def tell(story: Story) -> list[str]:
+        story.serve(a, b, c, d, fail(broken, TerminalError("NO")), fail(fragile, TerminalError("NOT YET"), times=1))
+        await story.register(definition)
+        run = await story.cluster.client.start("flow", {}, id="w")
+        ends: list[str] = []
+
+        async def then(operation: Awaitable[None] | None) -> list[Any]:
+            try:
+                if operation is not None:
+                    await operation
+            except WrongState as error:
+                ends.append(error.reason)
+            await run.wait(3600)
+            await story.cluster.advance(seconds=5)
+            seen = await run.get(tasks=True)
+            ends.append(f"{seen.status} {seen.run} {seen.compensation.state}")
+            return [one for one in seen.tasks if one.reference in outer and not one.compensates]
+
+        await then(None)
+        tasks = await then(run.retry())
+        await then(run.rerun(tasks[int(place * len(tasks))].task_id, effects=effects))
+        await then(run.restart(effects=effects))
+        return ends
 
     check_each_kill(tell, seed=seed, at_most=None if MORE else KILLS, in_order=False)
