@@ -103,6 +103,9 @@ class Operator(Person):
         self.settled = False
         # Log time when the cluster first took something after the faults.
         self.recovered_ms = 0
+        # Of what had not ended; and when it became less for the last time.
+        self.fewest_left: float = float("inf")
+        self.progress_at = 0.0
         super().__init__(cluster, name, work.spaces[0])
         self.clients = [self.client, *(self.open_client(space) for space in work.spaces[1:])]
 
@@ -133,6 +136,8 @@ class Operator(Person):
                 left = 0
                 for client in clients:
                     left += await self._settle(client)
+                if left < self.fewest_left:
+                    self.fewest_left, self.progress_at = left, self.cluster.loop.now
                 if not left and not self.work.callers_left:
                     self.settled = True
                     return
