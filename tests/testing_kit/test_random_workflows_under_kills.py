@@ -18,7 +18,7 @@ from orchestrator_client import TerminalError, WrongState, task
 from tests.testing_kit.exactness import Json, Story, a, b, c, check_each_kill, d, element, step, undone, workflow
 
 MORE = int(os.environ.get("RANDOM_WORKFLOWS", "0"))
-FEW, KILLS = 6, 12
+FEW, KILLS = 5, 8
 
 
 @task(name="y")
