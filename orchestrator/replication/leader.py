@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from orchestrator.replication.barrier import ReadBarrier
 from orchestrator.replication.frames import Ack, EncodedAppend, Heartbeat, Reject, wire_entry
 from orchestrator.replication.segment import WIRE_OVERHEAD_BYTES, Record
 from orchestrator.replication.state import Role, SyncObj
+
+logger = logging.getLogger(__name__)
 
 
 class Mode(enum.Enum):
@@ -240,10 +243,14 @@ class Replicator:
     def on_reject(self, name: str, message: Reject) -> None:
         raft, progress = self._raft, self.progress[name]
         raft.contacted(name)
-        if progress.mode is Mode.SNAPSHOT or message.prev_index <= raft.match_index(name):
+        if progress.mode is Mode.SNAPSHOT:
             return
         if progress.mode is Mode.PROBE and message.prev_index != raft.next_index(name) - 1:
             return
+        if message.prev_index <= raft.match_index(name):
+            if progress.mode is Mode.REPLICATE:
+                return
+            self._lost(name, message)
         # The follower agrees at most up to the hint; of ours, skip everything of later terms in one step.
         agreed = raft.journal.last_index_with_term_at_most(
             min(message.hint_index, message.prev_index), message.hint_term
@@ -254,6 +261,18 @@ class Replicator:
         progress.forget_flight()
         progress.read_ahead = []
         raft.set_next_index(name, max(min(agreed + 1, message.prev_index), raft.match_index(name) + 1))
+
+    def _lost(self, name: str, message: Reject) -> None:
+        """What is asked now was acknowledged once: that disk did not keep it, and at its start this looked like a
+        torn tail. Sent again it is as safe as before; to leave it so would be to count on a copy that is gone."""
+        logger.error(
+            "%s acknowledged entries up to %d, and now it has none after %d: its disk lost what was durable; "
+            "they are sent again, but it should be replaced",
+            name,
+            self._raft.match_index(name),
+            message.hint_index,
+        )
+        self._raft.forget_match_index(name)
 
     def snapshot_done(self, name: str, index: int | None) -> None:
         """The follower stands at `index` of the snapshot that was sent; None when the transfer failed."""

@@ -226,6 +226,9 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]  # the base class has no
         if index > self.match_index(name):
             self.__raftMatchIndex[self.nodes[name]] = index
 
+    def forget_match_index(self, name: str) -> None:
+        self.__raftMatchIndex[self.nodes[name]] = 0
+
     def last_contact(self, name: str) -> float:
         moment: float = self.__lastResponseTime.get(self.nodes[name], 0.0)
         return moment

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.replication.errors import LostLeadership
 from orchestrator.replication.frames import Ack, Heartbeat, Reject
+from orchestrator.replication.leader import Mode
 from orchestrator.replication.log import Role
 from orchestrator.replication.segment import WIRE_OVERHEAD_BYTES
 from orchestrator.replication.settings import RaftSettings
@@ -122,6 +123,27 @@ async def test_after_a_reconnect_the_follower_is_asked_where_it_stands() -> None
     bench.hear("n2", Reject(1, 6, 1, 1))
     [probe] = bench.take_appends("n2")
     assert (probe.prev_index, len(probe.entries)) == (1, 5)
+    bench.disk.close()
+
+
+async def test_what_a_follower_acknowledged_and_no_longer_has_is_sent_again(caplog: pytest.LogCaptureFixture) -> None:
+    bench = await leading()
+    append(bench, 5)
+    bench.take_appends("n2")
+    bench.hear("n2", Ack(1, 6, 0))
+    assert bench.raft.match_index("n2") == 6
+    # It starts again, and its last two records were cut like a torn tail.
+    bench.raft.replicator.peer_connected("n2")
+    append(bench, 1)
+    [probe] = bench.take_appends("n2")
+    assert probe.prev_index == 6
+    bench.hear("n2", Reject(1, 6, 4, 1))
+    assert "n2 acknowledged entries up to 6, and now it has none after 4" in caplog.text
+    [probe] = bench.take_appends("n2")
+    assert (probe.prev_index, len(probe.entries)) == (4, 3)
+    bench.hear("n2", Ack(1, 7, 0))
+    assert bench.raft.match_index("n2") == 7
+    assert bench.raft.replicator.progress["n2"].mode is Mode.REPLICATE
     bench.disk.close()
 
 
