@@ -323,6 +323,7 @@ class Node:
             peers=self._log.peer_gossip,
             log_time_ms=self._log_clock.peek_ms,
             check_source=self._system.check_source,
+            evaluate=self._system.evaluate,
         )
 
     def _free_disk_bytes(self) -> int:

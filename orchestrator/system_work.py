@@ -12,7 +12,7 @@ from orchestrator.engine import queries
 from orchestrator.engine.state import State
 from orchestrator.integrations.executors import Surroundings
 from orchestrator.integrations.sandbox.executor import SandboxExecutor
-from orchestrator.integrations.work import CALLS, Executor, Kind, Source
+from orchestrator.integrations.work import CALLS, Ended, Executor, Kind, Outcome, Source, Work
 from orchestrator.services.node_connection import LeaderKnown
 from orchestrator.services.system_session import SystemSession
 from orchestrator.telemetry.metrics import Metrics
@@ -32,6 +32,12 @@ class SystemWork:
     async def check_source(self, source: Source) -> str | None:
         """Why a script can't be run; None if it can, or if nobody here can tell."""
         return await self.scripts.check(source) if isinstance(self.scripts, SandboxExecutor) else None
+
+    async def evaluate(self, work: Work) -> Outcome:
+        """What comes of a script or a query, for whoever needs that besides the tasks."""
+        if self.scripts is None:
+            return Outcome(ended=Ended.FAILED, error_code="SANDBOX_UNAVAILABLE", reason="this node evaluates nothing")
+        return await self.scripts.execute(work)
 
     def start(self) -> None:
         """The node's gRPC service is open."""

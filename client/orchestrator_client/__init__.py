@@ -47,6 +47,7 @@ from orchestrator_client.execution import (
     TaskStatus,
     WorkflowStatus,
 )
+from orchestrator_client.mocking import Mocks, Rehearsed, TaskMock
 from orchestrator_client.options import Retry, TaskOptions
 from orchestrator_client.output import Output
 from orchestrator_client.refs import Ref
@@ -82,6 +83,7 @@ __all__ = [
     "InternalError",
     "InvalidRequest",
     "Leader",
+    "Mocks",
     "NoLeader",
     "NodeStatus",
     "NotFound",
@@ -93,6 +95,7 @@ __all__ = [
     "PendingEvent",
     "PublishedEvent",
     "Ref",
+    "Rehearsed",
     "ReplyError",
     "RequestError",
     "RequestExpired",
@@ -111,6 +114,7 @@ __all__ = [
     "TaskContext",
     "TaskLogLine",
     "TaskLogs",
+    "TaskMock",
     "TaskOptions",
     "TaskQueue",
     "TaskQueueWorker",

@@ -31,6 +31,7 @@ from orchestrator_client.execution import (
     read_cluster,
     read_task_queue,
 )
+from orchestrator_client.mocking import Mocking
 from orchestrator_client.runs import Run, object_payload
 from orchestrator_client.schedules import Schedules
 from orchestrator_client.searching import FoundTask, Hits
@@ -46,7 +47,7 @@ _IDEMPOTENCY = {
 }
 
 
-class Client(Upkeep):
+class Client(Upkeep, Mocking):
     """Talks to the cluster whose nodes have these gRPC addresses; some of them are enough.
 
     `deadline_s` is how long a call goes on through changes of the leader and overload before it raises.

@@ -179,6 +179,8 @@ class SyncClient(_Blocking[Client]):
     service = _blocking(Client.service)
     services = _iterating(Client.services)
     delete_service = _blocking(Client.delete_service)
+    test_workflow = _blocking(Client.test_workflow)
+    test_document = _blocking(Client.test_document)
     start = _starting(Client.start)
     start_and_wait = _blocking(Client.start_and_wait)
     get = _blocking(Client.get)

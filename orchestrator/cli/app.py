@@ -14,6 +14,7 @@ from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
 from orchestrator.cli.event_commands import event
 from orchestrator.cli.node_commands import init, serve
+from orchestrator.cli.rehearsal_commands import test_workflow
 from orchestrator.cli.schedule_commands import schedule
 from orchestrator.cli.search_commands import workflow
 from orchestrator.cli.service_commands import service
@@ -72,7 +73,7 @@ def version() -> None:
 for command in (init, serve, dev, cluster, workflow, task, service, schedule, event):
     cli.add_command(command)
 for group, commands in (
-    (workflow, upkeep_commands.WORKFLOW_COMMANDS),
+    (workflow, (*upkeep_commands.WORKFLOW_COMMANDS, test_workflow)),
     (task, upkeep_commands.TASK_COMMANDS),
     (cluster, upkeep_commands.CLUSTER_COMMANDS),
 ):

@@ -96,6 +96,14 @@ class State:
             versions.sort()
         self._unflushed.clear()
 
+    def take_definitions(self, other: State) -> None:
+        """What is registered there is registered here, too, as it is now; not to be flushed."""
+        for table in (Table.WORKFLOW_DEFINITION, Table.TASK_DEFINITION):
+            self.resident[table] = dict(other.resident[table])
+        self.highest_version = {key: list(versions) for key, versions in other.highest_version.items()}
+        self.bundles_made.clear()
+        self.task_limits.clear()
+
     def admit(self, key: ExecutionKey, rows: Iterable[tuple[Table, RowKey, Row]]) -> None:
         """A cold execution becomes hot: all its rows, in any order."""
         if self.is_known(key):

@@ -33,7 +33,7 @@ from orchestrator.engine.state import State
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.errors import Addresses, invalid, rejected
-from orchestrator.rpc.scripts import CheckSource, unchecked
+from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
 from orchestrator.storage.search import ExecutionFilter, Page
 from orchestrator.storage.task_search import TaskFilter, TaskPage
 from orchestrator_api.v1 import common_pb2
@@ -133,6 +133,7 @@ class Backend:
     peers: Callable[[], dict[str, dict[str, Any]]]  # what the other nodes last said of themselves
     log_time_ms: Callable[[], int]  # now; the last entry may be of long ago
     check_source: CheckSource = unchecked  # of scripts that are registered
+    evaluate: Evaluate = unevaluated  # scripts and queries, outside of this process
 
     async def submit(
         self, command: AnyCommand, expected: type[R], identity: RequestIdentity | None = None

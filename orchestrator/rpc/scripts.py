@@ -15,10 +15,13 @@ from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.definitions.operators import JAVASCRIPT
 from orchestrator.engine.definitions.parse import ParsedWorkflow
 from orchestrator.engine.expressions import fields_of, text_of
-from orchestrator.integrations.work import Kind, Source
+from orchestrator.integrations.work import Ended, Kind, Outcome, Source, Work
 
 CheckSource = Callable[[Source], Awaitable[str | None]]
 """Why it can't be run; None if it can, or nobody can tell."""
+
+Evaluate = Callable[[Work], Awaitable[Outcome]]
+"""What came of a script, a query or a schema."""
 
 _AT_ONCE = 16
 
@@ -26,6 +29,12 @@ _AT_ONCE = 16
 async def unchecked(source: Source) -> str | None:
     """Of a node that evaluates nothing."""
     return None
+
+
+async def unevaluated(work: Work) -> Outcome:
+    """Of a node that evaluates nothing."""
+    reason = f"this node evaluates no {work.kind!r}"
+    return Outcome(ended=Ended.FAILED, error_code="SANDBOX_UNAVAILABLE", reason=reason)
 
 
 async def check_sources(check: CheckSource, sources: Iterable[tuple[str, Source]]) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from orchestrator.engine import commands, queries
-from orchestrator.engine.choices import IdempotencyStrategy, IfExists
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.explain import explain
 from orchestrator.engine.model import TaskStatus
@@ -16,13 +15,12 @@ from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
 from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Stopped
 from orchestrator.rpc import bulk, logs, views
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.errors import abort, answers, invalid, not_found
+from orchestrator.rpc.errors import abort, answers, not_found
+from orchestrator.rpc.rehearsals import Rehearsals
 from orchestrator.rpc.requests import (
     REASON_CHARACTERS_MAX,
-    TASK_NAMES_MAX,
     chosen,
     identity_of,
-    in_range,
     json_object,
     namespace_of,
     required,
@@ -30,27 +28,16 @@ from orchestrator.rpc.requests import (
     wait_seconds,
 )
 from orchestrator.rpc.searching import search_tasks, search_workflows
+from orchestrator.rpc.starting import start_command
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2_grpc as pb_grpc
 
-_IF_EXISTS = {
-    pb.IF_EXISTS_UNSPECIFIED: IfExists.FAIL,
-    pb.IF_EXISTS_FAIL: IfExists.FAIL,
-    pb.IF_EXISTS_RETURN: IfExists.RETURN,
-}
-_IDEMPOTENCY = {
-    pb.IDEMPOTENCY_STRATEGY_UNSPECIFIED: IdempotencyStrategy.FAIL,
-    pb.IDEMPOTENCY_STRATEGY_FAIL: IdempotencyStrategy.FAIL,
-    pb.IDEMPOTENCY_STRATEGY_RETURN_EXISTING: IdempotencyStrategy.RETURN_EXISTING,
-    pb.IDEMPOTENCY_STRATEGY_FAIL_ON_RUNNING: IdempotencyStrategy.FAIL_ON_RUNNING,
-}
 _UPDATES = {
     pb.TASK_STATUS_IN_PROGRESS: TaskStatus.IN_PROGRESS,
     pb.TASK_STATUS_COMPLETED: TaskStatus.COMPLETED,
     pb.TASK_STATUS_FAILED: TaskStatus.FAILED,
     pb.TASK_STATUS_FAILED_WITH_TERMINAL_ERROR: TaskStatus.FAILED_WITH_TERMINAL_ERROR,
 }
-DEFINITION_BYTES_MAX = 1 << 20
 # A watcher of a quiet execution is told nothing, but must learn that this node leads no longer.
 LEADERSHIP_CHECK_SECONDS = 1.0
 
@@ -58,6 +45,7 @@ LEADERSHIP_CHECK_SECONDS = 1.0
 class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self._rehearsals = Rehearsals(backend)
 
     @answers
     async def OpenClientSession(self, request: pb.OpenClientSessionRequest, context: Any) -> Any:
@@ -271,25 +259,12 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         await self.backend.read_point(request.read)
         return logs.page(await self._get(namespace, workflow_id), wanted)
 
+    @answers
+    async def TestWorkflow(self, request: pb.TestWorkflowRequest, context: Any) -> Any:
+        return await self._rehearsals.run(request)
+
     async def _start(self, request: pb.StartWorkflowRequest) -> Started:
-        if len(request.definition_json) > DEFINITION_BYTES_MAX:
-            raise invalid("definition_json", f"is over {DEFINITION_BYTES_MAX} bytes", str(DEFINITION_BYTES_MAX))
-        command = commands.StartWorkflow(
-            namespace=namespace_of(request.namespace),
-            name=text("name", request.name) if request.definition_json else required("name", request.name),
-            version=request.version,
-            workflow_id=text("workflow_id", request.workflow_id),
-            if_exists=chosen("if_exists", _IF_EXISTS, request.if_exists),
-            input=json_object("input", request.input),
-            correlation_id=text("correlation_id", request.correlation_id),
-            priority=in_range("priority", request.priority, 0, 99),
-            created_by=text("created_by", request.created_by),
-            task_to_domain=_domains(request.task_to_domain),
-            document=request.definition_json,
-            idempotency_key=text("idempotency_key", request.idempotency_key),
-            idempotency=chosen("idempotency_strategy", _IDEMPOTENCY, request.idempotency_strategy),
-        )
-        return await self.backend.submit(command, Started, identity_of(request.request))
+        return await self.backend.submit(start_command(request), Started, identity_of(request.request))
 
     async def _steer(self, command: commands.AnyCommand, request: Any) -> None:
         await self.backend.submit(command, Done, identity_of(request.request))
@@ -339,13 +314,6 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
 
 def _execution_of(request: Any) -> tuple[str, str]:
     return namespace_of(request.namespace), required("workflow_id", request.workflow_id)
-
-
-def _domains(by_task: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    in_range("task_to_domain", len(by_task), 0, TASK_NAMES_MAX)
-    return tuple(
-        (required("task_to_domain", name), text("task_to_domain", domains)) for name, domains in sorted(by_task.items())
-    )
 
 
 def _ended(held: ExecutionState) -> bool:

@@ -16,12 +16,12 @@ from orchestrator.engine.commands import AnyCommand, RequestIdentity
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.model import EXECUTION_TABLES, Row, RowKey, Table
 from orchestrator.engine.results import AnyResult
-from orchestrator.integrations.work import Source
+from orchestrator.integrations.work import Outcome, Source, Work
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
-from orchestrator.rpc.scripts import CheckSource, unchecked
+from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
 from orchestrator.rpc.server import RpcServer
 from orchestrator.services.dispatcher import Dispatcher
 from orchestrator.services.liveness import Liveness
@@ -80,6 +80,7 @@ class Bench:
         self.liveness = Liveness(self.submit_alone, lambda: self.driver.machine, lambda: self.now)
         self.dispatcher = Dispatcher(lambda: self.driver.machine, self.liveness.session_seen)
         self.check_source: CheckSource = unchecked
+        self.evaluate: Evaluate = unevaluated
         self.server: RpcServer  # while it is served
 
     def backend(self) -> Backend:
@@ -102,10 +103,14 @@ class Bench:
             peers=lambda: self.peer_facts,
             log_time_ms=lambda: self.driver.now_ms,
             check_source=self._check_source,
+            evaluate=self._evaluate,
         )
 
     async def _check_source(self, source: Source) -> str | None:
         return await self.check_source(source)  # which a test may set when the node is served already
+
+    async def _evaluate(self, work: Work) -> Outcome:
+        return await self.evaluate(work)
 
     # The log, as the services see it.
 

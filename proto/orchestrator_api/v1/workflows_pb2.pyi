@@ -2300,3 +2300,214 @@ class PushMessageResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["message_id", b"message_id"]) -> None: ...
 
 global___PushMessageResponse = PushMessageResponse
+
+@typing.final
+class TestWorkflowRequest(google.protobuf.message.Message):
+    """See TestWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    MOCKS_FIELD_NUMBER: builtins.int
+    WORKFLOW_DEFINITION_JSON_FIELD_NUMBER: builtins.int
+    TASK_DEFINITION_JSON_FIELD_NUMBER: builtins.int
+    READ_FIELD_NUMBER: builtins.int
+    @property
+    def start(self) -> global___StartWorkflowRequest:
+        """What to start, as StartWorkflow is told it. The identity of the request means nothing."""
+
+    @property
+    def mocks(self) -> global___Mocks:
+        """What stands in for its tasks, and for those of its sub-workflows."""
+
+    @property
+    def workflow_definition_json(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Definitions of workflows that are registered in this test only, at most 100: of sub-workflows, say."""
+
+    @property
+    def task_definition_json(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Definitions of tasks that are registered in this test only, at most 100."""
+
+    @property
+    def read(self) -> orchestrator_api.v1.common_pb2.ReadOptions:
+        """How fresh the definitions that are registered in the cluster have to be."""
+
+    def __init__(
+        self,
+        *,
+        start: global___StartWorkflowRequest | None = ...,
+        mocks: global___Mocks | None = ...,
+        workflow_definition_json: collections.abc.Iterable[builtins.bytes] | None = ...,
+        task_definition_json: collections.abc.Iterable[builtins.bytes] | None = ...,
+        read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["mocks", b"mocks", "read", b"read", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["mocks", b"mocks", "read", b"read", "start", b"start", "task_definition_json", b"task_definition_json", "workflow_definition_json", b"workflow_definition_json"]) -> None: ...
+
+global___TestWorkflowRequest = TestWorkflowRequest
+
+@typing.final
+class TestWorkflowResponse(google.protobuf.message.Message):
+    """See TestWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKFLOW_FIELD_NUMBER: builtins.int
+    SUB_WORKFLOWS_FIELD_NUMBER: builtins.int
+    WITHOUT_MOCK_FIELD_NUMBER: builtins.int
+    UNUSED_MOCKS_FIELD_NUMBER: builtins.int
+    @property
+    def workflow(self) -> global___Workflow:
+        """The execution with its tasks: ended, or as it is when nothing goes on without further mocks."""
+
+    @property
+    def sub_workflows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Workflow]:
+        """The executions of its sub-workflows, and of theirs, in the order of their start."""
+
+    @property
+    def without_mock(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The references of tasks that wait because there was no mock for them; in a sub-workflow behind that of its task:
+        "sub/work".
+        """
+
+    @property
+    def unused_mocks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The references of mocks that no task has taken, likewise."""
+
+    def __init__(
+        self,
+        *,
+        workflow: global___Workflow | None = ...,
+        sub_workflows: collections.abc.Iterable[global___Workflow] | None = ...,
+        without_mock: collections.abc.Iterable[builtins.str] | None = ...,
+        unused_mocks: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["workflow", b"workflow"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["sub_workflows", b"sub_workflows", "unused_mocks", b"unused_mocks", "without_mock", b"without_mock", "workflow", b"workflow"]) -> None: ...
+
+global___TestWorkflowResponse = TestWorkflowResponse
+
+@typing.final
+class Mocks(google.protobuf.message.Message):
+    """What stands in for the tasks of an execution."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class TasksEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___TaskMocks: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___TaskMocks | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    @typing.final
+    class SubWorkflowsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___Mocks: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___Mocks | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TASKS_FIELD_NUMBER: builtins.int
+    SUB_WORKFLOWS_FIELD_NUMBER: builtins.int
+    @property
+    def tasks(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___TaskMocks]:
+        """By reference; in a loop that of an iteration ("work__2"), or that of the definition ("work") for all iterations."""
+
+    @property
+    def sub_workflows(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___Mocks]:
+        """What stands in for the tasks of a sub-workflow, by the reference of the task that starts it."""
+
+    def __init__(
+        self,
+        *,
+        tasks: collections.abc.Mapping[builtins.str, global___TaskMocks] | None = ...,
+        sub_workflows: collections.abc.Mapping[builtins.str, global___Mocks] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sub_workflows", b"sub_workflows", "tasks", b"tasks"]) -> None: ...
+
+global___Mocks = Mocks
+
+@typing.final
+class TaskMocks(google.protobuf.message.Message):
+    """The outcomes of a task."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: builtins.int
+    @property
+    def outcomes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TaskMock]:
+        """Each is taken once, in this order: a retry, and a further iteration, takes the next one."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: collections.abc.Iterable[global___TaskMock] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["outcomes", b"outcomes"]) -> None: ...
+
+global___TaskMocks = TaskMocks
+
+@typing.final
+class TaskMock(google.protobuf.message.Message):
+    """One outcome of an attempt of a task."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    ERROR_CODE_FIELD_NUMBER: builtins.int
+    EXECUTION_MS_FIELD_NUMBER: builtins.int
+    QUEUE_WAIT_MS_FIELD_NUMBER: builtins.int
+    status: global___TaskStatus.ValueType
+    """COMPLETED (as is UNSPECIFIED), FAILED or FAILED_WITH_TERMINAL_ERROR; IN_PROGRESS only adds to the output, and the
+    next outcome follows.
+    """
+    reason: builtins.str
+    """Why it failed; at most 2,000 characters."""
+    error_code: builtins.str
+    """The stable name of its failure; at most 200 characters."""
+    execution_ms: builtins.int
+    """For how long the attempt is executed, in virtual time: longer than its timeout, and it times out."""
+    queue_wait_ms: builtins.int
+    """For how long it waits for a worker before that, in virtual time."""
+    @property
+    def output(self) -> orchestrator_api.v1.common_pb2.Payload:
+        """A JSON object."""
+
+    def __init__(
+        self,
+        *,
+        status: global___TaskStatus.ValueType = ...,
+        output: orchestrator_api.v1.common_pb2.Payload | None = ...,
+        reason: builtins.str = ...,
+        error_code: builtins.str = ...,
+        execution_ms: builtins.int = ...,
+        queue_wait_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["output", b"output"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error_code", b"error_code", "execution_ms", b"execution_ms", "output", b"output", "queue_wait_ms", b"queue_wait_ms", "reason", b"reason", "status", b"status"]) -> None: ...
+
+global___TaskMock = TaskMock

@@ -170,6 +170,11 @@ class WorkflowServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.MigrateWorkflowRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.MigrateWorkflowResponse.FromString,
                 _registered_method=True)
+        self.TestWorkflow = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/TestWorkflow',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer(object):
@@ -365,6 +370,13 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TestWorkflow(self, request, context):
+        """Runs a workflow with mocked outcomes of its tasks, in virtual time. Nothing is executed, and nothing is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -502,6 +514,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.MigrateWorkflow,
                     request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.MigrateWorkflowRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.MigrateWorkflowResponse.SerializeToString,
+            ),
+            'TestWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestWorkflow,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1234,6 +1251,33 @@ class WorkflowService(object):
             '/orchestrator.v1.WorkflowService/MigrateWorkflow',
             orchestrator__api_dot_v1_dot_workflows__pb2.MigrateWorkflowRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workflows__pb2.MigrateWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/TestWorkflow',
+            orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -183,6 +183,12 @@ class WorkflowServiceStub:
     ]
     """Moves an execution that runs to another version of its definition, or says why that is not safe."""
 
+    TestWorkflow: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.TestWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.TestWorkflowResponse,
+    ]
+    """Runs a workflow with mocked outcomes of its tasks, in virtual time. Nothing is executed, and nothing is kept."""
+
 class WorkflowServiceAsyncStub:
     """Executions of workflows."""
 
@@ -347,6 +353,12 @@ class WorkflowServiceAsyncStub:
         orchestrator_api.v1.workflows_pb2.MigrateWorkflowResponse,
     ]
     """Moves an execution that runs to another version of its definition, or says why that is not safe."""
+
+    TestWorkflow: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.TestWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.TestWorkflowResponse,
+    ]
+    """Runs a workflow with mocked outcomes of its tasks, in virtual time. Nothing is executed, and nothing is kept."""
 
 class WorkflowServiceServicer(metaclass=abc.ABCMeta):
     """Executions of workflows."""
@@ -566,5 +578,13 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workflows_pb2.MigrateWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.MigrateWorkflowResponse]]:
         """Moves an execution that runs to another version of its definition, or says why that is not safe."""
+
+    @abc.abstractmethod
+    def TestWorkflow(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.TestWorkflowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.TestWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.TestWorkflowResponse]]:
+        """Runs a workflow with mocked outcomes of its tasks, in virtual time. Nothing is executed, and nothing is kept."""
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,52 @@
+"""The request to start an execution, as a command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.engine import commands
+from orchestrator.engine.choices import IdempotencyStrategy, IfExists
+from orchestrator.rpc.errors import invalid
+from orchestrator.rpc.requests import TASK_NAMES_MAX, chosen, in_range, json_object, namespace_of, required, text
+from orchestrator_api.v1 import workflows_pb2 as pb
+
+_IF_EXISTS = {
+    pb.IF_EXISTS_UNSPECIFIED: IfExists.FAIL,
+    pb.IF_EXISTS_FAIL: IfExists.FAIL,
+    pb.IF_EXISTS_RETURN: IfExists.RETURN,
+}
+_IDEMPOTENCY = {
+    pb.IDEMPOTENCY_STRATEGY_UNSPECIFIED: IdempotencyStrategy.FAIL,
+    pb.IDEMPOTENCY_STRATEGY_FAIL: IdempotencyStrategy.FAIL,
+    pb.IDEMPOTENCY_STRATEGY_RETURN_EXISTING: IdempotencyStrategy.RETURN_EXISTING,
+    pb.IDEMPOTENCY_STRATEGY_FAIL_ON_RUNNING: IdempotencyStrategy.FAIL_ON_RUNNING,
+}
+DEFINITION_BYTES_MAX = 1 << 20
+
+
+def start_command(request: pb.StartWorkflowRequest) -> commands.StartWorkflow:
+    """Raises RpcFailure for what breaks a rule of the wire."""
+    if len(request.definition_json) > DEFINITION_BYTES_MAX:
+        raise invalid("definition_json", f"is over {DEFINITION_BYTES_MAX} bytes", str(DEFINITION_BYTES_MAX))
+    return commands.StartWorkflow(
+        namespace=namespace_of(request.namespace),
+        name=text("name", request.name) if request.definition_json else required("name", request.name),
+        version=request.version,
+        workflow_id=text("workflow_id", request.workflow_id),
+        if_exists=chosen("if_exists", _IF_EXISTS, request.if_exists),
+        input=json_object("input", request.input),
+        correlation_id=text("correlation_id", request.correlation_id),
+        priority=in_range("priority", request.priority, 0, 99),
+        created_by=text("created_by", request.created_by),
+        task_to_domain=_domains(request.task_to_domain),
+        document=request.definition_json,
+        idempotency_key=text("idempotency_key", request.idempotency_key),
+        idempotency=chosen("idempotency_strategy", _IDEMPOTENCY, request.idempotency_strategy),
+    )
+
+
+def _domains(by_task: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    in_range("task_to_domain", len(by_task), 0, TASK_NAMES_MAX)
+    return tuple(
+        (required("task_to_domain", name), text("task_to_domain", domains)) for name, domains in sorted(by_task.items())
+    )
