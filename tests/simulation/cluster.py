@@ -216,8 +216,10 @@ class SimulatedCluster:
         return len(self.failing()) < self.watcher.configurations.losses_bearable()
 
     def failing(self) -> list[str]:
-        """The members that may have lost what they promised to keep."""
-        return [name for name in self.watcher.configurations.newest.members if self.members[name].is_failing]
+        """The members that may have lost what they promised to keep, and learners that will be such members."""
+        newest = self.watcher.configurations.newest
+        learners = [name for name in newest.learners if name in self.members and self.members[name].is_damaged]
+        return [name for name in newest.members if self.members[name].is_failing] + learners
 
     def leaders(self) -> list[Member]:
         return [member for member in self.members.values() if member.leads]

@@ -84,12 +84,9 @@ async def _becomes_the_database(it: Occasion, member: Member, path: str) -> None
 
 
 def _may_fail(it: Occasion) -> list[Member]:
-    """Who may stop itself: those of a minority, and those without a vote."""
-    return [
-        member
-        for member in it.cluster.members.values()
-        if member.is_lost or member.may_fail or (it.cluster.may_lose_one() and not member.is_failing)
-    ]
+    """Who may stop itself, or become a member with what is damaged: those of a minority."""
+    counted = it.cluster.failing()
+    return [member for member in it.cluster.members.values() if member.name in counted or it.cluster.may_lose_one()]
 
 
 async def _cut_file(it: Occasion) -> None:
