@@ -25,8 +25,12 @@ def parameters_of(node: TaskNode, given: bytes) -> bytes:
     script = _script_of(node)
     if script is None:
         return b"{}"
+    expression = script.expression
+    if script.in_input:
+        resolved = fields_of(given).get(script.key)
+        expression = "" if resolved is None else text_of(resolved)
     return assemble_object(
-        [("expression", dump_string(script.expression)), ("body", b"true" if script.body else b"false")]
+        [("expression", dump_string(expression)), ("body", b"true" if script.body else b"false")]
     )
 
 

@@ -14,6 +14,7 @@ from orchestrator.engine.definitions.errors import DefinitionInvalid
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.definitions.operators import JAVASCRIPT
 from orchestrator.engine.definitions.parse import ParsedWorkflow
+from orchestrator.engine.definitions.scripts import has_references
 from orchestrator.engine.expressions import fields_of, text_of
 from orchestrator.integrations.work import Ended, Kind, Outcome, Source, Work
 
@@ -51,16 +52,19 @@ async def check_sources(check: CheckSource, sources: Iterable[tuple[str, Source]
 
 
 def sources_of(workflow: ParsedWorkflow) -> list[tuple[str, Source]]:
-    """(path, source) of all scripts and queries that the definition itself has, in its order."""
-    return [found for element in subtree(workflow.elements) for found in _sources_of(element)]
+    """(path, source) of all scripts and queries that the definition itself has, in its order. Those with references in
+    them are known when they are run."""
+    return [
+        found for element in subtree(workflow.elements) for found in _sources_of(element, workflow.references)
+    ]
 
 
-def _sources_of(element: Element) -> Iterator[tuple[str, Source]]:
+def _sources_of(element: Element, references: frozenset[str]) -> Iterator[tuple[str, Source]]:
     given = fields_of(element.input)
-    if element.script is not None:
-        key = "scriptExpression" if element.script.body else "expression"
-        home = element.input_path if key in given else element.path
-        yield f"{home}.{key}", Source(Kind.SCRIPT, element.script.expression, element.script.body)
+    script = element.script
+    if script is not None and not (script.in_input and has_references(script.expression, references)):
+        home = element.input_path if script.in_input else element.path
+        yield f"{home}.{script.key}", Source(Kind.SCRIPT, script.expression, script.body)
     if element.evaluator in JAVASCRIPT:
         key = "caseExpression" if element.reported else "expression"
         yield f"{element.path}.{key}", Source(Kind.SCRIPT, element.expression)
@@ -68,5 +72,5 @@ def _sources_of(element: Element) -> Iterator[tuple[str, Source]]:
         yield f"{element.path}.loopCondition", Source(Kind.SCRIPT, element.condition)
     if element.type == TaskType.JSON_JQ_TRANSFORM and "queryExpression" in given:
         query = text_of(given["queryExpression"])
-        if "${" not in query:  # else it is not known before it is run
+        if "${" not in query:
             yield f"{element.input_path}.queryExpression", Source(Kind.JQ, query)

@@ -55,7 +55,8 @@ VALUES: list[Any] = [
     TASK | {"taskReferenceName": "u"}, {"name": "u", "retryCount": 1}, 1,
 ]
 # Fields whose values depend on other fields, tested with the types they belong to, and the one that has a single value.
-ELSEWHERE = {"schemaVersion", "enforceSchema", "type", "rateLimitFrequencyInSeconds", "rateLimitConfig"}
+ELSEWHERE = {"asyncComplete", "schemaVersion", "enforceSchema", "type"}
+ELSEWHERE |= {"rateLimitFrequencyInSeconds", "rateLimitConfig"}
 ELSEWHERE |= elements._OF_ANY
 
 

@@ -100,6 +100,19 @@ def test_a_loop_goes_through_items(driver: Driver) -> None:
     assert text(driver, "l")["iteration"] == 2
 
 
+def test_items_in_the_input_are_those_of_a_loop_without_a_condition(driver: Driver) -> None:
+    """Definitions that were written for other editions name the list in the input, and any evaluator."""
+    listed = {"items": ["x", "y"]}
+    begin(
+        driver,
+        element("DO_WHILE", "l", listed, loopCondition="", loopOver=[simple("a")], evaluatorType="value-param"),
+    )
+    driver.give("a__1")
+    driver.give("a__2")
+    assert text(driver, "l")["iteration"] == 2
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
 def test_a_loop_over_nothing_is_complete(driver: Driver) -> None:
     """An empty list: COMPLETED with iteration 0."""
     begin(driver, loop(simple("a"), condition="", items=[]))
@@ -290,6 +303,25 @@ def test_an_inline_script_is_evaluated_by_a_node(driver: Driver) -> None:
     say(driver, "i", "2")
     assert text(driver, "i") == {"result": "2"}
     assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+@pytest.mark.parametrize(("kind", "key"), [("INLINE", "expression"), ("LAMBDA", "scriptExpression")])
+def test_references_in_a_script_are_resolved_and_template_literals_are_not(
+    driver: Driver, kind: str, key: str
+) -> None:
+    """Inputs are resolved before the script is run, the script among them. What begins no reference is JavaScript."""
+    script = "`${x} ${workflow.input.n} ${a.output.list}.length $${a.output.list} ${$.v} ${workflow.of} $${x}`"
+    begin(driver, simple("a"), element(kind, "i", {"v": 2, key: script}), given=b'{"n":7}')
+    driver.give("a", b'{"list":[1,2]}')
+    said = asked(driver, "i")[1]["expression"]
+    assert said == "`${x} 7 [1,2].length ${a.output.list} ${$.v} ${workflow.of} $${x}`"
+
+
+def test_a_whole_script_can_come_from_elsewhere(driver: Driver) -> None:
+    """A string that is one expression is what it refers to."""
+    given = {"v": 2, "expression": "${workflow.input.script}"}
+    begin(driver, element("INLINE", "i", given), given=b'{"script":"$.v * 2"}')
+    assert asked(driver, "i")[1]["expression"] == "$.v * 2"
 
 
 def test_a_value_param_needs_no_node(driver: Driver) -> None:

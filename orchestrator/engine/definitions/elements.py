@@ -11,9 +11,7 @@ from orchestrator.engine.definitions.errors import DefinitionInvalid, Definition
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.model import NO_LIMITS, DynamicFork, Script, TaskType
 from orchestrator.engine.definitions.operators import (
-    JAVASCRIPT,
     check_call,
-    check_evaluator,
     check_terminate,
     check_wait,
     compensation_type,
@@ -36,7 +34,9 @@ STEP_RECORD = b'{"step":{"input":"${step.input}","output":"${step.output}"}}'
 
 _COMMON = (
     "name taskReferenceName type inputParameters startDelay optional permissive retryCount taskDefinition"
-    " description metadata"
+    " description metadata asyncComplete"
+    # Of an earlier day of Conductor: nobody reads it any more.
+    " callbackFromWorker"
 ).split()
 _OF_STEPS = "compensateWith pivot".split()
 _OF_TYPES = {
@@ -47,18 +47,18 @@ _OF_TYPES = {
     TaskType.FORK_JOIN_DYNAMIC: (
         "dynamicForkTasksParam dynamicForkTasksInputParamName dynamicForkJoinTasksParam".split()
     ),
-    TaskType.JOIN: "joinOn joinMode".split(),
+    # What ends a JOIN is in its branches: a script beside them, which editors write out, is read by nobody.
+    TaskType.JOIN: "joinOn joinMode evaluatorType expression".split(),
     TaskType.EXCLUSIVE_JOIN: "joinOn defaultExclusiveJoinTask".split(),
     TaskType.DYNAMIC: ["dynamicTaskNameParam"],
     TaskType.SUB_WORKFLOW: ["subWorkflowParam"],
-    TaskType.EVENT: "sink asyncComplete".split(),
-    TaskType.HTTP: ["asyncComplete"],
-    TaskType.GRPC: ["asyncComplete"],
+    TaskType.EVENT: ["sink"],
 }
 _UNBUILT = "joinStatus cacheConfig onStateChange".split()
 _OF_ANY = frozenset(key for keys in _OF_TYPES.values() for key in keys)
 _KNOWN = [*_COMMON, *_OF_STEPS, *sorted(_OF_ANY), "rateLimited", "workflowTaskType"]
 _COMPENSABLE = frozenset((TaskType.SIMPLE, TaskType.HTTP, TaskType.GRPC, TaskType.SUB_WORKFLOW))
+_ASYNC = frozenset((TaskType.EVENT, TaskType.HTTP, TaskType.GRPC))
 _FORKS = frozenset((TaskType.FORK_JOIN, TaskType.FORK_JOIN_DYNAMIC))
 JOIN_MODES = ("SYNC", "ASYNC")
 
@@ -209,7 +209,8 @@ class ElementReader:
             join_on=fields.texts("joinOn"),
             instead=fields.texts("defaultExclusiveJoinTask"),
             reported=reported_type(fields),
-            async_complete=fields.flag("asyncComplete"),
+            # A worker says itself when it is done.
+            async_complete=fields.flag("asyncComplete") and kind in _ASYNC,
         )
 
     def _compensation(self, raw: bytes, path: str, step: str) -> Element:
@@ -253,9 +254,11 @@ class ElementReader:
         )
 
     def _loop(self, element: Element, fields: Fields, parameters: Fields) -> Element:
-        check_evaluator(fields, JAVASCRIPT)
+        # Conditions are JavaScript, whatever evaluator is named.
         condition = fields.text("loopCondition")
         items = fields.raw("items")
+        if not condition and items is None and not parameters.has("_items"):
+            items = parameters.raw("items")
         body = self.sequence(fields.items("loopOver"), fields.at("loopOver"))
         if not body:
             raise fields.invalid("loopOver", "a DO_WHILE needs a task to repeat")
@@ -281,7 +284,7 @@ class ElementReader:
 
 
 def _inline(raw: bytes, path: str, name: str, kind: TaskType) -> TaskDefinition:
-    definition = read_task(raw, path, name)
+    definition = read_task(raw, path, name, is_inline=True)
     if kind != TaskType.SIMPLE and definition.limits != NO_LIMITS:
         key = "concurrentExecLimit" if definition.limits.at_once else "rateLimitPerFrequency"
         raise DefinitionUnimplemented(f"{path}.{key}", "limits hold for workers' tasks only: this is not supported yet")

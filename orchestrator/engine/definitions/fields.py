@@ -1,4 +1,5 @@
-"""Reading the fields of one JSON object of a definition, each by its rule; a field without a rule is an error.
+"""Reading the fields of one JSON object of a definition, each by its rule; a field without a rule is an error, unless
+it is empty: documents that other programs have written out name all their fields.
 
 Numbers are read from their text, so that 0.2 seconds are exactly 200 milliseconds.
 """
@@ -22,6 +23,7 @@ SYSTEM_PREFIX = "system/"
 
 _NUMBER = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,3}))?")
 _INTEGER = re.compile(rb"-?[0-9]{1,18}")
+_EMPTY = re.compile(rb'null|""|\[\]|\{\}')
 _INERT = re.compile(rb'null|""|\[\]|\{\}|false|-?0(?:\.0+)?')
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
@@ -37,8 +39,8 @@ class Fields:
         values = {key: bytes(value) for key, value in fields_of(raw).items()}
         self._values = {key: value for key, value in values.items() if not is_null(value)}
         known, unbuilt = frozenset(known), frozenset(unbuilt)
-        for key in values:
-            if key not in known and key not in unbuilt:
+        for key, value in values.items():
+            if key not in known and key not in unbuilt and not _EMPTY.fullmatch(value):
                 raise DefinitionInvalid(self.at(key), "there is no such field")
         for key, value in self._values.items():
             if key in unbuilt and not is_inert(value):

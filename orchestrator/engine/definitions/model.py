@@ -107,10 +107,16 @@ class RateLimit(msgspec.Struct, frozen=True):
 
 
 class Script(msgspec.Struct, frozen=True):
-    """What a node evaluates. `body`: it is the body of a function, which returns its value."""
+    """What a node evaluates. `body`: it is the body of a function, which returns its value. `in_input`: it stands in
+    the input of the task, where references in it have been resolved."""
 
     expression: str
     body: bool = False
+    in_input: bool = False
+
+    @property
+    def key(self) -> str:
+        return "scriptExpression" if self.body else "expression"
 
 
 class Switch(msgspec.Struct, frozen=True):

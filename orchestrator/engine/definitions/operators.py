@@ -6,7 +6,7 @@ from orchestrator.engine.definitions.errors import quoted
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.model import DynamicFork, Script, TaskType
 from orchestrator.engine.durations import DurationInvalid, parse_duration, parse_until
-from orchestrator.engine.expressions import assemble_object, dump_string, merge_objects
+from orchestrator.engine.expressions import assemble_object, merge_objects
 
 # Types that exist elsewhere and not here: taken for worker's tasks they would wait for a worker for ever.
 UNBUILT_TYPES = frozenset(
@@ -94,7 +94,7 @@ def _script(fields: Fields, key: str) -> str:
 
 
 def read_script(fields: Fields, parameters: Fields, given: bytes) -> tuple[Script | None, str, bytes]:
-    """Of an INLINE or LAMBDA: the script, or else the parameter it takes; and its input, in which scripts are text."""
+    """Of an INLINE or LAMBDA: (the script, or the parameter that is taken in its place, its input)"""
     is_body = fields.text("type") == "LAMBDA"
     key = "scriptExpression" if is_body else "expression"
     # In the wild they stand in the input; the fields of the task are read, too.
@@ -106,9 +106,7 @@ def read_script(fields: Fields, parameters: Fields, given: bytes) -> tuple[Scrip
         if not parameters.has(text):
             raise place.invalid(key, f"there is no input parameter {quoted(text)}")
         return None, text, given
-    if place is parameters:
-        given = merge_objects(given, assemble_object([(key, dump_string(text.replace("${", "$${")))]))
-    return Script(text, is_body), "", given
+    return Script(text, is_body, in_input=place is parameters), "", given
 
 
 # --- other types
@@ -127,11 +125,12 @@ def read_dynamic_fork(fields: Fields, parameters: Fields) -> DynamicFork:
     if not (tasks or both or parameters.has("forkTaskInputs")):
         raise fields.invalid("dynamicForkTasksParam", "nothing says what is to be forked")
     for key, parameter in (
+        # Where inputs for one task are given, nobody looks for a list of tasks.
         ("dynamicForkTasksParam", tasks),
         ("dynamicForkTasksInputParamName", inputs),
         ("dynamicForkJoinTasksParam", both),
     ):
-        if parameter and not parameters.has(parameter):
+        if parameter and not parameters.has(parameter) and not parameters.has("forkTaskInputs"):
             raise fields.invalid(key, f"there is no input parameter {quoted(parameter)}")
     return DynamicFork(tasks, inputs, both)
 

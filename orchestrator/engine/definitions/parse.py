@@ -15,8 +15,18 @@ from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.masks import read_masks
 from orchestrator.engine.definitions.model import CompensationOrder, RateLimit, TimeoutPolicy
 from orchestrator.engine.definitions.rate_limit import read_rate_limit
+from orchestrator.engine.definitions.scripts import spare
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task, refuse_schemas
-from orchestrator.engine.expressions import JsonInvalid, Template, check_json, compact, dump_string, parse_template
+from orchestrator.engine.expressions import (
+    JsonInvalid,
+    Template,
+    assemble_object,
+    check_json,
+    compact,
+    dump_string,
+    merge_objects,
+    parse_template,
+)
 
 __all__ = [
     "DOCUMENT_BYTES_MAX",
@@ -177,8 +187,13 @@ def _task_names(elements: list[Element]) -> tuple[str, ...]:
 def read_inputs(elements: list[Element], names: frozenset[str] | None) -> dict[str, Template]:
     """The templates of the elements and of their compensations, by reference. `names`: the references that exist."""
     inputs = {}
+    known = frozenset(element.reference for element in elements)
     for element in elements:
-        inputs[element.reference] = parse_template(element.input, element.input_path, names)
+        given = element.input
+        if element.script is not None and element.script.in_input:
+            script = spare(element.script.expression, known, may_be_others=names is None)
+            given = merge_objects(given, assemble_object([(element.script.key, dump_string(script))]))
+        inputs[element.reference] = parse_template(given, element.input_path, names)
         undo = element.compensation
         if undo is not None:
             inputs[undo.reference] = parse_template(undo.input, undo.input_path, names, step=True)

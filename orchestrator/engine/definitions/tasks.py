@@ -46,7 +46,7 @@ class TaskDefinition(msgspec.Struct, frozen=True):
     limits: TaskLimits = NO_LIMITS
 
 
-def read_task(raw: bytes, path: str, name: str = "") -> TaskDefinition:
+def read_task(raw: bytes, path: str, name: str = "", is_inline: bool = False) -> TaskDefinition:
     """`name`: what it is called if the document, being part of another, does not say."""
     fields = Fields(raw, path, _KNOWN, _UNBUILT)
     refuse_schemas(fields, enforced=False)
@@ -54,7 +54,7 @@ def read_task(raw: bytes, path: str, name: str = "") -> TaskDefinition:
         name=fields.task_name("name", name),
         retry=_read_retry(fields),
         states_retry=any(fields.has(key) for key in _RETRY_FIELDS),
-        timeouts=_read_timeouts(fields),
+        timeouts=_read_timeouts(fields, is_inline),
         input=parse_template(fields.object("inputTemplate"), fields.at("inputTemplate")),
         limits=_read_limits(fields),
     )
@@ -88,7 +88,7 @@ def _read_limits(fields: Fields) -> TaskLimits:
     return TaskLimits(at_once, in_window, window_ms) if at_once or in_window else NO_LIMITS
 
 
-def _read_timeouts(fields: Fields) -> Timeouts:
+def _read_timeouts(fields: Fields, is_inline: bool) -> Timeouts:
     timeouts = Timeouts(
         task_ms=fields.seconds("timeoutSeconds", 0),
         total_ms=fields.seconds("totalTimeoutSeconds", 0),
@@ -96,9 +96,9 @@ def _read_timeouts(fields: Fields) -> Timeouts:
         poll_ms=fields.seconds("pollTimeoutSeconds", 0),
         policy=fields.choice("timeoutPolicy", TimeoutPolicy, TimeoutPolicy.TIME_OUT_WF),
     )
-    # The default may be longer than the timeout: then it never comes to it.
-    if fields.has("responseTimeoutSeconds") and 0 < timeouts.task_ms <= timeouts.response_ms:
-        raise fields.invalid("responseTimeoutSeconds", "it must be less than timeoutSeconds")
+    # The default may be longer than the timeout: then it never comes to it. Inline ones are not looked at by Conductor.
+    if fields.has("responseTimeoutSeconds") and not is_inline and 0 < timeouts.task_ms < timeouts.response_ms:
+        raise fields.invalid("responseTimeoutSeconds", "it must not be more than timeoutSeconds")
     if timeouts.total_ms and timeouts.task_ms > timeouts.total_ms:
         raise fields.invalid("timeoutSeconds", "it must not be more than totalTimeoutSeconds")
     return timeouts

@@ -1,4 +1,4 @@
-"""Paths into JSON texts: `a.b[0]['c d']`, `[-1]`, `[*]`, `.*` and `..name`, as JsonPath means them.
+"""Paths into JSON texts: `a.b[0]['c d']`, `[-1]`, `[*]`, `.*`, `..name` and `.length()`, as JsonPath means them.
 
 What a path finds is cut out of the text, never decoded and printed again. A path that finds nothing gives None; one
 with a wildcard gives an array of whatever it finds.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from enum import Enum
 
-from orchestrator.engine.expressions.texts import assemble_array, elements_of, fields_of
+from orchestrator.engine.expressions.texts import assemble_array, dump_string, elements_of, fields_of
 
 PATH_CHARACTERS_MAX = 4096
 STEPS_MAX = 64
@@ -23,7 +23,19 @@ class Wildcard(Enum):
     DESCEND = ".."
 
 
-Step = str | int | Wildcard
+class Function(Enum):
+    """What a path may end with."""
+
+    LENGTH = "length()"
+    SIZE = "size()"
+    KEYS = "keys()"
+    FIRST = "first()"
+    LAST = "last()"
+
+
+Step = str | int | Wildcard | Function
+
+_FUNCTIONS = {member.value: member for member in Function}
 
 _BRACKET = re.compile(r"""\[[ ]*(?:(-?[0-9]{1,9})|(\*)|'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")[ ]*\]""", re.DOTALL)
 _NAME = re.compile(r"[^.\[\]]+")
@@ -52,6 +64,8 @@ def parse_path(text: str) -> tuple[Step, ...]:
         raise PathInvalid("the path is empty")
     if len(steps) > STEPS_MAX:
         raise PathInvalid(f"a path may have {STEPS_MAX} steps")
+    if any(isinstance(step, Function) for step in steps[:-1]):
+        raise PathInvalid("a path ends with its function")
     if steps.count(Wildcard.DESCEND) > 1:
         raise PathInvalid("only one '..' per path is supported", unimplemented=True)
     return tuple(steps)
@@ -73,8 +87,12 @@ def _parse_step(text: str, position: int, steps: list[Step]) -> int:
     if match is None:
         raise PathInvalid("'.' must be followed by a name")
     name = match.group().strip(" \t\r\n")
+    if name in _FUNCTIONS and steps:
+        steps.append(_FUNCTIONS[name])
+        return match.end()
     if name.endswith(")"):
-        raise PathInvalid("functions in paths are not supported", unimplemented=True)
+        built = ", ".join(_FUNCTIONS)
+        raise PathInvalid(f"of the functions in paths {built} are supported", unimplemented=True)
     if not name:
         raise PathInvalid("a name in the path is empty")
     steps.append(Wildcard.ALL if name == "*" else name)
@@ -100,12 +118,17 @@ def _parse_bracket(text: str, position: int, steps: list[Step]) -> int:
 def follow(value: bytes, steps: tuple[Step, ...]) -> bytes | None:
     """What the steps find in the value."""
     for position, step in enumerate(steps):
-        if isinstance(step, Wildcard):
-            return assemble_array(_follow_all(value, steps[position:]))
-        found = _child(value, step)
+        if isinstance(step, Function):
+            return _apply(step, value)
+        found = None if isinstance(step, Wildcard) else _child(value, step)
         if found is None:
+            rest = steps[position:]
+            if not any(isinstance(later, Wildcard) for later in rest):
+                return None
             # A path with a wildcard further on finds an empty list, as in JsonPath.
-            return b"[]" if any(isinstance(later, Wildcard) for later in steps[position:]) else None
+            found = assemble_array(_follow_all(value, rest) if isinstance(step, Wildcard) else [])
+            last = rest[-1]
+            return _apply(last, found) if isinstance(last, Function) else found
         value = found
     return value
 
@@ -117,10 +140,25 @@ def _follow_all(value: bytes, steps: tuple[Step, ...]) -> list[bytes]:
             found = [inner for outer in found for inner in _containers(outer)]
         elif isinstance(step, Wildcard):
             found = [child for outer in found for child in _children(outer)]
-        else:
+        elif not isinstance(step, Function):
             children = [_child(outer, step) for outer in found]
             found = [child for child in children if child is not None]
     return found
+
+
+def _apply(function: Function, value: bytes) -> bytes | None:
+    """None: it has no meaning for such a value."""
+    is_object, is_array = value[:1] == b"{", value[:1] == b"["
+    match function:
+        case Function.LENGTH | Function.SIZE if is_object or is_array:
+            return str(len(fields_of(value) if is_object else elements_of(value))).encode("ascii")
+        case Function.KEYS if is_object:
+            return assemble_array([dump_string(key) for key in fields_of(value)])
+        case Function.FIRST if is_array:
+            return _child(value, 0)
+        case Function.LAST if is_array:
+            return _child(value, -1)
+    return None
 
 
 def _child(value: bytes, step: str | int) -> bytes | None:

@@ -52,7 +52,7 @@ def test_every_field_is_read() -> None:
         ({"retryDelaySeconds": -1}, "retryDelaySeconds"),
         ({"backoffScaleFactor": 0}, "backoffScaleFactor"),
         ({"backoffScaleFactor": 1.5}, "backoffScaleFactor"),
-        ({"timeoutSeconds": 10, "responseTimeoutSeconds": 10}, "responseTimeoutSeconds"),
+        ({"timeoutSeconds": 10, "responseTimeoutSeconds": 11}, "responseTimeoutSeconds"),
         ({"timeoutSeconds": 10, "totalTimeoutSeconds": 9}, "timeoutSeconds"),
         ({"timeoutPolicy": "IGNORE"}, "timeoutPolicy"),
         ({"inputTemplate": []}, "inputTemplate"),
