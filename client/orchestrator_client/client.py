@@ -34,6 +34,7 @@ from orchestrator_client.execution import (
 from orchestrator_client.mocking import Mocking
 from orchestrator_client.runs import Run, object_payload
 from orchestrator_client.schedules import Schedules
+from orchestrator_client.schemas import Schemas
 from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.upkeep import Upkeep
 from orchestrator_client.workflow import Workflow
@@ -73,6 +74,7 @@ class Client(Upkeep, Mocking):
         )
         self.schedules = Schedules(self.connection)
         self.events = Events(self.connection)
+        self.schemas = Schemas(self.connection)
         # The digest of each workflow that this client knows to be registered.
         self._registered: dict[tuple[str, int], str] = {}
         self._registering = asyncio.Lock()

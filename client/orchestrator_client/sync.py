@@ -13,6 +13,7 @@ from orchestrator_client.client import Client
 from orchestrator_client.events import Events
 from orchestrator_client.runs import Run
 from orchestrator_client.schedules import Schedules
+from orchestrator_client.schemas import Schemas
 from orchestrator_client.tasks import Task
 from orchestrator_client.worker import Worker
 
@@ -168,6 +169,16 @@ class SyncEvents(_Blocking[Events]):
     pending = _iterating(Events.pending)
 
 
+class SyncSchemas(_Blocking[Schemas]):
+    """`Schemas` whose methods block."""
+
+    register = _blocking(Schemas.register)
+    register_records = _blocking(Schemas.register_records)
+    get = _blocking(Schemas.get)
+    list = _iterating(Schemas.list)
+    delete = _blocking(Schemas.delete)
+
+
 class SyncClient(_Blocking[Client]):
     """A `Client` whose methods block; takes the same arguments. Threads may share it."""
 
@@ -228,6 +239,7 @@ class SyncClient(_Blocking[Client]):
             raise
         self.schedules = SyncSchedules(self.inner.schedules, thread)
         self.events = SyncEvents(self.inner.events, thread)
+        self.schemas = SyncSchemas(self.inner.schemas, thread)
 
     def run(self, workflow_id: str, *, output: type | None = None) -> SyncRun:
         """A handle of an execution that was started elsewhere; `output` is the type of its result."""

@@ -16,6 +16,7 @@ from orchestrator.cli.event_commands import event
 from orchestrator.cli.node_commands import init, serve
 from orchestrator.cli.rehearsal_commands import test_workflow
 from orchestrator.cli.schedule_commands import schedule
+from orchestrator.cli.schema_commands import schema
 from orchestrator.cli.search_commands import workflow
 from orchestrator.cli.service_commands import service
 from orchestrator.cli.session import Session, common_options, current_session
@@ -70,7 +71,7 @@ def version() -> None:
     current_session().output.show(values, f"orchestrator {values['version']} (Python {values['python']})")
 
 
-for command in (init, serve, dev, cluster, workflow, task, service, schedule, event):
+for command in (init, serve, dev, cluster, workflow, task, service, schema, schedule, event):
     cli.add_command(command)
 for group, commands in (
     (workflow, (*upkeep_commands.WORKFLOW_COMMANDS, test_workflow)),

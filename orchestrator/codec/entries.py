@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from orchestrator.codec.errors import EntryCorrupt, EntryVersionUnsupported
-from orchestrator.engine.commands import AnyCommand, Command, RequestIdentity
+from orchestrator.engine.command import Command
+from orchestrator.engine.commands import AnyCommand, RequestIdentity
 
 ENTRY_FORMAT = 1
 ENTRY_CLOSE_BYTES = 256 * 1024

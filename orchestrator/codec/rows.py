@@ -44,6 +44,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.WAITING: resident.WaitingExecution,
     Table.POLLER: resident.Poller,
     Table.SERVICE: resident.ServiceRow,
+    Table.SCHEMA: resident.SchemaRow,
     Table.RETENTION: resident.Retention,
     Table.SCHEDULE: rows.ScheduleRow,
     Table.SCHEDULE_RUN: rows.ScheduleRun,

@@ -15,7 +15,9 @@ from orchestrator.engine.choices import (
     PurgeRule,
     TerminateCompensation,
 )
+from orchestrator.engine.command import Command
 from orchestrator.engine.model import SessionKind, TaskStatus
+from orchestrator.engine.schema_commands import DeleteSchema, RegisterSchemas
 
 UNCHANGED = -1
 
@@ -27,10 +29,6 @@ class RequestIdentity(msgspec.Struct, frozen=True, array_like=True, gc=False):
     session_id: str = ""
     sequence: int = 0
     lowest_unacknowledged: int = 0
-
-
-class Command(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Base of all commands."""
 
 
 # --- definitions -----------------------------------------------------------------------------------------------
@@ -475,6 +473,8 @@ AnyCommand = (
     | RaiseBehaviour
     | RegisterService
     | DeleteService
+    | RegisterSchemas
+    | DeleteSchema
     | DeleteWorkflow
     | SetRetention
     | PurgeExecutions

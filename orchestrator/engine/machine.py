@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from orchestrator.engine import chain, commands, dedup, messages
+from orchestrator.engine import chain, commands, dedup, messages, schema_commands
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.handlers import (
     again,
@@ -24,6 +24,7 @@ from orchestrator.engine.handlers import (
     reaching,
     results,
     scheduling,
+    schemas,
     services,
     sessions,
     starting,
@@ -83,6 +84,8 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.RaiseBehaviour: system.raise_behaviour,
     commands.RegisterService: services.register_service,
     commands.DeleteService: services.delete_service,
+    schema_commands.RegisterSchemas: schemas.register_schemas,
+    schema_commands.DeleteSchema: schemas.delete_schema,
     commands.DeleteWorkflow: purging.delete_workflow,
     commands.SetRetention: purging.set_retention,
     commands.PurgeExecutions: purging.purge_executions,

@@ -49,6 +49,7 @@ class Table(IntEnum):
     WAITING = 33  # (number,)
     POLLER = 34  # (namespace, domain, task name)
     SERVICE = 50  # (namespace, name)
+    SCHEMA = 71  # (namespace, name, version)
     RETENTION = 35  # ()
     SCHEDULE = 40  # (namespace, name)
     SCHEDULE_RUN = 41  # (namespace, name, number)

@@ -23,7 +23,7 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.places import node_of
 from orchestrator.engine.plan import bundle_for, compiled, plan_of
-from orchestrator.engine.resident import Bundle, ServiceRow, TaskDefinitionRow, WorkflowDefinitionRow
+from orchestrator.engine.resident import Bundle, SchemaRow, ServiceRow, TaskDefinitionRow, WorkflowDefinitionRow
 from orchestrator.engine.state import State
 
 _EMPTY = b"{}"
@@ -239,4 +239,18 @@ def service(state: State, namespace: str, name: str) -> ServiceRow | None:
 def services(state: State, namespace: str) -> list[ServiceRow]:
     """By name."""
     rows = sorted(state.resident[Table.SERVICE].items())
+    return [row for key, row in rows if key[0] == namespace]
+
+
+def schema(state: State, namespace: str, name: str, version: int) -> SchemaRow | None:
+    """`version`: 0 is the highest."""
+    rows = cast(dict[tuple[str, str, int], SchemaRow], state.resident[Table.SCHEMA])
+    if not version:
+        version = max((key[2] for key in rows if key[:2] == (namespace, name)), default=0)
+    return rows.get((namespace, name, version))
+
+
+def schemas(state: State, namespace: str) -> list[SchemaRow]:
+    """By name and version."""
+    rows = sorted(state.resident[Table.SCHEMA].items())
     return [row for key, row in rows if key[0] == namespace]

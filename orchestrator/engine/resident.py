@@ -36,6 +36,16 @@ class ServiceRow(Row, frozen=True):
     registered_ms: int
 
 
+class SchemaRow(Row, frozen=True):
+    """A registered JSON schema: its record, as the JSON text that was given."""
+
+    namespace: str
+    name: str
+    version: int
+    document: bytes
+    registered_ms: int
+
+
 class Bundle(Row, frozen=True):
     """What an execution was started with: definition and effective task definitions as one JSON text."""
 

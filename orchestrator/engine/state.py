@@ -374,6 +374,9 @@ class State:
         assert row is not None
         self.task_limits.pop((row.namespace, row.name), None)
 
+    def _schema_changed(self, old: Any, new: Any) -> None:
+        self.bundles_made.clear()
+
     def _waiting_changed(self, old: WaitingExecution | None, new: WaitingExecution | None) -> None:
         if new is not None:
             heappush(self._waiting_of.setdefault(new.group, []), new.number)
@@ -392,6 +395,7 @@ _INDEXES: dict[Table, Any] = {
     Table.WORKFLOW_DEFINITION: State._definition_changed,
     Table.TASK_DEFINITION: State._task_definition_changed,
     Table.BUNDLE: State._bundle_changed,
+    Table.SCHEMA: State._schema_changed,
     Table.WAITING: State._waiting_changed,
     Table.SCHEDULE: lambda state, old, new: state.triggers.schedule_changed(old, new),
     Table.EVENT_HANDLER: lambda state, old, new: state.triggers.handler_changed(old, new),

@@ -35,7 +35,9 @@ RETRY_AFTER_MS = 100
 # Of a message, and of each value of the metadata: statuses travel in headers, which clients accept up to 8 KiB.
 TEXT_BYTES_MAX = 1_000
 # Limits that no waiting changes.
-_FULL_FOR_GOOD = frozenset(("EVENT_HANDLERS_FULL", "EXECUTION_TOO_LARGE", "SCHEDULES_FULL", "SERVICES_FULL"))
+_FULL_FOR_GOOD = frozenset(
+    ("EVENT_HANDLERS_FULL", "EXECUTION_TOO_LARGE", "SCHEDULES_FULL", "SCHEMAS_FULL", "SERVICES_FULL")
+)
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from orchestrator.rpc.cluster import ClusterServicer
 from orchestrator.rpc.definitions import DefinitionServicer
 from orchestrator.rpc.events import EventServicer
 from orchestrator.rpc.schedules import ScheduleServicer
+from orchestrator.rpc.schemas import SchemaRegistryServicer
 from orchestrator.rpc.services import ServiceRegistryServicer
 from orchestrator.rpc.workers import WorkerServicer
 from orchestrator.rpc.workflows import WorkflowServicer
@@ -23,6 +24,8 @@ from orchestrator_api.v1 import (
     events_pb2_grpc,
     schedules_pb2,
     schedules_pb2_grpc,
+    schemas_pb2,
+    schemas_pb2_grpc,
     services_pb2,
     services_pb2_grpc,
     workers_pb2,
@@ -40,6 +43,7 @@ SERVICES = tuple(
         (workers_pb2.DESCRIPTOR, "WorkerService"),
         (cluster_pb2.DESCRIPTOR, "ClusterService"),
         (services_pb2.DESCRIPTOR, "ServiceRegistryService"),
+        (schemas_pb2.DESCRIPTOR, "SchemaRegistryService"),
         (schedules_pb2.DESCRIPTOR, "ScheduleService"),
         (events_pb2.DESCRIPTOR, "EventService"),
     )
@@ -66,6 +70,7 @@ def add_services(backend: Backend, server: grpc.aio.Server) -> None:
     workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), server)
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), server)
     services_pb2_grpc.add_ServiceRegistryServiceServicer_to_server(ServiceRegistryServicer(backend), server)
+    schemas_pb2_grpc.add_SchemaRegistryServiceServicer_to_server(SchemaRegistryServicer(backend), server)
     schedules_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(backend), server)
     events_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(backend), server)
 

@@ -8,7 +8,8 @@ import pytest
 from orchestrator.codec.entries import EntryHeader, decode_entry, encode_command, encode_entry, join_entry
 from orchestrator.codec.errors import EntryCorrupt, EntryVersionUnsupported
 from orchestrator.engine import choices, commands
-from orchestrator.engine.commands import Command, CompleteTask, FireTimers, PauseWorkflow, RequestIdentity
+from orchestrator.engine.command import Command
+from orchestrator.engine.commands import CompleteTask, FireTimers, PauseWorkflow, RequestIdentity
 from orchestrator.engine.model import TaskStatus
 
 HEADER = EntryHeader(behaviour_level=1, partition=0, time_ms=1_700_000_000_000, proposer="n1")

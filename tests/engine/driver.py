@@ -49,6 +49,7 @@ from orchestrator.engine.resident import (
     Ready,
     Request,
     Retention,
+    SchemaRow,
     ServiceRow,
     Session,
     TaskDefinitionRow,
@@ -97,6 +98,7 @@ ROWS: dict[Table, Any] = {
     Table.WAITING: WaitingExecution,
     Table.POLLER: Poller,
     Table.SERVICE: ServiceRow,
+    Table.SCHEMA: SchemaRow,
     Table.RETENTION: Retention,
 }
 

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.engine import choices, commands, leases, machine, messages, step, walk
+from orchestrator.engine import choices, commands, leases, machine, messages, schema_commands, step, walk
 from orchestrator.engine.choices import IfExists, TerminateCompensation
+from orchestrator.engine.command import Command
 from orchestrator.engine.commands import RequestIdentity, StartWorkflow
 from orchestrator.engine.model import SessionKind, Table, TaskStatus
 from orchestrator.engine.results import Code, Done, Rejected
@@ -71,6 +72,10 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.RaiseBehaviour: commands.RaiseBehaviour(1),
     commands.RegisterService: commands.RegisterService("default", b'{"name":"s","endpoints":["http://a"]}'),
     commands.DeleteService: commands.DeleteService("default", "s"),
+    schema_commands.RegisterSchemas: schema_commands.RegisterSchemas(
+        "default", (b'{"name":"s","data":{"type":"object"}}',), False
+    ),
+    schema_commands.DeleteSchema: schema_commands.DeleteSchema("default", "s", 0),
     commands.DeleteWorkflow: commands.DeleteWorkflow(*ONE, choices.DeleteEffects.KEEP),
     commands.SetRetention: commands.SetRetention(1, 2, 3),
     commands.AddTaskLogs: None,
@@ -122,7 +127,7 @@ def command_of(driver: Driver, kind: type) -> Any:
 
 
 def test_every_command_and_message_has_a_handler() -> None:
-    assert set(machine.COMMANDS) == set(commands.Command.__subclasses__()) == set(EVERY_COMMAND)
+    assert set(machine.COMMANDS) == set(Command.__subclasses__()) == set(EVERY_COMMAND)
     assert set(machine.MESSAGES) == set(messages.Message.__subclasses__())
 
 
@@ -130,7 +135,7 @@ def test_every_result_and_command_is_in_its_union() -> None:
     from orchestrator.engine import effects, results
 
     for base, union in (
-        (commands.Command, commands.AnyCommand),
+        (Command, commands.AnyCommand),
         (messages.Message, messages.AnyMessage),
         (results.Result, results.AnyResult),
         (effects.Effect, effects.AnyEffect),

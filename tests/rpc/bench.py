@@ -32,6 +32,7 @@ from orchestrator_api.v1 import (
     definitions_pb2_grpc,
     events_pb2_grpc,
     schedules_pb2_grpc,
+    schemas_pb2_grpc,
     services_pb2_grpc,
     workers_pb2,
     workers_pb2_grpc,
@@ -222,6 +223,7 @@ class Stubs:
         self.definitions: Any = definitions_pb2_grpc.DefinitionServiceStub(channel)
         self.workers: Any = workers_pb2_grpc.WorkerServiceStub(channel)
         self.services: Any = services_pb2_grpc.ServiceRegistryServiceStub(channel)
+        self.schemas: Any = schemas_pb2_grpc.SchemaRegistryServiceStub(channel)
         self.schedules: Any = schedules_pb2_grpc.ScheduleServiceStub(channel)
         self.events: Any = events_pb2_grpc.EventServiceStub(channel)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(channel)

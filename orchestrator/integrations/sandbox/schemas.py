@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -27,6 +28,9 @@ VIOLATIONS_MAX = 5
 _VIOLATION_CHARACTERS_MAX = 300
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DRAFTS = (3, 4, 6, 7)
+# Keywords of values, which are no schemas; and of schemas by names, which are no keywords.
+_VALUES = frozenset(("const", "default", "enum", "example", "examples"))
+_BY_NAME = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 _UNKNOWN: Any = object()
 
 
@@ -92,6 +96,7 @@ def _compiled(source: str) -> Any:
         kind.check_schema(schema)
     except SchemaError as error:
         raise SchemaInvalid(f"the schema is wrong: {_violation(error)}") from None
+    _check_patterns(schema, "$")
     _check_references(schema)
     return kind(schema, registry=REGISTRY)
 
@@ -104,6 +109,33 @@ def _kind(schema: Any) -> Any:
     if not isinstance(dialect, str) or (kind := validator_for(schema, default=_UNKNOWN)) is _UNKNOWN:
         raise SchemaInvalid(f"$schema names no draft that is known here: {dialect!r}")
     return kind
+
+
+def _check_patterns(value: Any, path: str) -> None:
+    """Those of keywords, and of whatever looks like them: a schema may stand anywhere that a reference leads to."""
+    if isinstance(value, list):
+        for position, element in enumerate(value):
+            _check_patterns(element, f"{path}[{position}]")
+    if not isinstance(value, dict):
+        return
+    pattern, properties = value.get("pattern"), value.get("patternProperties")
+    if isinstance(pattern, str):
+        _check_pattern(pattern, f"{path}.pattern")
+    for name in properties if isinstance(properties, dict) else ():
+        _check_pattern(name, f"{path}.patternProperties")
+    for key, element in value.items():
+        if key in _BY_NAME and isinstance(element, dict):
+            for name, schema in element.items():
+                _check_patterns(schema, f"{path}.{key}.{name}")
+        elif key not in _VALUES:
+            _check_patterns(element, f"{path}.{key}")
+
+
+def _check_pattern(pattern: str, path: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError) as error:
+        raise SchemaInvalid(f"the schema is wrong: {path}: {shortened(repr(pattern))} is no pattern: {error}") from None
 
 
 def _check_references(schema: Any) -> None:
