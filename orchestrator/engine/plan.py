@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -16,6 +16,14 @@ from orchestrator.engine.state import State
 _BUNDLES_REMEMBERED = 1024
 
 
+class Joined(NamedTuple):
+    """A reference in a branch of a FORK_JOIN, for which a JOIN waits: that of this fork, or of one around it."""
+
+    reference: str
+    join: str
+    inner: str  # the outermost FORK_JOIN that it stands in inside of the branch; "": none
+
+
 class Plan(msgspec.Struct, frozen=True):
     """The tasks of a definition, or of an expansion, and what the walk looks up about them."""
 
@@ -25,8 +33,8 @@ class Plan(msgspec.Struct, frozen=True):
     exclusively: dict[str, tuple[str, ...]]  # reference -> EXCLUSIVE_JOINs that may take its output
     undoes: dict[str, TaskNode]  # step -> its compensation
     permissive: tuple[str, ...]  # permissive tasks that are not optional
-    # (FORK_JOIN, branch) -> those of its JOIN's references that stand somewhere in the branch
-    joined_in: dict[tuple[str, int], tuple[str, ...]]
+    # (FORK_JOIN, branch) -> what JOINs wait for that stands somewhere in the branch
+    joined_in: dict[tuple[str, int], tuple[Joined, ...]]
     of: CompiledDefinition | None = None  # None: of an expansion
 
     @property
@@ -54,7 +62,7 @@ def compiled(state: State, bundled: tuple[bytes, bytes]) -> Plan:
 
 
 def make_plan(nodes: dict[str, TaskNode]) -> Plan:
-    joined_in: dict[tuple[str, int], list[str]] = {}
+    joined_in: dict[tuple[str, int], list[Joined]] = {}
     joins_of: dict[str, list[str]] = {}
     exclusively: dict[str, list[str]] = {}
     followers = {node.next for node in nodes.values()}
@@ -68,11 +76,8 @@ def make_plan(nodes: dict[str, TaskNode]) -> Plan:
         if node.type != TaskType.FORK_JOIN or node.join is None:
             continue
         for reference in dict.fromkeys(nodes[node.join].join_on):
-            inner = nodes[reference]
-            while inner.parent is not None and inner.parent != node.reference:
-                inner = nodes[inner.parent]
-            if inner.parent == node.reference:
-                joined_in.setdefault((node.reference, inner.branch), []).append(reference)
+            for branch, inner in _branches_around(nodes, reference, node.reference):
+                joined_in.setdefault(branch, []).append(Joined(reference, node.join, inner))
     return Plan(
         nodes=nodes,
         outermost=tuple(
@@ -84,6 +89,17 @@ def make_plan(nodes: dict[str, TaskNode]) -> Plan:
         permissive=tuple(node.reference for node in nodes.values() if node.permissive and not node.optional),
         joined_in={key: tuple(references) for key, references in joined_in.items()},
     )
+
+
+def _branches_around(nodes: dict[str, TaskNode], reference: str, fork: str) -> Iterator[tuple[tuple[str, int], str]]:
+    """The branches in which the reference stands, up to that of the fork, each with the FORK_JOIN next inside of it."""
+    node, inner = nodes[reference], ""
+    while node.parent is not None and node.reference != fork:
+        above = nodes[node.parent]
+        if above.type == TaskType.FORK_JOIN:
+            yield (above.reference, node.branch), inner
+            inner = above.reference
+        node = above
 
 
 class TaskDocuments(Mapping[str, bytes]):

@@ -248,12 +248,14 @@ def _tell_exclusive_joins(step: Step, attempt: TaskAttempt) -> None:
 
 
 def _end_branch(step: Step, fork: TaskAttempt, node: TaskNode, branch: int) -> None:
-    """What the branch did not come by will never be made: it counts for the JOIN now."""
-    assert node.join is not None
+    """What the branch did not come by will never be made: it counts for the JOIN that waits for it now."""
     plan = places.plan_at(step.plan, step.hot, fork.expansion)
-    for reference in plan.joined_in.get((node.reference, branch), ()):
-        if join.reached(step, instance_of(reference, fork.iterations)) is None:
-            join.one_less(step, places.inside(step.plan, step.hot, fork, node.join), None)
+    for joined in plan.joined_in.get((node.reference, branch), ()):
+        if joined.inner and step.hot.latest(instance_of(joined.inner, fork.iterations)) is not None:
+            # A branch of that fork may still come by it, and counts for it when it ends.
+            continue
+        if join.reached(step, instance_of(joined.reference, fork.iterations)) is None:
+            join.one_less(step, places.inside(step.plan, step.hot, fork, joined.join), None)
 
 
 def _complete(step: Step) -> None:

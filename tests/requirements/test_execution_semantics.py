@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from orchestrator.engine.choices import DeadlineKind, TerminateCompensation
-from orchestrator.engine.commands import ExpireDeadline, PauseWorkflow, ResumeWorkflow, TerminateWorkflow
+from orchestrator.engine.commands import (
+    ExpireDeadline,
+    PauseWorkflow,
+    ResumeWorkflow,
+    RetryWorkflow,
+    TerminateWorkflow,
+)
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from tests.engine.driver import Driver, simple
 from tests.requirements.elements import ONE, begin, busy_driver, element, fork, shown_input, switch, text
@@ -350,6 +356,43 @@ def test_what_can_no_longer_be_made_counts_as_done_when_its_branch_ends(driver: 
     assert driver.latest("j").status is TaskStatus.IN_PROGRESS
     driver.give("d")
     assert driver.latest("j").status is TaskStatus.COMPLETED
+
+
+def test_a_join_waits_for_what_an_inner_fork_has_not_joined(driver: Driver) -> None:
+    """Waits until every joinOn ref is terminal: also one that is not made yet, in a branch of an inner fork whose own
+    JOIN does not wait for it; and it counts once."""
+    inner = [
+        element("FORK_JOIN", "f2", forkTasks=[[simple("a"), simple("b")], [simple("c")]]),
+        element("JOIN", "j2", joinOn=["c"]),
+    ]
+    begin(driver, *fork(inner, [simple("d")], [simple("e")], on=["b", "d", "e"]))
+    driver.give("c")
+    assert driver.latest("j2").status is TaskStatus.COMPLETED
+    driver.give("d")
+    driver.give("a")
+    driver.give("b", b'{"n":1}')
+    assert driver.latest("j").status is TaskStatus.IN_PROGRESS
+    driver.give("e")
+    assert driver.latest("j").status is TaskStatus.COMPLETED
+    assert text(driver, "j") == {"b": {"n": 1}}
+
+
+def test_a_join_that_is_reopened_waits_for_what_an_inner_fork_has_not_joined(driver: Driver) -> None:
+    """The same after an operator's retry: what can still be made is waited for."""
+    inner = [
+        element("FORK_JOIN", "f2", forkTasks=[[simple("a"), simple("b")], [simple("c")]]),
+        element("JOIN", "j2", joinOn=["c"]),
+    ]
+    begin(driver, *fork(inner, [simple("d", retryCount=0)], on=["b", "d"]))
+    driver.give("c")
+    driver.fail("d")
+    driver.ok(RetryWorkflow(*ONE))
+    driver.give("d")
+    assert driver.latest("j").status is TaskStatus.IN_PROGRESS
+    driver.give("a")
+    driver.give("b")
+    assert driver.latest("j").status is TaskStatus.COMPLETED
+    assert driver.header().status is WorkflowStatus.COMPLETED
 
 
 def test_the_workflow_waits_for_branches_that_are_not_joined(driver: Driver) -> None:

@@ -65,14 +65,18 @@ def _size(step: Step, joined: TaskAttempt) -> int:
 
 
 def _will_never_be(step: Step, node: TaskNode, join: TaskAttempt, reference: str) -> bool:
-    """Of a reference that was not made: whether its branch of the fork has ended without it."""
+    """Of a reference that was not made: whether the branch that could come by it has ended without it."""
     fork = places.node_at(step.plan, step.hot, node.forked_by, join.expansion)
     if fork.type == TaskType.FORK_JOIN_DYNAMIC:
         return False
     inner = places.node_at(step.plan, step.hot, _without(reference, join.iterations), join.expansion)
-    while inner.parent is not None and inner.parent != fork.reference:
-        inner = places.node_at(step.plan, step.hot, inner.parent, join.expansion)
-    return has_ended(step, instance_of(fork.fork[inner.branch][-1], join.iterations))
+    while True:
+        assert inner.parent is not None
+        above = places.node_at(step.plan, step.hot, inner.parent, join.expansion)
+        if above.type == TaskType.FORK_JOIN and step.hot.latest(instance_of(above.reference, join.iterations)):
+            # The innermost fork around it that was made: its branch is where the walk is.
+            return has_ended(step, instance_of(above.fork[inner.branch][-1], join.iterations))
+        inner = above
 
 
 def _without(reference: str, iterations: tuple[int, ...]) -> str:
