@@ -21,6 +21,10 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.transitions import TASK_TERMINAL
 
+_NUMBERED = frozenset(
+    (Table.TASK, Table.RECORD, Table.SIGNAL, Table.PAYLOAD, Table.EXPANSION, Table.TASK_LOG)
+)
+
 
 def instance_of(base: str, iterations: tuple[int, ...]) -> str:
     """The reference name of a task in an iteration of the loops around it."""
@@ -94,6 +98,14 @@ class ExecutionState:
         if table is Table.SIGNAL:
             return self.signals
         return self.expansions if table is Table.EXPANSION else self.logs
+
+    def put_in_order(self, tables: set[Table]) -> None:
+        """Rows that were put back stand where a replica that reads them anew has them."""
+        for table in tables & _NUMBERED:
+            rows = self.rows(table)
+            ordered = sorted(rows.items())
+            rows.clear()
+            rows.update(ordered)
 
     def load(self, payload: Payload) -> bytes:
         """The JSON text of a payload; `b""` if there is none."""

@@ -34,6 +34,9 @@ def explain(state: State, hot: ExecutionState) -> list[Waiting]:
     if header.status in WORKFLOW_TERMINAL:
         return []
     found = _about_all(state, hot)
+    if header.clearing:
+        text = f"the removal of what its run before has left: {len(hot.tasks)} tasks are still there"
+        return [Waiting(text, header.timeout_base_ms), *found]
     if header.status is WorkflowStatus.PAUSED or header.waits:
         return found
     plan = plan_of(state, header.bundle)

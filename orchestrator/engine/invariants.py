@@ -12,7 +12,14 @@ from orchestrator.engine import throttle
 from orchestrator.engine.attempts import has_effect
 from orchestrator.engine.definitions.model import WORKED
 from orchestrator.engine.evaluations import is_waiting
-from orchestrator.engine.messages import ContinueExecution, RemoveRows, StartExecution, TaskLeased, WorkerLost
+from orchestrator.engine.messages import (
+    ClearExecution,
+    ContinueExecution,
+    RemoveRows,
+    StartExecution,
+    TaskLeased,
+    WorkerLost,
+)
 from orchestrator.engine.model import (
     CompensationState,
     ExecutionKey,
@@ -86,7 +93,7 @@ def attempts_in_progress_are_leased(state: State) -> Iterator[str]:
 def counters_are_counts(state: State) -> Iterator[str]:
     for key, hot in state.hot_executions():
         header = hot.execution
-        if header.deleted:
+        if header.deleted or header.clearing:
             continue
         is_open = [attempt for attempt in hot.tasks.values() if attempt.status not in TASK_TERMINAL]
         if header.open_tasks != len(is_open) or hot.open.keys() != {one.sequence for one in is_open}:
@@ -182,10 +189,23 @@ def _waits_for_another(state: State, key: ExecutionKey, attempt: TaskAttempt) ->
 def leftovers_are_continued(state: State) -> Iterator[str]:
     for key, hot in state.hot_executions():
         header = hot.execution
+        if header.clearing:
+            if not _has_message(state, key, ClearExecution):
+                yield f"{key} is being cleared and will never run"
+            continue
         if header.ending is None and (header.status is not WorkflowStatus.RUNNING or header.waits):
             continue
         if (header.agenda or header.ending is not None) and not _has_message(state, key, ContinueExecution):
             yield f"{key} has something left to do and nothing to go on with"
+
+
+def executions_are_cleared_before_they_run(state: State) -> Iterator[str]:
+    for key, hot in state.hot_executions():
+        header = hot.execution
+        if header.clearing and (header.status is not WorkflowStatus.RUNNING or header.ending is not None):
+            yield f"{key} is being cleared and is {header.status.name}"
+        if not header.clearing and _has_message(state, key, ClearExecution):
+            yield f"{key} runs and is to be cleared"
 
 
 def deleted_executions_go(state: State) -> Iterator[str]:
@@ -262,6 +282,7 @@ CHECKS: tuple[Check, ...] = (
     bundles_are_counted,
     whatever_is_owed_will_move,
     leftovers_are_continued,
+    executions_are_cleared_before_they_run,
     deleted_executions_go,
     leases_not_taken_up_have_a_message,
     *triggers.CHECKS,

@@ -12,7 +12,6 @@ LOG_BYTES = 256 * 1024
 LOG_LINE_CHARS = 8 * 1024
 ITERATIONS = 1_000_000  # of a loop; without keepLastN the limit of tasks comes first
 FORKED = 10_000
-RERUN_TASKS = 5_000  # of an execution that is run again from one of them
 DEPTH = 64  # of sub-workflows in each other
 WORKFLOW_ID_CHARS = 200
 IDEMPOTENCY_KEY_CHARS = 200

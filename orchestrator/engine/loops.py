@@ -206,20 +206,7 @@ def _is_inside(step: Step, attempt: TaskAttempt, loop: TaskAttempt) -> bool:
 
 def reopen(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     """An operator retries the workflow: the loop goes on with its current iteration."""
-    check_task(attempt.status, TaskStatus.IN_PROGRESS)
-    step.change(open_tasks=step.x.open_tasks + 1)
-    attempt = step.put_task(
-        replace(
-            attempt,
-            status=TaskStatus.IN_PROGRESS,
-            ended_ms=0,
-            updated_ms=step.now,
-            reason="",
-            error_code="",
-            fencing_token=0,
-            ready=0,
-        )
-    )
+    attempt = step.put_task(_opened(step, attempt))
     if attempt.waiting == 0:
         # It failed between two iterations, or before the first: where it failed, it tries again.
         if attempt.position == 0:
@@ -229,23 +216,39 @@ def reopen(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
             evaluations.ask(step, attempt)
 
 
-def reopen_at(step: Step, loop: TaskAttempt, position: int) -> None:
-    """The loop is in progress again, with the sequence of this iteration open."""
-    step.put_task(
-        replace(
-            loop,
-            status=TaskStatus.IN_PROGRESS,
-            ended_ms=0,
-            updated_ms=step.now,
-            reason="",
-            error_code="",
-            position=position,
-            waiting=1,
-            fencing_token=0,
-            ready=0,
-        )
+def interrupt(step: Step, node: TaskNode, loop: TaskAttempt, iteration: int) -> None:
+    """Something in this iteration is about to be made again: the loop goes on with it, and later ones are forgotten."""
+    if loop.status is TaskStatus.IN_PROGRESS and loop.position <= iteration:
+        return
+    # What is open in an iteration says that its size does not count yet.
+    counted = loop.position if loop.waiting == 0 else loop.position - 1
+    sizes = [assembly.iteration_size(step.plan, step.hot, loop, node, one) for one in range(iteration, counted + 1)]
+    loop = replace(loop, position=iteration, waiting=1, assembled_bytes=max(0, loop.assembled_bytes - sum(sizes)))
+    step.put_task(_opened(step, loop))
+    step.budget -= 1
+
+
+def reopen_at(step: Step, node: TaskNode, loop: TaskAttempt) -> None:
+    """The loop is in progress again, with nothing open but the sequence of its current iteration."""
+    interrupt(step, node, loop, loop.position)
+    step.put_task(replace(step.hot.tasks[loop.sequence], waiting=1))
+    step.change(open_branches=step.x.open_branches + 1)
+
+
+def _opened(step: Step, loop: TaskAttempt) -> TaskAttempt:
+    if loop.status is not TaskStatus.IN_PROGRESS:
+        check_task(loop.status, TaskStatus.IN_PROGRESS)
+        step.change(open_tasks=step.x.open_tasks + 1)
+    return replace(
+        loop,
+        status=TaskStatus.IN_PROGRESS,
+        ended_ms=0,
+        updated_ms=step.now,
+        reason="",
+        error_code="",
+        fencing_token=0,
+        ready=0,
     )
-    step.change(open_tasks=step.x.open_tasks + 1, open_branches=step.x.open_branches + 1)
 
 
 def current_iterations(step: Step, node: TaskNode) -> tuple[int, ...] | None:

@@ -109,6 +109,7 @@ MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
     messages.RemoveChild: children.remove_child,
     messages.ChildReopened: again.child_reopened,
     messages.GoOnAfterEnd: again.go_on_after_end,
+    messages.ClearExecution: again.clear_execution,
     messages.RetryChild: control.retry_child,
     messages.RemoveRows: purging.remove_rows,
     messages.PurgeExecution: purging.purge_execution,

@@ -11,7 +11,7 @@ from enum import IntEnum
 import msgspec
 
 from orchestrator.engine.choices import IdempotencyStrategy
-from orchestrator.engine.model import Row, TaskStatus, TimerKind, WorkflowStatus
+from orchestrator.engine.model import Payload, Row, TaskStatus, TimerKind, WorkflowStatus
 
 
 class OriginKind(IntEnum):
@@ -157,6 +157,19 @@ class RetryChild(Message, frozen=True, tag=17):
     parent_sequence: int
 
 
+class ClearExecution(Message, frozen=True, tag=18):
+    """The execution runs again: what does not stay goes, as much as one step may remove. See `clearing`."""
+
+    target: int = 0  # sequence of the attempt from which on all is made again; 0: everything
+    part: int = 0  # of the work, and how far it has come there
+    position: int = 0
+    below: int = 0  # payloads with such numbers are those of the run before
+    given: Payload = b""  # another input for the target, which stands here:
+    reference: str = ""
+    iterations: tuple[int, ...] = ()
+    expansion: int = 0
+
+
 class RemoveRows(Message, frozen=True, tag=30):
     """The execution is deleted: its rows go, as many as one step may remove."""
 
@@ -224,6 +237,7 @@ AnyMessage = (
     | ChildReopened
     | GoOnAfterEnd
     | RetryChild
+    | ClearExecution
     | RemoveRows
     | PurgeExecution
     | FinishTask

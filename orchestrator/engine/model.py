@@ -149,6 +149,7 @@ class AgendaKind(IntEnum):
     EXPAND = 5  # make the tasks of a dynamic fork, as many as the step may
     ABANDON = 6  # cancel what is open inside of a loop that has failed
     FORGET = 7  # remove an iteration that a loop does not keep; the reference is its number
+    WALK_AGAIN = 8  # go through what stays of an earlier run, from the sequence on; the reference: up to which
 
 
 AgendaItem = tuple[AgendaKind, int, str]
@@ -251,6 +252,7 @@ class Execution(Row, frozen=True):
     messages: int = 0  # of the signals, those of its message queue
     undo_children: bool = True  # whether what its children have done is undone when it ends badly
     masked_fields: tuple[str, ...] = ()  # of the definition: paths that readers are not shown
+    clearing: bool = False  # the run before goes step by step; nothing of this one has begun
 
 
 class TaskAttempt(Row, frozen=True):

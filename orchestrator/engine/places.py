@@ -79,6 +79,12 @@ def plan_at(plan: Plan, hot: ExecutionState, expansion: int) -> Plan:
     return cast(Plan, made)
 
 
+def forget(hot: ExecutionState, expansion: int, base: str) -> None:
+    """The expansion is gone, and with it what was derived from it. `base`: the reference of what was expanded."""
+    for key in (*((kind, expansion) for kind in ("plan", "spread", "forked", "inputs")), ("body", expansion, base)):
+        hot.derived.pop(key, None)
+
+
 def _body(hot: ExecutionState, node: TaskNode, expansion: int) -> TaskNode:
     made = hot.derived.get(("body", expansion, node.reference))
     if made is None:

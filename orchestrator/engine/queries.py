@@ -68,7 +68,7 @@ def compensation_view(hot: ExecutionState) -> CompensationView:
     header = hot.execution
     if header.settled:
         left: tuple[int, ...] = (*header.left, *header.compensating, *header.owed)
-    elif header.pivot_passed or header.status is WorkflowStatus.COMPLETED:
+    elif header.pivot_passed or header.status is WorkflowStatus.COMPLETED or header.clearing:
         left = ()
     else:
         left = tuple(sorted(hot.records, reverse=True))

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 from orchestrator.engine.definitions.model import TaskLimits
+from orchestrator.engine.deliveries import Deliveries
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.messages import Message
 from orchestrator.engine.model import (
@@ -67,6 +68,7 @@ class State:
         self.messages = cast(dict[RowKey, Message], self.resident[Table.MESSAGE])
         self.waiting = cast(dict[RowKey, WaitingExecution], self.resident[Table.WAITING])
         self.task_rates = cast(dict[RowKey, TaskRate], self.resident[Table.TASK_RATE])
+        self.deliveries = Deliveries(self.messages)
         self.queues = Queues(self.ready)
         self.triggers = Triggers(self.resident[Table.EVENT_SEEN])
         self.leases_of: dict[str, dict[int, None]] = {}  # session id -> tokens
@@ -77,7 +79,6 @@ class State:
         self.bundles_made: dict[Any, tuple[bytes, bytes]] = {}  # definition -> (digest, document) at this moment
         self._waiting_of: dict[bytes, list[int]] = {}  # group -> numbers, as a heap
         self._due: list[tuple[int, int]] = []
-        self._inbox: list[int] = []
         self._requests: list[tuple[int, str]] = []
         self._live: OrderedDict[ExecutionKey, ExecutionState] = OrderedDict()
         self._ended: OrderedDict[ExecutionKey, ExecutionState] = OrderedDict()
@@ -185,8 +186,7 @@ class State:
         else:
             rows[key] = row
         if table is Table.MESSAGE:
-            if row is not None:
-                heappush(self._inbox, cast(int, key[0]))
+            self.deliveries.changed(cast(int, key[0]), old, row)
         elif table in _INDEXES:
             _INDEXES[table](self, old, row)
         return old
@@ -281,12 +281,7 @@ class State:
 
     def next_message(self) -> int | None:
         """The number of the message that is taken up next."""
-        inbox = self._inbox
-        while inbox:
-            if (inbox[0],) in self.messages:
-                return inbox[0]
-            heappop(inbox)
-        return None
+        return self.deliveries.next()
 
     def next_timer(self) -> Timer | None:
         """The timer that is due first."""

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine import limits
 from orchestrator.engine.effects import AnyEffect, ExecutionChanged, ExecutionDeleted
-from orchestrator.engine.errors import not_found
+from orchestrator.engine.errors import being_cleared, not_found
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.identifiers import Identifiers
 from orchestrator.engine.messages import Message
@@ -112,6 +112,8 @@ class Step:
         """Opens the execution or refuses the command."""
         if not self.open(namespace, workflow_id):
             not_found(workflow_id)
+        if self.x.clearing:
+            being_cleared(workflow_id)
 
     def create(self, execution: Execution) -> None:
         self.key = (execution.namespace, execution.workflow_id)
@@ -231,8 +233,12 @@ class Step:
 
     def discard(self) -> None:
         """Nothing has happened."""
+        removed = {table for table, key in self.undo if self.state.read(table, key) is None}
         for (table, key), old in reversed(self.undo.items()):
             self.state.write(table, key, old)
+        hot = None if self.key is None else self.state.execution(self.key)
+        if hot is not None:
+            hot.put_in_order(removed)
         if self.removed is not None:
             self.state.put_back(self.removed, self.hot)
         self.state.meta = self._meta

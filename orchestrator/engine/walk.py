@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, ending, evaluations, loops, outcomes, places, saga
+from orchestrator.engine import again, attempts, ending, evaluations, loops, outcomes, places, saga
 from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.execution_state import base_of, instance_of
 from orchestrator.engine.messages import ContinueExecution
@@ -24,7 +24,7 @@ def drain(step: Step) -> None:
     """Goes on as far as the step may; sees to it that a later step goes on from there."""
     if step.x.ending is not None:
         ending.proceed(step)
-    elif step.x.status is WorkflowStatus.RUNNING and not step.x.waits:
+    elif step.x.status is WorkflowStatus.RUNNING and not step.x.waits and not step.x.clearing:
         _work_off(step)
     # Working off may have ended the execution, or turned it round.
     if step.x.status is WorkflowStatus.COMPENSATING and step.x.ending is None:
@@ -37,7 +37,7 @@ def _has_more(step: Step) -> bool:
     if step.x.ending is not None:
         return True
     if step.x.status is WorkflowStatus.RUNNING:
-        return bool(step.agenda) and not step.x.waits
+        return bool(step.agenda) and not step.x.waits and not step.x.clearing
     if step.x.status is not WorkflowStatus.COMPENSATING:
         return False
     return bool(step.undo_agenda) or not step.x.settled or bool(step.x.owed)
@@ -60,6 +60,9 @@ def _do(step: Step, item: AgendaItem) -> None:
     kind, sequence, reference = item
     if kind == AgendaKind.SCHEDULE:
         _schedule_at(step, sequence, reference)
+        return
+    if kind == AgendaKind.WALK_AGAIN:
+        again.walk_on(step, sequence, reference)
         return
     attempt = step.hot.tasks.get(sequence)
     if attempt is None:
@@ -111,6 +114,8 @@ def _make_more(step: Step, fork: TaskAttempt) -> None:
         place = Place(node, fork.iterations, fork.expanded)
         if step.hot.latest(place.reference) is None:
             schedule(step, place)
+        else:
+            step.budget -= 1
         position += 1
     step.put_task(replace(step.hot.tasks[fork.sequence], position=position))
     if position < len(references):
@@ -141,6 +146,9 @@ def _begin_delayed(step: Step, attempt: TaskAttempt) -> None:
 
 
 def _retry_by_hand(step: Step, attempt: TaskAttempt) -> None:
+    if attempt.retried:
+        # Asked for twice: what stays of an earlier run is tried again by itself.
+        return
     node = attempts.node_of(step, attempt)
     if node.type == TaskType.JOIN and attempt.status in TASK_TERMINAL:
         join.reopen(step, node, attempt)

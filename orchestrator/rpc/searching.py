@@ -98,7 +98,7 @@ async def search_tasks(backend: Backend, request: pb.SearchTasksRequest) -> pb.S
 async def _task(backend: Backend, header: Execution, attempt: TaskAttempt, full: bool) -> pb.Task:
     held = await backend.execution(header.namespace, header.workflow_id) if full else None
     now = None if held is None else held.tasks.get(attempt.sequence)
-    if held is None or now is None or now.task_id != attempt.task_id:
+    if held is None or held.execution.clearing or now is None or now.task_id != attempt.task_id:
         return views.task_summary(attempt)
     return views.task(backend.state(), held, now)
 

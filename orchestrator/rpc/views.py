@@ -21,6 +21,8 @@ COMPENSATION_STATE = {
     state: workflows_pb2.CompensationState.Value(f"COMPENSATION_STATE_{state.name}") for state in CompensationState
 }
 
+CLEARING = "the removal of what its run before has left"
+
 
 def timestamp(time_ms: int) -> Timestamp | None:
     """None for 0, which stands for never."""
@@ -48,13 +50,19 @@ def summary(execution: Execution) -> workflows_pb2.Workflow:
         priority=execution.priority,
         created_by=execution.created_by,
         idempotency_key=execution.idempotency_key,
-        waiting_for=f"a place under the rate limit key {execution.group_key!r}" if execution.waits else "",
+        waiting_for=_waiting_for(execution),
         start_time=timestamp(execution.created_ms),
         update_time=timestamp(execution.updated_ms),
         end_time=timestamp(execution.ended_ms),
         run=execution.run,
         compensation=workflows_pb2.Compensation(state=COMPENSATION_STATE[execution.compensation]),
     )
+
+
+def _waiting_for(execution: Execution) -> str:
+    if execution.clearing:
+        return CLEARING
+    return f"a place under the rate limit key {execution.group_key!r}" if execution.waits else ""
 
 
 def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> workflows_pb2.Workflow:
@@ -74,7 +82,9 @@ def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> work
     if failed is not None:
         message.error_code = failed.error_code
     if include_tasks:
-        message.tasks.extend(task(state, held, held.tasks[sequence]) for sequence in sorted(held.tasks))
+        # While it is being cleared, some of what belongs to those that are left may be gone.
+        shown = () if execution.clearing else sorted(held.tasks)
+        message.tasks.extend(task(state, held, held.tasks[sequence]) for sequence in shown)
         message.definition_json = queries.execution_document(state, held)
     return message
 

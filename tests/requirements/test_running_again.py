@@ -437,3 +437,45 @@ def test_what_runs_again_is_the_same_on_every_replica(driver: Driver) -> None:
     assert driver.do(command) == twin.do(command)
     assert driver.rows() == twin.rows()
     assert queries.output(driver.state, driver.hot(), driver.latest("c")) == b"{}"
+
+
+# --- step by step
+
+
+def test_a_join_waits_for_what_is_run_again_whatever_was_made_after_it(driver: Driver) -> None:
+    """Branches that are complete stay; the JOIN waits for what is run again, also where it is older than a branch."""
+    begin(driver, *fork([simple("a"), simple("b"), simple("e")], [simple("c"), simple("d")]))
+    finish(driver, "c", "a", "b", "d", "e")
+    assert driver.latest("j").sequence < driver.latest("d").sequence < driver.latest("e").sequence
+    driver.ok(RerunWorkflow(*ONE, task_id=id_of(driver, "e")))
+    assert driver.latest("j").status is TaskStatus.IN_PROGRESS
+    driver.give("e")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+def test_a_rerun_counts_the_outputs_of_a_loop_once(driver: Driver) -> None:
+    """The limit of a loop's output is of what it keeps: iterations that are made again do not count twice."""
+    loop = element("DO_WHILE", "l", loopCondition="$.l['iteration'] < 3", loopOver=[simple("a")])
+    begin(driver, loop)
+    for number in (1, 2, 3):
+        driver.give(f"a__{number}", b'{"v":"xxxxxxxxxx"}')
+        driver.give("l", msgspec.json.encode({"result": number < 3}))
+    size = driver.latest("l").assembled_bytes
+    assert size
+    driver.ok(RerunWorkflow(*ONE, task_id=id_of(driver, "a__2")))
+    for number in (2, 3):
+        driver.give(f"a__{number}", b'{"v":"xxxxxxxxxx"}')
+        driver.give("l", msgspec.json.encode({"result": number < 3}))
+    assert (driver.header().status, driver.latest("l").assembled_bytes) == (WorkflowStatus.COMPLETED, size)
+
+
+def test_a_dynamic_fork_whose_input_was_wrong_is_tried_again(driver: Driver) -> None:
+    """Unsuccessful siblings are reset."""
+    given = {"forkTaskName": "a", "forkTaskInputs": "${b.output.list}"}
+    wrong = element("FORK_JOIN_DYNAMIC", "g", given, startDelay=1)
+    begin(driver, *fork([wrong, element("JOIN", "k")], [simple("c"), simple("d")]))
+    driver.give("c")
+    driver.wait(1_000)
+    assert driver.header().status is WorkflowStatus.FAILED
+    driver.ok(RerunWorkflow(*ONE, task_id=id_of(driver, "c")))
+    assert len(driver.hot().attempts_of["g"]) == 2

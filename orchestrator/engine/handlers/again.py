@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.engine import again, attempts, births, limits, loops, places, purging, saga
+from orchestrator.engine import again, attempts, births, clearing, loops, places, purging, saga
 from orchestrator.engine.choices import DeleteEffects
 from orchestrator.engine.commands import RerunWorkflow, RestartWorkflow, SkipTask
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
 from orchestrator.engine.handlers import control
-from orchestrator.engine.messages import ChildReopened, GoOnAfterEnd
+from orchestrator.engine.messages import ChildReopened, ClearExecution, GoOnAfterEnd
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from orchestrator.engine.payloads import store
 from orchestrator.engine.places import Place
@@ -33,7 +33,7 @@ def restart_workflow(step: Step, command: RestartWorkflow) -> AnyResult:
 def _restart(step: Step, command: RestartWorkflow) -> AnyResult:
     if step.x.status is WorkflowStatus.COMPLETED and not step.plan.definition.restartable:
         refuse(Code.NOT_FOUND, "WORKFLOW_NOT_RESTARTABLE", "the workflow has completed, and is not restartable")
-    if _compensates_first(step, command, set(step.hot.tasks)):
+    if _compensates_first(step, command, 0):
         return Done()
     if command.use_latest_definitions:
         births.take_definition(step, births.bundle_of(step, step.x.namespace, step.x.name, 0, b""))
@@ -51,7 +51,7 @@ def rerun_workflow(step: Step, command: RerunWorkflow) -> AnyResult:
 
 def _rerun(step: Step, command: RerunWorkflow) -> AnyResult:
     if not command.task_id:
-        if not _compensates_first(step, command, set(step.hot.tasks)):
+        if not _compensates_first(step, command, 0):
             _change(step, command)
             again.restart(step, command.workflow_input or None)
         return Done()
@@ -59,13 +59,13 @@ def _rerun(step: Step, command: RerunWorkflow) -> AnyResult:
     target = None if sequence is None else step.hot.tasks[sequence]
     if target is None or target.compensates:
         refuse(Code.INVALID_ARGUMENT, "TASK_UNKNOWN", f"there is no task {command.task_id!r}", field="task_id")
-    if len(step.hot.tasks) > limits.RERUN_TASKS:
-        message = f"an execution of more than {limits.RERUN_TASKS} tasks can only be restarted"
-        refuse(Code.FAILED_PRECONDITION, "RERUN_TOO_LARGE", message)
-    if _compensates_first(step, command, again.removed_by(step, target)):
+    if _compensates_first(step, command, target.sequence):
         return Done()
     _change(step, command)
-    again.rerun_from(step, target, command.task_input)
+    try:
+        again.rerun_from(step, target, command.task_input)
+    except LimitExceeded as error:
+        refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(error), limit="execution_bytes")
     return Done()
 
 
@@ -92,13 +92,12 @@ def _require_ended(step: Step, command: RestartWorkflow | RerunWorkflow) -> None
         refuse(Code.FAILED_PRECONDITION, "WORKFLOW_RUNNING", "the workflow is still running")
 
 
-def _compensates_first(step: Step, command: RestartWorkflow | RerunWorkflow, removed: set[int]) -> bool:
+def _compensates_first(step: Step, command: RestartWorkflow | RerunWorkflow, target: int) -> bool:
     """Whether what is to be done again is undone first. Refuses what would drop a step that was not undone."""
-    kept = [step.hot.records[number] for number in step.x.done]
-    if any(record.step_sequence not in removed for record in kept):
+    if not all(again.is_made_again(step, step.hot.records[number], target) for number in step.x.done):
         message = "steps have been undone that would not be done again"
         refuse(Code.FAILED_PRECONDITION, "COMPENSATION_STARTED", message)
-    owed = again.owed_by(step, removed)
+    owed = again.owed_by(step, target)
     if not owed or command.effects is DeleteEffects.KEEP:
         return False
     names = ", ".join(record.reference for record in owed)
@@ -113,6 +112,12 @@ def _compensates_first(step: Step, command: RestartWorkflow | RerunWorkflow, rem
     purging.reopen(step)
     step.change(afterwards=_encode(command))
     return True
+
+
+def clear_execution(step: Step, message: ClearExecution) -> AnyResult:
+    if step.open(message.namespace, message.workflow_id) and step.x.clearing:
+        clearing.proceed(step, message)
+    return Done()
 
 
 def go_on_after_end(step: Step, message: GoOnAfterEnd) -> AnyResult:

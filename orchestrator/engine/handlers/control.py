@@ -37,6 +37,11 @@ _RETRIED = frozenset(
 )
 
 
+_ALWAYS_DUE = frozenset(
+    (AgendaKind.SCHEDULE, AgendaKind.EXPAND, AgendaKind.ABANDON, AgendaKind.FORGET, AgendaKind.WALK_AGAIN)
+)
+
+
 def pause_workflow(step: Step, command: PauseWorkflow) -> AnyResult:
     step.require(command.namespace, command.workflow_id)
     _refuse_ended(step)
@@ -228,7 +233,7 @@ def _to_retry(step: Step) -> list[int]:
 
 def _is_still_due(step: Step, item: AgendaItem) -> bool:
     kind, sequence, _ = item
-    if kind in (AgendaKind.SCHEDULE, AgendaKind.EXPAND, AgendaKind.ABANDON, AgendaKind.FORGET):
+    if kind in _ALWAYS_DUE:
         return True
     attempt = step.hot.tasks[sequence]
     return kind == AgendaKind.FOLLOW and attempt.status in TASK_TERMINAL and attempt.status in TASK_SUCCESSFUL

@@ -82,7 +82,7 @@ def _go_on(step: Step, node: TaskNode, attempt: TaskAttempt, command: CompleteTa
 
 
 def attempt_of(step: Step, namespace: str, workflow_id: str, task_id: str) -> TaskAttempt | None:
-    if not step.open(namespace, workflow_id):
+    if not step.open(namespace, workflow_id) or step.x.clearing:
         return None
     sequence = step.hot.by_task_id.get(task_id)
     return None if sequence is None else step.hot.tasks[sequence]

@@ -30,6 +30,25 @@ def reopen(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     _await(step, node, replace(attempt, ended_ms=0, reason="", error_code="", output=b""))
 
 
+def interrupt(step: Step, attempt: TaskAttempt) -> None:
+    """Something that the JOIN waited for is about to be made again: it is in progress, and `count` follows."""
+    if attempt.status is TaskStatus.IN_PROGRESS:
+        return
+    check_task(attempt.status, TaskStatus.IN_PROGRESS)
+    step.change(open_tasks=step.x.open_tasks + 1)
+    step.put_task(
+        replace(
+            attempt, status=TaskStatus.IN_PROGRESS, ended_ms=0, reason="", error_code="", output=b"", waiting=0
+        )
+    )
+    step.budget -= 1
+
+
+def count(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
+    """The JOIN, which was interrupted, waits for what the walk has not passed again."""
+    _await(step, node, replace(attempt, status=TaskStatus.SCHEDULED))
+
+
 def _await(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     check_task(attempt.status, TaskStatus.IN_PROGRESS)
     awaited, size = 0, 0

@@ -1871,7 +1871,9 @@ class Workflow(google.protobuf.message.Message):
     idempotency_key: builtins.str
     """As given at start."""
     waiting_for: builtins.str
-    """While it is RUNNING and nothing of it is scheduled because as many as may run at once do: what it waits for."""
+    """While it is RUNNING and nothing of it is scheduled, because as many as may run at once do, or because what its run
+    before has left is still being removed: what it waits for. In the second case no tasks are shown.
+    """
     @property
     def input(self) -> orchestrator_api.v1.common_pb2.Payload:
         """What it was started with."""
