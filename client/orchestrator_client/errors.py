@@ -6,7 +6,7 @@ OrchestratorError
 │   ├── NotFound
 │   ├── AlreadyExists       the id or the definition is taken
 │   ├── WrongState          .reason says which rule forbids it now, e.g. PIVOT_PASSED
-│   ├── RequestExpired      the request was too old to be executed; it was not
+│   ├── RequestExpired      the request was too old to be executed
 │   └── Unimplemented
 ├── ClusterError            the cluster: the same call may succeed later
 │   ├── NoLeader            no leader answered in time; the request had no effect
@@ -76,7 +76,10 @@ class WrongState(RequestError):
 
 
 class RequestExpired(RequestError):
-    """The request reached the cluster outside the time in which it may be executed; it was not executed."""
+    """The request reached the cluster outside the time in which it may be executed; this sending was not executed.
+
+    If the same request was sent before, that one may have been.
+    """
 
 
 class Unimplemented(RequestError):

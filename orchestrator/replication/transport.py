@@ -170,6 +170,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         """Tells all peers that this node's standing changed, and looks anew at who they are and who counts."""
         self.broadcast(self._membership.hello())
         self._reconcile()
+        self._recall()
         self.review()
 
     def _reconcile(self) -> None:
@@ -213,6 +214,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
                 del self._heard_at[name]
             if inbound is not None:
                 inbound.abort()
+                self._recall()
         self._silent_from = min(self._heard_at.values(), default=now) + self._silence_limit_s
 
     # -- told by connections -------------------------------------------------------------------------------------
@@ -270,6 +272,14 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         counts = self._membership.counts
         return counts(old.node, old.incarnation) and not counts(new.node, new.incarnation)
 
+    def _recall(self) -> None:
+        """Whoever was passed over for a connection that is gone, or does not count any more, is to dial again."""
+        for passed_over in [other for other in self._unnamed if other.hello is not None]:
+            assert passed_over.hello is not None
+            heard = self._inbound.get(passed_over.hello.node)
+            if heard is None or heard.hello is None or not self._outranks(heard.hello, passed_over.hello):
+                passed_over.abort()
+
     def inbound_closed(self, inbound: Inbound) -> None:
         self._unnamed.pop(inbound, None)
         name = inbound.name
@@ -277,8 +287,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
             del self._inbound[name]
             if name not in self._links or not self._links[name].up:
                 self._membership.lost(name)
-            for passed_over in [other for other in self._unnamed if other.name == name]:
-                passed_over.abort()
+            self._recall()
             self._reconcile()
 
     def received(self, inbound: Inbound, message: AnyMessage) -> None:

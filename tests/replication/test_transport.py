@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -129,6 +130,45 @@ async def test_a_stranger_with_a_members_name_does_not_cut_the_member_off(tmp_pa
         writer.write(hello(cluster))
         assert await asyncio.wait_for(reader.readexactly(4), 10)  # it is answered, so that it learns where it stands
         assert cluster["n1"].log._transport._inbound["n2"] is before
+        writer.close()
+
+
+async def passed_over(cluster: Cluster) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The leader's end of a connection of a second disk under the name of a follower that is connected."""
+    leader = await cluster.leader()
+    await cluster.put(b"x")
+    await cluster.converged()
+    name = leader.log._core.peers[0]
+    reader, writer = await asyncio.open_connection(*leader.identity().address_of(leader.name))
+    writer.write(hello(cluster, node=name))
+    size = struct.unpack(">I", await asyncio.wait_for(reader.readexactly(4), 10))[0]
+    await asyncio.wait_for(reader.readexactly(size), 10)
+    return reader, writer
+
+
+async def test_who_was_passed_over_is_called_back_when_the_other_falls_silent(tmp_path: Path) -> None:
+    """It would speak to nobody for ever: its own connection is up, and gives it no cause to dial again."""
+    async with Cluster(tmp_path) as cluster:
+        reader, writer = await passed_over(cluster)
+        transport = (await cluster.leader()).log._transport
+        transport._heard_at = dict.fromkeys(transport._heard_at, float("-inf"))
+        transport._silent_from = float("-inf")
+        transport.drop_silent()
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+
+
+async def test_who_was_passed_over_is_called_back_when_it_takes_the_others_place(tmp_path: Path) -> None:
+    """The member that it replaces may be there for long, and connected."""
+    async with Cluster(tmp_path) as cluster:
+        reader, writer = await passed_over(cluster)
+        transport = (await cluster.leader()).log._transport
+        counts = transport._membership.counts
+        with patch.object(
+            transport._membership, "counts", lambda name, incarnation: incarnation == "f" * 32 or counts(name, "")
+        ):
+            transport.announce()
+        assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
 
 

@@ -46,7 +46,7 @@ class Administrator(Person):
 
     def replace(self, member: Member, *, by_name: bool) -> None:
         """Its disk is lost now."""
-        member.lose_disk({**self.cluster.addresses, member.name: f"{member.name}:{PEER_PORT}"}, self.dice)
+        self._lose_disk(member)
         request = cluster_pb2.ReplaceMemberRequest(name=member.name)
         if not by_name:
             request.incarnation = member.incarnation
@@ -79,8 +79,27 @@ class Administrator(Person):
     async def _admitted(self, member: Member, method: Callable[[Any], Any], request: Any) -> None:
         # By name it may not be asked again: who has a vote already waits no more.
         await self._ask(method, request, is_done=lambda: not member.is_lost)
-        while member.is_lost:  # noqa: ASYNC110 - it looks now and then, as people do
+        while member.is_lost:
+            if member.is_out:
+                await self._begin_anew(member)
             await asyncio.sleep(0.1)
+
+    async def _begin_anew(self, member: Member) -> None:
+        """Its disk was damaged while it caught up: it stays away, and is in the way of every other change."""
+        configurations = self.cluster.watcher.configurations
+        remove = cluster_pb2.RemoveMemberRequest(name=member.name)
+        await self._ask(
+            lambda node: node.cluster.RemoveMember,
+            remove,
+            is_done=lambda: member.name not in {**configurations.newest.members, **configurations.newest.learners},
+        )
+        self._lose_disk(member)
+        address = f"{member.name}:{PEER_PORT}"
+        add = cluster_pb2.AddMemberRequest(name=member.name, incarnation=member.incarnation, peer_address=address)
+        await self._ask(lambda node: node.cluster.AddMember, add, is_done=lambda: not member.is_lost)
+
+    def _lose_disk(self, member: Member) -> None:
+        member.lose_disk({**self.cluster.addresses, member.name: f"{member.name}:{PEER_PORT}"}, self.dice)
 
     async def _removed(self, member: Member, *, retires: bool) -> None:
         request = cluster_pb2.RemoveMemberRequest(name=member.name)
