@@ -77,7 +77,10 @@ class KeptVFS(apsw.VFS):
             return super().xOpen(name, flags)
         path = name if isinstance(name, str) else name.filename()
         is_log = bool(flags[0] & (apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL))
-        return _OpenFile(str(self._real(path)), flags, self._keeper.open(path, synced_with_its_name=is_log))
+        kept, real = self._keeper.open(path, synced_with_its_name=is_log), self._real(path)
+        # A journal of a process that is gone is opened as a file that must be there.
+        real.touch()
+        return _OpenFile(str(real), flags, kept)
 
     def _real(self, path: str) -> Path:
         return self._scratch / str(self._starts) / path.strip("/").replace("/", "-")

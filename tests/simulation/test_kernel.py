@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import grpc
 import grpc.aio
 import pytest
 
-from orchestrator.testing.disk import LogFiles, SimulatedDisk
+from orchestrator.storage.vfs import KeptVFS
+from orchestrator.testing.disk import DatabaseKeeper, LogFiles, SimulatedDisk
 from orchestrator.testing.loop import Process, VirtualLoop
 from orchestrator.testing.machine import Machine
 from orchestrator.testing.network import SimulatedNetwork
@@ -303,6 +305,23 @@ def test_a_name_is_lost_with_its_directory_unsynced() -> None:
         disk.lose_power()
         kept += disk.exists("/file")
     assert 0 < kept < 40
+
+
+def test_a_database_is_rolled_back_after_a_kill(tmp_path: Path) -> None:
+    """As it has to be when a node is killed while it makes its database, before that has a log."""
+    disk = SimulatedDisk(random.Random(1))
+    vfs = KeptVFS(DatabaseKeeper(disk), tmp_path)
+    killed = apsw.Connection("/state.db", vfs=vfs.name)
+    killed.execute("CREATE TABLE t(n); INSERT INTO t VALUES (1)")
+    killed.execute("PRAGMA cache_size=1; BEGIN; INSERT INTO t VALUES (2)")
+    killed.execute(
+        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i+1 FROM n LIMIT 100) "
+        "INSERT INTO t SELECT randomblob(1000) FROM n"
+    )
+    assert disk.exists("/state.db-journal")
+    vfs.restart()
+    assert apsw.Connection("/state.db", vfs=vfs.name).execute("SELECT * FROM t").fetchall() == [(1,)]
+    vfs.close()
 
 
 # -- the checker ---------------------------------------------------------------------------------------------------
