@@ -1,7 +1,8 @@
 """Reading the fields of one JSON object of a definition, each by its rule; a field without a rule is an error, unless
 it is empty: documents that other programs have written out name all their fields.
 
-Numbers are read from their text, so that 0.2 seconds are exactly 200 milliseconds.
+Numbers are read from their text, so that 0.2 seconds are exactly 200 milliseconds. A number or a boolean may stand in
+quotes, as what fills in templates writes it.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Fields:
         return name
 
     def flag(self, key: str, default: bool = False) -> bool:
-        raw = self._values.get(key)
+        raw = self._unquoted(key)
         if raw is None:
             return default
         if raw not in (b"true", b"false"):
@@ -98,7 +99,7 @@ class Fields:
         return raw == b"true"
 
     def integer(self, key: str, default: int, least: int = 0, most: int = INTEGER_MAX) -> int:
-        raw = self._values.get(key)
+        raw = self._unquoted(key)
         if raw is None:
             return default
         if not _INTEGER.fullmatch(raw):
@@ -108,9 +109,14 @@ class Fields:
             raise self.invalid(key, f"it must be between {least} and {most}")
         return number
 
+    def _unquoted(self, key: str) -> bytes | None:
+        """Text with escapes is neither a number nor a boolean: it may stay as it is."""
+        raw = self._values.get(key)
+        return raw[1:-1] if raw is not None and raw[:1] == b'"' else raw
+
     def seconds(self, key: str, default_ms: int) -> int:
         """Milliseconds of a field in seconds."""
-        raw = self._values.get(key)
+        raw = self._unquoted(key)
         if raw is None:
             return default_ms
         milliseconds = milliseconds_of(raw)

@@ -57,14 +57,15 @@ INVALID: list[tuple[Json, str, str]] = [
     ({"name": "w", "tasks": {}}, "tasks", "must be a list"),
     ({"name": "w", "tasks": ["a"]}, "tasks[0]", "must be an object"),
     (workflow(version=0), "version", "between 1"),
-    (workflow(version="1"), "version", "must be an integer"),
+    (workflow(version="1a"), "version", "must be an integer"),
+    (workflow(version=""), "version", "must be an integer"),
     (workflow(version=1.5), "version", "must be an integer"),
     (workflow(schemaVersion=1), "schemaVersion", "must be 2"),
     (workflow(timeoutSecond=5), "timeoutSecond", "no such field"),
     (workflow(timeoutSecond=0), "timeoutSecond", "no such field"),
     (workflow(timeoutSeconds=-1), "timeoutSeconds", "between 0"),
     (workflow(timeoutSeconds=0.0005), "timeoutSeconds", "three decimals"),
-    (workflow(timeoutSeconds="60"), "timeoutSeconds", "number of seconds"),
+    (workflow(timeoutSeconds="6 s"), "timeoutSeconds", "number of seconds"),
     (workflow(timeoutPolicy="RETRY"), "timeoutPolicy", "ALERT_ONLY or TIME_OUT_WF"),
     (workflow(timeoutPolicy="NEVER"), "timeoutPolicy", "'NEVER' is none of"),
     (workflow(compensationOrder="FORWARD"), "compensationOrder", "REVERSE, PARALLEL"),
@@ -325,6 +326,16 @@ def test_what_keeps_the_rules_is_accepted_and_compiles(document: Json) -> None:
     assert validate_workflow(text).name == "w"
     compiled = compile_bundle(make_bundle(text, {"do_a": b'{"name":"do_a","inputTemplate":{"x":"${q.output}"}}'})[1])
     assert set(compiled.nodes) == validate_workflow(text).references
+
+
+def test_numbers_and_booleans_may_stand_in_quotes() -> None:
+    """As Conductor reads them, and templates write them."""
+    quoted = workflow(task("a", retryCount="3", startDelay="2", optional="true"), version="4", timeoutSeconds="60")
+    plain = workflow(task("a", retryCount=3, startDelay=2, optional=True), version=4, timeoutSeconds=60)
+    first, second = (
+        compile_bundle(make_bundle(json.dumps(document).encode(), {})[1]) for document in (quoted, plain)
+    )
+    assert first == second
 
 
 def test_limits() -> None:

@@ -91,7 +91,7 @@ def test_what_every_call_has_from_the_orchestrator_is_not_the_tasks_to_set() -> 
         ({"accept": "a\nb"}, "accept"),
         ({"contentType": "a\nb", "body": 1}, "contentType"),
         ({"connectionTimeOut": 0}, "connectionTimeOut"),
-        ({"readTimeOut": "3000"}, "readTimeOut"),
+        ({"readTimeOut": "3 s"}, "readTimeOut"),
         ({"totalTimeOut": 3_600_001}, "totalTimeOut"),
         ({"terminalStatusCodes": [404, 99]}, "terminalStatusCodes[1]"),
         ({"terminalStatusCodes": ["4xx"]}, "terminalStatusCodes[0]"),
