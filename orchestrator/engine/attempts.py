@@ -310,6 +310,12 @@ def add_record(step: Step, attempt: TaskAttempt, outcome: StepOutcome, child: st
     return number
 
 
+def fail_at_limit(step: Step, attempt: TaskAttempt, error: LimitExceeded) -> TaskAttempt:
+    """What it has come to is more than may be kept: trying again would come to the same."""
+    terminal = TaskStatus.FAILED_WITH_TERMINAL_ERROR
+    return finish(step, attempt, terminal, reason=str(error), error_code=LIMIT_EXCEEDED)
+
+
 def complete_operator(step: Step, attempt: TaskAttempt, output: Payload, **changes: Any) -> TaskAttempt:
     """An operator has done its work."""
     return finish(step, replace(attempt, **changes) if changes else attempt, TaskStatus.COMPLETED, output=output)

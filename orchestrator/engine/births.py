@@ -41,6 +41,7 @@ def start_within(
     idempotency_key: str = "",
     parent: str = "",
     parent_sequence: int = 0,
+    parent_task: str = "",
     root: str = "",
     depth: int = 0,
 ) -> Started | Rejected:
@@ -90,6 +91,7 @@ def start_within(
         parent_sequence=parent_sequence,
         root=root,
         depth=depth,
+        parent_task=parent_task,
     )
     _begin(step, header, plan, given)
     return Started(header.workflow_id, existing=False)

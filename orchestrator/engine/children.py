@@ -69,6 +69,7 @@ def start(step: Step, attempt: TaskAttempt, given: bytes) -> TaskAttempt:
         origin=Origin(OriginKind.TASK, step.x.workflow_id, attempt.sequence),
         root=step.x.root or step.x.workflow_id,
         depth=step.x.depth + 1,
+        parent_task=attempt.task_id,
     )
     step.send(message)
     return step.put_task(
@@ -113,7 +114,7 @@ def request(step: Step, attempt: TaskAttempt, given: bytes) -> StartExecution:
 
 _REQUEST = frozenset(
     "name version workflowId input correlationId priority taskToDomain createdBy workflowDef idempotencyKey"
-    " idempotencyStrategy externalInputPayloadStoragePath".split()
+    " idempotencyStrategy".split()
 )
 
 

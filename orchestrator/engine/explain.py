@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.engine import assembly, places, system, throttle
+from orchestrator.engine import assembly, inbox, places, system, throttle
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import CompensationState, TaskAttempt, TimerKind, WorkflowStatus
@@ -15,6 +15,8 @@ from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 
 ATTEMPTS_SHOWN = 100
+# Nothing else moves it: a step has left something to the next.
+STEP_OF_THE_LOG = "the next step of the log"
 _NAMES_SHOWN = 5
 
 
@@ -46,7 +48,7 @@ def explain(state: State, hot: ExecutionState) -> list[Waiting]:
             found.append(_about(state, plan, hot, attempt))
     if len(is_open) > ATTEMPTS_SHOWN:
         found.append(Waiting(f"{len(is_open) - ATTEMPTS_SHOWN} more tasks", header.updated_ms))
-    return found or [Waiting("the next step of the log", header.updated_ms)]
+    return found or [Waiting(STEP_OF_THE_LOG, header.updated_ms)]
 
 
 def _about_all(state: State, hot: ExecutionState) -> list[Waiting]:
@@ -87,9 +89,13 @@ def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt)
         return f"its time{signal}", fires[TimerKind.WAIT]
     if attempt.type == TaskType.JOIN:
         return _joined(plan, hot, attempt), 0
+    if attempt.type == TaskType.EXCLUSIVE_JOIN:
+        return f"the task that it joins: {_exclusively_joined(plan, hot, attempt)}", 0
+    if attempt.signal == inbox.QUEUE:
+        return "a message in the workflow's queue, or an update of the task", 0
     if attempt.signal:
         return f"the signal {attempt.signal!r}, or an update of the task", 0
-    return "the next step of the log", 0
+    return STEP_OF_THE_LOG, 0
 
 
 def _queued(state: State, ready: Ready) -> str:
@@ -102,6 +108,15 @@ def _queued(state: State, ready: Ready) -> str:
     if not throttle.has_room(state, ready):
         return f"room under the limits of {ready.name!r}"
     return f"a free slot: all workers for {ready.name!r}{domain} are busy"
+
+
+def _exclusively_joined(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> str:
+    node = places.node_of(plan, hot, attempt)
+    for reference in (*node.join_on, *node.instead):
+        joined = hot.latest(places.inside(plan, hot, attempt, reference).reference)
+        if joined is not None and not joined.passed:
+            return joined.reference
+    return ", ".join(node.join_on)
 
 
 def _joined(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> str:

@@ -20,23 +20,35 @@ from orchestrator.engine.transitions import TASK_SUCCESSFUL, TASK_TERMINAL, chec
 def begin(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
     """The first iteration, if there is anything to go through."""
     loop = _loop(node)
-    keep = _number(given, "keepLastN")
+    keep, most = _number(given, "keepLastN"), _number(given, "maxIterations")
     check_task(attempt.status, TaskStatus.IN_PROGRESS)
     attempt = step.put_task(
-        replace(attempt, status=TaskStatus.IN_PROGRESS, started_ms=step.now, updated_ms=step.now, keep_last=keep)
+        replace(
+            attempt,
+            status=TaskStatus.IN_PROGRESS,
+            started_ms=step.now,
+            updated_ms=step.now,
+            keep_last=keep or 0,
+            most_iterations=most or 0,
+        )
     )
+    if keep is None or most is None:
+        key = "keepLastN" if keep is None else "maxIterations"
+        _end(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, f"{key} must be a number of iterations")
+        return
     if loop.items and not assembly.items_of(step.hot, attempt):
         attempts.complete_operator(step, attempt, b"")
         return
     _iterate(step, node, attempt, 1)
 
 
-def _number(given: bytes, key: str) -> int:
+def _number(given: bytes, key: str) -> int | None:
+    """0 if there is none; None if it is no number."""
     value = fields_of(given).get(key)
     if value is None or is_null(bytes(value)):
         return 0
     text = text_of(value)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _loop(node: TaskNode) -> Loop:
@@ -45,8 +57,9 @@ def _loop(node: TaskNode) -> Loop:
 
 
 def _iterate(step: Step, node: TaskNode, attempt: TaskAttempt, number: int) -> None:
-    if number > limits.ITERATIONS:
-        reason = f"the loop exceeds the limit of {limits.ITERATIONS} iterations"
+    most = min(attempt.most_iterations or limits.ITERATIONS, limits.ITERATIONS)
+    if number > most:
+        reason = f"the loop exceeds the limit of {most} iterations"
         _end(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, reason, attempts.LIMIT_EXCEEDED)
         return
     step.put_task(replace(attempt, position=number, waiting=1, updated_ms=step.now))

@@ -95,6 +95,7 @@ class StartExecution(Message, frozen=True, tag=50):
     # Of a sub-workflow, whose origin is its parent's task: the id of the outermost execution, and how deep it is.
     root: str = ""
     depth: int = 0
+    parent_task: str = ""  # the id of that task
 
 
 class CancelChild(Message, frozen=True, tag=10):

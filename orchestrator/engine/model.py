@@ -253,6 +253,7 @@ class Execution(Row, frozen=True):
     undo_children: bool = True  # whether what its children have done is undone when it ends badly
     masked_fields: tuple[str, ...] = ()  # of the definition: paths that readers are not shown
     clearing: bool = False  # the run before goes step by step; nothing of this one has begun
+    parent_task: str = ""  # of a sub-workflow: the id of the parent's attempt
 
 
 class TaskAttempt(Row, frozen=True):
@@ -305,6 +306,7 @@ class TaskAttempt(Row, frozen=True):
     keep_last: int = 0
     assembled_bytes: int = 0  # JOIN, DO_WHILE: the size of the output that is put together when it is read
     child: str = ""  # SUB_WORKFLOW: the id of the execution that it started
+    most_iterations: int = 0  # DO_WHILE: as its input says; 0: as many as any loop
 
 
 class SagaRecord(Row, frozen=True):

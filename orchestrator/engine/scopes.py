@@ -110,6 +110,8 @@ class ExecutionScope:
         text = {
             "workflowId": header.workflow_id,
             "workflowType": header.name,
+            "parentWorkflowId": header.parent or None,
+            "parentWorkflowTaskId": header.parent_task or None,
             "correlationId": header.correlation_id or None,
             "reasonForIncompletion": header.reason or None,
         }.get(field)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.engine import attempts
+from orchestrator.engine import attempts, limits
 from orchestrator.engine.definitions import elements, operators, parse, tasks
 from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented
 from orchestrator.engine.definitions.model import TaskType
@@ -176,6 +176,22 @@ def test_every_metric_is_in_the_table() -> None:
         old, marker = PAGE.read_text(encoding="utf-8"), "<!-- metrics -->\n"
         PAGE.write_text(old.replace(f"{marker}{section('metrics')}", f"{marker}{expected}"), encoding="utf-8")
     assert section("metrics") == expected, "to write it anew: REWRITE=1, see the top of this file"
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def quantity(name: str) -> str:
+    value: int = getattr(limits, name)
+    if not name.endswith("_BYTES"):
+        return f"{value:,}"
+    return f"{value // 2**20} MiB" if value % 2**20 == 0 else f"{value // 2**10} KiB"
+
+
+def test_every_limit_is_what_the_table_says() -> None:
+    assert {names(row[0])[0]: row[1] for row in rows("limits")} == {
+        names(row[0])[0]: quantity(names(row[0])[0]) for row in rows("limits")
+    }
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from orchestrator.engine.commands import (
 )
 from orchestrator.engine.effects import AnyEffect, Cancel, Deliver
 from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.explain import STEP_OF_THE_LOG, explain
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.messages import AnyMessage
 from orchestrator.engine.model import (
@@ -61,6 +62,7 @@ from orchestrator.engine.resident import (
 )
 from orchestrator.engine.results import AnyResult, Code, Rejected
 from orchestrator.engine.state import State
+from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from orchestrator.engine.triggers import rows as trigger_rows
 
 START_MS = 1_700_000_000_000
@@ -174,6 +176,19 @@ class Driver:
         if self.check:
             found = invariants.breaches(self.state)
             assert not found, "\n".join(found)
+
+    def verify_waiting(self) -> None:
+        """What has not ended waits for something, and says for what."""
+        if self.machine.next_message() is not None:
+            return
+        for key in self.state.hot_keys():
+            hot = self.state.execution(key)
+            assert hot is not None
+            if hot.execution.status in WORKFLOW_TERMINAL or hot.execution.deleted:
+                continue
+            said = [one.waits_for for one in explain(self.state, hot)]
+            assert said, key
+            assert STEP_OF_THE_LOG not in said, (key, said)
 
     def wait(self, ms: int) -> None:
         """Lets log time pass, firing every timer at its time."""

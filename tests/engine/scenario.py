@@ -424,6 +424,7 @@ def play(
         driver.start(f"d{rng.randint(0, 1)}", workflow_id, given, priority=rng.randint(0, 2))
     for number in range(events):
         happening.any(driver)
+        driver.verify_waiting()
         if rng.random() < 0.2:
             happening.open_workers(driver)
         if restart_every and number % restart_every == restart_every - 1:

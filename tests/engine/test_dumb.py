@@ -202,6 +202,7 @@ class Both:
         return [hot.tasks[sequence] for sequence in hot.attempts_of.get(reference, ())]
 
     def compare(self) -> None:
+        self.driver.verify_waiting()
         for workflow_id, model in self.pairs():
             hot = self.driver.hot(workflow_id)
             assert hot.execution.status.name == ("PAUSED" if self._is_paused(model) else model.status)

@@ -38,8 +38,9 @@ def text(driver: Driver, reference: str, workflow_id: str = "w") -> Any:
     return msgspec.json.decode(queries.output(driver.state, hot, driver.latest(reference, workflow_id)))
 
 
-def shown_input(driver: Driver, reference: str) -> Any:
-    return msgspec.json.decode(queries.resolved_input(driver.state, driver.hot(), driver.latest(reference)))
+def shown_input(driver: Driver, reference: str, workflow_id: str = "w") -> Any:
+    hot = driver.hot(workflow_id)
+    return msgspec.json.decode(queries.resolved_input(driver.state, hot, driver.latest(reference, workflow_id)))
 
 
 def busy_driver() -> Driver:

@@ -12,6 +12,7 @@ from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.model import NO_LIMITS, DynamicFork, Script, TaskType
 from orchestrator.engine.definitions.operators import (
     check_call,
+    check_loop,
     check_terminate,
     check_wait,
     compensation_type,
@@ -56,10 +57,16 @@ _OF_TYPES = {
 }
 _UNBUILT = "joinStatus cacheConfig onStateChange".split()
 _OF_ANY = frozenset(key for keys in _OF_TYPES.values() for key in keys)
+# Of another type they say nothing, and editors leave them there. All others are work that would not be done.
+_SAYS_NOTHING = frozenset(
+    "joinOn joinMode defaultExclusiveJoinTask evaluatorType expression caseValueParam caseExpression"
+    " scriptExpression".split()
+)
 _KNOWN = [*_COMMON, *_OF_STEPS, *sorted(_OF_ANY), "rateLimited", "workflowTaskType"]
 _COMPENSABLE = frozenset((TaskType.SIMPLE, TaskType.HTTP, TaskType.GRPC, TaskType.SUB_WORKFLOW))
 _ASYNC = frozenset((TaskType.EVENT, TaskType.HTTP, TaskType.GRPC))
 _FORKS = frozenset((TaskType.FORK_JOIN, TaskType.FORK_JOIN_DYNAMIC))
+_JOINS = frozenset((TaskType.JOIN, TaskType.EXCLUSIVE_JOIN))
 JOIN_MODES = ("SYNC", "ASYNC")
 
 
@@ -131,7 +138,7 @@ class ElementReader:
         # The type first: of an element that can't be executed at all, nothing else needs to be said.
         kind = task_type(Fields(raw, path, fields_of(raw)))
         fields = Fields(raw, path, _KNOWN, _UNBUILT)
-        for key in sorted(_OF_ANY.difference(_OF_TYPES.get(kind, ()))):
+        for key in sorted(_OF_ANY.difference(_OF_TYPES.get(kind, ()), _SAYS_NOTHING)):
             if fields.is_set(key):
                 owners = " or ".join(owner.value for owner, keys in _OF_TYPES.items() if key in keys)
                 raise fields.invalid(key, f"only a {owners} task has this field")
@@ -206,8 +213,8 @@ class ElementReader:
             permissive=fields.flag("permissive"),
             pivot=fields.flag("pivot"),
             compensation=compensation,
-            join_on=fields.texts("joinOn"),
-            instead=fields.texts("defaultExclusiveJoinTask"),
+            join_on=fields.texts("joinOn") if kind in _JOINS else (),
+            instead=fields.texts("defaultExclusiveJoinTask") if kind == TaskType.EXCLUSIVE_JOIN else (),
             reported=reported_type(fields),
             # A worker says itself when it is done.
             async_complete=fields.flag("asyncComplete") and kind in _ASYNC,
@@ -264,6 +271,7 @@ class ElementReader:
             raise fields.invalid("loopOver", "a DO_WHILE needs a task to repeat")
         if not condition and items is None and not parameters.has("_items"):
             raise fields.invalid("loopCondition", "a DO_WHILE needs a loopCondition or items")
+        check_loop(parameters)
         given = element.input
         if items is not None:
             given = merge_objects(given, assemble_object([("_items", items)]))

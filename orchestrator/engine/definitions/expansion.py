@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from orchestrator.engine.definitions.compile import Compiler
 from orchestrator.engine.definitions.elements import Element, ElementReader, subtree
 from orchestrator.engine.definitions.errors import DefinitionInvalid, quoted
+from orchestrator.engine.definitions.exclusive import check_exclusive_joins
 from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.definitions.parse import read_inputs, validate_task
 from orchestrator.engine.expressions import (
@@ -47,6 +48,7 @@ def _named(elements: list[Element], registered: Mapping[str, bytes]) -> bytes:
 
 
 def _compile(elements: list[Element], definitions: bytes, loops: int) -> dict[str, TaskNode]:
+    check_exclusive_joins(tuple(elements))
     everything = subtree(tuple(elements))
     tasks = {name: validate_task(bytes(raw)).definition for name, raw in fields_of(definitions).items()}
     compiler = Compiler(read_inputs(everything, None), None, tasks)

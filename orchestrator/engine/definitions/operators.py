@@ -6,7 +6,7 @@ from orchestrator.engine.definitions.errors import quoted
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.model import DynamicFork, Script, TaskType
 from orchestrator.engine.durations import DurationInvalid, parse_duration, parse_until
-from orchestrator.engine.expressions import assemble_object, merge_objects
+from orchestrator.engine.expressions import assemble_object, merge_objects, text_of
 
 # Types that exist elsewhere and not here: taken for worker's tasks they would wait for a worker for ever.
 UNBUILT_TYPES = frozenset(
@@ -182,6 +182,15 @@ def check_call(kind: TaskType, parameters: Fields) -> None:
     direct = ("uri", "service") if kind == TaskType.HTTP else ("target", "service", "method")
     if not parameters.has(request) and not any(parameters.has(key) for key in direct):
         raise parameters.invalid(request, f"it says what is called; or {', '.join(direct)} of the input do")
+
+
+def check_loop(parameters: Fields) -> None:
+    for key in ("keepLastN", "maxIterations"):
+        raw = parameters.raw(key)
+        if raw is not None and raw[:1] != b'"':
+            parameters.integer(key, 0)
+        elif raw is not None and b"${" not in raw and not text_of(raw).isdigit():
+            raise parameters.invalid(key, "it must be a number of iterations")
 
 
 def check_wait(parameters: Fields) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from orchestrator.engine.definitions.elements import Element, ElementReader, subtree
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, DefinitionUnimplemented
+from orchestrator.engine.definitions.exclusive import check_exclusive_joins
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.masks import read_masks
 from orchestrator.engine.definitions.model import CompensationOrder, RateLimit, TimeoutPolicy
@@ -49,8 +50,10 @@ _KNOWN = (
     " retentionSeconds retentionCount maskedFields restartable failureWorkflow failureWorkflowVersion"
     # For readers only.
     " description inputParameters ownerApp ownerEmail metadata createTime updateTime createdBy updatedBy"
+    # It asks for listeners of the server, and there are none.
+    " workflowStatusListenerEnabled"
 ).split()
-_UNBUILT = "workflowStatusListenerEnabled workflowStatusListenerSink cacheConfig".split()
+_UNBUILT = "workflowStatusListenerSink cacheConfig".split()
 
 
 class ParsedTask(msgspec.Struct, frozen=True):
@@ -116,6 +119,7 @@ def _validated(document: bytes) -> ParsedWorkflow:
     if not items:
         raise fields.invalid("tasks", "a workflow needs a task")
     elements = ElementReader().sequence(items, "tasks")
+    check_exclusive_joins(elements)
     everything = subtree(elements)
     references = frozenset(element.reference for element in everything)
     # What a dynamic fork will make can be referred to, and nobody knows its names.

@@ -33,14 +33,28 @@ from orchestrator.engine.expressions.texts import (
 EXPRESSIONS_MAX = 1000  # in one template
 NESTING_MAX = 8  # of `${...${...}...}`
 
-WORKFLOW_FIELDS = frozenset(
+_SEEN_OF_WORKFLOW = frozenset(
     "input output status workflowId parentWorkflowId parentWorkflowTaskId workflowType version correlationId"
     " reasonForIncompletion schemaVersion variables".split()
 )
-TASK_FIELDS = frozenset(
+_SEEN_OF_TASK = frozenset(
     "input output status taskType referenceTaskName retryCount correlationId pollCount taskDefName scheduledTime"
     " startTime endTime workflowInstanceId taskId reasonForIncompletion callbackAfterSeconds workerId iteration"
     " subWorkflowId".split()
+)
+# What Conductor's executions and tasks have besides. Its expressions do not see them: they are null there, and here.
+WORKFLOW_FIELDS = _SEEN_OF_WORKFLOW.union(
+    "createTime startTime updateTime updatedTime endTime lastRetriedTime createdBy updatedBy ownerApp priority event"
+    " taskToDomain tasks workflowName workflowVersion workflowDefinition reRunFromWorkflowId failedReferenceTaskNames"
+    " failedTaskNames failedTaskId previousStatus history idempotencyKey rateLimitKey rateLimited"
+    " externalInputPayloadStoragePath externalOutputPayloadStoragePath".split()
+)
+TASK_FIELDS = _SEEN_OF_TASK.union(
+    "seq updateTime firstStartTime firstScheduledTime startDelayInSeconds retried executed retriedTaskId"
+    " responseTimeoutSeconds workflowType workflowTask workflowPriority domain callbackFromWorker callbackAfterMs"
+    " parentTaskId rateLimitPerFrequency rateLimitFrequencyInSeconds executionNameSpace isolationGroupId"
+    " subworkflowChanged executionMetadata runtimeMetadata externalInputPayloadStoragePath"
+    " externalOutputPayloadStoragePath".split()
 )
 STEP_FIELDS = frozenset({"input", "output"})
 
@@ -270,7 +284,8 @@ def _parse_reference(body: str) -> Reference:
         raise PathInvalid(f"workflow.{field} is not supported", unimplemented=True)
     known = {"workflow": WORKFLOW_FIELDS, "step": STEP_FIELDS}.get(root, TASK_FIELDS)
     if field not in known:
-        raise PathInvalid(f"{quoted(root)} has no field {quoted(field)}; it has {', '.join(sorted(known))}")
+        seen = {"workflow": _SEEN_OF_WORKFLOW, "step": STEP_FIELDS}.get(root, _SEEN_OF_TASK)
+        raise PathInvalid(f"{quoted(root)} has no field {quoted(field)}; it has {', '.join(sorted(seen))}")
     return Reference(root, field, steps[2:])
 
 

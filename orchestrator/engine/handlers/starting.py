@@ -82,6 +82,7 @@ def start_execution(step: Step, message: StartExecution) -> AnyResult:
         parent_sequence=message.origin.number if message.root else 0,
         root=message.root,
         depth=message.depth,
+        parent_task=message.parent_task,
     )
     origins.told(step, message, result)
     # A refusal as the step's own result would undo what was just told.

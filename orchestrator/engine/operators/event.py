@@ -10,7 +10,7 @@ from orchestrator.engine.definitions.operators import INTERNAL_SINK
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import assemble_object, dump_string, merge_objects
 from orchestrator.engine.model import TaskAttempt, TaskStatus
-from orchestrator.engine.payloads import store
+from orchestrator.engine.payloads import drop, store
 from orchestrator.engine.results import Rejected
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
@@ -22,14 +22,16 @@ class Event:
         _, _, queue = node.sink.partition(":")
         name = f"{INTERNAL_SINK}:{step.x.name}:{queue or node.reference}"
         payload = merge_objects(given, _about(step))
-        published = events.publish(step, name, attempt.task_id, payload)
-        if isinstance(published, Rejected):
-            attempts.finish(step, attempt, TaskStatus.FAILED, reason=published.message, error_code=published.reason)
-            return
         try:
             output = store(step, merge_objects(payload, assemble_object([("event_produced", dump_string(name))])))
         except LimitExceeded as error:
-            attempts.finish(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, reason=str(error))
+            # Before anybody is told.
+            attempts.fail_at_limit(step, attempt, error)
+            return
+        published = events.publish(step, name, attempt.task_id, payload)
+        if isinstance(published, Rejected):
+            drop(step, output)
+            attempts.finish(step, attempt, TaskStatus.FAILED, reason=published.message, error_code=published.reason)
             return
         if not node.async_complete:
             attempts.complete_operator(step, attempt, output)

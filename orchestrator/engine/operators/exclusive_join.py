@@ -53,10 +53,4 @@ def _end(step: Step, attempt: TaskAttempt, joined: TaskAttempt) -> None:
     try:
         attempts.finish(step, attempt, status, output=store(step, text), reason=joined.reason)
     except LimitExceeded as error:
-        attempts.finish(
-            step,
-            attempt,
-            TaskStatus.FAILED_WITH_TERMINAL_ERROR,
-            reason=str(error),
-            error_code=attempts.LIMIT_EXCEEDED,
-        )
+        attempts.fail_at_limit(step, attempt, error)

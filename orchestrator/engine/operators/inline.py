@@ -6,7 +6,7 @@ from orchestrator.engine import attempts, evaluations
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import assemble_object, fields_of
-from orchestrator.engine.model import TaskAttempt, TaskStatus
+from orchestrator.engine.model import TaskAttempt
 from orchestrator.engine.payloads import store
 from orchestrator.engine.step import Step
 
@@ -20,6 +20,6 @@ class Inline:
         try:
             output = store(step, assemble_object([("result", value)]))
         except LimitExceeded as error:
-            attempts.finish(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, reason=str(error))
+            attempts.fail_at_limit(step, attempt, error)
             return
         attempts.complete_operator(step, attempt, output)

@@ -6,7 +6,7 @@ from orchestrator.engine import attempts
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, merge_objects
-from orchestrator.engine.model import TaskAttempt, TaskStatus
+from orchestrator.engine.model import TaskAttempt
 from orchestrator.engine.payloads import store
 from orchestrator.engine.scopes import load
 from orchestrator.engine.step import Step
@@ -20,13 +20,7 @@ class SetVariable:
                 raise LimitExceeded(f"the workflow's variables exceed the limit of {PAYLOAD_BYTES_MAX} bytes")
             kept = store(step, variables)
         except LimitExceeded as error:
-            attempts.finish(
-                step,
-                attempt,
-                TaskStatus.FAILED_WITH_TERMINAL_ERROR,
-                reason=str(error),
-                error_code=attempts.LIMIT_EXCEEDED,
-            )
+            attempts.fail_at_limit(step, attempt, error)
             return
         step.change(variables=kept)
         attempts.complete_operator(step, attempt, b"{}")

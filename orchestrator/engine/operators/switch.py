@@ -53,7 +53,8 @@ def _choose(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes, valu
         kept = store(step, merge_objects(given, assemble_object(seen)))
         outcome = store(step, assemble_object(chosen))
     except LimitExceeded as error:
-        attempts.finish(step, attempt, TaskStatus.FAILED, reason=str(error), accepted=True)
+        code = attempts.LIMIT_EXCEEDED
+        attempts.finish(step, attempt, TaskStatus.FAILED, reason=str(error), error_code=code, accepted=True)
         return
     attempt = replace(
         attempt, input=kept, bindings=(), bound_variables=b"", started_ms=attempt.started_ms or step.now

@@ -31,7 +31,7 @@ class Terminate:
         try:
             output = _output(step, fields)
         except LimitExceeded as error:
-            attempts.finish(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, reason=str(error))
+            attempts.fail_at_limit(step, attempt, error)
             return
         given_reason = fields.get("terminationReason")
         reason = "" if given_reason is None or is_null(bytes(given_reason)) else text_of(given_reason)

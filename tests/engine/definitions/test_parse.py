@@ -33,8 +33,17 @@ def fork(*branches: list[Json]) -> Json:
     return task("fork", type="FORK_JOIN", forkTasks=list(branches))
 
 
+def exclusive(*on: str, **fields: Any) -> Json:
+    return task("x", type="EXCLUSIVE_JOIN", joinOn=list(on), **fields)
+
+
 def join(*on: str) -> Json:
     return task("join", type="JOIN", joinOn=list(on))
+
+
+def dynamic(parameters: Json | None = None, *, tasks: str = "", inputs: str = "", both: str = "") -> Json:
+    said = {"dynamicForkTasksParam": tasks, "dynamicForkTasksInputParamName": inputs, "dynamicForkJoinTasksParam": both}
+    return task("f", type="FORK_JOIN_DYNAMIC", inputParameters=parameters or {}, **said)
 
 
 def workflow(*tasks: Json, **fields: Any) -> Json:
@@ -96,7 +105,10 @@ INVALID: list[tuple[Json, str, str]] = [
     (workflow(task("a", type="http")), "tasks[0].type", "HTTP is"),
     (workflow(task("a", decisionCases={"x": []})), "tasks[0].decisionCases", "only a SWITCH task"),
     (workflow(task("a", forkTasks=[[]])), "tasks[0].forkTasks", "only a FORK_JOIN task"),
-    (workflow(task("a", joinOn=["a"])), "tasks[0].joinOn", "only a JOIN or EXCLUSIVE_JOIN task"),
+    (workflow(task("a", loopCondition="$.x")), "tasks[0].loopCondition", "only a DO_WHILE task"),
+    (workflow(task("a", items=[1])), "tasks[0].items", "only a DO_WHILE task"),
+    (workflow(task("a", dynamicTaskNameParam="n")), "tasks[0].dynamicTaskNameParam", "only a DYNAMIC task"),
+    (workflow(task("a", dynamicForkTasksParam="n")), "tasks[0].dynamicForkTasksParam", "only a FORK_JOIN_DYNAMIC"),
     (workflow(task("a", taskDefinition={"retryCount": -1})), "tasks[0].taskDefinition.retryCount", "between 0"),
     (workflow(task("a", taskDefinition={"retries": 1})), "tasks[0].taskDefinition.retries", "no such field"),
     # Expressions.
@@ -119,6 +131,22 @@ INVALID: list[tuple[Json, str, str]] = [
     (workflow(switch("s", expression="what")), "tasks[0].expression", "no input parameter 'what'"),
     (workflow(switch("s", decisionCases={"x": {}})), "tasks[0].decisionCases.x", "must be a list"),
     (workflow(switch("s", decisionCases={"x": None})), "tasks[0].decisionCases.x", "must be a list"),
+    (
+        workflow(switch("s", evaluatorType="javascript", expression=" ", decisionCases={"x": []})),
+        "tasks[0].expression",
+        "must be a script",
+    ),
+    (workflow(task("s", type="DECISION", decisionCases={"x": []})), "tasks[0].caseValueParam", "non-empty string"),
+    (
+        workflow(task("s", type="DECISION", caseValueParam="v", decisionCases={"x": []})),
+        "tasks[0].caseValueParam",
+        "no input parameter 'v'",
+    ),
+    (
+        workflow(task("s", type="DECISION", caseExpression=" ", decisionCases={"x": []})),
+        "tasks[0].caseExpression",
+        "must be a script",
+    ),
     # FORK_JOIN and JOIN.
     (workflow(fork([task("a")])), "tasks[0]", "must be followed by a JOIN"),
     (workflow(fork([task("a")]), task("b"), join()), "tasks[0]", "must be followed by a JOIN"),
@@ -130,6 +158,23 @@ INVALID: list[tuple[Json, str, str]] = [
     (workflow(task("b"), fork([task("a")]), join("b")), "tasks[2].joinOn[0]", "'b' is not in a branch of 'fork'"),
     (workflow(fork([task("a")]), join("a", "a")), "tasks[1].joinOn[1]", "named twice"),
     (workflow(fork([task("a"), join("a")]), join()), "tasks[0].forkTasks[0][1]", "must follow a FORK_JOIN"),
+    (workflow(exclusive()), "tasks[0].joinOn", "needs a task"),
+    (workflow(task("a"), exclusive("a", "nobody")), "tasks[1].joinOn[1]", "no task with the reference name 'nobody'"),
+    (
+        workflow(task("a"), exclusive("a", defaultExclusiveJoinTask=["nobody"])),
+        "tasks[1].defaultExclusiveJoinTask[0]",
+        "no task with the reference name 'nobody'",
+    ),
+    (
+        workflow(task("l", type="DO_WHILE", loopCondition="1", loopOver=[task("a")]), exclusive("a")),
+        "tasks[1].joinOn[0]",
+        "not in the same loop",
+    ),
+    (
+        workflow(task("a"), task("l", type="DO_WHILE", loopCondition="1", loopOver=[exclusive("a")])),
+        "tasks[1].loopOver[0].joinOn[0]",
+        "not in the same loop",
+    ),
     # TERMINATE and WAIT.
     (workflow(task("t", type="TERMINATE")), "tasks[0].inputParameters.terminationStatus", "COMPLETED, FAILED"),
     (
@@ -174,6 +219,12 @@ INVALID: list[tuple[Json, str, str]] = [
         "tasks[0].inputParameters.evaluatorType",
         "is no evaluator",
     ),
+    (
+        workflow(task("i", type="INLINE", inputParameters={"evaluatorType": "value-param", "expression": "v"})),
+        "tasks[0].inputParameters.expression",
+        "no input parameter 'v'",
+    ),
+    (workflow(task("i", type="LAMBDA")), "tasks[0].scriptExpression", "must be a script"),
     (workflow(task("q", type="JSON_JQ_TRANSFORM")), "tasks[0].inputParameters.queryExpression", "needs one"),
     (workflow(task("d", type="DYNAMIC")), "tasks[0].dynamicTaskNameParam", "non-empty string"),
     (
@@ -182,7 +233,14 @@ INVALID: list[tuple[Json, str, str]] = [
         "no input parameter 'n'",
     ),
     (workflow(task("h", type="HTTP")), "tasks[0].inputParameters.http_request", "what is called"),
+    (workflow(task("h", type="GRPC")), "tasks[0].inputParameters.grpc_request", "what is called"),
     (workflow(task("f", type="FORK_JOIN_DYNAMIC")), "tasks[0].dynamicForkTasksParam", "nothing says"),
+    (workflow(dynamic(tasks="t")), "tasks[0].dynamicForkTasksInputParamName", "one needs the other"),
+    (workflow(dynamic(inputs="i")), "tasks[0].dynamicForkTasksParam", "one needs the other"),
+    (workflow(dynamic(tasks="t", inputs="i", both="b")), "tasks[0].dynamicForkJoinTasksParam", "given by"),
+    (workflow(dynamic(tasks="t", inputs="i")), "tasks[0].dynamicForkTasksParam", "no input parameter 't'"),
+    (workflow(dynamic({"t": []}, tasks="t", inputs="i")), "tasks[0].dynamicForkTasksInputParamName", "no input param"),
+    (workflow(dynamic(both="b")), "tasks[0].dynamicForkJoinTasksParam", "no input parameter 'b'"),
     (
         workflow(task("f", type="FORK_JOIN_DYNAMIC", inputParameters={"forkTaskInputs": []})),
         "tasks[0]",
@@ -194,6 +252,16 @@ INVALID: list[tuple[Json, str, str]] = [
         "join the loop",
     ),
     (workflow(task("s", type="SUB_WORKFLOW")), "tasks[0].subWorkflowParam.name", "non-empty string"),
+    (
+        workflow(task("s", type="SUB_WORKFLOW", subWorkflowParam={"name": "x", "workflowDefinition": 7})),
+        "tasks[0].subWorkflowParam.workflowDefinition",
+        "a definition, or an expression",
+    ),
+    (
+        workflow(task("s", type="SUB_WORKFLOW", subWorkflowParam={"name": "x", "taskToDomain": "d"})),
+        "tasks[0].subWorkflowParam.taskToDomain",
+        "must be an object",
+    ),
     (workflow(task("e", type="EVENT")), "tasks[0].sink", "non-empty string"),
     (workflow(task("t", type="START_WORKFLOW")), "tasks[0].inputParameters.startWorkflow", "the request"),
     # Compensation.
@@ -235,6 +303,8 @@ def test_a_broken_rule_is_refused_at_its_path(document: Json, path: str, message
     assert message in refused.value.message
 
 
+BROKERS = ("sqs", "kafka", "amqp_queue", "amqp_exchange", "nats", "jsm")
+OF_QUEUES = ("executionNameSpace", "isolationGroupId", "baseType")
 UNIMPLEMENTED: list[tuple[Json, str]] = [
     (
         workflow(
@@ -242,13 +312,15 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
         ),
         "tasks[0].taskDefinition.concurrentExecLimit",
     ),
-    (workflow(workflowStatusListenerEnabled=True), "workflowStatusListenerEnabled"),
     (workflow(workflowStatusListenerSink="kafka"), "workflowStatusListenerSink"),
     (workflow(cacheConfig={"key": "x"}), "cacheConfig"),
     (workflow(inputSchema={"name": "x"}), "inputSchema"),
     (workflow(outputSchema={"name": "x"}, enforceSchema=True), "outputSchema"),
     (workflow(task("a", cacheConfig={"key": "x"})), "tasks[0].cacheConfig"),
     (workflow(task("a", onStateChange={"onStart": []})), "tasks[0].onStateChange"),
+    (workflow(task("a", joinStatus="COMPLETED")), "tasks[0].joinStatus"),
+    *((workflow(task("e", type="EVENT", sink=f"{kind}:x")), "tasks[0].sink") for kind in BROKERS),
+    *((workflow(task("a", taskDefinition={key: "x"})), f"tasks[0].taskDefinition.{key}") for key in OF_QUEUES),
     (workflow(task("a", taskDefinition={"isolationGroupId": "x"})), "tasks[0].taskDefinition.isolationGroupId"),
     (workflow(switch("s", evaluatorType="python", decisionCases={"x": []})), "tasks[0].evaluatorType"),
     (workflow(task("a", inputParameters={"k": "${workflow.secrets.x}"})), "tasks[0].inputParameters.k"),
@@ -274,7 +346,7 @@ ACCEPTED: list[Json] = [
         inputParameters=[],
         enforceSchema=True,
         inputSchema=None,
-        workflowStatusListenerEnabled=False,
+        workflowStatusListenerEnabled=True,
         maskedFields=[],
         rateLimitConfig={},
         ownerEmail="a@b.c",
@@ -286,6 +358,11 @@ ACCEPTED: list[Json] = [
     workflow(inputSchema={"name": "x"}, enforceSchema=False),
     workflow(onStateChange={}, somethingNew=[], another="", nothing=None),
     workflow(task("a", callbackFromWorker=True, asyncComplete=True)),
+    # What is another type's and says nothing here, not even whether it keeps that type's rules.
+    workflow(task("a", joinOn=["a", "nobody"], joinMode="NEVER", defaultExclusiveJoinTask=["x"])),
+    workflow(task("a", evaluatorType="lua", expression="1", caseValueParam="v", scriptExpression="1")),
+    workflow(fork([task("a")]), join("a"), {**fork([task("b")]), "taskReferenceName": "g", "joinOn": ["a"]},
+             {**join("b"), "taskReferenceName": "k"}),
     workflow(task("a", taskDefinition={"name": "a", "timeoutSeconds": 120, "responseTimeoutSeconds": 3600})),
     workflow(fork([task("a")]), {**join("a"), "evaluatorType": "js", "expression": "(function(){ return 1 })()"}),
     workflow(
