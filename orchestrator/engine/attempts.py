@@ -340,7 +340,8 @@ def another(step: Step, node: TaskNode, attempt: TaskAttempt) -> Another | None:
     losses = 0
     if is_lost(attempt):
         losses = attempt.losses + 1
-        if (policy.count > 0 or node.type not in WORKED) and losses <= limits.WORKER_LOSSES_FREE:
+        is_free = policy.count > 0 or policy.forgives_losses or node.type not in WORKED
+        if is_free and losses <= limits.WORKER_LOSSES_FREE:
             return Another(attempt.retry_count, losses, 0)
     if attempt.retry_count >= policy.count:
         return None

@@ -578,6 +578,36 @@ def test_http_is_done_by_a_node_and_tried_as_its_definition_says(driver: Driver)
     assert len(driver.hot().attempts_of["h"]) == 2
 
 
+def lose_node(driver: Driver, number: int) -> None:
+    driver.ok(ExpireSession("node" if number == 0 else f"node{number}"))
+    work = ("system/http", "system/grpc")
+    driver.ok(OpenSession(f"node{number + 1}", SessionKind.STREAM, "$system", "", "node", work, 50, 10_000))
+
+
+@pytest.mark.parametrize("kind", ["HTTP", "GRPC"])
+def test_a_call_whose_node_was_lost_is_made_by_another(driver: Driver, kind: str) -> None:
+    """As Conductor does it: nobody has said that it is not tried again. Three times, as a call might end its node."""
+    begin(driver, element(kind, "h", {"uri": "http://x/", "service": "s", "method": "GET"}))
+    key = driver.latest("h").idempotency_key
+    for number in range(3):
+        lose_node(driver, number)
+        assert driver.latest("h").status is TaskStatus.IN_PROGRESS
+    assert driver.latest("h").idempotency_key == key
+    lose_node(driver, 3)
+    assert driver.header().status is not WorkflowStatus.RUNNING
+
+
+@pytest.mark.parametrize("said", ["by the task", "by its definition"])
+def test_a_call_that_is_to_be_made_once_is_not_made_again(driver: Driver, said: str) -> None:
+    """With retryCount 0 there is no further attempt."""
+    if said == "by its definition":
+        driver.register_task(name="do_h", retryCount=0)
+    fields = {"retryCount": 0} if said == "by the task" else {}
+    begin(driver, element("HTTP", "h", {"uri": "http://x/"}, name="do_h", **fields))
+    lose_node(driver, 0)
+    assert driver.latest("h").status is TaskStatus.TIMED_OUT
+
+
 def test_a_call_that_is_only_taken_up_is_ended_from_outside(driver: Driver) -> None:
     """asyncComplete: a success leaves it IN_PROGRESS."""
     begin(driver, element("HTTP", "h", {"uri": "http://x/"}, asyncComplete=True))

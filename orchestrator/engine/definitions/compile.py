@@ -21,6 +21,7 @@ from orchestrator.engine.definitions.model import (
 )
 from orchestrator.engine.definitions.parse import ParsedWorkflow
 from orchestrator.engine.definitions.tasks import (
+    CALL_RETRY,
     COMPENSATION_RETRY,
     OPERATOR_RETRY,
     OPERATOR_TIMEOUTS,
@@ -148,7 +149,7 @@ def _retry(element: Element, definition: TaskDefinition | None, is_compensation:
         policy = _DEFAULT_RETRY.get(element.type, OPERATOR_RETRY) if definition is None else definition.retry
     if element.retry_count is None:
         return policy
-    return msgspec.structs.replace(policy, count=element.retry_count)
+    return msgspec.structs.replace(policy, count=element.retry_count, forgives_losses=False)
 
 
 def _timeouts(element: Element, definition: TaskDefinition | None) -> Timeouts:
@@ -157,7 +158,7 @@ def _timeouts(element: Element, definition: TaskDefinition | None) -> Timeouts:
     return Timeouts() if element.type == TaskType.SIMPLE else OPERATOR_TIMEOUTS
 
 
-_DEFAULT_RETRY = {TaskType.SIMPLE: RetryPolicy()}
+_DEFAULT_RETRY = {TaskType.SIMPLE: RetryPolicy(), TaskType.HTTP: CALL_RETRY, TaskType.GRPC: CALL_RETRY}
 
 
 def _loop(element: Element) -> Loop:

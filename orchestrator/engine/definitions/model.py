@@ -76,6 +76,8 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     scale_factor: float = 1.0  # LINEAR_BACKOFF only
     max_delay_ms: int = 0
     jitter_ms: int = 0
+    # Nobody said how often: what a lost node has begun is done again by another, as a few losses are free.
+    forgives_losses: bool = False
 
 
 class Timeouts(msgspec.Struct, frozen=True):

@@ -30,6 +30,7 @@ _RETRY_FIELDS = (
 
 COMPENSATION_RETRY = RetryPolicy(count=19, logic=RetryLogic.EXPONENTIAL_BACKOFF, delay_ms=1000, max_delay_ms=60_000)
 OPERATOR_RETRY = RetryPolicy(count=0)
+CALL_RETRY = RetryPolicy(count=0, forgives_losses=True)
 OPERATOR_TIMEOUTS = Timeouts(response_ms=0)
 
 EMPTY = Template(b"{}")
