@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator_client.schema_refs import SchemaRef, enforced
+
 
 def seconds(ms: int) -> int | float:
     """Conductor counts in seconds; the server takes decimals down to a millisecond."""
@@ -85,6 +87,9 @@ class TaskOptions:
     rate_limit: int | None = None
     rate_window_ms: int | None = None
     description: str = ""
+    # What the cluster sees to: an input that violates its schema never comes to a worker, an output fails the task.
+    input_schema: SchemaRef | None = None
+    output_schema: SchemaRef | None = None
     # More fields of Conductor's task definition, as they are.
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -122,4 +127,4 @@ class TaskOptions:
         if self.rate_limit and self.rate_window_ms:
             document["rateLimitPerFrequency"] = self.rate_limit
             document["rateLimitFrequencyInSeconds"] = seconds(self.rate_window_ms)
-        return document | self.extra
+        return document | enforced(self.input_schema, self.output_schema) | self.extra

@@ -11,19 +11,6 @@ from orchestrator_api.v1.common_pb2 import PageRequest, ReadOptions
 from orchestrator_client.codec import dumps
 from orchestrator_client.connection import Connection
 
-SchemaRef = str | tuple[str, int] | Mapping[str, Any]
-"""Of an option: the name of a registered schema, or (name, version), or a JSON schema itself."""
-
-
-def reference(schema: SchemaRef) -> dict[str, Any]:
-    """As a definition has it under inputSchema or outputSchema."""
-    if isinstance(schema, str):
-        return {"name": schema, "type": "JSON"}
-    if isinstance(schema, tuple):
-        name, version = schema
-        return {"name": name, "version": version, "type": "JSON"}
-    return {"type": "JSON", "data": dict(schema)}
-
 
 class Schemas:
     """The schemas of a client's namespace."""

@@ -17,6 +17,7 @@ from orchestrator_client.codec import Json, decode, encode, is_object_type
 from orchestrator_client.context import CompensationContext, TaskContext
 from orchestrator_client.errors import CodecError
 from orchestrator_client.options import COMPENSATION_RETRY, STEP_RETRY, Retry, TaskOptions
+from orchestrator_client.schema_refs import SchemaRef
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -187,6 +188,8 @@ def task(
     rate_limit: int | None = None,
     rate_window_ms: int | None = None,
     description: str = "",
+    input_schema: SchemaRef | None = None,
+    output_schema: SchemaRef | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(

@@ -13,6 +13,7 @@ from orchestrator_client.blocks import ForkBlock, SwitchBlock, wait_input
 from orchestrator_client.codec import encode, field_types, is_object_type
 from orchestrator_client.options import seconds
 from orchestrator_client.refs import Ref, check_fits, ref_type, without_none
+from orchestrator_client.schema_refs import SchemaRef, enforced
 from orchestrator_client.tasks import RESULT, Compensator, Task
 
 _RESERVED = ("workflow", "step")
@@ -41,6 +42,8 @@ class Workflow:
         concurrent_limit: int | None = None,
         concurrent_limit_key: str = "",
         masked_fields: Iterable[str] = (),
+        input_schema: SchemaRef | None = None,
+        output_schema: SchemaRef | None = None,
     ) -> None:
         if not name or ":" in name:
             raise ValueError(f"a workflow's name is not empty and has no colon: {name!r}")
@@ -72,6 +75,7 @@ class Workflow:
             self._settings["rateLimitConfig"] = limit
         if masked_fields:
             self._settings["maskedFields"] = list(masked_fields)
+        self._settings |= enforced(input_schema, output_schema)
         self._outputs: dict[str, Any] | None = None
         self._references: set[str] = set()
         # Of the content as it is; empty when that has changed since.

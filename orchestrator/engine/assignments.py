@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.engine import checks
 from orchestrator.engine.assembly import condition_input
 from orchestrator.engine.definitions.model import Script, TaskNode, TaskType
 from orchestrator.engine.execution_state import ExecutionState
@@ -11,14 +12,21 @@ from orchestrator.engine.plan import Plan
 
 
 def input_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt, given: bytes) -> bytes:
-    """What a system session is given: the attempt's input, or what a loop's condition sees."""
+    """What a system session is given: the attempt's input, what a loop's condition sees, or what is to be looked at."""
+    if attempt.is_looked_at:
+        return checks.payload_of(hot, attempt, given)
     if attempt.type == TaskType.DO_WHILE:
         return condition_input(plan, hot, attempt, given)
     return given
 
 
-def parameters_of(node: TaskNode, given: bytes) -> bytes:
+def parameters_of(plan: Plan, node: TaskNode, attempt: TaskAttempt, given: bytes) -> bytes:
     """What a system session is told besides the input: a JSON object. Calls have all they need in their input."""
+    if attempt.is_looked_at:
+        schema = checks.schema_of(node, attempt)
+        # What readers are not shown must not come to them in a reason.
+        is_quiet = bool(plan.definition.masked_fields)
+        return schema_parameters(b"true" if schema is None else schema.text, is_quiet=is_quiet)
     if node.type == TaskType.JSON_JQ_TRANSFORM:
         query = fields_of(given).get("queryExpression")
         return assemble_object([("expression", dump_string("" if query is None else text_of(query)))])
@@ -32,6 +40,11 @@ def parameters_of(node: TaskNode, given: bytes) -> bytes:
     return assemble_object(
         [("expression", dump_string(expression)), ("body", b"true" if script.body else b"false")]
     )
+
+
+def schema_parameters(schema: bytes, *, is_quiet: bool) -> bytes:
+    """`is_quiet`: what is violated is told without the values that do so."""
+    return assemble_object([("schema", schema), ("quiet", b"true" if is_quiet else b"false")])
 
 
 def _script_of(node: TaskNode) -> Script | None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from orchestrator.engine import children, leases, limits, places, pollers, scopes, system, throttle
+from orchestrator.engine import checks, children, leases, limits, places, pollers, scopes, system, throttle
 from orchestrator.engine.definitions.model import (
     STRUCTURAL,
     WORKED,
@@ -19,6 +19,7 @@ from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.execution_state import base_of, instance_of
 from orchestrator.engine.model import (
     AgendaKind,
+    Check,
     Payload,
     SagaRecord,
     StepOutcome,
@@ -41,6 +42,7 @@ POLL_TIMEOUT = "POLL_TIMEOUT"
 RESPONSE_TIMEOUT = "RESPONSE_TIMEOUT"
 INVALID_RESULT = "INVALID_RESULT"
 LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
+SCHEMA_VIOLATION = "SCHEMA_VIOLATION"
 
 BY_POLICY = frozenset((TASK_TIMEOUT, TOTAL_TIMEOUT, POLL_TIMEOUT))
 
@@ -60,8 +62,8 @@ def input_of(step: Step, attempt: TaskAttempt) -> bytes:
 
 
 def has_effect(attempt: TaskAttempt) -> bool:
-    """Whether executing the attempt may change something outside of the cluster."""
-    return attempt.type in WORKED
+    """Whether executing the attempt, as far as it has come, may change something outside of the cluster."""
+    return attempt.type in WORKED and not attempt.is_looked_at
 
 
 # --- how they come to be
@@ -224,17 +226,20 @@ def finish(
     unknown: bool = False,
     follow: bool = True,
 ) -> TaskAttempt:
-    """Ends an attempt. `unknown`: nobody can say whether it took effect. `follow`: something has to come of it."""
+    """Ends an attempt, unless its output is to be looked at first.
+
+    `unknown`: nobody can say whether it took effect. `follow`: something has to come of it.
+    """
+    was_done = attempt.check is Check.OUTPUT
+    if was_done and status is TaskStatus.CANCELED:
+        # That nobody looks at its output any more does not undo what it has done.
+        status, output, reason, follow = TaskStatus.COMPLETED, attempt.output, "", True
     check_task(attempt.status, status)
-    for number in attempt.timers:
-        step.disarm(number)
-    if attempt.ready and (attempt.ready,) in step.state.ready:
-        throttle.dequeue(step, step.state.ready[attempt.ready,])
-    in_flight = attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0
-    if in_flight:
-        _leave_worker(step, attempt, accepted, reason or status.name)
+    in_flight = _leave_everything(step, attempt, accepted, reason or status.name)
+    if status is TaskStatus.COMPLETED and follow and not was_done and checks.is_output_due(step, attempt):
+        return _look_at_output(step, attempt, output, accepted)
     in_effect = in_flight and has_effect(attempt)
-    if attempt.child and not accepted and not attempt.compensates:
+    if attempt.child and not accepted and not was_done and not attempt.compensates:
         children.cancel(step, attempt, reason or status.name)
     attempt = step.put_task(
         replace(
@@ -247,8 +252,13 @@ def finish(
             error_code=error_code,
             ready=0,
             timers=(),
-            accepted=accepted,
-            outcome_unknown=(unknown and has_effect(attempt)) or (in_effect and not accepted),
+            accepted=attempt.accepted if was_done else accepted,
+            outcome_unknown=(unknown and has_effect(attempt))
+            or (in_effect and not accepted)
+            or (was_done and status is not TaskStatus.COMPLETED and attempt.type in WORKED),
+            fencing_token=attempt.reported_by or attempt.fencing_token,
+            check=Check.NONE,
+            reported_by=0,
         )
     )
     step.change(open_tasks=step.x.open_tasks - 1)
@@ -259,11 +269,42 @@ def finish(
         return attempt
     if in_effect and step.phase is WorkflowStatus.COMPENSATING and step.x.settling:
         step.change(settling=step.x.settling - 1)
-    if status is TaskStatus.COMPLETED:
+    if status is TaskStatus.COMPLETED or (was_done and attempt.type not in WORKED):
         _record(step, attempt)
     if follow:
         step.note(AgendaKind.FOLLOW, attempt.sequence)
     return attempt
+
+
+def _look_at_output(step: Step, attempt: TaskAttempt, output: Payload, accepted: bool) -> TaskAttempt:
+    """It is done, and has completed when a node says that its output keeps the schema."""
+    attempt = replace(
+        attempt,
+        status=TaskStatus.IN_PROGRESS,
+        started_ms=attempt.started_ms or step.now,
+        output=output,
+        ready=0,
+        timers=(),
+        signal="",
+        fencing_token=0,
+        accepted=accepted,
+        reported_by=attempt.fencing_token,
+    )
+    step.budget -= 1
+    return checks.ask(step, attempt, Check.OUTPUT)
+
+
+def _leave_everything(step: Step, attempt: TaskAttempt, accepted: bool, reason: str) -> bool:
+    """No timer, queue or session has it any more. Answers whether a session had."""
+    for number in attempt.timers:
+        step.disarm(number)
+    if attempt.ready and (attempt.ready,) in step.state.ready:
+        throttle.dequeue(step, step.state.ready[attempt.ready,])
+    is_lent = attempt.status is TaskStatus.IN_PROGRESS or attempt.is_looked_at
+    if not is_lent or not attempt.fencing_token:
+        return False
+    _leave_worker(step, attempt, accepted, reason)
+    return True
 
 
 def _leave_worker(step: Step, attempt: TaskAttempt, accepted: bool, reason: str) -> None:

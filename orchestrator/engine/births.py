@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine import gate, idempotency, limits
 from orchestrator.engine.definitions.errors import DefinitionError
-from orchestrator.engine.definitions.model import TimeoutPolicy
+from orchestrator.engine.definitions.model import INPUT_CHECK, TimeoutPolicy
 from orchestrator.engine.errors import Refused, refuse, refuse_definition
 from orchestrator.engine.expressions import PayloadInvalid, check_payload, put_if_absent
 from orchestrator.engine.model import AgendaKind, Execution, Table, TimerKind, WorkflowStatus
@@ -19,6 +19,7 @@ from orchestrator.engine.payloads import store
 from orchestrator.engine.plan import Plan, bundle_for, plan_of
 from orchestrator.engine.resident import Bundle, WorkflowDefinitionRow
 from orchestrator.engine.results import Code, Rejected, Started
+from orchestrator.engine.start_checks import NOT_LOOKED, Looked
 from orchestrator.engine.step import Step
 
 Bundled = tuple[bytes, bytes]
@@ -44,30 +45,27 @@ def start_within(
     parent_task: str = "",
     root: str = "",
     depth: int = 0,
+    looked: Looked = NOT_LOOKED,
 ) -> Started | Rejected:
     """Starts the execution, which becomes the step's own, or says why not, and nothing has changed.
 
-    `version` 0 is the highest; `workflow_id` "" makes an id, any other must be hot if it exists; `document` is a
-    definition that need not be registered. That the idempotency key is free is the caller's to see.
+    `version` 0 is the highest; `workflow_id` "" makes an id, any other must be hot if it exists; `document` need not be
+    registered; `looked` is what was found in the input. That the idempotency key is free is the caller's to see.
     """
     try:
         check_start(workflow_id, priority, input)
-        existing = step.state.execution((namespace, workflow_id)) if workflow_id else None
-        if existing is not None and existing.execution.deleted:
-            message = f"what had the workflow id {workflow_id!r} is being deleted"
-            refuse(Code.RESOURCE_EXHAUSTED, "WORKFLOW_DELETING", message)
-        if existing is not None:
-            refuse(Code.ALREADY_EXISTS, "WORKFLOW_ALREADY_EXISTS", f"the workflow id {workflow_id!r} is taken")
+        _refuse_taken(step, namespace, workflow_id)
         bundled = bundle_of(step, namespace, name, version, document)
     except Refused as refused:
         return refused.rejected
     kept = cast(Bundle | None, step.state.resident[Table.BUNDLE].get((bundled[0],)))
     plan = _refer(step, bundled, kept)
     given = put_if_absent(plan.definition.input_template, input or b"{}")
-    if len(given) + len(plan.definition.variables) > limits.EXECUTION_BYTES:
+    is_known = looked.bundle == bundled[0]
+    refusal = _refusal(plan, given, looked.violation if is_known else "")
+    if refusal is not None:
         step.write(Table.BUNDLE, (bundled[0],), kept)
-        message = f"the execution's payloads exceed the limit of {limits.EXECUTION_BYTES} bytes"
-        return Rejected(Code.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE", message, (("field", "input"),))
+        return refusal
     header = Execution(
         namespace=namespace,
         workflow_id=workflow_id or step.ids.make(),
@@ -93,8 +91,28 @@ def start_within(
         depth=depth,
         parent_task=parent_task,
     )
-    _begin(step, header, plan, given)
+    _begin(step, header, plan, given, is_known=is_known)
     return Started(header.workflow_id, existing=False)
+
+
+def _refuse_taken(step: Step, namespace: str, workflow_id: str) -> None:
+    existing = step.state.execution((namespace, workflow_id)) if workflow_id else None
+    if existing is not None and existing.execution.deleted:
+        message = f"what had the workflow id {workflow_id!r} is being deleted"
+        refuse(Code.RESOURCE_EXHAUSTED, "WORKFLOW_DELETING", message)
+    if existing is not None:
+        refuse(Code.ALREADY_EXISTS, "WORKFLOW_ALREADY_EXISTS", f"the workflow id {workflow_id!r} is taken")
+
+
+def _refusal(plan: Plan, given: bytes, violation: str) -> Rejected | None:
+    """`violation`: of the schema of the input."""
+    if len(given) + len(plan.definition.variables) > limits.EXECUTION_BYTES:
+        message = f"the execution's payloads exceed the limit of {limits.EXECUTION_BYTES} bytes"
+        return Rejected(Code.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE", message, (("field", "input"),))
+    if violation:
+        message = violation[: limits.REASON_CHARS]
+        return Rejected(Code.INVALID_ARGUMENT, "SCHEMA_VIOLATION", message, (("field", "input"),))
+    return None
 
 
 def check_start(workflow_id: str, priority: int, input: bytes) -> None:
@@ -163,12 +181,14 @@ def take_definition(step: Step, bundled: Bundled) -> None:
     step.plan_changed()
 
 
-def _begin(step: Step, header: Execution, plan: Plan, given: bytes) -> None:
+def _begin(step: Step, header: Execution, plan: Plan, given: bytes, *, is_known: bool) -> None:
+    """`is_known`: that the input keeps its schema."""
     step.create(header)
     idempotency.keep(step)
     step.change(input=store(step, given), variables=store(step, plan.definition.variables))
     gate.assign(step)
     arm_timeout(step)
-    assert plan.definition.first is not None
-    step.note(AgendaKind.SCHEDULE, 0, plan.definition.first)
+    first = plan.nodes[INPUT_CHECK].next if is_known else plan.definition.first
+    assert first is not None
+    step.note(AgendaKind.SCHEDULE, 0, first)
     step.count(live_executions=1)

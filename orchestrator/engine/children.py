@@ -164,7 +164,8 @@ def undo(step: Step, attempt: TaskAttempt, record: SagaRecord) -> None:
 def open_children(step: Step) -> list[TaskAttempt]:
     """The open attempts that wait for a child, none of them a compensation."""
     attempts = [step.hot.tasks[sequence] for sequence in sorted(step.hot.open)]
-    return [one for one in attempts if one.child and not one.compensates and one.status is TaskStatus.IN_PROGRESS]
+    attempts = [one for one in attempts if one.child and not one.compensates and not one.is_looked_at]
+    return [one for one in attempts if one.status is TaskStatus.IN_PROGRESS]
 
 
 # --- the child's side

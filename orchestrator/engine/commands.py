@@ -62,6 +62,9 @@ class StartWorkflow(Command, frozen=True, tag=10):
     document: bytes = b""  # a definition to run without registering it
     idempotency_key: str = ""
     idempotency: IdempotencyStrategy = IdempotencyStrategy.FAIL
+    # Its proposer has looked at the input, for this bundle, and has found this violation of its schema, if any.
+    looked_for: bytes = b""
+    violation: str = ""
 
 
 class SignalWorkflow(Command, frozen=True, tag=11):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.engine import attempts, children, deletion, failure, limits
 from orchestrator.engine.assembly import output_of
+from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, resolve
 from orchestrator.engine.messages import GoOnAfterEnd
@@ -52,7 +53,8 @@ def cancel_open(step: Step, reason: str, *, keep_leased: bool = False, keep_chil
         is_leased = attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token > 0
         if keep_leased and is_leased and attempts.has_effect(attempt):
             continue
-        if keep_children and attempt.child and attempt.status is TaskStatus.IN_PROGRESS:
+        is_child_open = attempt.status is TaskStatus.IN_PROGRESS and not attempt.is_looked_at
+        if keep_children and attempt.child and is_child_open:
             continue
         attempts.finish(step, attempt, TaskStatus.CANCELED, reason=reason, follow=False)
 
@@ -81,10 +83,15 @@ def make_output(step: Step) -> Payload:
     if template is None:
         for sequence in reversed(step.hot.tasks):
             attempt = step.hot.tasks[sequence]
-            if not attempt.compensates:
+            if not attempt.compensates and attempt.type != TaskType.SCHEMA_CHECK:
                 return attempt.output or _assembled(step, attempt)
         return b"{}"
     return _kept(step, resolve(template, ExecutionScope(step.plan, step.hot, step.x)))
+
+
+def copied(step: Step, payload: Payload) -> Payload:
+    """A payload of its own, which goes without any other."""
+    return _kept(step, step.hot.load(payload)) if isinstance(payload, int) else payload
 
 
 def _assembled(step: Step, attempt: TaskAttempt) -> Payload:

@@ -15,9 +15,6 @@ from orchestrator.engine.expressions import fields_of, is_null, text_of
 from orchestrator.engine.model import TaskAttempt, TaskStatus
 from orchestrator.engine.step import Step
 
-# An evaluation has its own, shorter limit; this is for a node that forgets one.
-RESPONSE_MS = 60_000
-
 
 class Answer(NamedTuple):
     """What came of it: `value` is a JSON text, or `error` says why there is none."""
@@ -28,7 +25,7 @@ class Answer(NamedTuple):
 
 def ask(step: Step, attempt: TaskAttempt) -> TaskAttempt:
     """The attempt waits for a node to evaluate what it needs."""
-    return leases.enqueue(step, attempt, "", 0, RESPONSE_MS, queue=system.evaluated_in(attempt))
+    return leases.enqueue(step, attempt, "", 0, system.EVALUATION_MS, queue=system.evaluated_in(attempt))
 
 
 def is_waiting(attempt: TaskAttempt) -> bool:

@@ -25,6 +25,7 @@ from orchestrator.engine.expressions import (
 from orchestrator.engine.model import Expansion, ExpansionKind, Payload, Table, TaskAttempt
 from orchestrator.engine.payloads import store
 from orchestrator.engine.plan import TaskDocuments
+from orchestrator.engine.schema_texts import SchemaDocuments
 from orchestrator.engine.step import Step
 
 _Fields = dict[str, msgspec.Raw]
@@ -32,7 +33,7 @@ _Fields = dict[str, msgspec.Raw]
 
 def name_body(step: Step, attempt: TaskAttempt, name: str) -> TaskAttempt:
     """The DYNAMIC is this task from now on. Raises DefinitionError, LimitExceeded."""
-    document = write_body(name, TaskDocuments(step.state, step.x.namespace))
+    document = write_body(name, *_registered(step))
     return _keep(step, attempt, ExpansionKind.BODY, document, 1)
 
 
@@ -49,9 +50,13 @@ def expand_fork(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) 
         tasks, inputs = _pair(fields, node.dynamic_fork)
     _check_count(len(tasks))
     path = node.dynamic_fork.tasks or node.dynamic_fork.both
-    document, references = write_forked(tasks, path, TaskDocuments(step.state, step.x.namespace))
+    document, references = write_forked(tasks, path, *_registered(step))
     _check_names(step, attempt, references)
     return _keep(step, attempt, ExpansionKind.FORKED, document, len(tasks), inputs)
+
+
+def _registered(step: Step) -> tuple[TaskDocuments, SchemaDocuments]:
+    return TaskDocuments(step.state, step.x.namespace), SchemaDocuments(step.state, step.x.namespace)
 
 
 def _pair(fields: _Fields, names: DynamicFork) -> tuple[list[bytes], bytes]:
@@ -108,7 +113,7 @@ def _spread(
         task.append(("optional", b"true"))
     several = sum(1 for other in step.plan.nodes.values() if other.type == TaskType.FORK_JOIN_DYNAMIC) > 1
     prefix = f"_{node.reference}_{name}_" if several else f"_{name}_"
-    document = write_spread(assemble_object(task), prefix, TaskDocuments(step.state, step.x.namespace))
+    document = write_spread(assemble_object(task), prefix, *_registered(step))
     _check_names(step, attempt, [f"{prefix}{position}" for position in range(len(inputs))])
     return _keep(step, attempt, ExpansionKind.SPREAD, document, len(inputs), assemble_array(inputs))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.engine import assembly, inbox, places, system, throttle
+from orchestrator.engine import assembly, checks, inbox, places, system, throttle
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import CompensationState, TaskAttempt, TimerKind, WorkflowStatus
@@ -80,6 +80,8 @@ def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt)
     ready = state.ready.get((attempt.ready,))
     if ready is not None:
         return _queued(state, ready), fires.get(TimerKind.TASK_TOTAL_TIMEOUT, 0)
+    if attempt.fencing_token and attempt.is_looked_at:
+        return f"a node, which checks {checks.what(attempt)} against its schema", 0
     if attempt.fencing_token:
         return f"{attempt.worker_id or 'a worker'}, which executes it", fires.get(TimerKind.TASK_TIMEOUT, 0)
     if attempt.child:

@@ -82,8 +82,11 @@ def attempts_in_progress_are_leased(state: State) -> Iterator[str]:
         held = unfenced.get(key, {})
         for sequence, attempt in hot.tasks.items():
             tokens = held.get(sequence, [])
-            is_lent = attempt.fencing_token > 0 or (attempt.type in WORKED and not attempt.signal)
-            if attempt.status is TaskStatus.IN_PROGRESS and is_lent:
+            is_lent = attempt.fencing_token > 0 or (
+                attempt.type in WORKED and not attempt.signal and not attempt.is_looked_at
+            )
+            is_lent = is_lent and (attempt.status is TaskStatus.IN_PROGRESS or attempt.is_looked_at)
+            if is_lent:
                 if tokens != [attempt.fencing_token] and not _is_lost(state, key, attempt):
                     yield f"{key} #{sequence} is in progress under {attempt.fencing_token}, its leases are {tokens}"
             elif tokens:

@@ -174,6 +174,11 @@ def take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
 
 def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> None:
     """The attempt is in progress under the lease, and may be delivered."""
+    if attempt.is_looked_at:
+        # It begins, or has ended, when that is done.
+        step.put_task(replace(attempt, updated_ms=step.now, fencing_token=lease.token, ready=0))
+        _deliver(step, lease)
+        return
     if attempt.status is not TaskStatus.IN_PROGRESS:
         # A loop is in progress by itself; the lease is for its condition.
         check_task(attempt.status, TaskStatus.IN_PROGRESS)
@@ -193,6 +198,10 @@ def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> N
             timers=timers,
         )
     )
+    _deliver(step, lease)
+
+
+def _deliver(step: Step, lease: Lease) -> None:
     step.budget -= 1
     step.write(Table.LEASE, (lease.token,), replace(lease, started=True))
     step.effects.append(

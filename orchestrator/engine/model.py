@@ -117,6 +117,16 @@ class StepOutcome(IntEnum):
     UNKNOWN = 2
 
 
+class Check(IntEnum):
+    """Whether an attempt waits for somebody to look at a payload of it, which has to keep a JSON schema."""
+
+    NONE = 0
+    INPUT = 1  # before it begins
+    INPUT_PASSED = 2
+    OUTPUT = 3  # it is done, and has completed if its output keeps the schema
+    OUTPUT_PASSED = 4
+
+
 class SessionKind(IntEnum):
     """How a worker session gets its tasks."""
 
@@ -307,6 +317,14 @@ class TaskAttempt(Row, frozen=True):
     assembled_bytes: int = 0  # JOIN, DO_WHILE: the size of the output that is put together when it is read
     child: str = ""  # SUB_WORKFLOW: the id of the execution that it started
     most_iterations: int = 0  # DO_WHILE: as its input says; 0: as many as any loop
+    check: Check = Check.NONE
+    check_losses: int = 0  # nodes lost in a row while they looked at it
+    reported_by: int = 0  # while its output is looked at: the token of the worker that reported it
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether a node looks at a payload of it, or is to: until then nothing else happens to the attempt."""
+        return self.check is Check.INPUT or self.check is Check.OUTPUT
 
 
 class SagaRecord(Row, frozen=True):

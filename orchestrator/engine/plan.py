@@ -11,6 +11,7 @@ from orchestrator.engine.definitions.bundle import compile_bundle, make_bundle
 from orchestrator.engine.definitions.model import CompiledDefinition, TaskNode, TaskType
 from orchestrator.engine.model import Row, RowKey, Table
 from orchestrator.engine.resident import Bundle, TaskDefinitionRow
+from orchestrator.engine.schema_texts import SchemaDocuments
 from orchestrator.engine.state import State
 
 _BUNDLES_REMEMBERED = 1024
@@ -121,7 +122,7 @@ class TaskDocuments(Mapping[str, bytes]):
 
 
 def bundle_for(state: State, namespace: str, document: bytes) -> tuple[bytes, bytes]:
-    """(digest, text) of the document with the task definitions as they are registered now.
+    """(digest, text) of the document with the task definitions and schemas as they are registered now.
 
     Raises DefinitionError. What was made is remembered until any definition changes.
     """
@@ -129,6 +130,6 @@ def bundle_for(state: State, namespace: str, document: bytes) -> tuple[bytes, by
     if made is None:
         if len(state.bundles_made) >= _BUNDLES_REMEMBERED:
             state.bundles_made.clear()
-        made = make_bundle(document, TaskDocuments(state, namespace))
+        made = make_bundle(document, TaskDocuments(state, namespace), SchemaDocuments(state, namespace))
         state.bundles_made[namespace, document] = made
     return made

@@ -24,6 +24,7 @@ from orchestrator.engine.model import (
 from orchestrator.engine.places import node_of
 from orchestrator.engine.plan import bundle_for, compiled, plan_of
 from orchestrator.engine.resident import Bundle, SchemaRow, ServiceRow, TaskDefinitionRow, WorkflowDefinitionRow
+from orchestrator.engine.schema_texts import registered_schema
 from orchestrator.engine.state import State
 
 _EMPTY = b"{}"
@@ -171,7 +172,7 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
         scheduled_ms=attempt.scheduled_ms,
         compensation=None if record is None else _step_view(state, hot, record),
         kind=lease.name if is_system else "",
-        parameters=assignments.parameters_of(node, given) if is_system else b"",
+        parameters=assignments.parameters_of(plan, node, attempt, given) if is_system else b"",
     )
 
 
@@ -244,10 +245,7 @@ def services(state: State, namespace: str) -> list[ServiceRow]:
 
 def schema(state: State, namespace: str, name: str, version: int) -> SchemaRow | None:
     """`version`: 0 is the highest."""
-    rows = cast(dict[tuple[str, str, int], SchemaRow], state.resident[Table.SCHEMA])
-    if not version:
-        version = max((key[2] for key in rows if key[:2] == (namespace, name)), default=0)
-    return rows.get((namespace, name, version))
+    return registered_schema(state, namespace, name, version)
 
 
 def schemas(state: State, namespace: str) -> list[SchemaRow]:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from orchestrator.engine import attempts, children, ending, leases, limits, places
 from orchestrator.engine.definitions.model import CompensationOrder, TaskType
 from orchestrator.engine.model import (
+    Check,
     CompensationState,
     Payload,
     SagaRecord,
@@ -35,7 +36,10 @@ def is_owed(step: Step) -> bool:
         return False
     if step.hot.records or children.open_children(step):
         return True
-    return any(attempt.outcome_unknown or is_leased(attempt) for attempt in _attempts_of_steps(step))
+    return any(
+        attempt.outcome_unknown or is_leased(attempt) or attempt.check is Check.OUTPUT
+        for attempt in _attempts_of_steps(step)
+    )
 
 
 def _attempts_of_steps(step: Step) -> Iterator[TaskAttempt]:

@@ -99,7 +99,7 @@ class State:
 
     def take_definitions(self, other: State) -> None:
         """What is registered there is registered here, too, as it is now; not to be flushed."""
-        for table in (Table.WORKFLOW_DEFINITION, Table.TASK_DEFINITION):
+        for table in (Table.WORKFLOW_DEFINITION, Table.TASK_DEFINITION, Table.SCHEMA):
             self.resident[table] = dict(other.resident[table])
         self.highest_version = {key: list(versions) for key, versions in other.highest_version.items()}
         self.bundles_made.clear()

@@ -17,6 +17,10 @@ _QUEUES = {"HTTP": "system/http", "GRPC": "system/grpc"}
 """By the type of the task."""
 _SCRIPT = "system/script"
 _JQ = "system/jq"
+SCHEMA = "system/schema"
+
+# An evaluation has its own, shorter limit; this is for a node that forgets one.
+EVALUATION_MS = 60_000
 
 
 def is_queue(name: str) -> bool:
@@ -31,4 +35,6 @@ def queue_for(node: TaskNode) -> str:
 
 def evaluated_in(attempt: TaskAttempt) -> str:
     """The queue in which what the attempt needs is evaluated."""
+    if attempt.is_looked_at:
+        return SCHEMA
     return _JQ if attempt.type == TaskType.JSON_JQ_TRANSFORM else _SCRIPT

@@ -17,7 +17,8 @@ class Kind(StrEnum):
 
     SCRIPT = "system/script"  # {"expression": "...", "body": true if it is a function's body}; `$` is the input
     JQ = "system/jq"  # {"expression": "..."}
-    SCHEMA = "system/schema"  # {"schema": {...}}: checks the input against it
+    # {"schema": {...}}: checks the input against it; {"quiet": true}: what it finds is told without values
+    SCHEMA = "system/schema"
     HTTP = "system/http"  # {}
     GRPC = "system/grpc"  # {}
 

@@ -124,7 +124,10 @@ class Rehearsal:
             self._later(mock.queue_wait_ms + mock.execution_ms, partial(self._update, key, attempt, mock))
 
     def _is_mocked(self, attempt: TaskAttempt, row: Ready) -> bool:
-        """Whether a mock may stand in for it: conditions of SWITCH and DO_WHILE are always evaluated."""
+        """Whether a mock may stand in for it: conditions of SWITCH and DO_WHILE are always evaluated, and
+        schemas always looked at."""
+        if row.name == system.SCHEMA:
+            return False
         return not _is_evaluated(row) or attempt.type not in (TaskType.SWITCH, "DECISION", TaskType.DO_WHILE)
 
     # --- what is played

@@ -16,10 +16,11 @@ from orchestrator.engine.definitions.parse import (
     validate_workflow,
 )
 from orchestrator.engine.results import Done
+from orchestrator.integrations.work import Source
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, answers, invalid, not_found, unimplemented
 from orchestrator.rpc.requests import identity_of, in_range, namespace_of, page_size, required
-from orchestrator.rpc.scripts import check_sources, sources_of
+from orchestrator.rpc.scripts import check_sources, schemas_of, sources_of
 from orchestrator_api.v1 import common_pb2
 from orchestrator_api.v1 import definitions_pb2 as pb
 from orchestrator_api.v1 import definitions_pb2_grpc as pb_grpc
@@ -27,6 +28,8 @@ from orchestrator_api.v1 import definitions_pb2_grpc as pb_grpc
 DOCUMENTS_MAX = 100
 # A page ends at about this size, so that every client accepts the message.
 PAGE_BYTES = 2 << 20
+
+_Sources = list[tuple[str, Source]]
 
 
 class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
@@ -37,7 +40,7 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
     async def RegisterWorkflows(self, request: pb.RegisterWorkflowsRequest, context: Any) -> Any:
         documents = _documents(request.definition_json)
         _validate(documents, validate_workflow)
-        await self._check_scripts(documents)
+        await self._check_sources(documents, _of_workflow)
         await self.backend.submit(
             RegisterWorkflows(namespace_of(request.namespace), documents, request.overwrite),
             Done,
@@ -49,13 +52,13 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
     async def ValidateWorkflows(self, request: pb.ValidateWorkflowsRequest, context: Any) -> Any:
         documents = _documents(request.definition_json)
         _validate(documents, validate_workflow)
-        await self._check_scripts(documents)
+        await self._check_sources(documents, _of_workflow)
         return pb.ValidateWorkflowsResponse()
 
-    async def _check_scripts(self, documents: tuple[bytes, ...]) -> None:
+    async def _check_sources(self, documents: tuple[bytes, ...], sources: Callable[[bytes], _Sources]) -> None:
         for position, document in enumerate(documents):
             try:
-                await check_sources(self.backend.check_source, sources_of(validate_workflow(document)))
+                await check_sources(self.backend.check_source, sources(document))
             except DefinitionInvalid as error:
                 raise _refused(position, error) from error
 
@@ -63,6 +66,7 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
     async def RegisterTasks(self, request: pb.RegisterTasksRequest, context: Any) -> Any:
         documents = _documents(request.definition_json)
         _validate(documents, validate_task)
+        await self._check_sources(documents, _of_task)
         await self.backend.submit(
             RegisterTasks(namespace_of(request.namespace), documents), Done, identity_of(request.request)
         )
@@ -99,6 +103,14 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
         rows = queries.task_definitions(self.backend.state(), namespace_of(request.namespace))
         page, token = page_of([(row.name, row.document) for row in rows], request.page)
         return pb.ListTaskDefinitionsResponse(definition_json=page, next_token=token)
+
+
+def _of_workflow(document: bytes) -> _Sources:
+    return sources_of(validate_workflow(document))
+
+
+def _of_task(document: bytes) -> _Sources:
+    return schemas_of(validate_task(document).definition.schemas.uses())
 
 
 def _documents(values: Any) -> tuple[bytes, ...]:

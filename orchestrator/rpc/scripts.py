@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-from orchestrator.engine.definitions.elements import Element, subtree
+from orchestrator.engine.definitions.elements import Element, subtree, used_schemas
 from orchestrator.engine.definitions.errors import DefinitionInvalid
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.definitions.operators import JAVASCRIPT
 from orchestrator.engine.definitions.parse import ParsedWorkflow
+from orchestrator.engine.definitions.schemas import SchemaUse
 from orchestrator.engine.definitions.scripts import has_references
 from orchestrator.engine.expressions import fields_of, text_of
 from orchestrator.integrations.work import Ended, Kind, Outcome, Source, Work
@@ -52,10 +53,18 @@ async def check_sources(check: CheckSource, sources: Iterable[tuple[str, Source]
 
 
 def sources_of(workflow: ParsedWorkflow) -> list[tuple[str, Source]]:
-    """(path, source) of all scripts and queries that the definition itself has, in its order. Those with references in
-    them are known when they are run."""
+    """(path, source) of all scripts, queries and schemas that the definition itself has, in its order. Those with
+    references in them are known when they are run."""
+    found = schemas_of([*workflow.schemas.uses(), *used_schemas(workflow.elements)])
+    for element in subtree(workflow.elements):
+        found.extend(_sources_of(element, workflow.references))
+    return found
+
+
+def schemas_of(uses: Iterable[SchemaUse]) -> list[tuple[str, Source]]:
+    """(path, source) of the schemas that stand in a definition itself."""
     return [
-        found for element in subtree(workflow.elements) for found in _sources_of(element, workflow.references)
+        (f"{use.path}.data", Source(Kind.SCHEMA, use.data.decode("utf-8", "surrogatepass"))) for use in uses if use.data
     ]
 
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.engine import commands
+from msgspec.structs import replace
+
+from orchestrator.engine import commands, start_checks
+from orchestrator.engine.assignments import schema_parameters
+from orchestrator.engine.attempts import SCHEMA_VIOLATION
 from orchestrator.engine.choices import IdempotencyStrategy, IfExists
+from orchestrator.engine.definitions.model import INPUT_CHECK
+from orchestrator.integrations.work import Ended, Kind, Work
+from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import invalid
 from orchestrator.rpc.requests import TASK_NAMES_MAX, chosen, in_range, json_object, namespace_of, required, text
 from orchestrator_api.v1 import workflows_pb2 as pb
@@ -43,6 +50,42 @@ def start_command(request: pb.StartWorkflowRequest) -> commands.StartWorkflow:
         idempotency_key=text("idempotency_key", request.idempotency_key),
         idempotency=chosen("idempotency_strategy", _IDEMPOTENCY, request.idempotency_strategy),
     )
+
+
+async def looked_at(backend: Backend, command: commands.StartWorkflow) -> commands.StartWorkflow:
+    """With what is found in its input if that has to keep a schema, so that a caller hears of it at once.
+
+    Whether it is refused is decided where it is started, by the definition that it has there. What nobody can look at
+    now is looked at when the execution begins.
+    """
+    given = command.input or b"{}"
+    check = None
+    if backend.leading():
+        names = (command.namespace, command.name, command.version)
+        check = start_checks.check_for(backend.state(), *names, command.document, given)
+    if check is None:
+        return command
+    parameters = schema_parameters(check.schema.text, is_quiet=check.is_quiet)
+    outcome = await backend.evaluate(
+        Work(
+            kind=Kind.SCHEMA,
+            namespace=command.namespace,
+            workflow_id=command.workflow_id,
+            task_id="",
+            name=command.name,
+            reference=INPUT_CHECK,
+            input=check.input,
+            parameters=parameters,
+            idempotency_key="",
+            fencing_token=0,
+        )
+    )
+    if outcome.ended is Ended.COMPLETED:
+        return replace(command, looked_for=check.bundle)
+    if outcome.error_code != SCHEMA_VIOLATION:
+        return command
+    said = f"the workflow's input violates {check.schema.label}: {outcome.reason}"
+    return replace(command, looked_for=check.bundle, violation=said)
 
 
 def _domains(by_task: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -28,7 +28,7 @@ from orchestrator.rpc.requests import (
     wait_seconds,
 )
 from orchestrator.rpc.searching import search_tasks, search_workflows
-from orchestrator.rpc.starting import start_command
+from orchestrator.rpc.starting import looked_at, start_command
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2_grpc as pb_grpc
 
@@ -264,7 +264,8 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         return await self._rehearsals.run(request)
 
     async def _start(self, request: pb.StartWorkflowRequest) -> Started:
-        return await self.backend.submit(start_command(request), Started, identity_of(request.request))
+        command = await looked_at(self.backend, start_command(request))
+        return await self.backend.submit(command, Started, identity_of(request.request))
 
     async def _steer(self, command: commands.AnyCommand, request: Any) -> None:
         await self.backend.submit(command, Done, identity_of(request.request))

@@ -1,4 +1,5 @@
-"""Bundles: a definition and the task definitions it names as one text, so that an execution keeps what it began with.
+"""Bundles: a definition and the task definitions and schemas that it names as one text, so that an execution keeps
+what it began with.
 
 ``make_bundle`` is called at a start, ``compile_bundle`` whenever the engine needs to walk a bundle it does not hold
 compiled. A bundle that was made compiles.
@@ -10,23 +11,35 @@ import hashlib
 from collections.abc import Mapping
 
 from orchestrator.engine.definitions.compile import compile_definition
+from orchestrator.engine.definitions.elements import used_schemas
 from orchestrator.engine.definitions.model import CompiledDefinition
 from orchestrator.engine.definitions.parse import validate_task, validate_workflow
+from orchestrator.engine.definitions.schemas import SchemaTexts, gather, used_by_task
 from orchestrator.engine.expressions import assemble_object, fields_of
 
 DIGEST_BYTES = 16
 
 
-def make_bundle(definition_document: bytes, task_documents: Mapping[str, bytes]) -> tuple[bytes, bytes]:
-    """(digest, document). `task_documents`: those registered; the ones that the definition does not name are left out.
+def make_bundle(
+    definition_document: bytes, task_documents: Mapping[str, bytes], schemas: SchemaTexts
+) -> tuple[bytes, bytes]:
+    """(digest, document). What is registered and not named is left out. Raises DefinitionError.
 
-    Task definitions that are named and not registered are those by default, which need no text.
+    Task definitions that are named and not registered are those by default, which need no text; schemas have to be
+    there.
     """
     workflow = validate_workflow(definition_document)
-    tasks = [
-        (name, validate_task(task_documents[name]).document) for name in workflow.task_names if name in task_documents
+    tasks = [validate_task(task_documents[name]) for name in workflow.task_names if name in task_documents]
+    uses = [*workflow.schemas.uses(), *used_schemas(workflow.elements)]
+    for task in tasks:
+        uses += used_by_task(task.name, task.definition.schemas)
+    fields = [
+        ("definition", workflow.document),
+        ("tasks", assemble_object([(task.name, task.document) for task in tasks])),
     ]
-    document = assemble_object([("definition", workflow.document), ("tasks", assemble_object(tasks))])
+    if uses:
+        fields.append(("schemas", gather(uses, schemas)))
+    document = assemble_object(fields)
     return hashlib.blake2b(document, digest_size=DIGEST_BYTES).digest(), document
 
 
@@ -35,4 +48,4 @@ def compile_bundle(document: bytes) -> CompiledDefinition:
     fields = fields_of(document)
     workflow = validate_workflow(bytes(fields["definition"]))
     tasks = {name: validate_task(bytes(raw)).definition for name, raw in fields_of(fields["tasks"]).items()}
-    return compile_definition(workflow, tasks)
+    return compile_definition(workflow, tasks, bytes(fields.get("schemas", b"{}")))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import msgspec
+from msgspec.structs import replace
 
 from orchestrator.engine.definitions.elements import Element
 from orchestrator.engine.definitions.model import (
+    INPUT_CHECK,
     NO_LIMITS,
+    OUTPUT_CHECK,
     STRUCTURAL,
+    UNCHECKED,
     CompiledDefinition,
     Loop,
     RetryPolicy,
@@ -20,9 +23,11 @@ from orchestrator.engine.definitions.model import (
     Timeouts,
 )
 from orchestrator.engine.definitions.parse import ParsedWorkflow
+from orchestrator.engine.definitions.schemas import NO_SCHEMAS, resolve
 from orchestrator.engine.definitions.tasks import (
     CALL_RETRY,
     COMPENSATION_RETRY,
+    EMPTY,
     OPERATOR_RETRY,
     OPERATOR_TIMEOUTS,
     TaskDefinition,
@@ -30,14 +35,18 @@ from orchestrator.engine.definitions.tasks import (
 from orchestrator.engine.expressions import Template, overlay_template
 
 
-def compile_definition(workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinition]) -> CompiledDefinition:
-    """`tasks`: the registered task definitions that the workflow names."""
-    compiler = Compiler(workflow.inputs, workflow.references, tasks)
+def compile_definition(
+    workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinition], gathered: bytes
+) -> CompiledDefinition:
+    """`tasks`: the registered task definitions that the workflow names; `gathered`: the registered schemas."""
+    compiler = Compiler(workflow.inputs, workflow.references, tasks, gathered)
     compiler.sequence(workflow.elements, None, 0, 0)
+    first = workflow.elements[0].reference
+    compiler.nodes.update((node.reference, node) for node in _checks(workflow, gathered, first))
     return CompiledDefinition(
         name=workflow.name,
         version=workflow.version,
-        first=workflow.elements[0].reference,
+        first=first if compiler.nodes[INPUT_CHECK].input_schema is None else INPUT_CHECK,
         nodes=compiler.nodes,
         top=_references(workflow.elements),
         output=workflow.output,
@@ -57,16 +66,39 @@ def compile_definition(workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinit
     )
 
 
+def _checks(workflow: ParsedWorkflow, gathered: bytes, first: str) -> list[TaskNode]:
+    """What looks at the payloads of the workflow itself: at its input at first, at its output at last."""
+    node = TaskNode(
+        reference=INPUT_CHECK,
+        name=TaskType.SCHEMA_CHECK.value,
+        type=TaskType.SCHEMA_CHECK,
+        path="inputSchema",
+        input=EMPTY,
+        retry=OPERATOR_RETRY,
+        timeouts=OPERATOR_TIMEOUTS,
+        next=first,
+        input_schema=resolve(workflow.schemas.input, gathered),
+    )
+    schema = resolve(workflow.schemas.output, gathered)
+    at_end = replace(node, reference=OUTPUT_CHECK, path="outputSchema", next=None, input_schema=schema)
+    return [node, at_end]
+
+
 class Compiler:
     """Makes nodes of elements. `references`: those that exist; None if that is not known."""
 
     def __init__(
-        self, inputs: Mapping[str, Template], references: frozenset[str] | None, tasks: Mapping[str, TaskDefinition]
+        self,
+        inputs: Mapping[str, Template],
+        references: frozenset[str] | None,
+        tasks: Mapping[str, TaskDefinition],
+        gathered: bytes,
     ) -> None:
         self.nodes: dict[str, TaskNode] = {}
         self._inputs = inputs
         self._references = references
         self._tasks = tasks
+        self._gathered = gathered
 
     def sequence(self, elements: tuple[Element, ...], parent: str | None, branch: int, loops: int) -> None:
         """`loops`: how many are around it."""
@@ -76,8 +108,8 @@ class Compiler:
             if element.type == TaskType.JOIN:
                 fork = elements[position - 1]
                 join_on = element.join_on or tuple(branch[-1].reference for branch in fork.forks if branch)
-                node = msgspec.structs.replace(node, join_on=join_on, forked_by=fork.reference)
-            self.nodes[element.reference] = msgspec.structs.replace(node, next=following, parent=parent, branch=branch)
+                node = replace(node, join_on=join_on, forked_by=fork.reference)
+            self.nodes[element.reference] = replace(node, next=following, parent=parent, branch=branch)
             self._branches(element, following, loops)
 
     def _branches(self, element: Element, following: str | None, loops: int) -> None:
@@ -88,16 +120,16 @@ class Compiler:
             cases = {case: _references(branch) for case, branch in element.cases.items()}
             default = _references(element.default)
             switch = Switch(element.evaluator, element.expression, element.output_key, cases, default)
-            node = msgspec.structs.replace(node, switch=switch)
+            node = replace(node, switch=switch)
         elif element.type == TaskType.DO_WHILE:
             branches, loops = [element.body], loops + 1
-            node = msgspec.structs.replace(node, loop=_loop(element))
+            node = replace(node, loop=_loop(element))
         elif element.type == TaskType.FORK_JOIN_DYNAMIC:
-            node = msgspec.structs.replace(node, join=following)
+            node = replace(node, join=following)
         elif element.type == TaskType.FORK_JOIN:
             branches = [branch for branch in element.forks if branch]
             fork = tuple(_references(branch) for branch in branches)
-            node = msgspec.structs.replace(node, fork=fork, join=following)
+            node = replace(node, fork=fork, join=following)
         self.nodes[element.reference] = node
         for number, branch in enumerate(branches):
             self.sequence(branch, element.reference, number, loops)
@@ -106,6 +138,8 @@ class Compiler:
         definition = element.definition or self._tasks.get(element.name)
         parameters = self._inputs[element.reference]
         undo = element.compensation
+        is_checked = definition is not None and element.type not in UNCHECKED and not is_compensation
+        schemas = definition.schemas if definition is not None and is_checked else NO_SCHEMAS
         return TaskNode(
             reference=element.reference,
             name=element.name,
@@ -129,6 +163,8 @@ class Compiler:
             async_complete=element.async_complete,
             sink=element.sink,
             limits=NO_LIMITS if element.definition is None else element.definition.limits,
+            input_schema=resolve(schemas.input, self._gathered),
+            output_schema=resolve(schemas.output, self._gathered),
         )
 
     def _overlaid(self, parameters: Template, definition: TaskDefinition) -> Template:
@@ -137,7 +173,7 @@ class Compiler:
             return template
         # A task definition serves many workflows: what it mentions need not exist in this one, and is null then.
         references = tuple(reference for reference in template.references if reference in self._references)
-        return msgspec.structs.replace(template, references=references)
+        return replace(template, references=references)
 
 
 def _retry(element: Element, definition: TaskDefinition | None, is_compensation: bool) -> RetryPolicy:
@@ -149,7 +185,7 @@ def _retry(element: Element, definition: TaskDefinition | None, is_compensation:
         policy = _DEFAULT_RETRY.get(element.type, OPERATOR_RETRY) if definition is None else definition.retry
     if element.retry_count is None:
         return policy
-    return msgspec.structs.replace(policy, count=element.retry_count, forgives_losses=False)
+    return replace(policy, count=element.retry_count, forgives_losses=False)
 
 
 def _timeouts(element: Element, definition: TaskDefinition | None) -> Timeouts:

@@ -9,7 +9,15 @@ import msgspec
 
 from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented, quoted
 from orchestrator.engine.definitions.fields import Fields
-from orchestrator.engine.definitions.model import NO_LIMITS, DynamicFork, Script, TaskType
+from orchestrator.engine.definitions.model import (
+    INPUT_CHECK,
+    NO_LIMITS,
+    OUTPUT_CHECK,
+    UNCHECKED,
+    DynamicFork,
+    Script,
+    TaskType,
+)
 from orchestrator.engine.definitions.operators import (
     check_call,
     check_loop,
@@ -25,12 +33,13 @@ from orchestrator.engine.definitions.operators import (
     reported_type,
     task_type,
 )
+from orchestrator.engine.definitions.schemas import SchemaUse
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task
 from orchestrator.engine.expressions import assemble_object, elements_of, fields_of, merge_objects
 
 TASKS_MAX = 20_000
 BRANCHES_MAX = 10_000
-RESERVED_REFERENCES = frozenset({"step", "workflow"})
+RESERVED_REFERENCES = frozenset({"step", "workflow", INPUT_CHECK, OUTPUT_CHECK})
 STEP_RECORD = b'{"step":{"input":"${step.input}","output":"${step.output}"}}'
 
 _COMMON = (
@@ -116,6 +125,12 @@ def subtree(elements: tuple[Element, ...]) -> list[Element]:
         for branch in element.branches():
             found.extend(subtree(branch))
     return found
+
+
+def used_schemas(elements: tuple[Element, ...]) -> list[SchemaUse]:
+    """By the inline task definitions of the elements and of everything in their branches."""
+    definitions = [element.definition for element in subtree(elements) if element.definition is not None]
+    return [use for definition in definitions for use in definition.schemas.uses()]
 
 
 class ElementReader:
@@ -227,6 +242,9 @@ class ElementReader:
             if fields.is_set(key):
                 raise fields.invalid(key, "a compensation can't have this")
         element = self._read(fields, kind, fields.name("taskReferenceName", f"{step}__compensation"))
+        if element.definition is not None and element.definition.schemas.uses():
+            message = "no schema keeps what was done from being undone: leave it out, or set enforceSchema to false"
+            raise DefinitionUnimplemented(element.definition.schemas.uses()[0].path, message)
         if not fields.has("inputParameters"):
             element = msgspec.structs.replace(element, input=STEP_RECORD)
         if kind == TaskType.SUB_WORKFLOW:
@@ -296,6 +314,9 @@ def _inline(raw: bytes, path: str, name: str, kind: TaskType) -> TaskDefinition:
     if kind != TaskType.SIMPLE and definition.limits != NO_LIMITS:
         key = "concurrentExecLimit" if definition.limits.at_once else "rateLimitPerFrequency"
         raise DefinitionUnimplemented(f"{path}.{key}", "limits hold for workers' tasks only: this is not supported yet")
+    if kind in UNCHECKED and definition.schemas.uses():
+        message = f"no schema is enforced for a {kind.value}: leave it out, or set enforceSchema to false"
+        raise DefinitionUnimplemented(definition.schemas.uses()[0].path, message)
     return definition
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 from msgspec.structs import replace
 
 from orchestrator.engine.definitions.compile import Compiler
-from orchestrator.engine.definitions.elements import Element, ElementReader, subtree
+from orchestrator.engine.definitions.elements import Element, ElementReader, subtree, used_schemas
 from orchestrator.engine.definitions.errors import DefinitionInvalid, quoted
 from orchestrator.engine.definitions.exclusive import check_exclusive_joins
 from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.definitions.parse import read_inputs, validate_task
+from orchestrator.engine.definitions.schemas import SchemaTexts, gather, used_by_task
 from orchestrator.engine.expressions import (
     assemble_array,
     assemble_object,
@@ -36,22 +38,27 @@ def _read(tasks: list[bytes], path: str) -> list[Element]:
     return [reader.sequence([compact(task)], f"{path}[{position}]")[0] for position, task in enumerate(tasks)]
 
 
-def _named(elements: list[Element], registered: Mapping[str, bytes]) -> bytes:
-    """The registered task definitions that the elements name."""
+def _named(elements: list[Element], registered: Mapping[str, bytes], schemas: SchemaTexts) -> list[tuple[str, bytes]]:
+    """The registered task definitions that the elements name, and the schemas that are named there."""
     names: dict[str, None] = {}
     for element in subtree(tuple(elements)):
         for one in (element, element.compensation):
             if one is not None and one.definition is None:
                 names[one.name] = None
-    found = [(name, registered[name]) for name in names if name in registered]
-    return assemble_object([(name, validate_task(document).document) for name, document in found])
+    found = [(name, validate_task(registered[name])) for name in names if name in registered]
+    uses = used_schemas(tuple(elements))
+    for name, task in found:
+        uses += used_by_task(name, task.definition.schemas)
+    fields = [("definitions", assemble_object([(name, task.document) for name, task in found]))]
+    return [*fields, ("schemas", gather(uses, schemas))] if uses else fields
 
 
-def _compile(elements: list[Element], definitions: bytes, loops: int) -> dict[str, TaskNode]:
+def _compile(elements: list[Element], fields: Mapping[str, msgspec.Raw], loops: int) -> dict[str, TaskNode]:
+    """`fields`: with what `_named` found."""
     check_exclusive_joins(tuple(elements))
     everything = subtree(tuple(elements))
-    tasks = {name: validate_task(bytes(raw)).definition for name, raw in fields_of(definitions).items()}
-    compiler = Compiler(read_inputs(everything, None), None, tasks)
+    tasks = {name: validate_task(bytes(raw)).definition for name, raw in fields_of(fields["definitions"]).items()}
+    compiler = Compiler(read_inputs(everything, None), None, tasks, bytes(fields.get("schemas", b"{}")))
     for branch, element in enumerate(elements):
         compiler.sequence((element,), None, branch, loops)
     return compiler.nodes
@@ -60,13 +67,15 @@ def _compile(elements: list[Element], definitions: bytes, loops: int) -> dict[st
 # --- a dynamic fork of given tasks
 
 
-def write_forked(tasks: list[bytes], path: str, registered: Mapping[str, bytes]) -> tuple[bytes, list[str]]:
+def write_forked(
+    tasks: list[bytes], path: str, registered: Mapping[str, bytes], schemas: SchemaTexts
+) -> tuple[bytes, list[str]]:
     """(document, every reference in it)"""
     elements = _read(tasks, path)
     document = assemble_object(
-        [("tasks", assemble_array([compact(task) for task in tasks])), ("definitions", _named(elements, registered))]
+        [("tasks", assemble_array([compact(task) for task in tasks])), *_named(elements, registered, schemas)]
     )
-    _compile(elements, bytes(fields_of(document)["definitions"]), 0)
+    _compile(elements, fields_of(document), 0)
     return document, [element.reference for element in subtree(tuple(elements))]
 
 
@@ -74,18 +83,18 @@ def compile_forked(document: bytes, loops: int) -> dict[str, TaskNode]:
     """`loops`: how many are around the fork."""
     fields = fields_of(document)
     elements = _read([bytes(task) for task in elements_of(fields["tasks"])], "tasks")
-    return _compile(elements, bytes(fields["definitions"]), loops)
+    return _compile(elements, fields, loops)
 
 
 # --- a dynamic fork of one task for each of its inputs
 
 
-def write_spread(task: bytes, prefix: str, registered: Mapping[str, bytes]) -> bytes:
+def write_spread(task: bytes, prefix: str, registered: Mapping[str, bytes], schemas: SchemaTexts) -> bytes:
     """`task`: without a reference. Each of them will be called by the prefix and its number."""
     named = assemble_object([*fields_of(task).items(), ("taskReferenceName", dump_string(prefix + "0"))])
     elements = _read([named], _HERE)
     return assemble_object(
-        [("task", compact(named)), ("prefix", dump_string(prefix)), ("definitions", _named(elements, registered))]
+        [("task", compact(named)), ("prefix", dump_string(prefix)), *_named(elements, registered, schemas)]
     )
 
 
@@ -93,21 +102,25 @@ def compile_spread(document: bytes, loops: int) -> tuple[TaskNode, str]:
     """(the task, the beginning of the references)"""
     fields = fields_of(document)
     elements = _read([bytes(fields["task"])], _HERE)
-    nodes = _compile(elements, bytes(fields["definitions"]), loops)
+    nodes = _compile(elements, fields, loops)
     return nodes[elements[0].reference], text_of(fields["prefix"])
 
 
 # --- what a DYNAMIC becomes
 
 
-def write_body(name: str, registered: Mapping[str, bytes]) -> bytes:
+def write_body(name: str, registered: Mapping[str, bytes], schemas: SchemaTexts) -> bytes:
     if not name or name == "null":
         raise DefinitionInvalid("", "the input does not say which task a DYNAMIC is")
     if name not in BODY_TYPES and name not in registered:
         raise DefinitionInvalid("", f"no task definition is called {quoted(name)}: a DYNAMIC can't become it")
     fields = [("name", dump_string(name))]
     if name in registered:
-        fields.append(("definition", validate_task(registered[name]).document))
+        task = validate_task(registered[name])
+        fields.append(("definition", task.document))
+        uses = used_by_task(name, task.definition.schemas)
+        if uses:
+            fields.append(("schemas", gather(uses, schemas)))
     return assemble_object(fields)
 
 
@@ -125,7 +138,8 @@ def compile_body(document: bytes, node: TaskNode) -> TaskNode:
         ]
     )
     definitions = assemble_object([(name, fields["definition"])] if "definition" in fields else [])
-    body = _compile(_read([task], _HERE), definitions, node.loops)[node.reference]
+    found = fields_of(assemble_object([("definitions", definitions), ("schemas", fields.get("schemas", b"{}"))]))
+    body = _compile(_read([task], _HERE), found, node.loops)[node.reference]
     retry = body.retry if node.retry.count == 0 else replace(body.retry, count=node.retry.count)
     return replace(
         body,

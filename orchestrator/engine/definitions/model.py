@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
+from orchestrator.engine.definitions.schemas import PayloadSchema
 from orchestrator.engine.expressions import Template
 
 
@@ -39,6 +40,8 @@ class TaskType(StrEnum):
     SET_VARIABLE = "SET_VARIABLE"
     TERMINATE = "TERMINATE"
     NOOP = "NOOP"
+    # Made by the engine, not by definitions: the payloads of a workflow itself are looked at.
+    SCHEMA_CHECK = "SCHEMA_CHECK"
 
 
 WORKED = frozenset((TaskType.SIMPLE, TaskType.HTTP, TaskType.GRPC))
@@ -48,6 +51,13 @@ STRUCTURAL = frozenset(
     (TaskType.SWITCH, TaskType.DO_WHILE, TaskType.FORK_JOIN, TaskType.FORK_JOIN_DYNAMIC, TaskType.JOIN)
 ) | {TaskType.EXCLUSIVE_JOIN}
 """Types that are never tried again by themselves."""
+
+UNCHECKED = STRUCTURAL | {TaskType.DYNAMIC, TaskType.TERMINATE}
+"""Types whose payloads are those of others, or say how the walk goes on: no schema holds for them."""
+
+INPUT_CHECK = "$input"
+OUTPUT_CHECK = "$output"
+"""The references of the tasks that look at the payloads of the workflow itself."""
 
 
 class RetryLogic(StrEnum):
@@ -183,6 +193,9 @@ class TaskNode(msgspec.Struct, frozen=True):
     async_complete: bool = False  # what it calls only accepts: the end is reported from outside
     sink: str = ""  # EVENT
     limits: TaskLimits = NO_LIMITS  # of the inline task definition
+    # What its payloads have to keep.
+    input_schema: PayloadSchema | None = None
+    output_schema: PayloadSchema | None = None
 
 
 class CompiledDefinition(msgspec.Struct, frozen=True):

@@ -31,6 +31,8 @@ _BUILT = {**{member.value: member for member in TaskType}, **ALIASES}
 def task_type(fields: Fields) -> TaskType:
     """Any name that is not a built-in type's is a worker's task."""
     name = fields.name("type", TaskType.SIMPLE.value)
+    if name == TaskType.SCHEMA_CHECK:
+        raise fields.invalid("type", "only the cluster makes such tasks: inputSchema and outputSchema ask for them")
     if name in UNBUILT_TYPES:
         raise fields.unimplemented("type", f"tasks of type {name} are not supported yet")
     if name in _BUILT:

@@ -16,8 +16,9 @@ from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.masks import read_masks
 from orchestrator.engine.definitions.model import CompensationOrder, RateLimit, TimeoutPolicy
 from orchestrator.engine.definitions.rate_limit import read_rate_limit
+from orchestrator.engine.definitions.schemas import NO_SCHEMAS, Schemas, read_schemas
 from orchestrator.engine.definitions.scripts import spare
-from orchestrator.engine.definitions.tasks import TaskDefinition, read_task, refuse_schemas
+from orchestrator.engine.definitions.tasks import TaskDefinition, read_task
 from orchestrator.engine.expressions import (
     JsonInvalid,
     Template,
@@ -88,6 +89,7 @@ class ParsedWorkflow(msgspec.Struct, frozen=True):
     failure_version: int
     rate_limit: RateLimit | None = None
     masked_fields: tuple[str, ...] = ()
+    schemas: Schemas = NO_SCHEMAS
 
 
 def validate_task(document: bytes) -> ParsedTask:
@@ -111,7 +113,6 @@ def _validated(document: bytes) -> ParsedWorkflow:
         raise fields.invalid("name", "a workflow's name can't have a ':'")
     if fields.integer("schemaVersion", 2) != 2:
         raise fields.invalid("schemaVersion", "it must be 2")
-    refuse_schemas(fields, enforced=True)
     _check_for_readers(fields)
     if fields.text("timeoutPolicy") == TimeoutPolicy.RETRY:
         raise fields.invalid("timeoutPolicy", "a workflow's is ALERT_ONLY or TIME_OUT_WF")
@@ -147,6 +148,7 @@ def _validated(document: bytes) -> ParsedWorkflow:
         failure_version=fields.integer("failureWorkflowVersion", 0),
         rate_limit=read_rate_limit(fields),
         masked_fields=read_masks(fields),
+        schemas=read_schemas(fields, enforced=True),
     )
 
 

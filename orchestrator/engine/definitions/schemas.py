@@ -125,6 +125,11 @@ def _check_kind(fields: Fields) -> None:
 # --- beside the definitions that use them
 
 
+def used_by_task(name: str, schemas: Schemas) -> list[SchemaUse]:
+    """Of a registered task definition, which is another document."""
+    return [msgspec.structs.replace(use, path=f"taskDefinitions.{name}.{use.path}") for use in schemas.uses()]
+
+
 def gather(uses: list[SchemaUse], registered: SchemaTexts) -> bytes:
     """The registered ones among them as one JSON text, for `resolve`. Raises DefinitionInvalid if one is not there."""
     found: dict[str, bytes] = {}
@@ -133,13 +138,9 @@ def gather(uses: list[SchemaUse], registered: SchemaTexts) -> bytes:
             continue
         text = registered.get((use.name, use.version))
         if text is None:
-            raise DefinitionInvalid(use.path, missing(use))
+            raise DefinitionInvalid(use.path, f"{use.label} is not registered")
         found[_key(use)] = text
     return assemble_object(sorted(found.items()))
-
-
-def missing(use: SchemaUse) -> str:
-    return f"{use.label} is not registered"
 
 
 def resolve(use: SchemaUse | None, gathered: bytes) -> PayloadSchema | None:

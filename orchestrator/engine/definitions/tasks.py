@@ -13,6 +13,7 @@ from orchestrator.engine.definitions.model import (
     TimeoutPolicy,
     Timeouts,
 )
+from orchestrator.engine.definitions.schemas import NO_SCHEMAS, Schemas, read_schemas
 from orchestrator.engine.expressions import Template, parse_template
 
 _KNOWN = (
@@ -45,12 +46,12 @@ class TaskDefinition(msgspec.Struct, frozen=True):
     timeouts: Timeouts = Timeouts()
     input: Template = EMPTY
     limits: TaskLimits = NO_LIMITS
+    schemas: Schemas = NO_SCHEMAS
 
 
 def read_task(raw: bytes, path: str, name: str = "", is_inline: bool = False) -> TaskDefinition:
     """`name`: what it is called if the document, being part of another, does not say."""
     fields = Fields(raw, path, _KNOWN, _UNBUILT)
-    refuse_schemas(fields, enforced=False)
     return TaskDefinition(
         name=fields.task_name("name", name),
         retry=_read_retry(fields),
@@ -58,15 +59,8 @@ def read_task(raw: bytes, path: str, name: str = "", is_inline: bool = False) ->
         timeouts=_read_timeouts(fields, is_inline),
         input=parse_template(fields.object("inputTemplate"), fields.at("inputTemplate")),
         limits=_read_limits(fields),
+        schemas=read_schemas(fields, enforced=False),
     )
-
-
-def refuse_schemas(fields: Fields, enforced: bool) -> None:
-    """Refuses a schema that ought to be enforced. `enforced`: whether it ought to be if the document does not say."""
-    enforced = fields.flag("enforceSchema", enforced)
-    for key in ("inputSchema", "outputSchema"):
-        if enforced and fields.is_set(key):
-            raise fields.unimplemented(key)
 
 
 def _read_retry(fields: Fields) -> RetryPolicy:

@@ -7,6 +7,7 @@ import msgspec
 from orchestrator.engine import again, attempts, births, clearing, loops, places, purging, saga
 from orchestrator.engine.choices import DeleteEffects
 from orchestrator.engine.commands import RerunWorkflow, RestartWorkflow, SkipTask
+from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
 from orchestrator.engine.handlers import control
@@ -158,7 +159,7 @@ def skip_task(step: Step, command: SkipTask) -> AnyResult:
         refuse(Code.FAILED_PRECONDITION, "WORKFLOW_NOT_RUNNING", f"the workflow is {step.x.status.name}")
     _check("output", command.output)
     node = step.plan.nodes.get(command.reference)
-    if node is None:
+    if node is None or node.type == TaskType.SCHEMA_CHECK:
         message = f"the definition has no task {command.reference!r}"
         refuse(Code.INVALID_ARGUMENT, "TASK_UNKNOWN", message, field="reference")
     iterations = loops.current_iterations(step, node)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, evaluations, gate, leases
+from orchestrator.engine import attempts, evaluations, gate, leases, system
 from orchestrator.engine.definitions.model import TaskType
+from orchestrator.engine.handlers import checking
 from orchestrator.engine.messages import ContinueExecution, LetIn, TaskLeased, WorkerLost
 from orchestrator.engine.model import TaskAttempt, TaskStatus
+from orchestrator.engine.resident import Lease
 from orchestrator.engine.results import AnyResult, Done
 from orchestrator.engine.step import Step
 
@@ -16,13 +18,21 @@ def task_leased(step: Step, message: TaskLeased) -> AnyResult:
         # The session has ended in between: its own message follows.
         return Done()
     attempt = step.task(message.task_sequence) if step.open(message.namespace, message.workflow_id) else None
-    expected = attempt is not None and (attempt.status is TaskStatus.SCHEDULED or evaluations.is_waiting(attempt))
-    if attempt is None or not expected or not leases.is_wanted(step, attempt):
+    if attempt is None or not _is_for(step, lease, attempt) or not leases.is_wanted(step, attempt):
         leases.end_lease(step, lease)
         return Done()
     session = step.state.sessions.get((lease.session_id,))
     leases.take_up(step, attempt, lease, "" if session is None else session.worker_id)
     return Done()
+
+
+def _is_for(step: Step, lease: Lease, attempt: TaskAttempt) -> bool:
+    """Whether it is for what the attempt waits for, and not for what it has waited for before."""
+    if attempt.fencing_token or (attempt.ready,) in step.state.ready:
+        return False
+    if attempt.is_looked_at != (lease.name == system.SCHEMA):
+        return False
+    return attempt.status is TaskStatus.SCHEDULED or evaluations.is_waiting(attempt)
 
 
 def worker_lost(step: Step, message: WorkerLost) -> AnyResult:
@@ -31,7 +41,9 @@ def worker_lost(step: Step, message: WorkerLost) -> AnyResult:
     attempt = step.task(message.task_sequence)
     if attempt is None:
         return Done()
-    if attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token == message.token:
+    if attempt.is_looked_at and attempt.fencing_token == message.token:
+        checking.lost(step, attempt)
+    elif attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token == message.token:
         if attempt.type == TaskType.DO_WHILE:
             evaluations.lost(step, attempt)
             return Done()

@@ -9,6 +9,7 @@ from orchestrator.engine.commands import CompleteTask, RecordHeartbeat, ReleaseT
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
+from orchestrator.engine.handlers import checking
 from orchestrator.engine.messages import WorkerLost
 from orchestrator.engine.model import Payload, TaskAttempt, TaskStatus
 from orchestrator.engine.operators.registry import EVALUATED
@@ -26,6 +27,9 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
     attempt = attempt_of(step, command.namespace, command.workflow_id, command.task_id)
     if attempt is None or not holds(step, attempt, command.fencing_token):
         return _late(step, command, attempt)
+    if attempt.is_looked_at:
+        checking.answered(step, attempt, command)
+        return Judged(Verdict.ACCEPTED)
     task_logs.add(step, attempt, command.logs)
     try:
         output = _checked(step, command)
@@ -90,7 +94,9 @@ def attempt_of(step: Step, namespace: str, workflow_id: str, task_id: str) -> Ta
 
 def holds(step: Step, attempt: TaskAttempt, token: int) -> bool:
     """Whether the token is that of the attempt's lease, and the attempt goes on."""
-    if attempt.status is not TaskStatus.IN_PROGRESS or attempt.fencing_token != token or token == 0:
+    if attempt.status is not TaskStatus.IN_PROGRESS and not attempt.is_looked_at:
+        return False
+    if attempt.fencing_token != token or token == 0:
         return False
     lease = step.state.leases.get((token,))
     return lease is not None and not lease.fenced
@@ -108,7 +114,7 @@ def _late(step: Step, command: CompleteTask, attempt: TaskAttempt | None) -> Any
         leases.end_lease(step, lease)
     if attempt is None:
         return Judged(Verdict.UNKNOWN, "there is no such attempt")
-    if attempt.fencing_token == command.fencing_token and attempt.accepted:
+    if attempt.accepted and (attempt.reported_by or attempt.fencing_token) == command.fencing_token:
         # Said before: the same answer as then.
         if attempt.error_code == attempts.INVALID_RESULT:
             return Judged(Verdict.INVALID, attempt.reason)

@@ -9,6 +9,7 @@ from orchestrator.engine.choices import DeadlineKind
 from orchestrator.engine.commands import ExpireDeadline, FireTimers
 from orchestrator.engine.dedup import end_idle_session
 from orchestrator.engine.definitions.model import TaskType, TimeoutPolicy
+from orchestrator.engine.handlers import checking
 from orchestrator.engine.messages import DeadlinePassed, ScheduleDue, TimerFired
 from orchestrator.engine.model import Table, TaskAttempt, TaskStatus, TimerKind, WorkflowStatus
 from orchestrator.engine.results import AnyResult, Done
@@ -122,7 +123,9 @@ def deadline_passed(step: Step, message: DeadlinePassed) -> AnyResult:
     if attempt is None:
         return Done()
     if message.kind == DeadlineKind.RESPONSE:
-        if attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token == message.number:
+        if attempt.is_looked_at and attempt.fencing_token == message.number:
+            checking.lost(step, attempt)
+        elif attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token == message.number:
             _miss_response(step, attempt)
     elif attempt.status is TaskStatus.SCHEDULED and attempt.ready == message.number and _is_queued(step, attempt):
         _miss_poll(step, attempt)

@@ -9,7 +9,7 @@ from orchestrator.engine.commands import AddTaskLogs, UpdateTask, UpdateVariable
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, PayloadInvalid, check_payload, merge_objects
 from orchestrator.engine.handlers.results import attempt_of, holds
-from orchestrator.engine.model import Payload, TaskStatus, WorkflowStatus
+from orchestrator.engine.model import Check, Payload, TaskStatus, WorkflowStatus
 from orchestrator.engine.payloads import drop, store
 from orchestrator.engine.results import AnyResult, Code, Done, Judged, Verdict
 from orchestrator.engine.scopes import load
@@ -21,7 +21,8 @@ _UPDATES = frozenset(
 )
 # They end when what they stand for has ended, and nothing else ends them.
 _ENDS_BY_ITSELF = frozenset(
-    "SWITCH DECISION FORK FORK_JOIN FORK_JOIN_DYNAMIC JOIN EXCLUSIVE_JOIN DO_WHILE DYNAMIC SUB_WORKFLOW".split()
+    "SWITCH DECISION FORK FORK_JOIN FORK_JOIN_DYNAMIC JOIN EXCLUSIVE_JOIN DO_WHILE DYNAMIC SUB_WORKFLOW"
+    " SCHEMA_CHECK".split()
 )
 
 
@@ -46,6 +47,9 @@ def update_task(step: Step, command: UpdateTask) -> AnyResult:
         refuse(Code.NOT_FOUND, "TASK_NOT_FOUND", message)
     if attempt.status in TASK_TERMINAL:
         message = f"the task {command.reference!r} has ended: {attempt.status.name}"
+        refuse(Code.FAILED_PRECONDITION, "TASK_ENDED", message)
+    if attempt.check is Check.OUTPUT:
+        message = f"the task {command.reference!r} is done: its output is being checked against its schema"
         refuse(Code.FAILED_PRECONDITION, "TASK_ENDED", message)
     if attempt.type in _ENDS_BY_ITSELF:
         message = f"the task {command.reference!r} is a {attempt.type}: it ends by itself"

@@ -10,6 +10,7 @@ from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import fields_of, text_of
 from orchestrator.engine.model import TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator.engine.operators.checked import Checked
 from orchestrator.engine.operators.human import Human
 from orchestrator.engine.operators.inline import Inline
 from orchestrator.engine.operators.noop import Noop
@@ -19,12 +20,12 @@ from orchestrator.engine.step import Step
 
 # Types that need nothing of the definition but the input.
 _TYPES: dict[str, Operator] = {
-    "SIMPLE": Worked(),
-    "HTTP": Worked(),
-    "GRPC": Worked(),
-    "JSON_JQ_TRANSFORM": Inline(),
-    "HUMAN": Human(),
-    "NOOP": Noop(),
+    "SIMPLE": Checked(Worked()),
+    "HTTP": Checked(Worked()),
+    "GRPC": Checked(Worked()),
+    "JSON_JQ_TRANSFORM": Checked(Inline()),
+    "HUMAN": Checked(Human()),
+    "NOOP": Checked(Noop()),
 }
 
 

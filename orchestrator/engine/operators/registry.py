@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.engine.definitions.model import TaskType
+from orchestrator.engine.operators.checked import Checked, SchemaCheck
 from orchestrator.engine.operators.do_while import DoWhile
 from orchestrator.engine.operators.dynamic import Dynamic
 from orchestrator.engine.operators.event import Event
@@ -24,11 +25,11 @@ from orchestrator.engine.operators.wait import Wait
 from orchestrator.engine.operators.worked import Worked
 
 OPERATORS: dict[str, Operator] = {
-    TaskType.SIMPLE: Worked(),
-    TaskType.HTTP: Worked(),
-    TaskType.GRPC: Worked(),
-    TaskType.INLINE: Inline(),
-    TaskType.JSON_JQ_TRANSFORM: Inline(),
+    TaskType.SIMPLE: Checked(Worked()),
+    TaskType.HTTP: Checked(Worked()),
+    TaskType.GRPC: Checked(Worked()),
+    TaskType.INLINE: Checked(Inline()),
+    TaskType.JSON_JQ_TRANSFORM: Checked(Inline()),
     TaskType.SWITCH: SwitchCase(),
     TaskType.DO_WHILE: DoWhile(),
     TaskType.FORK_JOIN: ForkJoin(),
@@ -36,15 +37,16 @@ OPERATORS: dict[str, Operator] = {
     TaskType.JOIN: Join(),
     TaskType.EXCLUSIVE_JOIN: ExclusiveJoin(),
     TaskType.DYNAMIC: Dynamic(),
-    TaskType.WAIT: Wait(),
-    TaskType.HUMAN: Human(),
-    TaskType.SUB_WORKFLOW: SubWorkflow(),
-    TaskType.START_WORKFLOW: StartWorkflow(),
-    TaskType.EVENT: Event(),
-    TaskType.PULL_WORKFLOW_MESSAGES: PullMessages(),
-    TaskType.SET_VARIABLE: SetVariable(),
+    TaskType.WAIT: Checked(Wait()),
+    TaskType.HUMAN: Checked(Human()),
+    TaskType.SUB_WORKFLOW: Checked(SubWorkflow()),
+    TaskType.START_WORKFLOW: Checked(StartWorkflow()),
+    TaskType.EVENT: Checked(Event()),
+    TaskType.PULL_WORKFLOW_MESSAGES: Checked(PullMessages()),
+    TaskType.SET_VARIABLE: Checked(SetVariable()),
     TaskType.TERMINATE: Terminate(),
-    TaskType.NOOP: Noop(),
+    TaskType.NOOP: Checked(Noop()),
+    TaskType.SCHEMA_CHECK: SchemaCheck(),
 }
 
 EVALUATED: dict[str, Evaluated] = {TaskType.SWITCH: SwitchCase(), TaskType.DO_WHILE: DoWhile()}

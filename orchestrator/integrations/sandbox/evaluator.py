@@ -61,8 +61,8 @@ class Evaluator:
                 return self._scripts.evaluate(source, input, body=body, time_ms=ask.time_ms)
             case Query(source=source, input=input):
                 return self._queries.evaluate(source, input)
-            case Validation(source=source, input=input):
-                return self._schemas.validate(source, input)
+            case Validation(source=source, input=input, quiet=quiet):
+                return self._schemas.validate(source, input, quiet=quiet)
             case ScriptCheck(source=source, body=body):
                 return self._scripts.check(source, body=body, time_ms=ask.time_ms)
             case QueryCheck(source=source):

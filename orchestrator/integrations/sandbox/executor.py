@@ -47,6 +47,7 @@ class _Expression(msgspec.Struct, frozen=True):
 
 class _Schema(msgspec.Struct, frozen=True):
     schema: msgspec.Raw
+    quiet: bool = False
 
 
 class SandboxExecutor:
@@ -105,7 +106,7 @@ class SandboxExecutor:
     async def _schema(self, work: Work) -> Outcome:
         given = msgspec.json.decode(work.parameters, type=_Schema)
         answer = await self._sandbox.validate(
-            bytes(given.schema).decode("utf-8"), work.input, time_ms=work.timeout_ms)
+            bytes(given.schema).decode("utf-8"), work.input, quiet=given.quiet, time_ms=work.timeout_ms)
         if answer.verdict is not Verdict.VALUE:
             return msgspec.structs.replace(
                 _unanswered(answer, Ended.FAILED_WITH_TERMINAL_ERROR, "SCHEMA_INVALID"), output=b"")

@@ -54,10 +54,14 @@ class Query(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Validation(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """A JSON schema. The answer's value is an array of strings: the first violations, none if it is valid."""
+    """A JSON schema. The answer's value is an array of strings: the first violations, none if it is valid.
+
+    `quiet`: they say where and which rule, and not what stands there.
+    """
 
     source: str
     input: bytes
+    quiet: bool = False
 
 
 class ScriptCheck(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -60,9 +60,12 @@ class Sandbox:
         """jq. The value is the array of all results."""
         return await self.evaluate(Query(source, input), time_ms)
 
-    async def validate(self, schema: str, input: bytes, *, time_ms: int = 0) -> Answer:
-        """The value is an array of sentences: the first violations of the schema, none if the input is valid."""
-        return await self.evaluate(Validation(schema, input), time_ms)
+    async def validate(self, schema: str, input: bytes, *, quiet: bool = False, time_ms: int = 0) -> Answer:
+        """The value is an array of sentences: the first violations of the schema, none if the input is valid.
+
+        `quiet`: without what stands in the input.
+        """
+        return await self.evaluate(Validation(schema, input, quiet), time_ms)
 
     async def evaluate(self, request: AnyRequest, time_ms: int = 0) -> Answer:
         """Never raises but CancelledError. `time_ms` can only shorten the time limit; 0 leaves it as it is."""

@@ -48,11 +48,11 @@ class Schemas:
             schema = {"$schema": dialect, "type": "object", "patternProperties": {"^a": {"pattern": "a"}}}
             self.validate(json.dumps(schema), b'{"a": 1}')
 
-    def validate(self, source: str, input: bytes) -> Answer:
+    def validate(self, source: str, input: bytes, *, quiet: bool = False) -> Answer:
         try:
             validator = self._validator(source)
             found = [
-                _violation(error)
+                _violation(error, quiet=quiet)
                 for error in itertools.islice(validator.iter_errors(json.loads(well_formed(input))), VIOLATIONS_MAX)
             ]
         except SchemaInvalid as error:
@@ -162,9 +162,9 @@ def _look_up(resolver: Any, keyword: str, reference: str) -> None:
         raise SchemaInvalid(message) from None
 
 
-def _violation(error: ValidationError | SchemaError) -> str:
+def _violation(error: ValidationError | SchemaError, *, quiet: bool = False) -> str:
     """`$.order.total: 'x' is not of type 'number' (properties/order/properties/total/type)`."""
-    message = error.message
+    message = f"what stands there breaks the rule {error.validator!r}" if quiet else error.message
     if len(message) > _VIOLATION_CHARACTERS_MAX:
         message = message[: _VIOLATION_CHARACTERS_MAX - 1] + "…"
     rule = "/".join(str(part) for part in error.absolute_schema_path)

@@ -34,7 +34,7 @@ REGISTERED = {
 
 @pytest.fixture(name="compiled")
 def _compiled() -> CompiledDefinition:
-    return compile_bundle(make_bundle(SAGA, REGISTERED)[1])
+    return compile_bundle(make_bundle(SAGA, REGISTERED, {})[1])
 
 
 def undo_of(compiled: CompiledDefinition, reference: str) -> TaskNode:
@@ -47,7 +47,8 @@ def test_the_whole(compiled: CompiledDefinition) -> None:
     assert (compiled.name, compiled.version) == ("order", 3)
     assert compiled.first == "reserve"
     assert compiled.top == ("reserve", "both", "joined", "ship")
-    assert list(compiled.nodes) == "reserve both charge check which review pause stop joined ship".split()
+    of_tasks = "reserve both charge check which review pause stop joined ship".split()
+    assert list(compiled.nodes) == [*of_tasks, "$input", "$output"]
     assert (compiled.timeout_ms, compiled.timeout_policy) == (3_600_500, TimeoutPolicy.TIME_OUT_WF)
     assert (compiled.compensation_order, compiled.compensation_grace_ms) == (CompensationOrder.PARALLEL, 5000)
     assert {key: bytes(value) for key, value in compiled.input_template.items()} == {
@@ -74,6 +75,8 @@ def test_what_follows_what(compiled: CompiledDefinition) -> None:
         "stop": (None, "which", 2),
         "joined": ("ship", None, 0),
         "ship": (None, None, 0),
+        "$input": ("reserve", None, 0),
+        "$output": (None, None, 0),
     }
     assert compiled.nodes["both"].fork == (("charge",), ("check", "which"))
     assert compiled.nodes["both"].join == "joined"
@@ -127,15 +130,15 @@ def test_input_is_what_was_given_over_the_template_of_the_task_definition(compil
 
 
 def test_a_bundle_is_canonical() -> None:
-    digest, document = make_bundle(SAGA, REGISTERED)
-    assert make_bundle(SAGA.replace(b"\n", b"  \n"), dict(reversed(REGISTERED.items()))) == (digest, document)
-    assert make_bundle(SAGA, {**REGISTERED, "charge": REGISTERED["charge"] + b" "})[0] == digest
-    assert make_bundle(SAGA, {})[0] != digest
+    digest, document = make_bundle(SAGA, REGISTERED, {})
+    assert make_bundle(SAGA.replace(b"\n", b"  \n"), dict(reversed(REGISTERED.items())), {}) == (digest, document)
+    assert make_bundle(SAGA, {**REGISTERED, "charge": REGISTERED["charge"] + b" "}, {})[0] == digest
+    assert make_bundle(SAGA, {}, {})[0] != digest
     assert len(digest) == 16
     assert b'"rate":1.10' in document
     assert list(json.loads(document)["tasks"]) == ["charge", "unreview"]
     # Stored by digest: the same definition must have the same one in every release.
-    assert make_bundle(b'{"name":"w","tasks":[{"name":"a","taskReferenceName":"a"}]}', {}) == (
+    assert make_bundle(b'{"name":"w","tasks":[{"name":"a","taskReferenceName":"a"}]}', {}, {}) == (
         bytes.fromhex("2c0c2d56f07167b2e380aee6fec0ccfe"),
         b'{"definition":{"name":"w","tasks":[{"name":"a","taskReferenceName":"a"}]},"tasks":{}}',
     )
@@ -143,4 +146,4 @@ def test_a_bundle_is_canonical() -> None:
 
 def test_a_bundle_of_a_broken_definition_is_not_made() -> None:
     with pytest.raises(DefinitionInvalid):
-        make_bundle(b'{"name":"w"}', {})
+        make_bundle(b'{"name":"w"}', {}, {})

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.engine.definitions.bundle import compile_bundle, make_bundle
+from orchestrator.engine.definitions.model import INPUT_CHECK, OUTPUT_CHECK
 from orchestrator.engine.definitions.operators import UNBUILT_TYPES
 from orchestrator.engine.definitions.parse import (
     DOCUMENT_BYTES_MAX,
@@ -314,8 +315,8 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
     ),
     (workflow(workflowStatusListenerSink="kafka"), "workflowStatusListenerSink"),
     (workflow(cacheConfig={"key": "x"}), "cacheConfig"),
-    (workflow(inputSchema={"name": "x"}), "inputSchema"),
-    (workflow(outputSchema={"name": "x"}, enforceSchema=True), "outputSchema"),
+    (workflow(inputSchema={"name": "x", "type": "AVRO"}), "inputSchema.type"),
+    (workflow(outputSchema={"name": "x", "type": "PROTOBUF"}, enforceSchema=True), "outputSchema.type"),
     (workflow(task("a", cacheConfig={"key": "x"})), "tasks[0].cacheConfig"),
     (workflow(task("a", onStateChange={"onStart": []})), "tasks[0].onStateChange"),
     (workflow(task("a", joinStatus="COMPLETED")), "tasks[0].joinStatus"),
@@ -401,8 +402,9 @@ ACCEPTED: list[Json] = [
 def test_what_keeps_the_rules_is_accepted_and_compiles(document: Json) -> None:
     text = json.dumps(document).encode()
     assert validate_workflow(text).name == "w"
-    compiled = compile_bundle(make_bundle(text, {"do_a": b'{"name":"do_a","inputTemplate":{"x":"${q.output}"}}'})[1])
-    assert set(compiled.nodes) == validate_workflow(text).references
+    registered = {"do_a": b'{"name":"do_a","inputTemplate":{"x":"${q.output}"}}'}
+    compiled = compile_bundle(make_bundle(text, registered, {})[1])
+    assert set(compiled.nodes) == validate_workflow(text).references | {INPUT_CHECK, OUTPUT_CHECK}
 
 
 def test_numbers_and_booleans_may_stand_in_quotes() -> None:
@@ -410,7 +412,7 @@ def test_numbers_and_booleans_may_stand_in_quotes() -> None:
     quoted = workflow(task("a", retryCount="3", startDelay="2", optional="true"), version="4", timeoutSeconds="60")
     plain = workflow(task("a", retryCount=3, startDelay=2, optional=True), version=4, timeoutSeconds=60)
     first, second = (
-        compile_bundle(make_bundle(json.dumps(document).encode(), {})[1]) for document in (quoted, plain)
+        compile_bundle(make_bundle(json.dumps(document).encode(), {}, {})[1]) for document in (quoted, plain)
     )
     assert first == second
 

@@ -72,7 +72,6 @@ def test_a_broken_rule_is_refused_at_its_path(fields: dict[str, Any], path: str)
         {"executionNameSpace": "x"},
         {"isolationGroupId": "x"},
         {"runtimeMetadata": ["SECRET"]},
-        {"inputSchema": {"name": "x"}, "enforceSchema": True},
     ],
 )
 def test_what_is_not_built_is_refused(fields: dict[str, Any]) -> None:
