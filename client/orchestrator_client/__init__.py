@@ -33,6 +33,7 @@ from orchestrator_client.errors import (
     WrongState,
 )
 from orchestrator_client.events import EventRun, EventRunState, PendingEvent, PublishedEvent
+from orchestrator_client.executing import Awaited, ReturnStrategy
 from orchestrator_client.execution import (
     ClusterStatus,
     CompensatedStep,
@@ -62,6 +63,7 @@ from orchestrator_client.workflow import Workflow
 
 __all__ = [
     "AlreadyExists",
+    "Awaited",
     "BulkResult",
     "Client",
     "ClusterError",
@@ -101,6 +103,7 @@ __all__ = [
     "RequestExpired",
     "RetentionPolicy",
     "Retry",
+    "ReturnStrategy",
     "Run",
     "Schedule",
     "ScheduleRun",

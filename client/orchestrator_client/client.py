@@ -18,9 +18,11 @@ from orchestrator_api.v1.common_pb2 import PageRequest
 from orchestrator_client import definitions as forms
 from orchestrator_client import searching
 from orchestrator_client.codec import decode, dumps, encode
+from orchestrator_client.conductor import Conductor
 from orchestrator_client.connection import ChannelFactory, Connection, channel_factory
 from orchestrator_client.errors import AlreadyExists, DeadlineExceeded, InvalidRequest, NoLeader, Overloaded
 from orchestrator_client.events import Events
+from orchestrator_client.executing import Executing
 from orchestrator_client.execution import (
     ClusterStatus,
     CompensationState,
@@ -48,7 +50,7 @@ _IDEMPOTENCY = {
 }
 
 
-class Client(Upkeep, Mocking):
+class Client(Executing, Upkeep, Mocking):
     """Talks to the cluster whose nodes have these gRPC addresses; some of them are enough.
 
     `deadline_s` is how long a call goes on through changes of the leader and overload before it raises.
@@ -74,6 +76,7 @@ class Client(Upkeep, Mocking):
         )
         self.schedules = Schedules(self.connection)
         self.events = Events(self.connection)
+        self.conductor = Conductor(self.connection, self.start)
         self.schemas = Schemas(self.connection)
         # The digest of each workflow that this client knows to be registered.
         self._registered: dict[tuple[str, int], str] = {}

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from orchestrator_client.client import Client
+from orchestrator_client.conductor import Conductor
 from orchestrator_client.events import Events
 from orchestrator_client.runs import Run
 from orchestrator_client.schedules import Schedules
@@ -179,6 +180,18 @@ class SyncSchemas(_Blocking[Schemas]):
     delete = _blocking(Schemas.delete)
 
 
+class SyncConductor(_Blocking[Conductor]):
+    """`Conductor` whose methods block."""
+
+    get = _blocking(Conductor.get)
+    tasks = _iterating(Conductor.tasks)
+    search = _iterating(Conductor.search)
+    search_tasks = _iterating(Conductor.search_tasks)
+    execute = _blocking(Conductor.execute)
+    wait_blocked = _blocking(Conductor.wait_blocked)
+    signal = _blocking(Conductor.signal)
+
+
 class SyncClient(_Blocking[Client]):
     """A `Client` whose methods block; takes the same arguments. Threads may share it."""
 
@@ -194,6 +207,9 @@ class SyncClient(_Blocking[Client]):
     test_document = _blocking(Client.test_document)
     start = _starting(Client.start)
     start_and_wait = _blocking(Client.start_and_wait)
+    execute = _blocking(Client.execute)
+    wait_blocked = _blocking(Client.wait_blocked)
+    signal_task = _blocking(Client.signal_task)
     get = _blocking(Client.get)
     wait = _blocking(Client.wait)
     watch = _iterating(Client.watch)
@@ -239,6 +255,7 @@ class SyncClient(_Blocking[Client]):
             raise
         self.schedules = SyncSchedules(self.inner.schedules, thread)
         self.events = SyncEvents(self.inner.events, thread)
+        self.conductor = SyncConductor(self.inner.conductor, thread)
         self.schemas = SyncSchemas(self.inner.schemas, thread)
 
     def run(self, workflow_id: str, *, output: type | None = None) -> SyncRun:

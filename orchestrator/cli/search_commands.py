@@ -26,6 +26,7 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--free-text", "-f", default="", help="Some text in it, whatever its case."),
         click.option("--sort", "-s", default="", metavar="FIELD:ASC|DESC", help="The newest first if not given."),
         click.option("--full", is_flag=True, help="With --json: with inputs and outputs."),
+        click.option("--conductor", is_flag=True, help="As Conductor shows them, in JSON."),
         click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="0 for all."),
     )):
         command = option(command)
@@ -37,11 +38,17 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--count", is_flag=True, help="Only how many there are; counts up to 10,000.")
 @calls_cluster
 async def search_workflows(session: Session, client: Client, *, query: str, free_text: str, sort: str, full: bool,
-                           limit: int, count: bool) -> None:
+                           conductor: bool, limit: int, count: bool) -> None:
     """Search workflows by conditions on their fields, and by text in them."""
     if count:
         hits = await client.count(query=query, free_text=free_text)
         session.output.show(hits, f"{hits.count}{' or more' if hits.is_lower_bound else ''}")
+        return
+    if conductor:
+        documents, more = await _first(client.conductor.search(
+            query=query, free_text=free_text, sort=sort, full=full, page_size=_page_size(limit)), limit)
+        session.output.data(documents)
+        _say_more(more, limit)
         return
     found, more = await _first(
         client.search(query=query, free_text=free_text, sort=sort, full=full, page_size=_page_size(limit)), limit)
@@ -54,8 +61,14 @@ async def search_workflows(session: Session, client: Client, *, query: str, free
 @_asked
 @calls_cluster
 async def search_tasks(session: Session, client: Client, *, query: str, free_text: str, sort: str, full: bool,
-                       limit: int) -> None:
+                       conductor: bool, limit: int) -> None:
     """Search attempts of tasks by conditions on their fields, and by text in them."""
+    if conductor:
+        documents, more = await _first(client.conductor.search_tasks(
+            query=query, free_text=free_text, sort=sort, full=full, page_size=_page_size(limit)), limit)
+        session.output.data(documents)
+        _say_more(more, limit)
+        return
     found, more = await _first(
         client.search_tasks(query=query, free_text=free_text, sort=sort, full=full, page_size=_page_size(limit)), limit)
     session.output.show(found, table(("TASK", "WORKFLOW", "ID", "TRY", "STATUS", "WORKER", "SCHEDULED", "REASON"),

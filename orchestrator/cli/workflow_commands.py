@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -51,44 +51,16 @@ async def register_task(session: Session, client: Client, files: Sequence[str]) 
 
 
 @workflow.command()
-@click.argument("name")
-@click.option("--input", "-i", "input_", type=json_object, metavar="JSON|@FILE|@-", help="What it works on.")
-@click.option("--id", "workflow_id", default="", help="Its id; made by the cluster if not given.")
-@click.option("--if-exists", type=click.Choice(["fail", "return"]), default="fail", show_default=True,
-              help="When the id is taken: refuse, or answer the workflow that has it.")
-@click.option("--idempotency-key", default="", help="Your name for this invocation; see --idempotency-strategy.")
-@click.option("--idempotency-strategy", type=click.Choice(["fail", "return_existing", "fail_on_running"]),
-              default="fail", show_default=True,
-              help="When the workflow was started with this key before: refuse, answer what was started, or refuse "
-                   "unless that has ended.")
-@click.option("--version", type=click.IntRange(min=0), default=0, help="Of the definition; the highest if not given.")
-@click.option("--correlation-id", default="", help="Any text to find related workflows by.")
-@click.option("--priority", type=click.IntRange(0, 99), default=0, show_default=True)
-@click.option("--wait", is_flag=True, help="Wait for its end and print it; exit code 1 if it did not end well.")
-@click.option("--wait-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-              help="With --wait: give up waiting (the workflow goes on).")
-@calls_cluster
-async def start(session: Session, client: Client, *, name: str, input_: dict[str, Any] | None, workflow_id: str,
-                if_exists: Literal["fail", "return"], idempotency_key: str,
-                idempotency_strategy: Literal["fail", "return_existing", "fail_on_running"], version: int,
-                correlation_id: str, priority: int, wait: bool, wait_timeout: float | None) -> int | None:
-    """Start the workflow NAME. Acknowledged means: on a majority of disks."""
-    run = await client.start(name, input_ or {}, id=workflow_id, if_exists=if_exists, version=version,
-                             idempotency_key=idempotency_key, idempotency_strategy=idempotency_strategy,
-                             correlation_id=correlation_id, priority=priority, created_by="cli")
-    if not wait:
-        verb = "exists already:" if run.existing else "started"
-        session.output.said(f"{verb} {run.workflow_id}", {"workflow_id": run.workflow_id, "existing": run.existing})
-        return None
-    return _show_end(session, await client.wait(run.workflow_id, wait_timeout, tasks=True))
-
-
-@workflow.command()
 @_ID
+@click.option("--conductor", is_flag=True, help="As Conductor shows it, in JSON.")
+@click.option("--no-tasks", is_flag=True, help="Without its tasks: a large one does not fit into a message with them.")
 @calls_cluster
-async def get(session: Session, client: Client, workflow_id: str) -> None:
+async def get(session: Session, client: Client, workflow_id: str, conductor: bool, no_tasks: bool) -> None:
     """Show one workflow with its tasks."""
-    execution = await client.get(workflow_id, tasks=True)
+    if conductor:
+        session.output.data(await client.conductor.get(workflow_id, tasks=not no_tasks))
+        return
+    execution = await client.get(workflow_id, tasks=not no_tasks)
     session.output.show(execution, describe(execution))
 
 
@@ -161,7 +133,7 @@ def _print_changes(session: Session, now: Execution, before: Execution | None, s
 @calls_cluster
 async def wait(session: Session, client: Client, workflow_id: str, wait_timeout: float | None) -> int | None:
     """Wait for the end of a workflow; exit code 1 if it did not end well."""
-    return _show_end(session, await client.wait(workflow_id, wait_timeout, tasks=True))
+    return show_end(session, await client.wait(workflow_id, wait_timeout, tasks=True))
 
 
 @workflow.command()
@@ -231,7 +203,7 @@ def describe(execution: Execution) -> Any:
     return stacked(head, "", table(("TASK", "TYPE", "TRY", "STATUS", "WORKER", "ENDED", "REASON"), rows, right=[2]))
 
 
-def _show_end(session: Session, execution: Execution) -> int | None:
+def show_end(session: Session, execution: Execution) -> int | None:
     session.output.show(execution, describe(execution))
     return None if execution.status == WorkflowStatus.COMPLETED else exits.FAILED
 

@@ -74,7 +74,9 @@ class Signs(Protocol):
 class Changes(Protocol):
     """Events that are set after changes."""
 
-    def execution(self, namespace: str, workflow_id: str) -> AbstractAsyncContextManager[asyncio.Event]: ...
+    def execution(
+        self, namespace: str, workflow_id: str, event: asyncio.Event | None = None
+    ) -> AbstractAsyncContextManager[asyncio.Event]: ...
 
     def queues(self, keys: list[tuple[str, str, str]]) -> AbstractAsyncContextManager[asyncio.Event]: ...
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.engine.model import Execution, TaskAttempt
-from orchestrator.rpc import views
+from orchestrator.rpc import showing, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import invalid
 from orchestrator.rpc.requests import in_range, namespace_of, page_size, text
@@ -46,14 +45,15 @@ async def search_workflows(backend: Backend, request: pb.SearchWorkflowsRequest)
         sort=sort,
         window=_window(request),
     )
-    size = _page_size(request)
+    size, conductors = _page_size(request), showing.is_conductors(request.view)
     await backend.read_point(request.read)
     while True:
         page = await backend.search(wanted, page_size=size, page_token=request.page.token)
         response = pb.SearchWorkflowsResponse(next_token=page.next_token)
         _count(response, page.total)
         for execution in page.executions:
-            response.workflows.append(await _workflow(backend, execution, request.full))
+            found = await showing.found_workflow(backend, execution, full=request.full, conductors=conductors)
+            response.workflows.append(found)
             if _is_enough(request, response):
                 break
         if len(response.workflows) == len(page.executions):
@@ -62,17 +62,10 @@ async def search_workflows(backend: Backend, request: pb.SearchWorkflowsRequest)
         size = len(response.workflows)
 
 
-async def _workflow(backend: Backend, execution: Execution, full: bool) -> pb.Workflow:
-    held = await backend.execution(execution.namespace, execution.workflow_id) if full else None
-    if held is None:
-        return views.summary(execution)
-    return views.workflow(backend.state(), held, include_tasks=False)
-
-
 async def search_tasks(backend: Backend, request: pb.SearchTasksRequest) -> pb.SearchTasksResponse:
     query, free, sort = _asked(request, TASK_FIELDS)
     wanted = TaskFilter(namespace_of(request.namespace), query, free, sort, _window(request))
-    size = _page_size(request)
+    size, conductors = _page_size(request), showing.is_conductors(request.view)
     await backend.read_point(request.read)
     while True:
         page = await backend.search(wanted, page_size=size, page_token=request.page.token)
@@ -81,7 +74,9 @@ async def search_tasks(backend: Backend, request: pb.SearchTasksRequest) -> pb.S
         for header, attempt in page.tasks:
             response.tasks.append(
                 pb.FoundTask(
-                    task=await _task(backend, header, attempt, request.full),
+                    task=await showing.found_task(
+                        backend, header, attempt, full=request.full, conductors=conductors
+                    ),
                     workflow_id=header.workflow_id,
                     workflow_name=header.name,
                     correlation_id=header.correlation_id,
@@ -93,14 +88,6 @@ async def search_tasks(backend: Backend, request: pb.SearchTasksRequest) -> pb.S
         if len(response.tasks) == len(page.tasks):
             return response
         size = len(response.tasks)
-
-
-async def _task(backend: Backend, header: Execution, attempt: TaskAttempt, full: bool) -> pb.Task:
-    held = await backend.execution(header.namespace, header.workflow_id) if full else None
-    now = None if held is None else held.tasks.get(attempt.sequence)
-    if held is None or held.execution.clearing or now is None or now.task_id != attempt.task_id:
-        return views.task_summary(attempt)
-    return views.task(backend.state(), held, now)
 
 
 def _is_enough(request: Any, response: Any) -> bool:

@@ -13,7 +13,7 @@ from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import ClientSessionOpened, Done, MessagePushed, Started
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
 from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Stopped
-from orchestrator.rpc import bulk, logs, views
+from orchestrator.rpc import awaiting, bulk, logs, showing, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import abort, answers, not_found
 from orchestrator.rpc.rehearsals import Rehearsals
@@ -38,8 +38,9 @@ _UPDATES = {
     pb.TASK_STATUS_FAILED: TaskStatus.FAILED,
     pb.TASK_STATUS_FAILED_WITH_TERMINAL_ERROR: TaskStatus.FAILED_WITH_TERMINAL_ERROR,
 }
-# A watcher of a quiet execution is told nothing, but must learn that this node leads no longer.
-LEADERSHIP_CHECK_SECONDS = 1.0
+
+
+_CONSISTENCIES = dict.fromkeys(pb.WorkflowConsistency.values())
 
 
 class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
@@ -72,23 +73,25 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         except (NotLeader, LostLeadership, Stopped) as error:
             # It has started: a caller who is told that this node does not lead would start it again elsewhere.
             raise OutcomeUnknown from error
-        return pb.StartWorkflowAndWaitResponse(workflow=self._workflow(held, include_tasks=True))
+        return pb.StartWorkflowAndWaitResponse(workflow=await self._workflow(held, include_tasks=True))
 
     @answers
     async def GetWorkflow(self, request: pb.GetWorkflowRequest, context: Any) -> Any:
         namespace, workflow_id = _execution_of(request)
+        conductors = showing.is_conductors(request.view)
         await self.backend.read_point(request.read)
         held = await self._get(namespace, workflow_id)
-        return pb.GetWorkflowResponse(
-            workflow=self._workflow(held, include_tasks=request.include_tasks), consistency_token=self.backend.token()
+        shown = await showing.workflow(
+            self.backend, held, include_tasks=request.include_tasks, conductors=conductors
         )
+        return pb.GetWorkflowResponse(workflow=shown, consistency_token=self.backend.token())
 
     @answers
     async def WaitWorkflow(self, request: pb.WaitWorkflowRequest, context: Any) -> Any:
         namespace, workflow_id = _execution_of(request)
         seconds = wait_seconds("wait_ms", request.wait_ms)
         held = await self._wait(namespace, workflow_id, seconds, _ended)
-        return pb.WaitWorkflowResponse(workflow=self._workflow(held, include_tasks=request.include_tasks))
+        return pb.WaitWorkflowResponse(workflow=await self._workflow(held, include_tasks=request.include_tasks))
 
     @answers
     async def SearchWorkflows(self, request: pb.SearchWorkflowsRequest, context: Any) -> Any:
@@ -110,10 +113,11 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
                     held = await self._get(namespace, workflow_id)
                     # Before it is sent: meanwhile the execution may go on, and end.
                     has_ended = _ended(held)
-                    yield pb.WatchWorkflowResponse(workflow=self._workflow(held, include_tasks=request.include_tasks))
+                    seen = await self._workflow(held, include_tasks=request.include_tasks)
+                    yield pb.WatchWorkflowResponse(workflow=seen)
                     if has_ended:
                         return
-                    await self._changed(changed)
+                    await awaiting.changed(self.backend, changed)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the call
             await abort(context, error, self.backend.addresses)
 
@@ -263,6 +267,48 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
     async def TestWorkflow(self, request: pb.TestWorkflowRequest, context: Any) -> Any:
         return await self._rehearsals.run(request)
 
+    @answers
+    async def ExecuteWorkflow(self, request: pb.ExecuteWorkflowRequest, context: Any) -> Any:
+        chosen("consistency", _CONSISTENCIES, request.consistency)
+        seconds = wait_seconds("wait_ms", request.wait_ms)
+        request_id = request.start.request.request_id
+        # All that is asked for is checked before anything is done.
+        asked = awaiting.wanted(request, namespace_of(request.start.namespace), "", seconds, request_id)
+        started = await self._start(request.start)
+        return pb.ExecuteWorkflowResponse(awaited=await self._awaited(asked._replace(workflow_id=started.workflow_id)))
+
+    @answers
+    async def AwaitWorkflow(self, request: pb.AwaitWorkflowRequest, context: Any) -> Any:
+        seconds = wait_seconds("wait_ms", request.wait_ms)
+        asked = awaiting.wanted(request, *_execution_of(request), seconds)
+        return pb.AwaitWorkflowResponse(awaited=await awaiting.awaited(self.backend, asked))
+
+    @answers
+    async def SignalTask(self, request: pb.SignalTaskRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        seconds = wait_seconds("wait_ms", request.wait_ms) if request.wait_ms else 0.0
+        asked = awaiting.wanted(request, namespace, workflow_id, seconds, request.request.request_id)
+        update = commands.UpdateTask(
+            namespace,
+            workflow_id,
+            reference="",
+            status=chosen("status", _UPDATES, request.status),
+            output=json_object("output", request.output),
+            reason=text("reason", request.reason, REASON_CHARACTERS_MAX),
+        )
+        await awaiting.signal(self.backend, update, identity_of(request.request))
+        if not seconds:
+            return pb.SignalTaskResponse()
+        return pb.SignalTaskResponse(awaited=await self._awaited(asked))
+
+    async def _awaited(self, asked: awaiting.Wanted) -> pb.Awaited:
+        """After what the call was to do has been done."""
+        try:
+            return await awaiting.awaited(self.backend, asked)
+        except (NotLeader, LostLeadership, Stopped) as error:
+            # A caller who is told that this node does not lead would do it again elsewhere.
+            raise OutcomeUnknown from error
+
     async def _start(self, request: pb.StartWorkflowRequest) -> Started:
         command = await looked_at(self.backend, start_command(request))
         return await self.backend.submit(command, Started, identity_of(request.request))
@@ -293,24 +339,12 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
                         held = await self._get(namespace, workflow_id)
                         if enough(held):
                             return held
-                        await self._changed(changed)
+                        await awaiting.changed(self.backend, changed)
             except TimeoutError:
                 return await self._get(namespace, workflow_id)
 
-    async def _changed(self, changed: asyncio.Event) -> None:
-        """Returns after a change. Raises NotLeader once this node leads no longer."""
-        while True:
-            try:
-                async with asyncio.timeout(LEADERSHIP_CHECK_SECONDS):
-                    await changed.wait()
-            except TimeoutError:
-                self.backend.require_leading()
-            else:
-                self.backend.require_leading()
-                return
-
-    def _workflow(self, held: ExecutionState, *, include_tasks: bool) -> pb.Workflow:
-        return views.workflow(self.backend.state(), held, include_tasks=include_tasks)
+    async def _workflow(self, held: ExecutionState, *, include_tasks: bool) -> pb.Workflow:
+        return await showing.workflow(self.backend, held, include_tasks=include_tasks, conductors=False)
 
 
 def _execution_of(request: Any) -> tuple[str, str]:

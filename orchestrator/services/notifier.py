@@ -39,10 +39,12 @@ class Notifier:
                 event.set()
 
     @asynccontextmanager
-    async def execution(self, namespace: str, workflow_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set after each change of the execution."""
-        async with self._subscribed([("execution", namespace, workflow_id)]) as event:
-            yield event
+    async def execution(
+        self, namespace: str, workflow_id: str, event: asyncio.Event | None = None
+    ) -> AsyncIterator[asyncio.Event]:
+        """An event, which may be the caller's, that is set after each change of the execution."""
+        async with self._subscribed([("execution", namespace, workflow_id)], event) as subscribed:
+            yield subscribed
 
     @asynccontextmanager
     async def queues(self, keys: list[QueueKey]) -> AsyncIterator[asyncio.Event]:
@@ -51,8 +53,10 @@ class Notifier:
             yield event
 
     @asynccontextmanager
-    async def _subscribed(self, topics: list[_Topic]) -> AsyncIterator[asyncio.Event]:
-        event = asyncio.Event()
+    async def _subscribed(
+        self, topics: list[_Topic], event: asyncio.Event | None = None
+    ) -> AsyncIterator[asyncio.Event]:
+        event = event or asyncio.Event()
         topics = list(dict.fromkeys(topics))
         for topic in topics:
             self._events.setdefault(topic, {})[event] = None

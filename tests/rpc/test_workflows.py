@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from orchestrator.engine import choices, commands
 from orchestrator.engine.model import CompensationState, Table, WorkflowStatus
 from orchestrator.replication.errors import LostLeadership, NotLeader
-from orchestrator.rpc import workflows
+from orchestrator.rpc import awaiting
 from orchestrator.rpc.workflows import WorkflowServicer
 from orchestrator.storage.search import ExecutionFilter, Page
 from orchestrator_api.v1 import workflows_pb2 as pb
@@ -235,7 +235,7 @@ async def test_when_the_time_is_over_waiting_answers_the_state_so_far(bench: Ben
 async def test_whoever_waits_or_watches_learns_that_the_node_leads_no_longer(
     bench: Bench, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
-    monkeypatch.setattr(workflows, "LEADERSHIP_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(awaiting, "LEADERSHIP_CHECK_SECONDS", 0.01)
     bench.start("w")
     waiting = stubs.workflows.WaitWorkflow(pb.WaitWorkflowRequest(workflow_id="w"))
     watching = stubs.workflows.WatchWorkflow(pb.WatchWorkflowRequest(workflow_id="w"))

@@ -297,6 +297,90 @@ WORKFLOW_OPERATION_RESTART: WorkflowOperation.ValueType  # 7
 """RestartWorkflow."""
 global___WorkflowOperation = WorkflowOperation
 
+class _View:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ViewEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_View.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    VIEW_UNSPECIFIED: _View.ValueType  # 0
+    """As NATIVE."""
+    VIEW_NATIVE: _View.ValueType  # 1
+    """As these messages have it."""
+    VIEW_CONDUCTOR: _View.ValueType  # 2
+    """As Conductor has it: its JSON, with its names of fields and its statuses."""
+
+class View(_View, metaclass=_ViewEnumTypeWrapper):
+    """As what executions and tasks are shown."""
+
+VIEW_UNSPECIFIED: View.ValueType  # 0
+"""As NATIVE."""
+VIEW_NATIVE: View.ValueType  # 1
+"""As these messages have it."""
+VIEW_CONDUCTOR: View.ValueType  # 2
+"""As Conductor has it: its JSON, with its names of fields and its statuses."""
+global___View = View
+
+class _ReturnStrategy:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ReturnStrategyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ReturnStrategy.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    RETURN_STRATEGY_UNSPECIFIED: _ReturnStrategy.ValueType  # 0
+    """As TARGET_WORKFLOW."""
+    RETURN_STRATEGY_TARGET_WORKFLOW: _ReturnStrategy.ValueType  # 1
+    """The execution that was started or signalled."""
+    RETURN_STRATEGY_BLOCKING_WORKFLOW: _ReturnStrategy.ValueType  # 2
+    """The execution that has the task at which it is blocked: itself or a sub-workflow; itself if it is not blocked."""
+    RETURN_STRATEGY_BLOCKING_TASK: _ReturnStrategy.ValueType  # 3
+    """The task at which it is blocked; no task if it is not."""
+    RETURN_STRATEGY_BLOCKING_TASK_INPUT: _ReturnStrategy.ValueType  # 4
+    """The same: its input says what it asks for."""
+
+class ReturnStrategy(_ReturnStrategy, metaclass=_ReturnStrategyEnumTypeWrapper):
+    """What is answered of an execution that was waited for."""
+
+RETURN_STRATEGY_UNSPECIFIED: ReturnStrategy.ValueType  # 0
+"""As TARGET_WORKFLOW."""
+RETURN_STRATEGY_TARGET_WORKFLOW: ReturnStrategy.ValueType  # 1
+"""The execution that was started or signalled."""
+RETURN_STRATEGY_BLOCKING_WORKFLOW: ReturnStrategy.ValueType  # 2
+"""The execution that has the task at which it is blocked: itself or a sub-workflow; itself if it is not blocked."""
+RETURN_STRATEGY_BLOCKING_TASK: ReturnStrategy.ValueType  # 3
+"""The task at which it is blocked; no task if it is not."""
+RETURN_STRATEGY_BLOCKING_TASK_INPUT: ReturnStrategy.ValueType  # 4
+"""The same: its input says what it asks for."""
+global___ReturnStrategy = ReturnStrategy
+
+class _WorkflowConsistency:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _WorkflowConsistencyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_WorkflowConsistency.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    WORKFLOW_CONSISTENCY_UNSPECIFIED: _WorkflowConsistency.ValueType  # 0
+    """As DURABLE."""
+    WORKFLOW_CONSISTENCY_SYNCHRONOUS: _WorkflowConsistency.ValueType  # 1
+    """Conductor's weakest."""
+    WORKFLOW_CONSISTENCY_DURABLE: _WorkflowConsistency.ValueType  # 2
+    """The loss of any minority of nodes, and of power."""
+    WORKFLOW_CONSISTENCY_REGION_DURABLE: _WorkflowConsistency.ValueType  # 3
+    """The loss of a region, if no region has a majority of nodes."""
+
+class WorkflowConsistency(_WorkflowConsistency, metaclass=_WorkflowConsistencyEnumTypeWrapper):
+    """What a start has to survive. All are kept like DURABLE: acknowledged is what is on a majority of disks."""
+
+WORKFLOW_CONSISTENCY_UNSPECIFIED: WorkflowConsistency.ValueType  # 0
+"""As DURABLE."""
+WORKFLOW_CONSISTENCY_SYNCHRONOUS: WorkflowConsistency.ValueType  # 1
+"""Conductor's weakest."""
+WORKFLOW_CONSISTENCY_DURABLE: WorkflowConsistency.ValueType  # 2
+"""The loss of any minority of nodes, and of power."""
+WORKFLOW_CONSISTENCY_REGION_DURABLE: WorkflowConsistency.ValueType  # 3
+"""The loss of a region, if no region has a majority of nodes."""
+global___WorkflowConsistency = WorkflowConsistency
+
 @typing.final
 class OpenClientSessionRequest(google.protobuf.message.Message):
     """See OpenClientSession."""
@@ -518,12 +602,17 @@ class GetWorkflowRequest(google.protobuf.message.Message):
     WORKFLOW_ID_FIELD_NUMBER: builtins.int
     INCLUDE_TASKS_FIELD_NUMBER: builtins.int
     READ_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
     """The execution's id."""
     include_tasks: builtins.bool
     """Whether the answer has the tasks."""
+    view: global___View.ValueType
+    """As what it is shown. What does not fit into a message is refused with ANSWER_TOO_LARGE: ask without tasks, and
+    SearchTasks for those.
+    """
     @property
     def read(self) -> orchestrator_api.v1.common_pb2.ReadOptions:
         """How fresh the answer has to be."""
@@ -535,9 +624,10 @@ class GetWorkflowRequest(google.protobuf.message.Message):
         workflow_id: builtins.str = ...,
         include_tasks: builtins.bool = ...,
         read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+        view: global___View.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["read", b"read"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["include_tasks", b"include_tasks", "namespace", b"namespace", "read", b"read", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["include_tasks", b"include_tasks", "namespace", b"namespace", "read", b"read", "view", b"view", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___GetWorkflowRequest = GetWorkflowRequest
 
@@ -640,6 +730,7 @@ class SearchWorkflowsRequest(google.protobuf.message.Message):
     COUNT_TOTAL_FIELD_NUMBER: builtins.int
     FULL_FIELD_NUMBER: builtins.int
     SKIP_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     name: builtins.str
@@ -665,6 +756,8 @@ class SearchWorkflowsRequest(google.protobuf.message.Message):
     """With input, output and variables; pages have 100 at most then, and fewer where they are large."""
     skip: builtins.int
     """How many to leave out before the first page; at most 10,000."""
+    view: global___View.ValueType
+    """As what they are shown."""
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___WorkflowStatus.ValueType]:
         """Any of these."""
@@ -717,9 +810,10 @@ class SearchWorkflowsRequest(google.protobuf.message.Message):
         count_total: builtins.bool = ...,
         full: builtins.bool = ...,
         skip: builtins.int = ...,
+        view: global___View.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ended_before", b"ended_before", "ended_from", b"ended_from", "page", b"page", "read", b"read", "started_before", b"started_before", "started_from", b"started_from"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation_states", b"compensation_states", "correlation_id", b"correlation_id", "count_total", b"count_total", "ended_before", b"ended_before", "ended_from", b"ended_from", "free_text", b"free_text", "full", b"full", "name", b"name", "namespace", b"namespace", "page", b"page", "query", b"query", "read", b"read", "skip", b"skip", "sort", b"sort", "started_before", b"started_before", "started_from", b"started_from", "statuses", b"statuses"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation_states", b"compensation_states", "correlation_id", b"correlation_id", "count_total", b"count_total", "ended_before", b"ended_before", "ended_from", b"ended_from", "free_text", b"free_text", "full", b"full", "name", b"name", "namespace", b"namespace", "page", b"page", "query", b"query", "read", b"read", "skip", b"skip", "sort", b"sort", "started_before", b"started_before", "started_from", b"started_from", "statuses", b"statuses", "view", b"view"]) -> None: ...
 
 global___SearchWorkflowsRequest = SearchWorkflowsRequest
 
@@ -770,6 +864,7 @@ class SearchTasksRequest(google.protobuf.message.Message):
     COUNT_TOTAL_FIELD_NUMBER: builtins.int
     FULL_FIELD_NUMBER: builtins.int
     SKIP_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     query: builtins.str
@@ -787,6 +882,8 @@ class SearchTasksRequest(google.protobuf.message.Message):
     """With input, output and heartbeat details; pages have 100 at most then, and fewer where they are large."""
     skip: builtins.int
     """How many to leave out before the first page; at most 10,000."""
+    view: global___View.ValueType
+    """As what they are shown."""
     @property
     def page(self) -> orchestrator_api.v1.common_pb2.PageRequest:
         """Which page."""
@@ -807,9 +904,10 @@ class SearchTasksRequest(google.protobuf.message.Message):
         count_total: builtins.bool = ...,
         full: builtins.bool = ...,
         skip: builtins.int = ...,
+        view: global___View.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["page", b"page", "read", b"read"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["count_total", b"count_total", "free_text", b"free_text", "full", b"full", "namespace", b"namespace", "page", b"page", "query", b"query", "read", b"read", "skip", b"skip", "sort", b"sort"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["count_total", b"count_total", "free_text", b"free_text", "full", b"full", "namespace", b"namespace", "page", b"page", "query", b"query", "read", b"read", "skip", b"skip", "sort", b"sort", "view", b"view"]) -> None: ...
 
 global___SearchTasksRequest = SearchTasksRequest
 
@@ -1842,6 +1940,7 @@ class Workflow(google.protobuf.message.Message):
     ERROR_CODE_FIELD_NUMBER: builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
     WAITING_FOR_FIELD_NUMBER: builtins.int
+    CONDUCTOR_JSON_FIELD_NUMBER: builtins.int
     workflow_id: builtins.str
     """Its id, unique in its namespace."""
     namespace: builtins.str
@@ -1873,6 +1972,10 @@ class Workflow(google.protobuf.message.Message):
     waiting_for: builtins.str
     """While it is RUNNING and nothing of it is scheduled, because as many as may run at once do, or because what its run
     before has left is still being removed: what it waits for. In the second case no tasks are shown.
+    """
+    conductor_json: builtins.bytes
+    """The execution as Conductor shows it, and of the fields above only workflow_id, namespace and status, if that view
+    was asked for: its Workflow, or in searches that are not full its WorkflowSummary.
     """
     @property
     def input(self) -> orchestrator_api.v1.common_pb2.Payload:
@@ -1932,9 +2035,10 @@ class Workflow(google.protobuf.message.Message):
         error_code: builtins.str = ...,
         idempotency_key: builtins.str = ...,
         waiting_for: builtins.str = ...,
+        conductor_json: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["compensation", b"compensation", "end_time", b"end_time", "input", b"input", "output", b"output", "start_time", b"start_time", "update_time", b"update_time", "variables", b"variables"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "end_time", b"end_time", "error_code", b"error_code", "failed_task", b"failed_task", "idempotency_key", b"idempotency_key", "input", b"input", "name", b"name", "namespace", b"namespace", "output", b"output", "priority", b"priority", "reason", b"reason", "run", b"run", "start_time", b"start_time", "status", b"status", "tasks", b"tasks", "update_time", b"update_time", "variables", b"variables", "version", b"version", "waiting_for", b"waiting_for", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "conductor_json", b"conductor_json", "correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "end_time", b"end_time", "error_code", b"error_code", "failed_task", b"failed_task", "idempotency_key", b"idempotency_key", "input", b"input", "name", b"name", "namespace", b"namespace", "output", b"output", "priority", b"priority", "reason", b"reason", "run", b"run", "start_time", b"start_time", "status", b"status", "tasks", b"tasks", "update_time", b"update_time", "variables", b"variables", "version", b"version", "waiting_for", b"waiting_for", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Workflow = Workflow
 
@@ -2024,6 +2128,7 @@ class Task(google.protobuf.message.Message):
     COMPENSATES_FIELD_NUMBER: builtins.int
     HEARTBEAT_DETAILS_FIELD_NUMBER: builtins.int
     ERROR_CODE_FIELD_NUMBER: builtins.int
+    CONDUCTOR_JSON_FIELD_NUMBER: builtins.int
     task_id: builtins.str
     """Unique over all attempts of all workflows."""
     reference: builtins.str
@@ -2052,6 +2157,10 @@ class Task(google.protobuf.message.Message):
     """The reference name of the step that it undoes, for a compensation."""
     error_code: builtins.str
     """The stable name of its failure, as its worker gave it."""
+    conductor_json: builtins.bytes
+    """The attempt as Conductor shows it, and of the fields above only task_id, reference and status, if that view was
+    asked for: its Task, or in searches that are not full its TaskSummary.
+    """
     @property
     def input(self) -> orchestrator_api.v1.common_pb2.Payload:
         """What it was given."""
@@ -2099,9 +2208,10 @@ class Task(google.protobuf.message.Message):
         compensates: builtins.str = ...,
         heartbeat_details: orchestrator_api.v1.common_pb2.Payload | None = ...,
         error_code: builtins.str = ...,
+        conductor_json: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["end_time", b"end_time", "heartbeat_details", b"heartbeat_details", "input", b"input", "output", b"output", "scheduled_time", b"scheduled_time", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensates", b"compensates", "end_time", b"end_time", "error_code", b"error_code", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "name", b"name", "output", b"output", "reason", b"reason", "reference", b"reference", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "sequence", b"sequence", "start_time", b"start_time", "status", b"status", "task_id", b"task_id", "type", b"type", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensates", b"compensates", "conductor_json", b"conductor_json", "end_time", b"end_time", "error_code", b"error_code", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "name", b"name", "output", b"output", "reason", b"reason", "reference", b"reference", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "sequence", b"sequence", "start_time", b"start_time", "status", b"status", "task_id", b"task_id", "type", b"type", "worker_id", b"worker_id"]) -> None: ...
 
 global___Task = Task
 
@@ -2513,3 +2623,261 @@ class TaskMock(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["error_code", b"error_code", "execution_ms", b"execution_ms", "output", b"output", "queue_wait_ms", b"queue_wait_ms", "reason", b"reason", "status", b"status"]) -> None: ...
 
 global___TaskMock = TaskMock
+
+@typing.final
+class ExecuteWorkflowRequest(google.protobuf.message.Message):
+    """See ExecuteWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    WAIT_MS_FIELD_NUMBER: builtins.int
+    WAIT_UNTIL_TASKS_FIELD_NUMBER: builtins.int
+    RETURN_STRATEGY_FIELD_NUMBER: builtins.int
+    CONSISTENCY_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
+    wait_ms: builtins.int
+    """How long to wait; 0 means 10,000; at most 300,000."""
+    return_strategy: global___ReturnStrategy.ValueType
+    """What to answer."""
+    consistency: global___WorkflowConsistency.ValueType
+    """What the start has to survive."""
+    view: global___View.ValueType
+    """As what that is shown."""
+    @property
+    def start(self) -> global___StartWorkflowRequest:
+        """What to start."""
+
+    @property
+    def wait_until_tasks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Answer already when a task with one of these reference names has ended, of the execution or of a sub-workflow of
+        it; at most 100.
+        """
+
+    def __init__(
+        self,
+        *,
+        start: global___StartWorkflowRequest | None = ...,
+        wait_ms: builtins.int = ...,
+        wait_until_tasks: collections.abc.Iterable[builtins.str] | None = ...,
+        return_strategy: global___ReturnStrategy.ValueType = ...,
+        consistency: global___WorkflowConsistency.ValueType = ...,
+        view: global___View.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consistency", b"consistency", "return_strategy", b"return_strategy", "start", b"start", "view", b"view", "wait_ms", b"wait_ms", "wait_until_tasks", b"wait_until_tasks"]) -> None: ...
+
+global___ExecuteWorkflowRequest = ExecuteWorkflowRequest
+
+@typing.final
+class ExecuteWorkflowResponse(google.protobuf.message.Message):
+    """See ExecuteWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AWAITED_FIELD_NUMBER: builtins.int
+    @property
+    def awaited(self) -> global___Awaited:
+        """How far it has come."""
+
+    def __init__(
+        self,
+        *,
+        awaited: global___Awaited | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["awaited", b"awaited"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["awaited", b"awaited"]) -> None: ...
+
+global___ExecuteWorkflowResponse = ExecuteWorkflowResponse
+
+@typing.final
+class AwaitWorkflowRequest(google.protobuf.message.Message):
+    """See AwaitWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    WAIT_MS_FIELD_NUMBER: builtins.int
+    WAIT_UNTIL_TASKS_FIELD_NUMBER: builtins.int
+    RETURN_STRATEGY_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    wait_ms: builtins.int
+    """How long to wait; 0 means 10,000; at most 300,000."""
+    return_strategy: global___ReturnStrategy.ValueType
+    """What to answer."""
+    view: global___View.ValueType
+    """As what that is shown."""
+    @property
+    def wait_until_tasks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As ExecuteWorkflow has it."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        wait_ms: builtins.int = ...,
+        wait_until_tasks: collections.abc.Iterable[builtins.str] | None = ...,
+        return_strategy: global___ReturnStrategy.ValueType = ...,
+        view: global___View.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "return_strategy", b"return_strategy", "view", b"view", "wait_ms", b"wait_ms", "wait_until_tasks", b"wait_until_tasks", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___AwaitWorkflowRequest = AwaitWorkflowRequest
+
+@typing.final
+class AwaitWorkflowResponse(google.protobuf.message.Message):
+    """See AwaitWorkflow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AWAITED_FIELD_NUMBER: builtins.int
+    @property
+    def awaited(self) -> global___Awaited:
+        """How far it has come."""
+
+    def __init__(
+        self,
+        *,
+        awaited: global___Awaited | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["awaited", b"awaited"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["awaited", b"awaited"]) -> None: ...
+
+global___AwaitWorkflowResponse = AwaitWorkflowResponse
+
+@typing.final
+class SignalTaskRequest(google.protobuf.message.Message):
+    """See SignalTask."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    WAIT_MS_FIELD_NUMBER: builtins.int
+    RETURN_STRATEGY_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    status: global___TaskStatus.ValueType
+    """As UpdateTask has it."""
+    reason: builtins.str
+    """Why it failed; at most 2,000 characters."""
+    wait_ms: builtins.int
+    """How long to wait for what comes next; 0: not at all; at most 300,000."""
+    return_strategy: global___ReturnStrategy.ValueType
+    """What to answer."""
+    view: global___View.ValueType
+    """As what that is shown."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    @property
+    def output(self) -> orchestrator_api.v1.common_pb2.Payload:
+        """A JSON object; its members take the place of those of their names in the output so far."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        status: global___TaskStatus.ValueType = ...,
+        output: orchestrator_api.v1.common_pb2.Payload | None = ...,
+        reason: builtins.str = ...,
+        wait_ms: builtins.int = ...,
+        return_strategy: global___ReturnStrategy.ValueType = ...,
+        view: global___View.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["output", b"output", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "output", b"output", "reason", b"reason", "request", b"request", "return_strategy", b"return_strategy", "status", b"status", "view", b"view", "wait_ms", b"wait_ms", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___SignalTaskRequest = SignalTaskRequest
+
+@typing.final
+class SignalTaskResponse(google.protobuf.message.Message):
+    """See SignalTask."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AWAITED_FIELD_NUMBER: builtins.int
+    @property
+    def awaited(self) -> global___Awaited:
+        """How far the execution has come; absent if that was not waited for."""
+
+    def __init__(
+        self,
+        *,
+        awaited: global___Awaited | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["awaited", b"awaited"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["awaited", b"awaited"]) -> None: ...
+
+global___SignalTaskResponse = SignalTaskResponse
+
+@typing.final
+class Awaited(google.protobuf.message.Message):
+    """How far an execution has come that was waited for."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RETURN_STRATEGY_FIELD_NUMBER: builtins.int
+    TARGET_WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    TARGET_STATUS_FIELD_NUMBER: builtins.int
+    WORKFLOW_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    TIMED_OUT_FIELD_NUMBER: builtins.int
+    CONDUCTOR_JSON_FIELD_NUMBER: builtins.int
+    TASKS_LEFT_OUT_FIELD_NUMBER: builtins.int
+    return_strategy: global___ReturnStrategy.ValueType
+    """What was asked for."""
+    target_workflow_id: builtins.str
+    """The execution that was started or signalled."""
+    target_status: global___WorkflowStatus.ValueType
+    """Its status."""
+    workflow_id: builtins.str
+    """The execution that has the task, or that is in `workflow`."""
+    timed_out: builtins.bool
+    """The time is over, and it has neither ended nor is it blocked."""
+    conductor_json: builtins.bytes
+    """View CONDUCTOR: its answer as a whole, a WorkflowRun or TaskRun. `workflow` and `task` are absent then."""
+    tasks_left_out: builtins.bool
+    """The execution is shown without its tasks, since with them it does not fit into a message."""
+    @property
+    def workflow(self) -> global___Workflow:
+        """TARGET_WORKFLOW and BLOCKING_WORKFLOW: that execution, with its tasks."""
+
+    @property
+    def task(self) -> global___Task:
+        """The others: the task at which it is blocked, if it is."""
+
+    def __init__(
+        self,
+        *,
+        return_strategy: global___ReturnStrategy.ValueType = ...,
+        target_workflow_id: builtins.str = ...,
+        target_status: global___WorkflowStatus.ValueType = ...,
+        workflow: global___Workflow | None = ...,
+        task: global___Task | None = ...,
+        workflow_id: builtins.str = ...,
+        timed_out: builtins.bool = ...,
+        conductor_json: builtins.bytes = ...,
+        tasks_left_out: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["task", b"task", "workflow", b"workflow"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["conductor_json", b"conductor_json", "return_strategy", b"return_strategy", "target_status", b"target_status", "target_workflow_id", b"target_workflow_id", "task", b"task", "tasks_left_out", b"tasks_left_out", "timed_out", b"timed_out", "workflow", b"workflow", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___Awaited = Awaited

@@ -175,6 +175,21 @@ class WorkflowServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowResponse.FromString,
                 _registered_method=True)
+        self.ExecuteWorkflow = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/ExecuteWorkflow',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExecuteWorkflowRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExecuteWorkflowResponse.FromString,
+                _registered_method=True)
+        self.AwaitWorkflow = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/AwaitWorkflow',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.AwaitWorkflowRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.AwaitWorkflowResponse.FromString,
+                _registered_method=True)
+        self.SignalTask = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/SignalTask',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SignalTaskRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SignalTaskResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer(object):
@@ -377,6 +392,29 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExecuteWorkflow(self, request, context):
+        """Starts an execution and waits until it ends or is blocked: at a WAIT without a time or a HUMAN, of its own or of a
+        sub-workflow. On the deadline answers how far it has come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AwaitWorkflow(self, request, context):
+        """Waits likewise for an execution that was started before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignalTask(self, request, context):
+        """Says for the first WAIT or HUMAN in progress, of the execution itself or else of a sub-workflow, what it has come
+        to; may wait likewise then. NOT_FOUND if there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -519,6 +557,21 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.TestWorkflow,
                     request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowResponse.SerializeToString,
+            ),
+            'ExecuteWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExecuteWorkflow,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExecuteWorkflowRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExecuteWorkflowResponse.SerializeToString,
+            ),
+            'AwaitWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.AwaitWorkflow,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.AwaitWorkflowRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.AwaitWorkflowResponse.SerializeToString,
+            ),
+            'SignalTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalTask,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.SignalTaskRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.SignalTaskResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1278,6 +1331,87 @@ class WorkflowService(object):
             '/orchestrator.v1.WorkflowService/TestWorkflow',
             orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workflows__pb2.TestWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/ExecuteWorkflow',
+            orchestrator__api_dot_v1_dot_workflows__pb2.ExecuteWorkflowRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.ExecuteWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AwaitWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/AwaitWorkflow',
+            orchestrator__api_dot_v1_dot_workflows__pb2.AwaitWorkflowRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.AwaitWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/SignalTask',
+            orchestrator__api_dot_v1_dot_workflows__pb2.SignalTaskRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.SignalTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -189,6 +189,28 @@ class WorkflowServiceStub:
     ]
     """Runs a workflow with mocked outcomes of its tasks, in virtual time. Nothing is executed, and nothing is kept."""
 
+    ExecuteWorkflow: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.ExecuteWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.ExecuteWorkflowResponse,
+    ]
+    """Starts an execution and waits until it ends or is blocked: at a WAIT without a time or a HUMAN, of its own or of a
+    sub-workflow. On the deadline answers how far it has come.
+    """
+
+    AwaitWorkflow: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.AwaitWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.AwaitWorkflowResponse,
+    ]
+    """Waits likewise for an execution that was started before."""
+
+    SignalTask: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.SignalTaskRequest,
+        orchestrator_api.v1.workflows_pb2.SignalTaskResponse,
+    ]
+    """Says for the first WAIT or HUMAN in progress, of the execution itself or else of a sub-workflow, what it has come
+    to; may wait likewise then. NOT_FOUND if there is none.
+    """
+
 class WorkflowServiceAsyncStub:
     """Executions of workflows."""
 
@@ -359,6 +381,28 @@ class WorkflowServiceAsyncStub:
         orchestrator_api.v1.workflows_pb2.TestWorkflowResponse,
     ]
     """Runs a workflow with mocked outcomes of its tasks, in virtual time. Nothing is executed, and nothing is kept."""
+
+    ExecuteWorkflow: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.ExecuteWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.ExecuteWorkflowResponse,
+    ]
+    """Starts an execution and waits until it ends or is blocked: at a WAIT without a time or a HUMAN, of its own or of a
+    sub-workflow. On the deadline answers how far it has come.
+    """
+
+    AwaitWorkflow: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.AwaitWorkflowRequest,
+        orchestrator_api.v1.workflows_pb2.AwaitWorkflowResponse,
+    ]
+    """Waits likewise for an execution that was started before."""
+
+    SignalTask: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.SignalTaskRequest,
+        orchestrator_api.v1.workflows_pb2.SignalTaskResponse,
+    ]
+    """Says for the first WAIT or HUMAN in progress, of the execution itself or else of a sub-workflow, what it has come
+    to; may wait likewise then. NOT_FOUND if there is none.
+    """
 
 class WorkflowServiceServicer(metaclass=abc.ABCMeta):
     """Executions of workflows."""
@@ -586,5 +630,33 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workflows_pb2.TestWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.TestWorkflowResponse]]:
         """Runs a workflow with mocked outcomes of its tasks, in virtual time. Nothing is executed, and nothing is kept."""
+
+    @abc.abstractmethod
+    def ExecuteWorkflow(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.ExecuteWorkflowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.ExecuteWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.ExecuteWorkflowResponse]]:
+        """Starts an execution and waits until it ends or is blocked: at a WAIT without a time or a HUMAN, of its own or of a
+        sub-workflow. On the deadline answers how far it has come.
+        """
+
+    @abc.abstractmethod
+    def AwaitWorkflow(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.AwaitWorkflowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.AwaitWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.AwaitWorkflowResponse]]:
+        """Waits likewise for an execution that was started before."""
+
+    @abc.abstractmethod
+    def SignalTask(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.SignalTaskRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.SignalTaskResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.SignalTaskResponse]]:
+        """Says for the first WAIT or HUMAN in progress, of the execution itself or else of a sub-workflow, what it has come
+        to; may wait likewise then. NOT_FOUND if there is none.
+        """
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
