@@ -126,8 +126,8 @@ def dequeue(step: Step, row: Ready) -> None:
 
 
 def _move_up(step: Step, row: Ready) -> None:
-    if row.limits:
-        # Behind it may be one that other limits hold for.
+    if row.limits or (row.namespace, row.name) in step.state.task_rates:
+        # Behind it may be one that other limits hold for, or that waits for the window.
         queue = (row.namespace, row.domain, row.name)
         step.ready_queues[queue] = None
         step.effects.append(QueueOpened(*queue))

@@ -25,6 +25,7 @@ from orchestrator.engine.commands import (
     UpdateSession,
 )
 from orchestrator.engine.effects import Deliver, QueueOpened
+from orchestrator.engine.invariants import breaches
 from orchestrator.engine.model import SessionKind, TaskStatus, TimerKind, WorkflowStatus
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from tests.engine.driver import Driver, simple, workflow
@@ -222,6 +223,28 @@ def test_at_most_so_many_are_handed_out_in_a_window(driver: Driver) -> None:
     assert leased(driver) == ["w2", "w3"]
     driver.wait(10_400)
     assert leased(driver) == ["w2", "w3", "w4"]
+
+
+def test_whoever_comes_to_the_front_waits_for_the_window_and_no_longer() -> None:
+    """Inline limits are those of the first that waits, also when the one before it, which had none, is taken away."""
+    driver = Driver()
+    driver.worker("s", "a", "b", slots=1)
+    inline = {"name": "a", "rateLimitPerFrequency": 3, "rateLimitFrequencyInSeconds": 10}
+    flow = workflow("flow", simple("a", taskDefinition=inline))
+    driver.register(flow, workflow("free", simple("a")), workflow("busy", simple("b")))
+    for number, then_ms in enumerate((3_000, 3_000, 5_000, 0)):
+        start(driver, 1, first=number)
+        driver.give("a", workflow_id=f"w{number}")
+        driver.wait(then_ms)
+    driver.start("busy", "busy")
+    driver.start("free", "x")
+    start(driver, 1, first=4)
+    driver.ok(TerminateWorkflow("default", "x", "stop", TerminateCompensation.SKIP))
+    assert breaches(driver.state) == []
+    driver.give("b", workflow_id="busy")
+    assert leased(driver) == []
+    driver.wait(2_400)
+    assert leased(driver) == ["w4"]
 
 
 def test_no_window_has_more_wherever_it_begins(driver: Driver) -> None:
