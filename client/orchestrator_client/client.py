@@ -132,6 +132,18 @@ class Client(Executing, Upkeep, Mocking):
         document: dict[str, Any] = json.loads(reply.definition_json)
         return document
 
+    async def delete_workflow_definition(self, name: str, version: int | None = None) -> None:
+        """Removes one version of a definition, or all: what has begun keeps it, and nothing begins by it any more."""
+        request = definitions_pb2.DeleteWorkflowDefinitionRequest(
+            namespace=self.connection.namespace, name=name, version=version or 0
+        )
+        await self.connection.call(lambda node: node.definitions.DeleteWorkflowDefinition, request, mutating=True)
+
+    async def delete_task_definition(self, name: str) -> None:
+        """Removes a definition: what has begun keeps it, and to what begins it is a task without one."""
+        request = definitions_pb2.DeleteTaskDefinitionRequest(namespace=self.connection.namespace, name=name)
+        await self.connection.call(lambda node: node.definitions.DeleteTaskDefinition, request, mutating=True)
+
     async def _register_tasks(self, documents: Iterable[dict[str, Any]]) -> None:
         request = definitions_pb2.RegisterTasksRequest(
             namespace=self.connection.namespace, definition_json=[dumps(document) for document in documents]

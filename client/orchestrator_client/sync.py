@@ -199,6 +199,8 @@ class SyncClient(_Blocking[Client]):
     validate = _blocking(Client.validate)
     workflow_definition = _blocking(Client.workflow_definition)
     task_definition = _blocking(Client.task_definition)
+    delete_workflow_definition = _blocking(Client.delete_workflow_definition)
+    delete_task_definition = _blocking(Client.delete_task_definition)
     register_service = _blocking(Client.register_service)
     service = _blocking(Client.service)
     services = _iterating(Client.services)

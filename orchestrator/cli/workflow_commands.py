@@ -25,7 +25,7 @@ def workflow() -> None:
 
 @click.group()
 def task() -> None:
-    """Register tasks."""
+    """Register tasks, and remove their definitions."""
 
 
 async def _register(session: Session, client: Client, files: Sequence[str], overwrite: bool = False) -> None:
@@ -48,6 +48,31 @@ async def register_workflow(session: Session, client: Client, files: Sequence[st
 async def register_task(session: Session, client: Client, files: Sequence[str]) -> None:
     """Register the tasks in JSON or YAML files."""
     await _register(session, client, files)
+
+
+@workflow.command("unregister")
+@click.argument("name")
+@click.option("--version", type=click.IntRange(min=1), help="The one to remove.")
+@click.option("--all-versions", is_flag=True, help="Every version that there is.")
+@calls_cluster
+async def unregister_workflow(
+    session: Session, client: Client, name: str, version: int | None, all_versions: bool
+) -> None:
+    """Remove a workflow's definition: what has begun keeps it, and nothing begins by it any more."""
+    if (version is None) is not all_versions:
+        raise click.UsageError("either --version or --all-versions")
+    await client.delete_workflow_definition(name, version)
+    which = f"{name} version {version}" if version else name
+    session.output.said(f"unregistered {which}", {"unregistered": which})
+
+
+@task.command("unregister")
+@click.argument("name")
+@calls_cluster
+async def unregister_task(session: Session, client: Client, name: str) -> None:
+    """Remove a task's definition: what has begun keeps it."""
+    await client.delete_task_definition(name)
+    session.output.said(f"unregistered {name}", {"unregistered": name})
 
 
 @workflow.command()

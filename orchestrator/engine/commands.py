@@ -16,6 +16,7 @@ from orchestrator.engine.choices import (
     TerminateCompensation,
 )
 from orchestrator.engine.command import Command
+from orchestrator.engine.definition_commands import DeleteTaskDefinition, DeleteWorkflowDefinition
 from orchestrator.engine.model import SessionKind, TaskStatus
 from orchestrator.engine.schema_commands import DeleteSchema, RegisterSchemas
 
@@ -478,6 +479,8 @@ AnyCommand = (
     | DeleteService
     | RegisterSchemas
     | DeleteSchema
+    | DeleteWorkflowDefinition
+    | DeleteTaskDefinition
     | DeleteWorkflow
     | SetRetention
     | PurgeExecutions

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from orchestrator.engine import chain, commands, dedup, messages, schema_commands
+from orchestrator.engine import chain, commands, dedup, definition_commands, messages, schema_commands
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.handlers import (
     again,
@@ -86,6 +86,8 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.DeleteService: services.delete_service,
     schema_commands.RegisterSchemas: schemas.register_schemas,
     schema_commands.DeleteSchema: schemas.delete_schema,
+    definition_commands.DeleteWorkflowDefinition: definitions.delete_workflow_definition,
+    definition_commands.DeleteTaskDefinition: definitions.delete_task_definition,
     commands.DeleteWorkflow: purging.delete_workflow,
     commands.SetRetention: purging.set_retention,
     commands.PurgeExecutions: purging.purge_executions,

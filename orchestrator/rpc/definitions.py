@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.engine import queries
 from orchestrator.engine.commands import RegisterTasks, RegisterWorkflows
+from orchestrator.engine.definition_commands import DeleteTaskDefinition, DeleteWorkflowDefinition
 from orchestrator.engine.definitions.parse import (
     DefinitionInvalid,
     DefinitionUnimplemented,
@@ -26,6 +27,7 @@ from orchestrator_api.v1 import definitions_pb2 as pb
 from orchestrator_api.v1 import definitions_pb2_grpc as pb_grpc
 
 DOCUMENTS_MAX = 100
+VERSION_MAX = 2**31 - 1
 # A page ends at about this size, so that every client accepts the message.
 PAGE_BYTES = 2 << 20
 
@@ -71,6 +73,19 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
             RegisterTasks(namespace_of(request.namespace), documents), Done, identity_of(request.request)
         )
         return pb.RegisterTasksResponse()
+
+    @answers
+    async def DeleteWorkflowDefinition(self, request: pb.DeleteWorkflowDefinitionRequest, context: Any) -> Any:
+        version = in_range("version", request.version, 0, VERSION_MAX)
+        command = DeleteWorkflowDefinition(namespace_of(request.namespace), required("name", request.name), version)
+        await self.backend.submit(command, Done, identity_of(request.request))
+        return pb.DeleteWorkflowDefinitionResponse()
+
+    @answers
+    async def DeleteTaskDefinition(self, request: pb.DeleteTaskDefinitionRequest, context: Any) -> Any:
+        command = DeleteTaskDefinition(namespace_of(request.namespace), required("name", request.name))
+        await self.backend.submit(command, Done, identity_of(request.request))
+        return pb.DeleteTaskDefinitionResponse()
 
     @answers
     async def GetWorkflowDefinition(self, request: pb.GetWorkflowDefinitionRequest, context: Any) -> Any:

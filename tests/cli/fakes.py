@@ -100,6 +100,12 @@ class FakeClient:
     async def register(self, *files: str, overwrite: bool) -> None:
         self._called("register", files, overwrite)
 
+    async def delete_workflow_definition(self, name: str, version: int | None) -> None:
+        self._called("delete_workflow_definition", name, version)
+
+    async def delete_task_definition(self, name: str) -> None:
+        self._called("delete_task_definition", name)
+
     async def start(self, name: str, input: dict[str, Any], **options: Any) -> FakeRun:
         self._called("start", name, input, {key: value for key, value in options.items() if value})
         workflow_id = options["id"] or f"made-{len(self.executions)}"

@@ -74,6 +74,22 @@ def test_each_command_asks_for_one_thing_and_says_that_it_was_done(
         assert isinstance(json.loads(result.stdout), dict) if more else result.stdout
 
 
+def test_definitions_are_unregistered_one_version_or_all_that_were_asked_for(fake: FakeClient) -> None:
+    one = run(fake, "workflow", "unregister", "order", "--version", "2")
+    assert one.stdout.endswith("unregistered order version 2\n")
+    assert run(fake, "workflow", "unregister", "order", "--all-versions").stdout.endswith("unregistered order\n")
+    assert run(fake, "task", "unregister", "charge").stdout.endswith("unregistered charge\n")
+    assert [call for call in fake.calls if call[0] != "connect"] == [
+        ("delete_workflow_definition", "order", 2),
+        ("delete_workflow_definition", "order", None),
+        ("delete_task_definition", "charge"),
+    ]
+    fake.calls.clear()
+    for options in ([], ["--version", "2", "--all-versions"]):
+        assert run(fake, "workflow", "unregister", "order", *options).exit_code == 2
+    assert not any(call[0] == "delete_workflow_definition" for call in fake.calls)
+
+
 def test_files_are_registered(fake: FakeClient, tmp_path: Path) -> None:
     file = tmp_path / "order.json"
     file.write_text("{}")

@@ -436,3 +436,22 @@ async def test_masked_fields_are_for_workers_only(client: Client) -> None:
     assert execution.output == {"card": "***"}
     assert (execution.tasks[0].input, execution.tasks[0].output) == ({"card": "***"}, {"card": "***"})
     assert not [each async for each in client.search(free_text="4111")]
+
+
+async def test_a_definition_is_taken_away_and_what_runs_goes_on(client: Client) -> None:
+    approval = Workflow("approval")
+    approval.wait(signal="approve")
+    await client.register(approval)
+    run = await client.start("approval", {})
+    await client.delete_workflow_definition("approval", 1)
+    with pytest.raises(NotFound) as refused:
+        await client.start("approval", {})
+    assert refused.value.reason == "WORKFLOW_DEFINITION_NOT_FOUND"
+    with pytest.raises(NotFound):
+        await client.delete_workflow_definition("approval")
+    await run.signal("approve")
+    assert (await run.wait(PATIENCE_S)).status == "COMPLETED"
+    await client.register({"name": "charge", "retryCount": 1})
+    await client.delete_task_definition("charge")
+    with pytest.raises(NotFound):
+        await client.delete_task_definition("charge")

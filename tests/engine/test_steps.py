@@ -7,7 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.engine import choices, commands, leases, machine, messages, schema_commands, step, walk
+from orchestrator.engine import (
+    choices,
+    commands,
+    definition_commands,
+    leases,
+    machine,
+    messages,
+    schema_commands,
+    step,
+    walk,
+)
 from orchestrator.engine.choices import IfExists, TerminateCompensation
 from orchestrator.engine.command import Command
 from orchestrator.engine.commands import RequestIdentity, StartWorkflow
@@ -76,6 +86,8 @@ EVERY_COMMAND: dict[type, Any] = {
         "default", (b'{"name":"s","data":{"type":"object"}}',), False
     ),
     schema_commands.DeleteSchema: schema_commands.DeleteSchema("default", "s", 0),
+    definition_commands.DeleteWorkflowDefinition: definition_commands.DeleteWorkflowDefinition("default", "w", 0),
+    definition_commands.DeleteTaskDefinition: definition_commands.DeleteTaskDefinition("default", "t"),
     commands.DeleteWorkflow: commands.DeleteWorkflow(*ONE, choices.DeleteEffects.KEEP),
     commands.SetRetention: commands.SetRetention(1, 2, 3),
     commands.AddTaskLogs: None,

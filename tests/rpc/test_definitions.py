@@ -140,3 +140,20 @@ async def test_a_token_of_another_listing_is_refused(stubs: Stubs) -> None:
         pb.ListWorkflowDefinitionsRequest(page=PageRequest(token="%%%"), read=ReadOptions(stale_ok=True))
     )
     assert info_of(await failure(call)).metadata["field"] == "page.token"
+
+
+async def test_definitions_are_taken_away_by_version_or_all_together(stubs: Stubs) -> None:
+    await register(stubs, document("w", 1), document("w", 2), document("w", 3))
+    await stubs.definitions.DeleteWorkflowDefinition(pb.DeleteWorkflowDefinitionRequest(name="w", version=2))
+    listed = await stubs.definitions.ListWorkflowDefinitions(pb.ListWorkflowDefinitionsRequest())
+    assert list(listed.definition_json) == [document("w", 1), document("w", 3)]
+    await stubs.definitions.DeleteWorkflowDefinition(pb.DeleteWorkflowDefinitionRequest(name="w"))
+    error = await failure(stubs.definitions.DeleteWorkflowDefinition(pb.DeleteWorkflowDefinitionRequest(name="w")))
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.NOT_FOUND, "WORKFLOW_DEFINITION_NOT_FOUND")
+
+
+async def test_a_task_definition_is_taken_away(stubs: Stubs) -> None:
+    await stubs.definitions.RegisterTasks(pb.RegisterTasksRequest(definition_json=[b'{"name":"t"}']))
+    await stubs.definitions.DeleteTaskDefinition(pb.DeleteTaskDefinitionRequest(name="t"))
+    error = await failure(stubs.definitions.DeleteTaskDefinition(pb.DeleteTaskDefinitionRequest(name="t")))
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.NOT_FOUND, "TASK_DEFINITION_NOT_FOUND")

@@ -1,4 +1,4 @@
-"""Registering definitions: all documents of a command, or none."""
+"""Registering definitions, all documents of a command or none, and taking them away."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import cast
 
 from orchestrator.engine import throttle
 from orchestrator.engine.commands import RegisterTasks, RegisterWorkflows
+from orchestrator.engine.definition_commands import DeleteTaskDefinition, DeleteWorkflowDefinition
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.parse import validate_task, validate_workflow
 from orchestrator.engine.errors import refuse, refuse_definition
@@ -52,4 +53,27 @@ def register_tasks(step: Step, command: RegisterTasks) -> AnyResult:
             row = TaskDefinitionRow(command.namespace, parsed.name, parsed.document, step.now)
             step.write(Table.TASK_DEFINITION, key, row)
             throttle.definition_changed(step, *key)
+    return Done()
+
+
+def delete_workflow_definition(step: Step, command: DeleteWorkflowDefinition) -> AnyResult:
+    """Executions have bundles of their own, which stay."""
+    versions = step.state.highest_version.get((command.namespace, command.name), [])
+    found = [version for version in versions if command.version in (0, version)]
+    if not found:
+        which = f" version {command.version}" if command.version else ""
+        message = f"no workflow definition is called {command.name}{which}"
+        refuse(Code.NOT_FOUND, "WORKFLOW_DEFINITION_NOT_FOUND", message, workflow=command.name)
+    for version in found:
+        step.write(Table.WORKFLOW_DEFINITION, (command.namespace, command.name, version), None)
+    return Done()
+
+
+def delete_task_definition(step: Step, command: DeleteTaskDefinition) -> AnyResult:
+    key = (command.namespace, command.name)
+    if key not in step.state.resident[Table.TASK_DEFINITION]:
+        message = f"no task definition is called {command.name}"
+        refuse(Code.NOT_FOUND, "TASK_DEFINITION_NOT_FOUND", message, task=command.name)
+    step.write(Table.TASK_DEFINITION, key, None)
+    throttle.definition_changed(step, *key)
     return Done()

@@ -350,3 +350,89 @@ class ListTaskDefinitionsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["definition_json", b"definition_json", "next_token", b"next_token"]) -> None: ...
 
 global___ListTaskDefinitionsResponse = ListTaskDefinitionsResponse
+
+@typing.final
+class DeleteWorkflowDefinitionRequest(google.protobuf.message.Message):
+    """See DeleteWorkflowDefinition."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    name: builtins.str
+    """The workflow's name."""
+    version: builtins.int
+    """0: all versions."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        name: builtins.str = ...,
+        version: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "namespace", b"namespace", "request", b"request", "version", b"version"]) -> None: ...
+
+global___DeleteWorkflowDefinitionRequest = DeleteWorkflowDefinitionRequest
+
+@typing.final
+class DeleteWorkflowDefinitionResponse(google.protobuf.message.Message):
+    """See DeleteWorkflowDefinition."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___DeleteWorkflowDefinitionResponse = DeleteWorkflowDefinitionResponse
+
+@typing.final
+class DeleteTaskDefinitionRequest(google.protobuf.message.Message):
+    """See DeleteTaskDefinition."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    name: builtins.str
+    """The task's name."""
+    @property
+    def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
+        """Makes a retry safe."""
+
+    def __init__(
+        self,
+        *,
+        request: orchestrator_api.v1.common_pb2.RequestIdentity | None = ...,
+        namespace: builtins.str = ...,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "namespace", b"namespace", "request", b"request"]) -> None: ...
+
+global___DeleteTaskDefinitionRequest = DeleteTaskDefinitionRequest
+
+@typing.final
+class DeleteTaskDefinitionResponse(google.protobuf.message.Message):
+    """See DeleteTaskDefinition."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___DeleteTaskDefinitionResponse = DeleteTaskDefinitionResponse

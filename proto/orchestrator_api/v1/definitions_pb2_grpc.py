@@ -70,6 +70,16 @@ class DefinitionServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_definitions__pb2.ListTaskDefinitionsRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_definitions__pb2.ListTaskDefinitionsResponse.FromString,
                 _registered_method=True)
+        self.DeleteWorkflowDefinition = channel.unary_unary(
+                '/orchestrator.v1.DefinitionService/DeleteWorkflowDefinition',
+                request_serializer=orchestrator__api_dot_v1_dot_definitions__pb2.DeleteWorkflowDefinitionRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_definitions__pb2.DeleteWorkflowDefinitionResponse.FromString,
+                _registered_method=True)
+        self.DeleteTaskDefinition = channel.unary_unary(
+                '/orchestrator.v1.DefinitionService/DeleteTaskDefinition',
+                request_serializer=orchestrator__api_dot_v1_dot_definitions__pb2.DeleteTaskDefinitionRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_definitions__pb2.DeleteTaskDefinitionResponse.FromString,
+                _registered_method=True)
 
 
 class DefinitionServiceServicer(object):
@@ -126,6 +136,22 @@ class DefinitionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteWorkflowDefinition(self, request, context):
+        """Removes one version of a workflow definition, or all; NOT_FOUND if there is none. What has begun keeps it, and can
+        be restarted and run again with it; nothing begins by its name any more, neither as a sub-workflow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTaskDefinition(self, request, context):
+        """Removes a task definition; NOT_FOUND if there is none. What has begun keeps it, but for its limits, which are those
+        of the moment; to what begins it is a task without a definition.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DefinitionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +189,16 @@ def add_DefinitionServiceServicer_to_server(servicer, server):
                     servicer.ListTaskDefinitions,
                     request_deserializer=orchestrator__api_dot_v1_dot_definitions__pb2.ListTaskDefinitionsRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_definitions__pb2.ListTaskDefinitionsResponse.SerializeToString,
+            ),
+            'DeleteWorkflowDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteWorkflowDefinition,
+                    request_deserializer=orchestrator__api_dot_v1_dot_definitions__pb2.DeleteWorkflowDefinitionRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_definitions__pb2.DeleteWorkflowDefinitionResponse.SerializeToString,
+            ),
+            'DeleteTaskDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTaskDefinition,
+                    request_deserializer=orchestrator__api_dot_v1_dot_definitions__pb2.DeleteTaskDefinitionRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_definitions__pb2.DeleteTaskDefinitionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +391,60 @@ class DefinitionService(object):
             '/orchestrator.v1.DefinitionService/ListTaskDefinitions',
             orchestrator__api_dot_v1_dot_definitions__pb2.ListTaskDefinitionsRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_definitions__pb2.ListTaskDefinitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteWorkflowDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.DefinitionService/DeleteWorkflowDefinition',
+            orchestrator__api_dot_v1_dot_definitions__pb2.DeleteWorkflowDefinitionRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_definitions__pb2.DeleteWorkflowDefinitionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTaskDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.DefinitionService/DeleteTaskDefinition',
+            orchestrator__api_dot_v1_dot_definitions__pb2.DeleteTaskDefinitionRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_definitions__pb2.DeleteTaskDefinitionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,22 @@ class DefinitionServiceStub:
     ]
     """All task definitions of the namespace, ordered by name."""
 
+    DeleteWorkflowDefinition: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.definitions_pb2.DeleteWorkflowDefinitionRequest,
+        orchestrator_api.v1.definitions_pb2.DeleteWorkflowDefinitionResponse,
+    ]
+    """Removes one version of a workflow definition, or all; NOT_FOUND if there is none. What has begun keeps it, and can
+    be restarted and run again with it; nothing begins by its name any more, neither as a sub-workflow.
+    """
+
+    DeleteTaskDefinition: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.definitions_pb2.DeleteTaskDefinitionRequest,
+        orchestrator_api.v1.definitions_pb2.DeleteTaskDefinitionResponse,
+    ]
+    """Removes a task definition; NOT_FOUND if there is none. What has begun keeps it, but for its limits, which are those
+    of the moment; to what begins it is a task without a definition.
+    """
+
 class DefinitionServiceAsyncStub:
     """Workflow and task definitions, in Conductor's JSON shape."""
 
@@ -111,6 +127,22 @@ class DefinitionServiceAsyncStub:
         orchestrator_api.v1.definitions_pb2.ListTaskDefinitionsResponse,
     ]
     """All task definitions of the namespace, ordered by name."""
+
+    DeleteWorkflowDefinition: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.definitions_pb2.DeleteWorkflowDefinitionRequest,
+        orchestrator_api.v1.definitions_pb2.DeleteWorkflowDefinitionResponse,
+    ]
+    """Removes one version of a workflow definition, or all; NOT_FOUND if there is none. What has begun keeps it, and can
+    be restarted and run again with it; nothing begins by its name any more, neither as a sub-workflow.
+    """
+
+    DeleteTaskDefinition: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.definitions_pb2.DeleteTaskDefinitionRequest,
+        orchestrator_api.v1.definitions_pb2.DeleteTaskDefinitionResponse,
+    ]
+    """Removes a task definition; NOT_FOUND if there is none. What has begun keeps it, but for its limits, which are those
+    of the moment; to what begins it is a task without a definition.
+    """
 
 class DefinitionServiceServicer(metaclass=abc.ABCMeta):
     """Workflow and task definitions, in Conductor's JSON shape."""
@@ -172,5 +204,25 @@ class DefinitionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.definitions_pb2.ListTaskDefinitionsResponse, collections.abc.Awaitable[orchestrator_api.v1.definitions_pb2.ListTaskDefinitionsResponse]]:
         """All task definitions of the namespace, ordered by name."""
+
+    @abc.abstractmethod
+    def DeleteWorkflowDefinition(
+        self,
+        request: orchestrator_api.v1.definitions_pb2.DeleteWorkflowDefinitionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.definitions_pb2.DeleteWorkflowDefinitionResponse, collections.abc.Awaitable[orchestrator_api.v1.definitions_pb2.DeleteWorkflowDefinitionResponse]]:
+        """Removes one version of a workflow definition, or all; NOT_FOUND if there is none. What has begun keeps it, and can
+        be restarted and run again with it; nothing begins by its name any more, neither as a sub-workflow.
+        """
+
+    @abc.abstractmethod
+    def DeleteTaskDefinition(
+        self,
+        request: orchestrator_api.v1.definitions_pb2.DeleteTaskDefinitionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.definitions_pb2.DeleteTaskDefinitionResponse, collections.abc.Awaitable[orchestrator_api.v1.definitions_pb2.DeleteTaskDefinitionResponse]]:
+        """Removes a task definition; NOT_FOUND if there is none. What has begun keeps it, but for its limits, which are those
+        of the moment; to what begins it is a task without a definition.
+        """
 
 def add_DefinitionServiceServicer_to_server(servicer: DefinitionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
