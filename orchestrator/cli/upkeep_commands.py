@@ -126,34 +126,33 @@ async def restart(session: Session, client: Client, workflow_ids: Sequence[str],
 @click.command()
 @_ID
 @click.option("--from", "task_id", default="", metavar="TASK_ID", help="The task to begin with; all by default.")
-@click.option("--task-input", metavar="JSON", help="The task's input, instead of what it would be.")
-@click.option("--input", "workflow_input", metavar="JSON", help="The workflow's input from now on.")
+@click.option("--task-input", type=json_object, metavar="JSON|@FILE|@-",
+              help="The task's input, instead of what it would be.")
+@click.option("--input", "workflow_input", type=json_object, metavar="JSON|@FILE|@-",
+              help="The workflow's input from now on.")
 @click.option("--correlation-id", default="", help="The correlation id from now on.")
 @_effects_option
 @calls_cluster
-async def rerun(session: Session, client: Client, workflow_id: str, task_id: str, task_input: str | None,
-                workflow_input: str | None, correlation_id: str,
+async def rerun(session: Session, client: Client, workflow_id: str, task_id: str, task_input: dict[str, Any] | None,
+                workflow_input: dict[str, Any] | None, correlation_id: str,
                 effects: Literal["keep", "compensate_first"] | None) -> None:
     """Run an ended workflow again from one of its tasks, or from the beginning with another input."""
     await client.rerun(
-        workflow_id, task_id, task_input=_given(task_input), workflow_input=_given(workflow_input),
+        workflow_id, task_id, task_input=task_input, workflow_input=workflow_input,
         correlation_id=correlation_id, effects=effects,
     )
     session.output.said(f"{workflow_id} runs again", {"workflow_id": workflow_id, "done": "rerun"})
 
 
-def _given(text: str | None) -> dict[str, Any] | None:
-    return None if text is None else json_object(text)
-
-
 @click.command("skip-task")
 @_ID
 @click.argument("reference")
-@click.option("--output", metavar="JSON", help="What others see of it.")
+@click.option("--output", "-o", type=json_object, metavar="JSON|@FILE|@-", help="What others see of it.")
 @calls_cluster
-async def skip_task(session: Session, client: Client, workflow_id: str, reference: str, output: str | None) -> None:
+async def skip_task(session: Session, client: Client, workflow_id: str, reference: str,
+                    output: dict[str, Any] | None) -> None:
     """Leave out a task that has not begun."""
-    await client.skip_task(workflow_id, reference, _given(output))
+    await client.skip_task(workflow_id, reference, output)
     session.output.said(f"skipped {reference} of {workflow_id}", {"workflow_id": workflow_id, "skipped": reference})
 
 

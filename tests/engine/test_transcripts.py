@@ -6,7 +6,8 @@
                                 a? (optional), wait:NAME (for a signal), [ a b | c d ] (a fork and its join),
                                 { a b } (a loop with a condition), {3 a b } (over three items), {keep:2 a } (keepLastN),
                                 sub:NAME (a sub-workflow), fan:a:3 (a dynamic fork of three, and its join), js:NAME
-                                (a script), case:NAME ( a | b ) (a switch by script: "1" or "2")
+                                (a script), case:NAME ( a | b ) (a switch by script: "1" or "2"), TYPE:REF[:MORE]
+                                (any other type: see PLAIN)
     worker ID SLOTS NAMES...    opens a session
     node ID                     opens the session of a node, which evaluates scripts
     start NAME [ID]             starts an execution; the id is w if it is not given
@@ -20,6 +21,8 @@
     wait SECONDS                log time passes; timers fire
     pause, resume, retry, terminate [run|skip], signal NAME, undo [retry|skip|abandon]
     retry resume, again [keep|compensate_first], rerun REF, skip REF
+    update REF STATUS, push TEXT
+    handler EVENT NAME          whenever the event is published, the workflow of this name is started
     restart                     a new replica goes on from the rows
 """
 
@@ -29,10 +32,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from orchestrator.engine import choices, queries
 from orchestrator.engine import commands as c
+from orchestrator.engine.definitions import operators
+from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.effects import AnyEffect, Cancel, Deliver, LeaseEnded, SessionEnded, TaskQueued
 from orchestrator.engine.model import SessionKind, TaskAttempt, TaskStatus
 from orchestrator.engine.results import Done, Judged, Rejected
@@ -67,10 +73,11 @@ class Story:
         self.driver.worker(session, *names, slots=int(slots))
 
     def _start(self, name: str, workflow_id: str = "w") -> Any:
+        self.names[workflow_id] = workflow_id
         return self.driver.start(name, workflow_id)
 
     def _node(self, session: str) -> None:
-        names = ("system/script", "system/jq")
+        names = ("system/script", "system/jq", "system/http", "system/grpc")
         self.driver.ok(c.OpenSession(session, SessionKind.STREAM, "$system", "", session, names, 9, 10_000))
 
     def _complete(self, reference: str) -> Any:
@@ -133,6 +140,17 @@ class Story:
     def _signal(self, name: str) -> Any:
         return self.driver.do(c.SignalWorkflow(*ONE, name, b'{"by":"ann"}'))
 
+    def _update(self, reference: str, status: str) -> Any:
+        return self.driver.do(c.UpdateTask(*ONE, reference, TaskStatus[status], b'{"by":"ann"}'))
+
+    def _push(self, text: str) -> Any:
+        return self.driver.do(c.PushMessage(*ONE, b'{"text":"%s"}' % text.encode()))
+
+    def _handler(self, event: str, name: str) -> None:
+        action = {"action": "start_workflow", "start_workflow": {"name": name}}
+        document = {"name": name, "event": event, "active": True, "actions": [action]}
+        self.driver.ok(c.PutEventHandler("default", msgspec.json.encode(document)))
+
     def _undo(self, how: str) -> Any:
         if how == "abandon":
             return self.driver.do(c.AbandonCompensation(*ONE, "enough"))
@@ -168,8 +186,13 @@ class Story:
             assert hot is not None
             for one in hot.tasks.values():
                 if one.child and one.child not in self.names:
-                    name = f"{self.names[key[1]]}/{one.reference}"
+                    name = f"{self.names.get(key[1], key[1])}/{one.reference}"
                     self.names[one.child] = name + "'" * list(self.names.values()).count(name)
+        for key in self.driver.state.hot_keys():
+            # One that was started by another, which does not wait for it.
+            hot = self.driver.state.execution(key)
+            assert hot is not None
+            self.names.setdefault(key[1], hot.execution.name)
 
     def _result(self, result: Any) -> str:
         if isinstance(result, Rejected):
@@ -276,7 +299,42 @@ def _element(kind: str, reference: str, given: dict[str, Any] | None = None, **f
     return {**made, "inputParameters": given} if given else made
 
 
+PLAIN: dict[str, dict[str, Any]] = {
+    "HTTP": {"inputParameters": {"uri": "http://x/"}},
+    "GRPC": {"inputParameters": {"target": "x:1", "method": "a.B/C"}},
+    "JSON_JQ_TRANSFORM": {"inputParameters": {"queryExpression": ".x"}},
+    "LAMBDA": {"inputParameters": {"scriptExpression": "return 1"}},
+    "DECISION": {"caseExpression": "$.v", "decisionCases": {"1": [], "2": []}},
+    "EXCLUSIVE_JOIN": {},  # MORE: the references, with commas
+    "DYNAMIC": {"dynamicTaskNameParam": "n"},  # MORE: the name
+    "START_WORKFLOW": {},  # MORE: the name
+    "HUMAN": {},
+    "EVENT": {"sink": "conductor:told"},
+    "PULL_WORKFLOW_MESSAGES": {"inputParameters": {"batchSize": 2}},
+    "SET_VARIABLE": {"inputParameters": {"n": 1}},
+    "TERMINATE": {},  # MORE: the status
+    "NOOP": {},
+}
+
+
+def _plain(kind: str, reference: str, more: str) -> dict[str, Any]:
+    fields = dict(PLAIN[kind])
+    if kind == "EXCLUSIVE_JOIN":
+        fields["joinOn"] = more.split(",")
+    elif kind == "DYNAMIC":
+        fields["inputParameters"] = {"n": more}
+    elif kind == "START_WORKFLOW":
+        fields["inputParameters"] = {"startWorkflow": {"name": more}}
+    elif kind == "TERMINATE":
+        fields["inputParameters"] = {"terminationStatus": more}
+    return {"name": reference, "taskReferenceName": reference, "type": kind, **fields}
+
+
 def _task(word: str) -> dict[str, Any]:
+    kind, _, rest = word.partition(":")
+    if kind in PLAIN:
+        reference, _, more = rest.partition(":")
+        return _plain(kind, reference, more)
     if word.startswith("wait:"):
         signal = word.removeprefix("wait:")
         return {"name": "wait", "taskReferenceName": signal, "type": "WAIT", "inputParameters": {"signal": signal}}
@@ -311,3 +369,12 @@ def test_transcript(path: Path) -> None:
     if os.environ.get("REWRITE"):
         path.write_text(text)
     assert text == path.read_text(), "if this is what is wanted: REWRITE=1"
+
+
+def test_every_type_of_task_has_a_story() -> None:
+    words = {word for path in FOLDER.glob("*.txt") for word in path.read_text().split()}
+    told = {word.partition(":")[0] for word in words}
+    short = {"[": {"FORK_JOIN", "JOIN"}, "fan": {"FORK_JOIN_DYNAMIC"}, "wait": {"WAIT"}, "sub": {"SUB_WORKFLOW"},
+             "js": {"INLINE"}, "case": {"SWITCH"}, "{": {"DO_WHILE"}, "complete": {"SIMPLE"}}
+    types = told.union(*(types for word, types in short.items() if word in told))
+    assert types >= {*(str(member) for member in TaskType), *operators.ALIASES}

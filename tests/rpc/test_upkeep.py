@@ -281,3 +281,19 @@ async def test_a_migration_is_tried_dry(bench: Bench, stubs: Stubs) -> None:
     finish(bench)
     error = await failure(stubs.workflows.MigrateWorkflow(pb.MigrateWorkflowRequest(workflow_id="w", version=9)))
     assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_messages_are_pushed_into_the_queue(bench: Bench, stubs: Stubs) -> None:
+    bench.start()
+    request = pb.PushMessageRequest(workflow_id="w", payload=Payload(inline=b'{"n":1}'))
+    first, second = [await stubs.workflows.PushMessage(request) for _ in range(2)]
+    assert first.message_id and first.message_id != second.message_id
+    request.payload.inline = b"[]"
+    error = await failure(stubs.workflows.PushMessage(request))
+    assert (error.code(), info_of(error).metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "payload")
+    finish(bench)
+    request.payload.inline = b"{}"
+    error = await failure(stubs.workflows.PushMessage(request))
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WORKFLOW_ENDED")
+    request.workflow_id = "nobody"
+    assert (await failure(stubs.workflows.PushMessage(request))).code() is grpc.StatusCode.NOT_FOUND
