@@ -147,6 +147,12 @@ def test_every_type_of_task_has_a_test_that_shows_it() -> None:
     assert sorted(first) == sorted(built)
 
 
+def test_every_call_has_a_test_that_shows_it() -> None:
+    listed = [name for row in shown() for name in names(row[1]) if name[0].isupper()]
+    protos = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "proto/orchestrator_api/v1").glob("*.proto"))
+    assert sorted(listed) == sorted(re.findall(r"^  rpc (\w+)\(", protos, re.MULTILINE))
+
+
 @pytest.mark.parametrize("row", shown(), ids=lambda row: row[0])
 def test_what_shows_it_is_there(row: list[str]) -> None:
     file, *tests = names(row[-1])
