@@ -377,4 +377,4 @@ def test_every_type_of_task_has_a_story() -> None:
     short = {"[": {"FORK_JOIN", "JOIN"}, "fan": {"FORK_JOIN_DYNAMIC"}, "wait": {"WAIT"}, "sub": {"SUB_WORKFLOW"},
              "js": {"INLINE"}, "case": {"SWITCH"}, "{": {"DO_WHILE"}, "complete": {"SIMPLE"}}
     types = told.union(*(types for word, types in short.items() if word in told))
-    assert types >= {*(str(member) for member in TaskType), *operators.ALIASES}
+    assert types >= {*TaskType, *operators.ALIASES} - {TaskType.SCHEMA_CHECK}
