@@ -241,6 +241,9 @@ class Family:
     def _blocks(self, state: State, attempt: TaskAttempt) -> bool:
         if attempt.type not in _WAITS or attempt.status is not TaskStatus.IN_PROGRESS or attempt.compensates:
             return False
+        # What it was given is being looked at.
+        if attempt.is_looked_at:
+            return False
         return self._signalled or not any(_ends_by_itself(state, number) for number in attempt.timers)
 
     def _awaited(self, held: ExecutionState) -> list[TaskAttempt]:

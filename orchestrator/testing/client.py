@@ -16,6 +16,7 @@ from orchestrator.testing.machine import Machine
 from orchestrator.testing.rpc import SimulatedChannel
 from orchestrator_api.v1 import workflows_pb2
 from orchestrator_client.client import Client
+from orchestrator_client.conductor import Conductor
 from orchestrator_client.connection import ATTEMPT_S, PATIENCE_S, ChannelFactory, Connection
 from orchestrator_client.errors import DeadlineExceeded
 from orchestrator_client.execution import Execution
@@ -143,6 +144,7 @@ class TestClient(Client):
             deadline_s=self.connection.deadline_s,
             **options,
         )
+        self.conductor = Conductor(self.connection, self.start)
 
     def _handle(self, workflow_id: str, output_type: type | None, *, existing: bool = False) -> Run:
         return TestRun(self.connection, workflow_id, self._waits_for, output_type=output_type, existing=existing)

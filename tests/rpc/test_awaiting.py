@@ -107,6 +107,21 @@ async def test_a_human_blocks(families: Bench, stubs: Stubs) -> None:
     assert (answer.task.reference, answer.task.type) == ("ask", "HUMAN")
 
 
+async def test_a_task_whose_output_is_being_looked_at_does_not_block_any_more(families: Bench, stubs: Stubs) -> None:
+    """Somebody has answered: whether the answer keeps its schema is not for them to say."""
+    schema = {"type": "object", "required": ["by"]}
+    asks = one("ask", "HUMAN", taskDefinition={"name": "ask", "outputSchema": {
+        "name": "answer", "version": 1, "type": "JSON", "data": schema}, "enforceSchema": True})
+    families.driver.register(workflow("asks", asks))
+    families.apply(_start("asks"))
+    answer = (await soon("the answer", signal(stubs, wait_ms=50))).awaited
+    assert answer.timed_out
+    assert families.driver.latest("ask").is_looked_at
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await soon("the refusal", signal(stubs))
+    assert info_of(refused.value).reason == "TASK_NOT_FOUND"
+
+
 async def test_a_wait_with_a_time_does_not_block(families: Bench, stubs: Stubs) -> None:
     later = one("later", "WAIT", inputParameters={"duration": "1 hours"})
     families.driver.register(workflow("later", later))
