@@ -367,9 +367,9 @@ class Client(Executing, Upkeep, Mocking):
         """Ends the execution. Without a word on compensation it is refused if any completed step could be undone."""
         await self.run(workflow_id).terminate(reason, compensation=compensation)
 
-    async def retry(self, workflow_id: str) -> None:
-        """Tries the failed tasks of the ended execution again."""
-        await self.run(workflow_id).retry()
+    async def retry(self, workflow_id: str, *, resume_sub_workflows: bool = False) -> None:
+        """Tries the failed tasks of the ended execution again; see `Run.retry`."""
+        await self.run(workflow_id).retry(resume_sub_workflows=resume_sub_workflows)
 
     async def retry_compensation(self, workflow_id: str) -> None:
         """Gives the compensation that is stuck a fresh set of attempts."""

@@ -176,6 +176,7 @@ class Upkeep:
         compensation: Literal["run", "skip"] | None = None,
         effects: Literal["keep", "compensate_first"] | None = None,
         use_latest_definitions: bool = False,
+        resume_sub_workflows: bool = False,
     ) -> BulkResult:
         """Does the same to many executions, each for itself.
 
@@ -196,6 +197,7 @@ class Upkeep:
                 compensation=COMPENSATION[compensation],
                 effects=DELETE_EFFECTS[effects],
                 use_latest_definitions=use_latest_definitions,
+                resume_sub_workflows=resume_sub_workflows,
             )
             reply = await self.connection.call(lambda node: node.workflows.OperateWorkflows, request)
             result.succeeded.extend(reply.succeeded)

@@ -16,13 +16,20 @@ __all__ = ["task"]
 
 @task.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--workers", is_flag=True, help="Who serves them, and who polled last.")
 @calls_cluster
-async def queues(session: Session, client: Client, names: Sequence[str]) -> None:
+async def queues(session: Session, client: Client, names: Sequence[str], workers: bool) -> None:
     """Show what waits for workers, by task and domain.
 
     A queue needs no repair: what waits is part of the state, so there is nothing to put back into it.
     """
     found = await client.task_queues(*names)
+    if workers:
+        polls = [(q.name, q.domain, w.worker_id, w.slots or "", w.used if w.slots else "", _seconds(w.last_poll_age_ms))
+                 for q in found for w in q.workers]
+        headings: Sequence[str] = ("TASK", "DOMAIN", "WORKER", "SLOTS", "USED", "LAST POLL")
+        session.output.show(found, table(headings, polls, right=[3, 4, 5]))
+        return
     rows = [(q.name, q.domain, q.ready, _seconds(q.oldest_ready_age_ms), q.leased, _limits(q), q.worker_count)
             for q in found]
     headings = ("TASK", "DOMAIN", "WAITING", "OLDEST", "WITH WORKERS", "LIMITS", "WORKERS")

@@ -65,10 +65,16 @@ async def resume(session: Session, client: Client, workflow_ids: Sequence[str]) 
 
 @click.command()
 @_IDS
+@click.option("--resume-sub-workflows", "resume", is_flag=True,
+              help="Failed sub-workflows go on; otherwise new ones are started.")
 @calls_cluster
-async def retry(session: Session, client: Client, workflow_ids: Sequence[str]) -> int | None:
+async def retry(session: Session, client: Client, workflow_ids: Sequence[str], resume: bool) -> int | None:
     """Try the failed tasks of ended workflows again."""
-    return await _each(session, client, "retry", workflow_ids, "retried", client.retry)
+
+    async def one(workflow_id: str) -> None:
+        await client.retry(workflow_id, resume_sub_workflows=resume)
+
+    return await _each(session, client, "retry", workflow_ids, "retried", one, resume_sub_workflows=resume)
 
 
 @click.command()
@@ -212,6 +218,17 @@ async def set_variables(session: Session, client: Client, workflow_id: str, vari
     session.output.said(f"set {', '.join(variables)} of {workflow_id}", {"workflow_id": workflow_id, "done": "set"})
 
 
+@click.command("push-message")
+@_ID
+@click.argument("payload", type=json_object, metavar="JSON|@FILE|@-")
+@calls_cluster
+async def push_message(session: Session, client: Client, workflow_id: str, payload: dict[str, Any]) -> None:
+    """Put a message into the queue of a workflow that runs, for its PULL_WORKFLOW_MESSAGES tasks."""
+    message_id = await client.push_message(workflow_id, payload)
+    session.output.said(f"pushed {message_id} to {workflow_id}",
+                        {"workflow_id": workflow_id, "message_id": message_id})
+
+
 @click.command()
 @_ID
 @click.argument("reference")
@@ -245,6 +262,18 @@ async def logs(session: Session, client: Client, workflow_id: str, reference: st
         tries = f" #{line.attempt}" if line.attempt > 1 else ""
         clock = line.time.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         session.output.show(None, visible(f"{clock}  {line.reference}{tries}  {line.text}"))
+
+
+@click.command("add-log")
+@_ID
+@click.argument("task_id")
+@click.argument("lines", nargs=-1, required=True, metavar="TEXT...")
+@calls_cluster
+async def add_log(session: Session, client: Client, workflow_id: str, task_id: str, lines: Sequence[str]) -> None:
+    """Add lines to what the attempt TASK_ID of a task has logged, also when it has ended."""
+    if not await client.add_task_logs(workflow_id, task_id, *lines):
+        raise NotFound(f"{workflow_id} has no task with the id {task_id!r}", reason="TASK_NOT_FOUND")
+    session.output.said(f"logged for {task_id} of {workflow_id}", {"workflow_id": workflow_id, "task_id": task_id})
 
 
 @click.command()
@@ -285,6 +314,7 @@ def _size(value: str | None) -> int | None:
 
 WORKFLOW_COMMANDS = (
     pause, resume, retry, restart, rerun, skip_task, explain, migrate, terminate, delete, set_variables,
+    push_message,
 )
-TASK_COMMANDS = (update, logs)
+TASK_COMMANDS = (update, logs, add_log)
 CLUSTER_COMMANDS = (retention,)

@@ -42,6 +42,15 @@ async def register_workflow(session: Session, client: Client, files: Sequence[st
     await _register(session, client, files, overwrite)
 
 
+@workflow.command("validate")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=_DEFINITIONS)
+@calls_cluster
+async def validate_workflow(session: Session, client: Client, files: Sequence[str]) -> None:
+    """Check the workflows in JSON or YAML files as registration does, and store nothing."""
+    await client.validate(*files)
+    session.output.said(f"valid: {', '.join(files)}", {"valid": list(files)})
+
+
 @task.command("register")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=_DEFINITIONS)
 @calls_cluster

@@ -89,10 +89,14 @@ async def _restart(do: Do, namespace: str, workflow_id: str, request: pb.Operate
     return await do(commands.RestartWorkflow(namespace, workflow_id, latest, DELETE[request.effects]))
 
 
+async def _retry(do: Do, namespace: str, workflow_id: str, request: pb.OperateWorkflowsRequest) -> Rejected | None:
+    return await do(commands.RetryWorkflow(namespace, workflow_id, request.resume_sub_workflows))
+
+
 OPERATIONS: dict[Any, Operation] = {
     pb.WORKFLOW_OPERATION_PAUSE: _simply(commands.PauseWorkflow),
     pb.WORKFLOW_OPERATION_RESUME: _simply(commands.ResumeWorkflow),
-    pb.WORKFLOW_OPERATION_RETRY: _simply(commands.RetryWorkflow),
+    pb.WORKFLOW_OPERATION_RETRY: _retry,
     pb.WORKFLOW_OPERATION_RESTART: _restart,
     pb.WORKFLOW_OPERATION_TERMINATE: _terminate,
     pb.WORKFLOW_OPERATION_DELETE: _delete,

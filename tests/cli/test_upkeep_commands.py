@@ -30,6 +30,10 @@ class Upkeeper(FakeClient):
         lines = [TaskLogLine(NOON, "pay", 1, "t1", "charging"), TaskLogLine(NOON, "pay", 2, "t2", "\x1b[2J")]
         return TaskLogs(lines, 7)
 
+    async def add_task_logs(self, workflow_id: str, task_id: str, *texts: str) -> bool:
+        self._called("add_task_logs", workflow_id, task_id, *texts)
+        return task_id == "t1"
+
     async def retention(self) -> RetentionPolicy:
         return self.policy
 
@@ -49,6 +53,13 @@ def fake() -> Upkeeper:
         ("workflow pause w1 w2", ("operate", "pause", ("w1", "w2"), {})),
         ("workflow resume w1 w2", ("operate", "resume", ("w1", "w2"), {})),
         ("workflow retry w1 w2", ("operate", "retry", ("w1", "w2"), {})),
+        (
+            "workflow retry w1 w2 --resume-sub-workflows",
+            ("operate", "retry", ("w1", "w2"), {"resume_sub_workflows": True}),
+        ),
+        ("workflow retry w1 --resume-sub-workflows", ("retry", "w1", True)),
+        ('workflow push-message w1 {"a":1}', ("push_message", "w1", {"a": 1})),
+        ("task add-log w1 t1 one two", ("add_task_logs", "w1", "t1", "one", "two")),
         (
             "workflow terminate w1 w2 --reason why --compensation run",
             ("operate", "terminate", ("w1", "w2"), {"reason": "why", "compensation": "run"}),
@@ -129,3 +140,9 @@ def test_the_policy_is_shown_and_changed(fake: Upkeeper) -> None:
 def test_what_is_wrong_is_wrong_usage(fake: Upkeeper, arguments: str) -> None:
     assert run(fake, *arguments.split()).exit_code == 2
     assert not fake.calls
+
+
+def test_lines_for_a_task_that_is_not_there_are_refused(fake: Upkeeper) -> None:
+    result = run(fake, "task", "add-log", "w1", "t9", "one")
+    assert result.exit_code != 0
+    assert "no task with the id 't9'" in result.stderr

@@ -57,7 +57,7 @@ def run(fake: FakeClient, *arguments: str, environment: dict[str, str] | None = 
     ("workflow signal order-1 paid", ("signal", "order-1", "paid", {})),
     ("workflow pause order-1", ("pause", "order-1")),
     ("workflow resume order-1", ("resume", "order-1")),
-    ("workflow retry order-1", ("retry", "order-1")),
+    ("workflow retry order-1", ("retry", "order-1", False)),
     ("workflow terminate order-1", ("terminate", "order-1", "", None)),
     ("workflow terminate order-1 --reason why --compensation skip", ("terminate", "order-1", "why", "skip")),
     ("workflow compensation retry order-1", ("retry_compensation", "order-1")),
@@ -96,6 +96,8 @@ def test_files_are_registered(fake: FakeClient, tmp_path: Path) -> None:
     assert run(fake, "workflow", "register", str(file), "--overwrite").exit_code == 0
     assert fake.calls[1] == ("register", (str(file),), True)
     assert run(fake, "task", "register", str(file)).exit_code == 0
+    assert run(fake, "workflow", "validate", str(file)).stdout.startswith("✓ valid: ")
+    assert fake.calls[-1] == ("validate", str(file))
     assert run(fake, "task", "register", str(tmp_path / "absent")).exit_code == 2
 
 
@@ -220,6 +222,13 @@ def test_queues_are_shown_with_their_limits(fake: FakeClient) -> None:
     assert " ".join(row.split()) == "pay eu 3 61.5 s 1 2 at once, 4 of 5 in 1 s (held back) 1"
     [queue] = json.loads(run(fake, "task", "queues", "--json").stdout)
     assert queue["workers"] == [{"worker_id": "p", "slots": 0, "used": 0, "last_poll_age_ms": 12}]
+
+
+def test_who_polled_a_queue_is_shown(fake: FakeClient) -> None:
+    result = run(fake, "task", "queues", "pay", "--workers")
+    heading, row = result.stdout.splitlines()
+    assert heading.split() == ["TASK", "DOMAIN", "WORKER", "SLOTS", "USED", "LAST", "POLL"]
+    assert row.split() == ["pay", "eu", "p", "0.0", "s"]
 
 
 def test_workflows_are_searched(fake: FakeClient) -> None:

@@ -62,6 +62,22 @@ async def test_each_execution_answers_for_itself(bench: Bench, stubs: Stubs) -> 
     assert (refused.code, refused.message) == (code, "the workflow is still running")
 
 
+async def test_retrying_says_whether_sub_workflows_go_on(bench: Bench, stubs: Stubs) -> None:
+    sub = {"name": "s", "taskReferenceName": "s", "type": "SUB_WORKFLOW", "subWorkflowParam": {"name": "inner"}}
+    bench.driver.worker("s", "work")
+    bench.driver.register(workflow("inner", simple("work", retryCount=0)), workflow("outer", sub))
+    for resume in (True, False):
+        name = f"outer-{resume}"
+        bench.driver.start("outer", name)
+        child = bench.driver.latest("s", name).child
+        bench.driver.fail("work", workflow_id=child)
+        bench.driver.now_ms += 1
+        assert await operate(stubs, RETRY, name, resume_sub_workflows=resume) == ([name], {})
+        assert (bench.driver.latest("s", name).child == child) is resume
+        bench.driver.give("work", workflow_id=bench.driver.latest("s", name).child)
+        assert bench.driver.header(name).status.name == "COMPLETED"
+
+
 async def test_terminating_and_deleting(bench: Bench, stubs: Stubs) -> None:
     assert await operate(stubs, TERMINATE, "w0", reason="enough") == (["w0"], {})
     assert bench.driver.header("w0").reason == "enough"

@@ -1605,6 +1605,7 @@ class OperateWorkflowsRequest(google.protobuf.message.Message):
     COMPENSATION_FIELD_NUMBER: builtins.int
     EFFECTS_FIELD_NUMBER: builtins.int
     USE_LATEST_DEFINITIONS_FIELD_NUMBER: builtins.int
+    RESUME_SUB_WORKFLOWS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Makes a retry safe, for each execution by itself. A ULID, as RequestIdentity has it; empty for none."""
     namespace: builtins.str
@@ -1619,6 +1620,8 @@ class OperateWorkflowsRequest(google.protobuf.message.Message):
     """Deleting and restarting: what is to be done about completed steps that could be undone."""
     use_latest_definitions: builtins.bool
     """Restarting: take the definitions as they are registered now."""
+    resume_sub_workflows: builtins.bool
+    """Retrying: failed sub-workflows go on, the deepest first; otherwise their tasks start new ones."""
     @property
     def workflow_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """To which executions: 1 to 1,000; one that is named twice is meant once."""
@@ -1634,8 +1637,9 @@ class OperateWorkflowsRequest(google.protobuf.message.Message):
         compensation: global___TerminateCompensation.ValueType = ...,
         effects: global___DeleteEffects.ValueType = ...,
         use_latest_definitions: builtins.bool = ...,
+        resume_sub_workflows: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "effects", b"effects", "namespace", b"namespace", "operation", b"operation", "reason", b"reason", "request_id", b"request_id", "use_latest_definitions", b"use_latest_definitions", "workflow_ids", b"workflow_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "effects", b"effects", "namespace", b"namespace", "operation", b"operation", "reason", b"reason", "request_id", b"request_id", "resume_sub_workflows", b"resume_sub_workflows", "use_latest_definitions", b"use_latest_definitions", "workflow_ids", b"workflow_ids"]) -> None: ...
 
 global___OperateWorkflowsRequest = OperateWorkflowsRequest
 
