@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator.replication.segment import HEADER, decode_record
+from orchestrator.testing.disk import Inode
 from tests.simulation.cluster import Member
 from tests.simulation.faults.occasion import Kind, Occasion, names
 
@@ -68,14 +69,13 @@ async def _damaged_copy(it: Occasion) -> None:
             disk.flip_bit(path, it.dice)
             it.does(f"a bit of {path} of {member.name} turns over")
             if arrives:
-                it.cluster.loop.create_task(_becomes_the_database(it, member, path))
+                it.cluster.loop.create_task(_becomes_the_database(it, member, path, disk.inode(path)))
             return
 
 
-async def _becomes_the_database(it: Occasion, member: Member, path: str) -> None:
+async def _becomes_the_database(it: Occasion, member: Member, path: str, received: Inode) -> None:
     """If what arrived had been found sound before the bit turned over. Goes on in peace, too."""
     disk = member.machine.disk
-    received = disk.inode(path)
     while disk.exists(path):  # noqa: ASYNC110 - whoever removes it has no signal for that
         await asyncio.sleep(0.01)
     if disk.exists(_DATABASE[0]) and disk.inode(_DATABASE[0]) is received:
