@@ -23,6 +23,7 @@ from orchestrator.rpc import conductor_view, showing, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, not_found
 from orchestrator.rpc.requests import chosen, in_range, required
+from orchestrator.rpc.slices import Slices, drawn
 from orchestrator_api.v1 import workflows_pb2 as pb
 
 # A waiter that is told nothing must learn all the same that this node leads no longer.
@@ -277,7 +278,9 @@ async def _answer(
     answer.workflow_id = held.execution.workflow_id
     try:
         await _answer_workflow(backend, asked, answer, target, held, include_tasks=True)
-    except (conductor_view.TooLarge, RpcFailure):
+    except (conductor_view.TooLarge, RpcFailure) as error:
+        if isinstance(error, RpcFailure) and error.reason != "ANSWER_TOO_LARGE":
+            raise
         # It has been done: that it can't be shown as a whole is no failure.
         answer.tasks_left_out = True
         await _answer_workflow(backend, asked, answer, target, held, include_tasks=False)
@@ -312,13 +315,14 @@ async def _answer_workflow(
         shown = await showing.workflow(backend, held, include_tasks=include_tasks, conductors=False)
         answer.workflow.CopyFrom(shown)
         return
-    answer.conductor_json = conductor_view.workflow_run(
-        backend.state(),
-        held,
-        _about(asked, answer, target),
-        include_tasks=include_tasks,
-        bytes_max=showing.ANSWER_BYTES_MAX,
-    )
+    about = _about(asked, answer, target)
+
+    def draw(held: ExecutionState) -> Slices[bytes]:
+        return conductor_view.workflow_run(
+            backend.state(), held, about, include_tasks=include_tasks, bytes_max=showing.ANSWER_BYTES_MAX
+        )
+
+    answer.conductor_json = await drawn(backend, held, draw)
 
 
 def _about(asked: Wanted, answer: pb.Awaited, target: ExecutionState) -> list[tuple[str, bytes]]:

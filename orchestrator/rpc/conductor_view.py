@@ -43,6 +43,8 @@ from orchestrator.engine.model import (
 from orchestrator.engine.places import node_of
 from orchestrator.engine.plan import plan_of
 from orchestrator.engine.state import State
+from orchestrator.rpc.slices import Slices
+from orchestrator.rpc.views import shown_tasks
 
 # A task's element of the definition is shown with it up to this size: what has many attempts has it many times.
 ELEMENT_BYTES_MAX = 8 << 10
@@ -62,7 +64,7 @@ class TooLarge(Exception):
 
 def workflow(
     state: State, held: ExecutionState, *, include_tasks: bool, parent_task: str = "", bytes_max: int
-) -> bytes:
+) -> Slices[bytes]:
     """The whole execution, as readers may see it: Conductor's Workflow. `parent_task`: the id of what started it.
 
     Raises TooLarge, before it has put together more than that.
@@ -77,12 +79,12 @@ def workflow(
         ("failedReferenceTaskNames", _texts(one.reference for one in failed)),
         ("failedTaskNames", _texts(_name(one) for one in failed)),
     ]
-    return _with_tasks(state, held, fields, include_tasks, bytes_max)
+    return (yield from _with_tasks(state, held, fields, include_tasks, bytes_max))
 
 
 def workflow_run(
     state: State, held: ExecutionState, about: Iterable[tuple[str, bytes]], *, include_tasks: bool, bytes_max: int
-) -> bytes:
+) -> Slices[bytes]:
     """Conductor's WorkflowRun; `about`: fields that say what was asked. Raises TooLarge."""
     x = held.execution
     fields = [
@@ -96,7 +98,7 @@ def workflow_run(
         ("updateTime", b"%d" % x.updated_ms),
         *_payloads(held),
     ]
-    return _with_tasks(state, held, fields, include_tasks, bytes_max)
+    return (yield from _with_tasks(state, held, fields, include_tasks, bytes_max))
 
 
 def task_run(
@@ -134,16 +136,18 @@ def _payloads(held: ExecutionState) -> _Fields:
     return fields
 
 
-def _with_tasks(state: State, held: ExecutionState, fields: _Fields, include_tasks: bool, bytes_max: int) -> bytes:
+def _with_tasks(
+    state: State, held: ExecutionState, fields: _Fields, include_tasks: bool, bytes_max: int
+) -> Slices[bytes]:
     size = sum(len(value) for _, value in fields)
     view = _TaskView(state, held, queries.execution_document(state, held))
     tasks = []
-    # While it is being cleared, some of what belongs to those that are left may be gone.
-    for sequence in sorted(held.tasks) if include_tasks and not held.execution.clearing else ():
-        tasks.append(view.of(held.tasks[sequence]))
+    for attempt in shown_tasks(held) if include_tasks else ():
+        tasks.append(view.of(attempt))
         size += len(tasks[-1]) + 1
         if size > bytes_max:
             break
+        yield len(tasks[-1])
     if size > bytes_max:
         raise TooLarge
     return assemble_object(_given([*fields, ("tasks", assemble_array(tasks))]))

@@ -6,12 +6,15 @@ from typing import Any
 
 import grpc
 
+from orchestrator.engine import queries
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import Execution, TaskAttempt
+from orchestrator.engine.state import State
 from orchestrator.rpc import conductor_view, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure
 from orchestrator.rpc.requests import chosen
+from orchestrator.rpc.slices import Slices, drawn
 from orchestrator_api.v1 import workflows_pb2 as pb
 
 ANSWER_BYTES_MAX = 15 << 20
@@ -29,26 +32,42 @@ async def workflow(backend: Backend, held: ExecutionState, *, include_tasks: boo
     """The whole execution. Raises RpcFailure if it is too large for a message."""
     if conductors:
         return await _conductors(backend, held, include_tasks)
-    message = views.workflow(backend.state(), held, include_tasks=include_tasks)
+    return await drawn(backend, held, lambda held: _natively(backend.state(), held, include_tasks))
+
+
+def _natively(state: State, held: ExecutionState, include_tasks: bool) -> Slices[pb.Workflow]:
+    message = views.workflow(state, held, include_tasks=False)
+    if include_tasks:
+        size = message.ByteSize()
+        for attempt in views.shown_tasks(held):
+            message.tasks.append(views.task(state, held, attempt))
+            piece = message.tasks[-1].ByteSize()
+            size += piece
+            if size > ANSWER_BYTES_MAX:
+                raise too_large(held)
+            yield piece
+        message.definition_json = queries.execution_document(state, held)
     if message.ByteSize() > ANSWER_BYTES_MAX:
         raise too_large(held)
     return message
 
 
 async def _conductors(backend: Backend, held: ExecutionState, include_tasks: bool) -> pb.Workflow:
-    # First: what follows is one look at the state.
     parent_task = await parent_task_of(backend, held.execution)
-    try:
-        document = conductor_view.workflow(
+    def draw(held: ExecutionState) -> Slices[pb.Workflow]:
+        document = yield from conductor_view.workflow(
             backend.state(),
             held,
             include_tasks=include_tasks,
             parent_task=parent_task,
             bytes_max=ANSWER_BYTES_MAX,
         )
+        return _named(held.execution, document)
+
+    try:
+        return await drawn(backend, held, draw)
     except conductor_view.TooLarge:
         raise too_large(held) from None
-    return _named(held.execution, document)
 
 
 async def parent_task_of(backend: Backend, execution: Execution) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator.engine import queries
@@ -82,11 +84,16 @@ def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> work
     if failed is not None:
         message.error_code = failed.error_code
     if include_tasks:
-        # While it is being cleared, some of what belongs to those that are left may be gone.
-        shown = () if execution.clearing else sorted(held.tasks)
-        message.tasks.extend(task(state, held, held.tasks[sequence]) for sequence in shown)
+        message.tasks.extend(task(state, held, attempt) for attempt in shown_tasks(held))
         message.definition_json = queries.execution_document(state, held)
     return message
+
+
+def shown_tasks(held: ExecutionState) -> Iterator[TaskAttempt]:
+    """In the order in which they were made."""
+    # While it is being cleared, some of what belongs to those that are left may be gone.
+    for sequence in () if held.execution.clearing else sorted(held.tasks):
+        yield held.tasks[sequence]
 
 
 def compensation(held: ExecutionState) -> workflows_pb2.Compensation:

@@ -17,6 +17,7 @@ from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import PauseWorkflow, RetryWorkflow, SignalWorkflow, TerminateWorkflow
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from orchestrator.rpc import conductor_view
+from orchestrator.rpc.slices import at_once
 from tests.engine.driver import START_MS, Driver, simple, workflow
 from tests.requirements.flows import fork
 
@@ -27,7 +28,7 @@ PLENTY = 1 << 20
 def whole(driver: Driver, workflow_id: str = "w", bytes_max: int = PLENTY, **fields: Any) -> Any:
     given: dict[str, Any] = {"include_tasks": True} | fields
     held = driver.hot(workflow_id)
-    return msgspec.json.decode(conductor_view.workflow(driver.state, held, bytes_max=bytes_max, **given))
+    return msgspec.json.decode(at_once(conductor_view.workflow(driver.state, held, bytes_max=bytes_max, **given)))
 
 
 def task(driver: Driver, reference: str, workflow_id: str = "w") -> Any:
@@ -120,10 +121,10 @@ def test_masked_fields_are_stars_in_the_whole_and_in_summaries(driver: Driver) -
     driver.start("flow", given=b'{"card":"4111","n":1}')
     driver.give("a", b'{"token":"secret"}')
     documents = [
-        conductor_view.workflow(driver.state, driver.hot(), include_tasks=True, bytes_max=PLENTY),
+        at_once(conductor_view.workflow(driver.state, driver.hot(), include_tasks=True, bytes_max=PLENTY)),
         conductor_view.summary(driver.header()),
         conductor_view.task_summary(driver.header(), driver.latest("a")),
-        conductor_view.workflow_run(driver.state, driver.hot(), (), include_tasks=True, bytes_max=PLENTY),
+        at_once(conductor_view.workflow_run(driver.state, driver.hot(), (), include_tasks=True, bytes_max=PLENTY)),
         conductor_view.task_run(driver.state, driver.hot(), driver.latest("a"), ()),
     ]
     for document in documents:
@@ -199,7 +200,7 @@ def test_tasks_of_a_dynamic_fork_have_their_own_elements(driver: Driver) -> None
 def test_more_than_is_asked_for_is_not_put_together(driver: Driver) -> None:
     driver.register(workflow("flow", simple("a"), simple("b")))
     driver.start("flow")
-    size = len(conductor_view.workflow(driver.state, driver.hot(), include_tasks=True, bytes_max=PLENTY))
+    size = len(at_once(conductor_view.workflow(driver.state, driver.hot(), include_tasks=True, bytes_max=PLENTY)))
     with pytest.raises(conductor_view.TooLarge):
         whole(driver, bytes_max=size - 1_000)
     assert "tasks" in whole(driver, bytes_max=size - 200, include_tasks=False)
