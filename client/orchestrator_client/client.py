@@ -132,6 +132,32 @@ class Client(Executing, Upkeep, Mocking):
         document: dict[str, Any] = json.loads(reply.definition_json)
         return document
 
+    async def workflow_definitions(self, *, page_size: int = 100) -> AsyncIterator[dict[str, Any]]:
+        """All registered workflows, by name and version."""
+        request = definitions_pb2.ListWorkflowDefinitionsRequest(
+            namespace=self.connection.namespace, page=PageRequest(size=page_size)
+        )
+        while True:
+            reply = await self.connection.call(lambda node: node.definitions.ListWorkflowDefinitions, request)
+            for document in reply.definition_json:
+                yield json.loads(document)
+            if not reply.next_token:
+                return
+            request.page.token = reply.next_token
+
+    async def task_definitions(self, *, page_size: int = 100) -> AsyncIterator[dict[str, Any]]:
+        """All registered tasks, by name."""
+        request = definitions_pb2.ListTaskDefinitionsRequest(
+            namespace=self.connection.namespace, page=PageRequest(size=page_size)
+        )
+        while True:
+            reply = await self.connection.call(lambda node: node.definitions.ListTaskDefinitions, request)
+            for document in reply.definition_json:
+                yield json.loads(document)
+            if not reply.next_token:
+                return
+            request.page.token = reply.next_token
+
     async def delete_workflow_definition(self, name: str, version: int | None = None) -> None:
         """Removes one version of a definition, or all: what has begun keeps it, and nothing begins by it any more."""
         request = definitions_pb2.DeleteWorkflowDefinitionRequest(

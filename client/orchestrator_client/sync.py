@@ -199,6 +199,8 @@ class SyncClient(_Blocking[Client]):
     validate = _blocking(Client.validate)
     workflow_definition = _blocking(Client.workflow_definition)
     task_definition = _blocking(Client.task_definition)
+    workflow_definitions = _iterating(Client.workflow_definitions)
+    task_definitions = _iterating(Client.task_definitions)
     delete_workflow_definition = _blocking(Client.delete_workflow_definition)
     delete_task_definition = _blocking(Client.delete_task_definition)
     register_service = _blocking(Client.register_service)

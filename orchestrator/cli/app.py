@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator import __version__
-from orchestrator.cli import exits, start_commands, upkeep_commands
+from orchestrator.cli import definition_commands, exits, start_commands, upkeep_commands
 from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
 from orchestrator.cli.event_commands import event
@@ -73,13 +73,14 @@ def version() -> None:
 
 for command in (init, serve, dev, cluster, workflow, task, service, schema, schedule, event):
     cli.add_command(command)
-for group, commands in (
-    (workflow, (*start_commands.WORKFLOW_COMMANDS, *upkeep_commands.WORKFLOW_COMMANDS, test_workflow)),
-    (task, (*start_commands.TASK_COMMANDS, *upkeep_commands.TASK_COMMANDS)),
-    (cluster, upkeep_commands.CLUSTER_COMMANDS),
-):
-    for command in commands:
-        group.add_command(command)
+for module in (definition_commands, start_commands, upkeep_commands):
+    for command in module.WORKFLOW_COMMANDS:
+        workflow.add_command(command)
+    for command in module.TASK_COMMANDS:
+        task.add_command(command)
+workflow.add_command(test_workflow)
+for command in upkeep_commands.CLUSTER_COMMANDS:
+    cluster.add_command(command)
 
 
 def main() -> None:

@@ -126,6 +126,21 @@ async def execute(session: Session, client: Client, *, name: str, input: dict[st
     return _show(session, await client.execute(what, input or {}, **options))
 
 
+@click.command("wait-blocked")
+@click.argument("workflow_id", metavar="ID")
+@click.option("--until", "wait_until", multiple=True, metavar="REFERENCE",
+              help="Be content when this task has ended; may be repeated.")
+@_waits(10.0)
+@calls_cluster
+async def wait_blocked(session: Session, client: Client, *, workflow_id: str, wait_s: float, conductor: bool,
+                       **options: Any) -> int | None:
+    """Wait until a workflow ends or is blocked, as `execute` does."""
+    if conductor:
+        session.output.data(await client.conductor.wait_blocked(workflow_id, wait_s, **options))
+        return None
+    return _show(session, await client.wait_blocked(workflow_id, wait_s, **options))
+
+
 @click.command()
 @click.argument("workflow_id", metavar="ID")
 @click.argument("task_status", metavar="STATUS", default=TaskStatus.COMPLETED,
@@ -166,5 +181,5 @@ def _show(session: Session, awaited: Awaited) -> int | None:
     return exits.FAILED if ended and awaited.target_status != WorkflowStatus.COMPLETED else None
 
 
-WORKFLOW_COMMANDS = (start, execute)
+WORKFLOW_COMMANDS = (start, execute, wait_blocked)
 TASK_COMMANDS = (signal,)

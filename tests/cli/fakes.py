@@ -100,6 +100,19 @@ class FakeClient:
     async def register(self, *files: str, overwrite: bool) -> None:
         self._called("register", files, overwrite)
 
+    async def workflow_definition(self, name: str, version: int) -> dict[str, Any]:
+        self._called("workflow_definition", name, version)
+        return {"name": name, "version": version}
+
+    async def workflow_definitions(self) -> AsyncIterator[dict[str, Any]]:
+        yield {"name": "order", "version": 2, "tasks": [{"name": "pay"}], "description": "sells"}
+
+    async def task_definition(self, name: str) -> dict[str, Any]:
+        return {"name": name}
+
+    async def task_definitions(self) -> AsyncIterator[dict[str, Any]]:
+        yield {"name": "pay", "retryCount": 3, "timeoutSeconds": 60, "description": None}
+
     async def delete_workflow_definition(self, name: str, version: int | None) -> None:
         self._called("delete_workflow_definition", name, version)
 

@@ -250,3 +250,15 @@ def test_tasks_are_searched(fake: FakeClient) -> None:
     assert "charge" in first and "order-2" in second and "NO_TRUCKS" in second
     [_, found] = json.loads(run(fake, "task", "search", "--json").stdout)
     assert (found["workflow_id"], found["task"]["reference"]) == ("order-2", "ship")
+
+
+def test_what_is_registered_is_shown(fake: FakeClient) -> None:
+    result = run(fake, "workflow", "definitions")
+    heading, row = result.stdout.splitlines()
+    assert heading.split() == ["WORKFLOW", "V", "TASKS", "DESCRIPTION"]
+    assert row.split() == ["order", "2", "1", "sells"]
+    assert json.loads(run(fake, "workflow", "definition", "order", "--version", "2").stdout)["name"] == "order"
+    assert fake.calls[-1] == ("workflow_definition", "order", 2)
+    heading, row = run(fake, "task", "definitions").stdout.splitlines()
+    assert (heading.split(), row.split()) == (["TASK", "RETRIES", "TIMEOUT", "DESCRIPTION"], ["pay", "3", "60"])
+    assert json.loads(run(fake, "task", "definition", "pay").stdout) == {"name": "pay"}

@@ -128,6 +128,8 @@ async def test_the_command_line_does_the_same(cluster: LocalCluster, client: Cli
     assert found[0]["workflowType"] == "outer"
     found = json.loads(await run("task", "search", "--conductor", "--full", "-q", "taskType = HUMAN"))
     assert found[0]["inputData"] == {"question": "yes?"}
+    blocked = json.loads(await run("workflow", "wait-blocked", "w", "--return", "BLOCKING_TASK", "--conductor"))
+    assert blocked["referenceTaskName"] == "ask"
     shown = await run("task", "signal", "w", "-o", '{"answer": 3}', "--wait-seconds", "30")
     assert "COMPLETED" in shown
     (tmp_path / "asking.json").write_text(json.dumps(ASKING | {"name": "unregistered"}))

@@ -229,3 +229,9 @@ def test_what_is_too_much_is_left_out_and_told() -> None:
     assert {len(line.text) for line in lines[1:]} == {LINE_CHARACTERS_MAX}
     buffer.add("half a pair: \ud800")
     assert buffer.take()[0].text == "half a pair: ?"
+
+
+async def test_what_is_registered_is_listed_page_by_page(client: Client) -> None:
+    await client.register(waiter("w1"), waiter("w2"), waiter("w3"), {"name": "t1"}, {"name": "t2"})
+    assert [one["name"] async for one in client.workflow_definitions(page_size=2)] == ["w1", "w2", "w3"]
+    assert [one["name"] async for one in client.task_definitions(page_size=1)] == ["t1", "t2"]
