@@ -239,7 +239,9 @@ def finish(
     if status is TaskStatus.COMPLETED and follow and not was_done and checks.is_output_due(step, attempt):
         return _look_at_output(step, attempt, output, accepted)
     in_effect = in_flight and has_effect(attempt)
-    if attempt.child and not accepted and not was_done and not attempt.compensates:
+    if attempt.joined and not accepted and not was_done:
+        children.leave(step, attempt)
+    if attempt.own_child and not accepted and not was_done and not attempt.compensates:
         children.cancel(step, attempt, reason or status.name)
     attempt = step.put_task(
         replace(

@@ -20,7 +20,15 @@ from orchestrator.engine.expressions import (
     merge_objects,
     text_of,
 )
-from orchestrator.engine.messages import CancelChild, ChildEnded, Origin, OriginKind, StartExecution, UndoChild
+from orchestrator.engine.messages import (
+    CancelChild,
+    ChildEnded,
+    JoinExecution,
+    Origin,
+    OriginKind,
+    StartExecution,
+    UndoChild,
+)
 from orchestrator.engine.model import CompensationState, SagaRecord, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.scopes import load
 from orchestrator.engine.step import Step
@@ -67,6 +75,8 @@ def start(step: Step, attempt: TaskAttempt, given: bytes) -> TaskAttempt:
         created_by=step.x.created_by,
         document=document,
         origin=Origin(OriginKind.TASK, step.x.workflow_id, attempt.sequence),
+        idempotency_key=text_of(fields.get("subWorkflowIdempotencyKey", b'""')),
+        idempotency=_strategy(fields.get("subWorkflowIdempotencyStrategy"), "subWorkflowParam"),
         root=step.x.root or step.x.workflow_id,
         depth=step.x.depth + 1,
         parent_task=attempt.task_id,
@@ -91,9 +101,6 @@ def request(step: Step, attempt: TaskAttempt, given: bytes) -> StartExecution:
     if not name and not document:
         raise NotStartable("startWorkflow.name is missing")
     domains = fields.get("taskToDomain")
-    strategy = text_of(fields.get("idempotencyStrategy", b'"FAIL"'))
-    if strategy not in IdempotencyStrategy.__members__:
-        raise NotStartable(f"startWorkflow.idempotencyStrategy is none of {', '.join(IdempotencyStrategy.__members__)}")
     correlation_id = fields.get("correlationId")
     return StartExecution(
         step.x.namespace,
@@ -108,8 +115,15 @@ def request(step: Step, attempt: TaskAttempt, given: bytes) -> StartExecution:
         document=document,
         origin=Origin(OriginKind.TASK, step.x.workflow_id, attempt.sequence),
         idempotency_key=text_of(fields.get("idempotencyKey", b'""')),
-        idempotency=IdempotencyStrategy[strategy],
+        idempotency=_strategy(fields.get("idempotencyStrategy"), "startWorkflow"),
     )
+
+
+def _strategy(raw: bytes | None, where: str) -> IdempotencyStrategy:
+    name = "" if raw is None else text_of(raw)
+    if name and name not in IdempotencyStrategy.__members__:
+        raise NotStartable(f"{where}.idempotencyStrategy is none of {', '.join(IdempotencyStrategy.__members__)}")
+    return IdempotencyStrategy[name or "FAIL"]
 
 
 _REQUEST = frozenset(
@@ -150,6 +164,19 @@ def _status(step: Step) -> WorkflowStatus:
     return step.x.ending or step.x.outcome or step.x.status
 
 
+def join(step: Step, attempt: TaskAttempt, child: str) -> None:
+    """What was to be started is there already, and another's: only its end is waited for."""
+    step.put_task(replace(attempt, child=child, joined=True, updated_ms=step.now))
+    x = step.x
+    around = tuple(dict.fromkeys(one for one in (x.workflow_id, x.parent, x.root) if one))
+    step.send(JoinExecution(x.namespace, child, x.workflow_id, attempt.sequence, around))
+
+
+def leave(step: Step, attempt: TaskAttempt) -> None:
+    """The attempt has ended, and waits for nothing any more."""
+    step.send(JoinExecution(step.x.namespace, attempt.child, step.x.workflow_id, attempt.sequence, (), leaves=True))
+
+
 def undo(step: Step, attempt: TaskAttempt, record: SagaRecord) -> None:
     """The child undoes its steps; the attempt, which is that of a compensation, is in progress until it has."""
     check_task(attempt.status, TaskStatus.IN_PROGRESS)
@@ -164,7 +191,7 @@ def undo(step: Step, attempt: TaskAttempt, record: SagaRecord) -> None:
 def open_children(step: Step) -> list[TaskAttempt]:
     """The open attempts that wait for a child, none of them a compensation."""
     attempts = [step.hot.tasks[sequence] for sequence in sorted(step.hot.open)]
-    attempts = [one for one in attempts if one.child and not one.compensates and not one.is_looked_at]
+    attempts = [one for one in attempts if one.own_child and not one.compensates and not one.is_looked_at]
     return [one for one in attempts if one.status is TaskStatus.IN_PROGRESS]
 
 
@@ -172,8 +199,12 @@ def open_children(step: Step) -> list[TaskAttempt]:
 
 
 def ended(step: Step) -> None:
-    """The step's execution has ended: its parent is told."""
+    """The step's execution has ended: its parent is told, and who waits for it besides."""
     x = step.x
+    for workflow_id, sequence in x.joined_by:
+        tell_end(step, workflow_id, sequence)
+    if x.joined_by:
+        step.change(joined_by=())
     if not x.parent:
         return
     owes = x.status is WorkflowStatus.COMPLETED and bool(step.hot.records) and not x.pivot_passed
@@ -190,3 +221,10 @@ def ended(step: Step) -> None:
         is_incomplete=x.compensation is CompensationState.INCOMPLETE,
     )
     step.send(message)
+
+
+def tell_end(step: Step, workflow_id: str, sequence: int) -> None:
+    """An attempt that waits for the step's execution hears how it has ended. What it owes is not the attempt's."""
+    x = step.x
+    output = load(step.hot, x.output)
+    step.send(ChildEnded(x.namespace, workflow_id, sequence, x.workflow_id, x.status, x.reason, output))

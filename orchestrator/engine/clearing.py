@@ -98,7 +98,7 @@ def _rows(step: Step, work: ClearExecution) -> int | None:
 
 
 def _let_child_go(step: Step, attempt: TaskAttempt) -> None:
-    if attempt.child and not attempt.compensates:
+    if attempt.own_child and not attempt.compensates:
         step.send(RemoveChild(step.x.namespace, attempt.child, keep=True))
 
 

@@ -47,8 +47,9 @@ def remove_rows(step: Step) -> bool:
     for table in _CHILDREN:
         # The highest numbers first: put back in the opposite order, the rows stand as they stood.
         for number in sorted(step.hot.rows(table), reverse=True)[:left]:
-            if table is Table.TASK and step.hot.tasks[number].child and not step.hot.tasks[number].compensates:
-                step.send(RemoveChild(step.x.namespace, step.hot.tasks[number].child))
+            attempt = step.hot.tasks[number] if table is Table.TASK else None
+            if attempt is not None and attempt.own_child and not attempt.compensates:
+                step.send(RemoveChild(step.x.namespace, attempt.child))
             step.write(table, (*step.key, number), None)
             left -= 1
         if left <= 0:

@@ -54,7 +54,7 @@ def cancel_open(step: Step, reason: str, *, keep_leased: bool = False, keep_chil
         if keep_leased and is_leased and attempts.has_effect(attempt):
             continue
         is_child_open = attempt.status is TaskStatus.IN_PROGRESS and not attempt.is_looked_at
-        if keep_children and attempt.child and is_child_open:
+        if keep_children and attempt.own_child and is_child_open:
             continue
         attempts.finish(step, attempt, TaskStatus.CANCELED, reason=reason, follow=False)
 

@@ -13,9 +13,12 @@ from orchestrator.engine.attempts import has_effect
 from orchestrator.engine.definitions.model import WORKED
 from orchestrator.engine.evaluations import is_waiting
 from orchestrator.engine.messages import (
+    ChildEnded,
     ClearExecution,
     ContinueExecution,
+    JoinExecution,
     RemoveRows,
+    StartAnswered,
     StartExecution,
     TaskLeased,
     WorkerLost,
@@ -189,6 +192,20 @@ def _waits_for_another(state: State, key: ExecutionKey, attempt: TaskAttempt) ->
     return key[1] in starting or any(message.workflow_id == attempt.child for message in messages)
 
 
+def who_has_joined_is_told(state: State) -> Iterator[str]:
+    """An attempt that waits for another's execution is known there, or is about to hear of it."""
+    for key, hot in state.hot_executions():
+        for sequence in sorted(hot.open):
+            attempt = hot.tasks[sequence]
+            joined = state.execution((key[0], attempt.child)) if attempt.joined and not attempt.is_looked_at else None
+            if joined is None or (key[1], sequence) in joined.execution.joined_by:
+                continue
+            if not _has_message(state, key, ChildEnded, StartAnswered) and not _has_message(
+                state, (key[0], attempt.child), JoinExecution
+            ):
+                yield f"{key} #{sequence} waits for {attempt.child}, which does not know of it"
+
+
 def leftovers_are_continued(state: State) -> Iterator[str]:
     for key, hot in state.hot_executions():
         header = hot.execution
@@ -284,6 +301,7 @@ CHECKS: tuple[Check, ...] = (
     live_executions_are_counted,
     bundles_are_counted,
     whatever_is_owed_will_move,
+    who_has_joined_is_told,
     leftovers_are_continued,
     executions_are_cleared_before_they_run,
     deleted_executions_go,

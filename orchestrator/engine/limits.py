@@ -12,6 +12,7 @@ LOG_BYTES = 256 * 1024
 LOG_LINE_CHARS = 8 * 1024
 ITERATIONS = 1_000_000  # of a loop; without keepLastN the limit of tasks comes first
 FORKED = 10_000
+JOINED = 100  # attempts that wait for the end of an execution which others have started
 DEPTH = 64  # of sub-workflows in each other
 WORKFLOW_ID_CHARS = 200
 IDEMPOTENCY_KEY_CHARS = 200

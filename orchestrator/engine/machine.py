@@ -108,6 +108,7 @@ MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
     messages.ChildEnded: children.child_ended,
     messages.UndoChild: children.undo_child,
     messages.StartAnswered: children.start_answered,
+    messages.JoinExecution: children.join_execution,
     messages.RemoveChild: children.remove_child,
     messages.ChildReopened: again.child_reopened,
     messages.GoOnAfterEnd: again.go_on_after_end,

@@ -222,6 +222,16 @@ class ScheduleDue(Message, frozen=True, tag=55):
     timer: int  # that has fired; 0: the run before has ended, for which another one waits
 
 
+class JoinExecution(Message, frozen=True, tag=56):
+    """A task elsewhere waits for the end of this execution, which it has found under its idempotency key."""
+
+    parent: str
+    task_sequence: int
+    # Its execution, and those around it that it knows of: none of them may be waited for.
+    around: tuple[str, ...]
+    leaves: bool = False  # it does not wait any more
+
+
 AnyMessage = (
     TaskLeased
     | TimerFired
@@ -234,6 +244,7 @@ AnyMessage = (
     | ChildEnded
     | UndoChild
     | StartAnswered
+    | JoinExecution
     | RemoveChild
     | ChildReopened
     | GoOnAfterEnd

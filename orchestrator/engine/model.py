@@ -264,6 +264,8 @@ class Execution(Row, frozen=True):
     masked_fields: tuple[str, ...] = ()  # of the definition: paths that readers are not shown
     clearing: bool = False  # the run before goes step by step; nothing of this one has begun
     parent_task: str = ""  # of a sub-workflow: the id of the parent's attempt
+    # Attempts elsewhere that wait for its end, without having started it: (workflow id, sequence).
+    joined_by: tuple[tuple[str, int], ...] = ()
 
 
 class TaskAttempt(Row, frozen=True):
@@ -320,6 +322,13 @@ class TaskAttempt(Row, frozen=True):
     check: Check = Check.NONE
     check_losses: int = 0  # nodes lost in a row while they looked at it
     reported_by: int = 0  # while its output is looked at: the token of the worker that reported it
+
+    joined: bool = False  # SUB_WORKFLOW: `child` was there before, and only its end is waited for
+
+    @property
+    def own_child(self) -> str:
+        """The execution that it has started itself, whose fate is its own."""
+        return "" if self.joined else self.child
 
     @property
     def is_looked_at(self) -> bool:

@@ -58,7 +58,7 @@ def parts_left(step: Step) -> list[str]:
         return []
     attempts = (step.hot.tasks[sequence] for sequence in sorted(step.hot.tasks))
     return [
-        one.reference for one in attempts if one.child and not one.compensates and one.status is TaskStatus.CANCELED
+        one.reference for one in attempts if one.own_child and not one.compensates and one.status is TaskStatus.CANCELED
     ]
 
 

@@ -131,7 +131,7 @@ async def test_what_is_wrong_is_named_by_its_path_and_costs_no_log_entry(
 
 
 async def test_what_is_not_built_is_refused(stubs: Stubs) -> None:
-    error = await failure(put(stubs, startWorkflowRequest={"name": "a", "idempotencyKey": "k"}))
+    error = await failure(put(stubs, startWorkflowRequest={"name": "a", "externalInputPayloadStoragePath": "k"}))
     assert info_of(error).reason == "DEFINITION_UNIMPLEMENTED"
 
 

@@ -23,6 +23,7 @@ COMPENSATION_TYPES = frozenset((TaskType.SIMPLE, TaskType.HTTP, TaskType.GRPC, T
 EVALUATORS_UNBUILT = frozenset({"python"})
 VALUE_PARAM = "value-param"
 JAVASCRIPT = frozenset({"javascript", "graaljs"})
+IDEMPOTENCY_STRATEGIES = ("FAIL", "RETURN_EXISTING", "FAIL_ON_RUNNING")
 TERMINATION_STATUSES = ("COMPLETED", "FAILED", "TERMINATED")
 
 _BUILT = {**{member.value: member for member in TaskType}, **ALIASES}
@@ -171,6 +172,10 @@ def read_sub_workflow(fields: Fields, given: bytes) -> bytes:
     elif definition[:1] not in (b"{", b'"'):
         raise parameters.invalid("workflowDefinition", "it must be a definition, or an expression that gives one")
     parameters.object("taskToDomain")
+    strategy = parameters.text("idempotencyStrategy")
+    if strategy and "${" not in strategy and strategy not in IDEMPOTENCY_STRATEGIES:
+        message = f"{quoted(strategy)} is none of {', '.join(IDEMPOTENCY_STRATEGIES)}"
+        raise parameters.invalid("idempotencyStrategy", message)
     given = assemble_object([("workflowInput", given)])
     shown = [(_SHOWN[key], raw) for key in _SUB_WORKFLOW if (raw := parameters.raw(key)) is not None]
     # What a definition refers to is its own execution.

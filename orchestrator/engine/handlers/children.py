@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, children, deletion, outcomes, saga
+from orchestrator.engine import attempts, children, deletion, leases, limits, outcomes, saga
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, assemble_object, dump_string
-from orchestrator.engine.messages import CancelChild, ChildEnded, RemoveChild, StartAnswered, UndoChild
+from orchestrator.engine.messages import CancelChild, ChildEnded, JoinExecution, RemoveChild, StartAnswered, UndoChild
 from orchestrator.engine.model import CompensationState, Payload, StepOutcome, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.payloads import store
 from orchestrator.engine.results import AnyResult, Done
@@ -33,12 +33,23 @@ def start_answered(step: Step, message: StartAnswered) -> AnyResult:
         return Done()
     if message.reason:
         # There is no child that it could be retried with.
-        attempt = step.put_task(replace(attempt, child=""))
+        attempt = step.put_task(replace(attempt, child="", joined=False))
         attempts.finish(step, attempt, TaskStatus.FAILED, reason=message.reason, error_code=message.error_code)
     elif attempt.type == TaskType.START_WORKFLOW:
         output = assemble_object([("workflowId", dump_string(message.child))])
         attempts.finish(step, attempt, TaskStatus.COMPLETED, output=_stored(step, output))
+    elif message.child != attempt.child:
+        _join(step, attempt, message.child)
     return Done()
+
+
+def _join(step: Step, attempt: TaskAttempt, child: str) -> None:
+    if attempt.compensates or leases.is_wanted(step, attempt):
+        children.join(step, attempt, child)
+    else:
+        reason = "the workflow has ended or compensates"
+        attempt = step.put_task(replace(attempt, child=""))
+        attempts.finish(step, attempt, TaskStatus.CANCELED, reason=reason, follow=False)
 
 
 def child_ended(step: Step, message: ChildEnded) -> AnyResult:
@@ -98,6 +109,31 @@ def _stored(step: Step, text: bytes) -> Payload:
 
 
 # --- to the child
+
+
+def join_execution(step: Step, message: JoinExecution) -> AnyResult:
+    """Another execution's task waits for the end of this one, or does not any more."""
+    waiting = (message.parent, message.task_sequence)
+    if not step.open(message.namespace, message.workflow_id):
+        if not message.leaves:
+            _not_joined(step, message, f"there is no execution {message.workflow_id}", "WORKFLOW_NOT_FOUND")
+    elif message.leaves:
+        step.change(joined_by=tuple(other for other in step.x.joined_by if other != waiting))
+    elif step.x.workflow_id in message.around:
+        _not_joined(step, message, f"it would wait for {message.workflow_id}, which waits for it", "WAITS_FOR_ITSELF")
+    elif step.x.status in WORKFLOW_TERMINAL:
+        children.tell_end(step, *waiting)
+    elif len(step.x.joined_by) >= limits.JOINED:
+        said = f"{limits.JOINED} other tasks wait for {message.workflow_id}, which is the limit"
+        _not_joined(step, message, said, "TOO_MANY_WAIT")
+    else:
+        step.change(joined_by=(*step.x.joined_by, waiting))
+    return Done()
+
+
+def _not_joined(step: Step, message: JoinExecution, said: str, code: str) -> None:
+    parent, sequence = message.parent, message.task_sequence
+    step.send(StartAnswered(message.namespace, parent, sequence, message.workflow_id, said, code))
 
 
 def cancel_child(step: Step, message: CancelChild) -> AnyResult:

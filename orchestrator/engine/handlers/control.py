@@ -162,7 +162,7 @@ def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:
 
 
 def _resume_child(step: Step, attempt: TaskAttempt) -> None:
-    if attempt.child:
+    if attempt.own_child:
         step.send(RetryChild(step.x.namespace, attempt.child, step.x.workflow_id, attempt.sequence))
         attempts.wait_again(step, attempt)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import births, limits
+from orchestrator.engine import limits
 from orchestrator.engine.commands import (
     ArmSchedule,
     DeleteSchedule,
@@ -17,6 +17,7 @@ from orchestrator.engine.commands import (
 )
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.errors import refuse, refuse_definition
+from orchestrator.engine.handlers import starting
 from orchestrator.engine.messages import ScheduleDue
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, Done, Rejected, ScheduleRan
@@ -92,26 +93,19 @@ def run_schedule(step: Step, command: RunSchedule) -> AnyResult:
         entry = ScheduleRun(row.next_run, step.ids.make(), RunState.BUFFERED, step.now, step.now)
         schedules.put(step, replace(schedules.record(step, row, entry), buffered=entry.number))
         return ScheduleRan(entry.execution_id, RunState.BUFFERED, "")
-    if parsed.overlap is OverlapPolicy.TERMINATE_RUNNING:
-        schedules.terminate_running(step, row)
     workflow_id = step.ids.make()
     entry = ScheduleRun(
         row.next_run, step.ids.make(), RunState.STARTED, step.now, step.now, workflow_id=workflow_id
     )
-    request = parsed.request
-    result = births.start_within(
-        step,
-        namespace=row.namespace,
-        name=request.name,
-        version=request.version,
-        workflow_id=workflow_id,
-        input=schedules.input_of(step, row, parsed, entry),
-        correlation_id=request.correlation_id,
-        priority=request.priority,
-        task_to_domain=request.task_to_domain,
-        created_by=request.created_by,
-        document=request.document,
-    )
+    wanted = schedules.start_of(step, row, parsed, entry)
+    there = starting.prior(step, wanted)
+    if there is not None:
+        entry = replace(entry, state=RunState.SKIPPED, reason=schedules.THERE, workflow_id=there.workflow_id)
+        schedules.put(step, schedules.record(step, row, entry))
+        return ScheduleRan(entry.execution_id, RunState.SKIPPED, there.workflow_id)
+    if parsed.overlap is OverlapPolicy.TERMINATE_RUNNING:
+        schedules.terminate_running(step, row)
+    result = starting.begin(step, wanted)
     if isinstance(result, Rejected):
         return result
     row = schedules.record(step, row, entry)

@@ -15,9 +15,9 @@ from orchestrator.engine.step import Step
 
 def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
     births.check_start(command.workflow_id, command.priority, command.input)
-    prior = _prior(step, command)
-    if prior is not None:
-        return prior
+    before = prior(step, command)
+    if before is not None:
+        return before
     existing = step.state.execution((command.namespace, command.workflow_id)) if command.workflow_id else None
     if existing is not None and not existing.execution.deleted:
         return _taken(step, command, existing.execution.name)
@@ -38,7 +38,7 @@ def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
     )
 
 
-def _prior(step: Step, wanted: StartWorkflow | StartExecution) -> Started | None:
+def prior(step: Step, wanted: StartWorkflow | StartExecution) -> Started | None:
     """What was started with the same idempotency key before."""
     if not wanted.idempotency_key:
         return None
@@ -67,7 +67,15 @@ def _taken(step: Step, command: StartWorkflow, existing: str) -> AnyResult:
 
 def start_execution(step: Step, message: StartExecution) -> AnyResult:
     """What came of it, started or refused, is told to whoever wanted it."""
-    result: Started | Rejected = _prior(step, message) or births.start_within(
+    result: Started | Rejected = prior(step, message) or begin(step, message)
+    origins.told(step, message, result)
+    # A refusal as the step's own result would undo what was just told.
+    return result if isinstance(result, Started) else Done()
+
+
+def begin(step: Step, message: StartExecution) -> Started | Rejected:
+    """Whatever there may be under its idempotency key."""
+    return births.start_within(
         step,
         namespace=message.namespace,
         name=message.name,
@@ -86,6 +94,3 @@ def start_execution(step: Step, message: StartExecution) -> AnyResult:
         depth=message.depth,
         parent_task=message.parent_task,
     )
-    origins.told(step, message, result)
-    # A refusal as the step's own result would undo what was just told.
-    return result if isinstance(result, Started) else Done()

@@ -12,6 +12,7 @@ from functools import lru_cache
 import msgspec
 
 from orchestrator.engine import limits
+from orchestrator.engine.choices import IdempotencyStrategy
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.parse import validate_workflow
@@ -29,11 +30,9 @@ _KNOWN = (
     " description createTime updatedTime createdBy updatedBy nextRunTime"
 ).split()
 _REQUEST_KNOWN = (
-    "name version input correlationId priority taskToDomain workflowDef createdBy"
-    # Means nothing without a key.
-    " idempotencyStrategy"
+    "name version input correlationId priority taskToDomain workflowDef createdBy idempotencyKey idempotencyStrategy"
 ).split()
-_REQUEST_UNBUILT = ("externalInputPayloadStoragePath", "idempotencyKey")
+_REQUEST_UNBUILT = ("externalInputPayloadStoragePath",)
 _REMEMBERED = 256
 _SPACES = re.compile(r"[ \t\r\n]+")
 
@@ -68,6 +67,8 @@ class StartRequest(msgspec.Struct, frozen=True):
     task_to_domain: tuple[tuple[str, str], ...]
     created_by: str
     document: bytes  # a definition to run without registering it; b"": the registered one
+    idempotency_key: str = ""
+    idempotency: IdempotencyStrategy = IdempotencyStrategy.FAIL
 
 
 class ParsedSchedule(msgspec.Struct, frozen=True):
@@ -196,7 +197,16 @@ def _request(raw: bytes, created_by: str) -> StartRequest:
         task_to_domain=read_domains(fields, "taskToDomain"),
         created_by=_short(fields, "createdBy") or created_by[: limits.NAME_CHARS],
         document=document,
+        idempotency_key=_short(fields, "idempotencyKey"),
+        idempotency=_strategy(fields),
     )
+
+
+def _strategy(fields: Fields) -> IdempotencyStrategy:
+    name = fields.text("idempotencyStrategy") or IdempotencyStrategy.FAIL.name
+    if name not in IdempotencyStrategy.__members__:
+        raise fields.invalid("idempotencyStrategy", f"it is none of {', '.join(IdempotencyStrategy.__members__)}")
+    return IdempotencyStrategy[name]
 
 
 def _short(fields: Fields, key: str) -> str:

@@ -16,7 +16,7 @@ from orchestrator.engine.expressions import assemble_object, dump_string, merge_
 from orchestrator.engine.messages import Origin, OriginKind, ScheduleDue, StartExecution, TerminateExecution
 from orchestrator.engine.model import Table, TimerKind
 from orchestrator.engine.resident import Timer
-from orchestrator.engine.results import AnyResult, Rejected
+from orchestrator.engine.results import AnyResult, Rejected, Started
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
 from orchestrator.engine.triggers.rows import RunState, ScheduledExecution, ScheduleRow, ScheduleRun, Scheduling
@@ -25,6 +25,7 @@ from orchestrator.engine.triggers.schedule_documents import OverlapPolicy, Parse
 OVERLAPS = "the run before has not ended"
 ONE_WAITS = "the run before has not ended, and another one waits for that already"
 MISSED = "the time had passed before it could be run"
+THERE = "there is an execution with the idempotency key already"
 REPLACED = "terminated for the next run of schedule"
 
 
@@ -168,23 +169,28 @@ def _send(step: Step, row: ScheduleRow, parsed: ParsedSchedule, entry: ScheduleR
     workflow_id = step.ids.make()
     entry = replace(entry, state=RunState.PENDING, workflow_id=workflow_id, executed_ms=step.now, reason="")
     step.write(Table.SCHEDULE_RUN, (row.namespace, row.name, entry.number), entry)
-    request = parsed.request
-    step.send(
-        StartExecution(
-            namespace=row.namespace,
-            workflow_id=workflow_id,
-            name=request.name,
-            version=request.version,
-            input=input_of(step, row, parsed, entry),
-            correlation_id=request.correlation_id,
-            priority=request.priority,
-            task_to_domain=request.task_to_domain,
-            created_by=request.created_by,
-            document=request.document,
-            origin=Origin(OriginKind.SCHEDULE, row.name, entry.number),
-        )
-    )
+    step.send(start_of(step, row, parsed, entry))
     return follow(step, row, parsed, entry.number, workflow_id)
+
+
+def start_of(step: Step, row: ScheduleRow, parsed: ParsedSchedule, entry: ScheduleRun) -> StartExecution:
+    """The start of a run's execution."""
+    request = parsed.request
+    return StartExecution(
+        namespace=row.namespace,
+        workflow_id=entry.workflow_id,
+        name=request.name,
+        version=request.version,
+        input=input_of(step, row, parsed, entry),
+        correlation_id=request.correlation_id,
+        priority=request.priority,
+        task_to_domain=request.task_to_domain,
+        created_by=request.created_by,
+        document=request.document,
+        idempotency_key=request.idempotency_key,
+        idempotency=request.idempotency,
+        origin=Origin(OriginKind.SCHEDULE, row.name, entry.number),
+    )
 
 
 def record(step: Step, row: ScheduleRow, entry: ScheduleRun) -> ScheduleRow:
@@ -213,12 +219,15 @@ def started(step: Step, message: StartExecution, result: AnyResult) -> None:
     """What came of the execution of a run."""
     key = (message.namespace, message.origin.name, message.origin.number)
     entry = cast(ScheduleRun | None, step.state.resident[Table.SCHEDULE_RUN].get(key))
-    refused = isinstance(result, Rejected)
     if entry is not None and entry.workflow_id == message.workflow_id:
-        state = RunState.FAILED if refused else RunState.STARTED
-        reason = result.message[: limits.REASON_CHARS] if isinstance(result, Rejected) else ""
-        step.write(Table.SCHEDULE_RUN, key, replace(entry, state=state, reason=reason))
-    if refused:
+        if isinstance(result, Rejected):
+            entry = replace(entry, state=RunState.FAILED, reason=result.message[: limits.REASON_CHARS])
+        elif isinstance(result, Started) and result.existing:
+            entry = replace(entry, state=RunState.SKIPPED, reason=THERE, workflow_id=result.workflow_id)
+        else:
+            entry = replace(entry, state=RunState.STARTED, reason="")
+        step.write(Table.SCHEDULE_RUN, key, entry)
+    if not isinstance(result, Started) or result.existing:
         ended(step, message.namespace, message.workflow_id)
 
 

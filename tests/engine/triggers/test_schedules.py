@@ -452,6 +452,44 @@ def test_a_run_by_hand_that_can_not_start_is_refused_and_leaves_no_record(driver
     assert runs(driver) == []
 
 
+# --- idempotency keys
+
+
+def keyed(strategy: str) -> dict[str, Any]:
+    return {"name": "report", "idempotencyKey": "k", "idempotencyStrategy": strategy}
+
+
+def test_with_return_existing_there_is_one_execution_and_further_times_are_skipped(driver: Driver) -> None:
+    """The record names the execution there is; the next time does not wait for it."""
+    put(driver, startWorkflowRequest=keyed("RETURN_EXISTING"), overlapPolicy="BUFFER_ONE")
+    first = run_now(driver)
+    end(driver, first.workflow_id)
+    arm(driver, MINUTE, 2 * MINUTE)
+    driver.wait(2 * MINUTE)
+    assert states(driver) == [RunState.STARTED, RunState.SKIPPED, RunState.SKIPPED]
+    assert [run.workflow_id for run in runs(driver)] == [first.workflow_id] * 3
+    assert runs(driver)[1].reason == schedules.THERE
+    assert (row(driver).running, driver.state.resident[Table.SCHEDULED]) == ("", {})
+    again = run_now(driver)
+    assert (again.state, again.workflow_id) == (RunState.SKIPPED, first.workflow_id)
+
+
+def test_with_fail_on_running_a_time_fails_while_an_execution_of_the_key_runs(driver: Driver) -> None:
+    """Whoever has started it; when it has ended, the next time starts another."""
+    assert not isinstance(driver.start("report", "mine", idempotency_key="k"), Rejected)
+    put(driver, startWorkflowRequest=keyed("FAIL_ON_RUNNING"))
+    arm(driver, MINUTE, 2 * MINUTE)
+    driver.wait(MINUTE)
+    assert states(driver) == [RunState.FAILED]
+    assert "'mine'" in runs(driver)[0].reason
+    refused = run_now(driver)
+    assert isinstance(refused, Rejected) and refused.reason == "IDEMPOTENCY_KEY_TAKEN"
+    end(driver, "mine")
+    driver.wait(MINUTE)
+    assert states(driver) == [RunState.FAILED, RunState.STARTED]
+    assert driver.header(runs(driver)[1].workflow_id).idempotency_key == "k"
+
+
 def test_the_overlap_policy_holds_for_runs_by_hand(driver: Driver) -> None:
     for policy in ("SKIP", "BUFFER_ONE", "TERMINATE_RUNNING"):
         put(driver, name=policy, overlapPolicy=policy)
