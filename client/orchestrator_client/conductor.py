@@ -8,10 +8,12 @@ from typing import Any
 
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import ReadOptions
+from orchestrator_client import definitions as forms
 from orchestrator_client import searching
 from orchestrator_client.connection import Connection
 from orchestrator_client.executing import ReturnStrategy, signal_task, strategy_of, wait_blocked
 from orchestrator_client.execution import TaskStatus
+from orchestrator_client.mocking import rehearse
 from orchestrator_client.runs import Run
 from orchestrator_client.workflow import Workflow
 
@@ -90,6 +92,13 @@ class Conductor:
             if not reply.next_token:
                 return
             request.page.token = reply.next_token
+
+    async def test(
+        self, document: Mapping[str, Any], *, definitions: Iterable[forms.Definition] = ()
+    ) -> Document:
+        """Runs a workflow with mocked outcomes as `Client.test_document` does: Conductor's Workflow."""
+        reply = await rehearse(self._connection, document, definitions, pb.VIEW_CONDUCTOR)
+        return _document(reply.workflow.conductor_json)
 
     async def execute(
         self,

@@ -110,35 +110,55 @@ class Mocking:
         self, document: Mapping[str, Any], *, definitions: Iterable[forms.Definition] = ()
     ) -> Rehearsed:
         """As `test_workflow`, of a request in Conductor's shape: `taskRefToMockOutput`, `subWorkflowTestRequest`."""
-        request = pb.TestWorkflowRequest(
-            start=pb.StartWorkflowRequest(
-                namespace=self.connection.namespace,
-                name=_text(document, "name"),
-                version=_number(document, "version"),
-                workflow_id=_text(document, "workflowId"),
-                correlation_id=_text(document, "correlationId"),
-                priority=_number(document, "priority"),
-                created_by=_text(document, "createdBy"),
-                task_to_domain={name: str(domain) for name, domain in _object(document, "taskToDomain").items()},
-                input=object_payload(document.get("input"), "input"),
-            )
-        )
-        if document.get("workflowDef"):
-            request.start.definition_json = dumps(document["workflowDef"])
-        _read(document, request.mocks, request, "")
-        return await self._rehearse(request, definitions)
+        return _rehearsed(await rehearse(self.connection, document, definitions))
 
     async def _rehearse(self, request: pb.TestWorkflowRequest, definitions: Iterable[forms.Definition]) -> Rehearsed:
-        found = forms.sort(definitions)
-        request.workflow_definition_json.extend(dumps(one) for one in found.workflows)
-        request.task_definition_json.extend(dumps(one) for one in found.tasks.values())
-        reply = await self.connection.call(lambda node: node.workflows.TestWorkflow, request, attempt_s=_ATTEMPT_S)
-        return Rehearsed(
-            read_execution(reply.workflow),
-            [read_execution(one) for one in reply.sub_workflows],
-            list(reply.without_mock),
-            list(reply.unused_mocks),
-        )
+        return _rehearsed(await _call(self.connection, request, definitions))
+
+
+async def rehearse(
+    connection: Connection,
+    document: Mapping[str, Any],
+    definitions: Iterable[forms.Definition],
+    view: pb.View.ValueType = pb.VIEW_NATIVE,
+) -> pb.TestWorkflowResponse:
+    """Of a request in Conductor's shape."""
+    request = pb.TestWorkflowRequest(
+        start=pb.StartWorkflowRequest(
+            namespace=connection.namespace,
+            name=_text(document, "name"),
+            version=_number(document, "version"),
+            workflow_id=_text(document, "workflowId"),
+            correlation_id=_text(document, "correlationId"),
+            priority=_number(document, "priority"),
+            created_by=_text(document, "createdBy"),
+            task_to_domain={name: str(domain) for name, domain in _object(document, "taskToDomain").items()},
+            input=object_payload(document.get("input"), "input"),
+        ),
+        view=view,
+    )
+    if document.get("workflowDef"):
+        request.start.definition_json = dumps(document["workflowDef"])
+    _read(document, request.mocks, request, "")
+    return await _call(connection, request, definitions)
+
+
+async def _call(
+    connection: Connection, request: pb.TestWorkflowRequest, definitions: Iterable[forms.Definition]
+) -> pb.TestWorkflowResponse:
+    found = forms.sort(definitions)
+    request.workflow_definition_json.extend(dumps(one) for one in found.workflows)
+    request.task_definition_json.extend(dumps(one) for one in found.tasks.values())
+    return await connection.call(lambda node: node.workflows.TestWorkflow, request, attempt_s=_ATTEMPT_S)
+
+
+def _rehearsed(reply: pb.TestWorkflowResponse) -> Rehearsed:
+    return Rehearsed(
+        read_execution(reply.workflow),
+        [read_execution(one) for one in reply.sub_workflows],
+        list(reply.without_mock),
+        list(reply.unused_mocks),
+    )
 
 
 def _mocks(mocks: Mocks) -> pb.Mocks:

@@ -187,6 +187,7 @@ class SyncConductor(_Blocking[Conductor]):
     tasks = _iterating(Conductor.tasks)
     search = _iterating(Conductor.search)
     search_tasks = _iterating(Conductor.search_tasks)
+    test = _blocking(Conductor.test)
     execute = _blocking(Conductor.execute)
     wait_blocked = _blocking(Conductor.wait_blocked)
     signal = _blocking(Conductor.signal)

@@ -22,8 +22,10 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True)
 @click.argument("file", type=_FILE)
 @click.option("--definitions", "-d", "definitions", multiple=True, metavar="FILE", type=_FILE,
               help="Workflows and tasks that are there in this test only; may be repeated.")
+@click.option("--conductor", is_flag=True, help="Print it as Conductor shows it, in JSON.")
 @calls_cluster
-async def test_workflow(session: Session, client: Client, file: str, definitions: Sequence[str]) -> int | None:
+async def test_workflow(session: Session, client: Client, file: str, definitions: Sequence[str],
+                        conductor: bool) -> int | None:
     """Run a workflow with mocked outcomes of its tasks: nothing is executed, and nothing is kept.
 
     \b
@@ -35,6 +37,10 @@ async def test_workflow(session: Session, client: Client, file: str, definitions
     documents = load_file(Path(file))
     if len(documents) != 1:
         raise InvalidRequest(f"{file} has {len(documents)} documents: a test is one")
+    if conductor:
+        shown_there = await client.conductor.test(documents[0], definitions=definitions)
+        session.output.data(shown_there)
+        return None if shown_there["status"] == WorkflowStatus.COMPLETED else exits.FAILED
     rehearsed = await client.test_document(documents[0], definitions=definitions)
     about = facts((
         ("without a mock", ", ".join(rehearsed.without_mock)), ("unused mocks", ", ".join(rehearsed.unused_mocks)),

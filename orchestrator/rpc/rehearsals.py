@@ -9,16 +9,18 @@ from collections.abc import Mapping
 import grpc
 
 from orchestrator.engine import commands, queries
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import Rejected
 from orchestrator.rehearsal.mocks import Mock, Mocks
 from orchestrator.rehearsal.rehearsal import Rehearsal, Rehearsed
 from orchestrator.rehearsal.stage import RehearsalTooLarge
 from orchestrator.replication.errors import Overloaded
-from orchestrator.rpc import views
+from orchestrator.rpc import conductor_view, showing, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, rejected
 from orchestrator.rpc.requests import REASON_CHARACTERS_MAX, chosen, in_range, json_object, required, text
+from orchestrator.rpc.slices import in_turns
 from orchestrator.rpc.starting import start_command
 from orchestrator_api.v1 import workflows_pb2 as pb
 
@@ -50,6 +52,7 @@ class Rehearsals:
 
     async def run(self, request: pb.TestWorkflowRequest) -> pb.TestWorkflowResponse:
         start = start_command(request.start)
+        conductors = showing.is_conductors(request.view)
         registering = _registering(start.namespace, request)
         mocks = _Reader().mocks("mocks", request.mocks)
         await self._backend.read_point(request.read)
@@ -58,7 +61,7 @@ class Rehearsals:
         self._running += 1
         try:
             async with asyncio.timeout(SECONDS_MAX):
-                return await _answer(await self._rehearse(start, registering, mocks))
+                return await _answer(await self._rehearse(start, registering, mocks), conductors)
         except TimeoutError:
             raise _too_large("seconds", SECONDS_MAX) from None
         except RehearsalTooLarge as error:
@@ -135,12 +138,16 @@ def _mock(path: str, message: pb.TaskMock) -> Mock:
     )
 
 
-async def _answer(rehearsed: Rehearsed) -> pb.TestWorkflowResponse:
+async def _answer(rehearsed: Rehearsed, conductors: bool) -> pb.TestWorkflowResponse:
     """In slices: inputs are resolved for it, and may be large together."""
     answer = pb.TestWorkflowResponse(without_mock=rehearsed.without_mock, unused_mocks=rehearsed.unused)
     state, size = rehearsed.state, 0
     for held in rehearsed.executions:
         message = answer.workflow if held is rehearsed.executions[0] else answer.sub_workflows.add()
+        if conductors:
+            message.CopyFrom(await _conductors(rehearsed, held, ANSWER_BYTES_MAX - size))
+            size += message.ByteSize()
+            continue
         message.CopyFrom(views.workflow(state, held, include_tasks=False))
         message.definition_json = queries.execution_document(state, held)
         size += message.ByteSize()
@@ -151,6 +158,25 @@ async def _answer(rehearsed: Rehearsed) -> pb.TestWorkflowResponse:
                 raise _too_large("bytes of the answer", ANSWER_BYTES_MAX)
             await asyncio.sleep(0)
     return answer
+
+
+async def _conductors(rehearsed: Rehearsed, held: ExecutionState, bytes_max: int) -> pb.Workflow:
+    slices = showing.conductors_workflow(
+        rehearsed.state, held, include_tasks=True, parent_task=_parent_task(rehearsed, held), bytes_max=bytes_max
+    )
+    try:
+        return await in_turns(slices)
+    except conductor_view.TooLarge:
+        raise _too_large("bytes of the answer", ANSWER_BYTES_MAX) from None
+
+
+def _parent_task(rehearsed: Rehearsed, held: ExecutionState) -> str:
+    """The id of the task that has started the execution; "" for the outermost one."""
+    x = held.execution
+    for other in rehearsed.executions:
+        if other.execution.workflow_id == x.parent and x.parent_sequence in other.tasks:
+            return other.tasks[x.parent_sequence].task_id
+    return ""
 
 
 def _too_large(limit: str, most: float) -> RpcFailure:

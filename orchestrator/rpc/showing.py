@@ -55,19 +55,28 @@ def _natively(state: State, held: ExecutionState, include_tasks: bool) -> Slices
 async def _conductors(backend: Backend, held: ExecutionState, include_tasks: bool) -> pb.Workflow:
     parent_task = await parent_task_of(backend, held.execution)
     def draw(held: ExecutionState) -> Slices[pb.Workflow]:
-        document = yield from conductor_view.workflow(
+        return conductors_workflow(
             backend.state(),
             held,
             include_tasks=include_tasks,
             parent_task=parent_task,
             bytes_max=ANSWER_BYTES_MAX,
         )
-        return _named(held.execution, document)
 
     try:
         return await drawn(backend, held, draw)
     except conductor_view.TooLarge:
         raise too_large(held) from None
+
+
+def conductors_workflow(
+    state: State, held: ExecutionState, *, include_tasks: bool, parent_task: str, bytes_max: int
+) -> Slices[pb.Workflow]:
+    """Raises conductor_view.TooLarge."""
+    document = yield from conductor_view.workflow(
+        state, held, include_tasks=include_tasks, parent_task=parent_task, bytes_max=bytes_max
+    )
+    return _named(held.execution, document)
 
 
 async def parent_task_of(backend: Backend, execution: Execution) -> str:

@@ -48,6 +48,15 @@ def at_once(slices: Slices[T]) -> T:
             return cast(T, end.value)
 
 
+async def in_turns(slices: Slices[T]) -> T:
+    """The whole, of what does not change meanwhile."""
+    while True:
+        end = _slice(slices)
+        if end is not None:
+            return cast(T, end.value)
+        await asyncio.sleep(0)
+
+
 def _slice(slices: Slices[T]) -> StopIteration | None:
     """One slice; what ends it all, if it was the last one."""
     pieces = size = 0

@@ -149,6 +149,8 @@ async def test_the_command_line_shows_it(cluster: LocalCluster, tmp_path: Path) 
     assert "COMPLETED" in result.stdout and '{"twice": 6}' in result.stdout
     shown = json.loads((await asyncio.to_thread(run, "--json")).stdout)
     assert shown["execution"]["output"] == {"twice": 6}
+    shown = json.loads((await asyncio.to_thread(run, "--conductor")).stdout)
+    assert (shown["workflowName"], shown["status"], shown["output"]) == ("doubled", "COMPLETED", {"twice": 6})
     (tmp_path / "test.json").write_text('{"name": "doubled", "taskRefToMockOutput": {"other": [{}]}}')
     result = await asyncio.to_thread(run)
     assert result.exit_code == 1

@@ -57,6 +57,35 @@ async def test_the_answer_is_the_whole_execution(bench: Bench, stubs: Stubs) -> 
     assert list(reply.unused_mocks) == ["other"]
 
 
+async def test_conductors_view_is_its_document(bench: Bench, stubs: Stubs) -> None:
+    """Of a sub-workflow, too, which names the task that has started it."""
+    parent = {"name": "s", "taskReferenceName": "s", "type": "SUB_WORKFLOW", "subWorkflowParam": {"name": "order"}}
+    bench.order("pay")
+    start = pb.StartWorkflowRequest(definition_json=msgspec.json.encode(workflow("flow", parent)))
+    mocks = pb.Mocks(sub_workflows={"s": pb.Mocks(tasks={"pay": outcome(b'{"receipt":1}')})})
+    reply = await soon(
+        "the test", stubs.workflows.TestWorkflow(asked(start=start, mocks=mocks, view=pb.VIEW_CONDUCTOR))
+    )
+    assert not reply.workflow.tasks
+    document = msgspec.json.decode(reply.workflow.conductor_json)
+    [sub] = document["tasks"]
+    assert (document["workflowName"], document["status"], sub["taskType"]) == ("flow", "COMPLETED", "SUB_WORKFLOW")
+    child = msgspec.json.decode(reply.sub_workflows[0].conductor_json)
+    assert (child["workflowName"], child["parentWorkflowTaskId"]) == ("order", sub["taskId"])
+    assert child["tasks"][0]["outputData"] == {"receipt": 1}
+
+
+@pytest.mark.parametrize("view", [pb.VIEW_NATIVE, pb.VIEW_CONDUCTOR])
+async def test_an_answer_that_is_too_large_is_refused_in_each_view(
+    bench: Bench, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, view: Any
+) -> None:
+    bench.order("pay")
+    monkeypatch.setattr(rehearsals, "ANSWER_BYTES_MAX", 500)
+    mocks = pb.Mocks(tasks={"pay": outcome(msgspec.json.encode({"x": "y" * 500}))})
+    error = await failure(stubs.workflows.TestWorkflow(asked(mocks=mocks, view=view)))
+    assert info_of(error).reason == "TEST_TOO_LARGE"
+
+
 async def test_nothing_is_submitted_to_the_log(bench: Bench, stubs: Stubs) -> None:
     bench.order("pay")
     before = bench.driver.rows()

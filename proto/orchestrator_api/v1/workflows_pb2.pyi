@@ -2428,6 +2428,9 @@ class TestWorkflowRequest(google.protobuf.message.Message):
     WORKFLOW_DEFINITION_JSON_FIELD_NUMBER: builtins.int
     TASK_DEFINITION_JSON_FIELD_NUMBER: builtins.int
     READ_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
+    view: global___View.ValueType
+    """As what the executions are shown."""
     @property
     def start(self) -> global___StartWorkflowRequest:
         """What to start, as StartWorkflow is told it. The identity of the request means nothing."""
@@ -2456,9 +2459,10 @@ class TestWorkflowRequest(google.protobuf.message.Message):
         workflow_definition_json: collections.abc.Iterable[builtins.bytes] | None = ...,
         task_definition_json: collections.abc.Iterable[builtins.bytes] | None = ...,
         read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+        view: global___View.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["mocks", b"mocks", "read", b"read", "start", b"start"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["mocks", b"mocks", "read", b"read", "start", b"start", "task_definition_json", b"task_definition_json", "workflow_definition_json", b"workflow_definition_json"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["mocks", b"mocks", "read", b"read", "start", b"start", "task_definition_json", b"task_definition_json", "view", b"view", "workflow_definition_json", b"workflow_definition_json"]) -> None: ...
 
 global___TestWorkflowRequest = TestWorkflowRequest
 
