@@ -50,7 +50,8 @@ class TaskContext:
     attempt: int = 1
     # The iteration of the loop that the step is in; 0 outside loops.
     iteration: int = 0
-    # The details of the newest heartbeat of the attempt before; None if there was none.
+    # The details of the newest heartbeat of the attempt before, or of the NotDone that this one has raised before; None
+    # if there were none.
     previous_details: Any = None
     # Set when the attempt has ended without this worker (a plain function looks here; an async one is cancelled).
     cancelled: threading.Event = field(default_factory=threading.Event)

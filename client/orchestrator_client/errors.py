@@ -18,6 +18,7 @@ OrchestratorError
 │   ├── WorkflowTimedOut
 │   └── WorkflowTerminated
 ├── TerminalError           raised by a task: do not try again
+├── NotDone                 raised by a task: it goes on later
 └── CodecError              a value that does not fit its type (also a ValueError); .path says where
 """
 
@@ -161,6 +162,24 @@ class TerminalError(OrchestratorError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" if self.message else self.code
+
+
+class NotDone(OrchestratorError):
+    """Raised by a task that is not done, to let go of it: the same attempt is handed out again after a while.
+
+    `details`, a dict or a dataclass, is what `ctx.previous_details` says then; without, what it said before. Nobody
+    holds the task meanwhile, and no retry is used up; its timeouts go on, but for the response timeout.
+    """
+
+    def __init__(self, after_s: float, details: object = None) -> None:
+        if not 0 <= after_s < float("inf"):
+            raise ValueError(f"after_s is a number of seconds from 0 on, not {after_s}")
+        super().__init__(after_s, details)
+        self.after_s = after_s
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"not done: goes on after {self.after_s:g} s"
 
 
 class CodecError(OrchestratorError, ValueError):

@@ -15,17 +15,19 @@ from orchestrator_api.v1.workflows_pb2 import (
     TASK_STATUS_COMPLETED,
     TASK_STATUS_FAILED,
     TASK_STATUS_FAILED_WITH_TERMINAL_ERROR,
+    TASK_STATUS_IN_PROGRESS,
     TaskStatus,
 )
 from orchestrator_client.codec import dumps, loads
 from orchestrator_client.context import CompensatedStepContext, CompensationContext, TaskContext
-from orchestrator_client.errors import CodecError, TerminalError
+from orchestrator_client.errors import CodecError, NotDone, TerminalError
 from orchestrator_client.tasks import Compensator, Task
 
 OUTPUT_BYTES_MAX = 256 * 1024
 DETAILS_BYTES_MAX = 64 * 1024
 REASON_CHARACTERS_MAX = 10_000
 CODE_CHARACTERS_MAX = 200
+_AFTER_MS_MAX = (2**31 - 1) * 1000
 
 
 def make_context(
@@ -85,6 +87,8 @@ async def run_attempt(
         return failed(assignment, str(error), "TASK_INVALID", terminal=True)
     try:
         value = await _call(task, arguments, threads)
+    except NotDone as error:
+        return _not_done(assignment, error, task.name)
     except TerminalError as error:
         return failed(assignment, str(error), error.code, terminal=True, outcome_unknown=error.outcome_unknown)
     except (Exception, SystemExit) as error:
@@ -102,6 +106,24 @@ async def run_attempt(
         return failed(assignment, problem, "OUTPUT_TOO_LARGE", terminal=True, outcome_unknown=True)
     result = _result(assignment, TASK_STATUS_COMPLETED)
     result.output.inline = data
+    return result
+
+
+def _not_done(assignment: pb.Assignment, said: NotDone, name: str) -> pb.TaskResult:
+    try:
+        data = b"" if said.details is None else dumps(said.details)
+        problem = "" if data[:1] in (b"", b"{") else "they are no object (a dict or a dataclass)"
+    except (CodecError, ValueError) as error:
+        data, problem = b"", str(error)
+    if len(data) > DETAILS_BYTES_MAX:
+        problem = f"they have {len(data)} bytes of JSON; at most {DETAILS_BYTES_MAX} fit"
+    if problem:
+        problem = f"the details of what {name} has not done: {problem}"
+        return failed(assignment, problem, "OUTPUT_INVALID", terminal=True, outcome_unknown=True)
+    result = _result(assignment, TASK_STATUS_IN_PROGRESS)
+    result.callback_after_ms = min(round(said.after_s * 1000), _AFTER_MS_MAX)
+    if data:
+        result.output.inline = data
     return result
 
 

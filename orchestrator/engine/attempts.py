@@ -257,6 +257,7 @@ def finish(
             accepted=attempt.accepted if was_done else accepted,
             outcome_unknown=(unknown and has_effect(attempt))
             or (in_effect and not accepted)
+            or (attempt.outcome_unknown and not accepted)
             or (was_done and status is not TaskStatus.COMPLETED and attempt.type in WORKED),
             fencing_token=attempt.reported_by or attempt.fencing_token,
             check=Check.NONE,

@@ -217,12 +217,14 @@ class CompleteTask(Command, frozen=True, tag=45):
     workflow_id: str
     task_id: str
     fencing_token: int
-    status: TaskStatus  # COMPLETED, FAILED, FAILED_WITH_TERMINAL_ERROR
+    # COMPLETED, FAILED, FAILED_WITH_TERMINAL_ERROR; IN_PROGRESS: it goes on when the attempt is handed out again.
+    status: TaskStatus
     output: bytes
     reason: str
     error_code: str
     outcome_unknown: bool = False  # with a failure: it may have taken effect all the same
     logs: tuple[tuple[int, str], ...] = ()  # (time in milliseconds, text)
+    callback_ms: int = 0  # IN_PROGRESS: after so long
 
 
 class RecordHeartbeat(Command, frozen=True, tag=46):

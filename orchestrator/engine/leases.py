@@ -184,7 +184,7 @@ def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> N
         check_task(attempt.status, TaskStatus.IN_PROGRESS)
     timeout_ms = _timeout_ms(step, attempt)
     timers = attempt.timers
-    if timeout_ms:
+    if timeout_ms and not _is_timed(step, attempt):
         timers = (*timers, step.arm(TimerKind.TASK_TIMEOUT, timeout_ms, attempt.sequence))
     step.put_task(
         replace(
@@ -199,6 +199,12 @@ def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> N
         )
     )
     _deliver(step, lease)
+
+
+def _is_timed(step: Step, attempt: TaskAttempt) -> bool:
+    """Whether its timeout runs already: it was handed out before."""
+    timers = [step.state.timers[number,] for number in attempt.timers if (number,) in step.state.timers]
+    return any(timer.kind is TimerKind.TASK_TIMEOUT for timer in timers)
 
 
 def _deliver(step: Step, lease: Lease) -> None:

@@ -129,7 +129,8 @@ class AssignmentView(msgspec.Struct, frozen=True):
     input: bytes
     timeout_ms: int
     response_timeout_ms: int
-    heartbeat_details: bytes  # of the newest heartbeat of the attempts before; b"": none
+    # Of its newest heartbeat, if it was handed out before, or else of the attempts before; b"": none.
+    heartbeat_details: bytes
     scheduled_ms: int
     compensation: StepView | None
     kind: str = ""  # of system work: the queue it came from
@@ -179,7 +180,7 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
 def _details_before(hot: ExecutionState, attempt: TaskAttempt) -> bytes:
     before = hot.undoing[attempt.compensates] if attempt.compensates else hot.attempts_of[attempt.reference]
     for sequence in reversed(before):
-        if sequence < attempt.sequence and hot.tasks[sequence].details:
+        if sequence <= attempt.sequence and hot.tasks[sequence].details:
             return scopes.load(hot, hot.tasks[sequence].details)
     return b""
 

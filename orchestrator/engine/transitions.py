@@ -34,6 +34,8 @@ TASK: dict[T, tuple[T, ...]] = {
         T.CANCELED,
     ),
     T.IN_PROGRESS: (
+        # Its worker wants to be asked again, after a while.
+        T.SCHEDULED,
         T.COMPLETED,
         T.COMPLETED_WITH_ERRORS,
         T.FAILED,

@@ -42,6 +42,7 @@ POLL_WAIT_MS_MAX = 60_000
 LEADERSHIP_CHECK_SECONDS = 1.0
 
 _REPORTED = {
+    workflows_pb2.TASK_STATUS_IN_PROGRESS: TaskStatus.IN_PROGRESS,
     workflows_pb2.TASK_STATUS_COMPLETED: TaskStatus.COMPLETED,
     workflows_pb2.TASK_STATUS_FAILED: TaskStatus.FAILED,
     workflows_pb2.TASK_STATUS_FAILED_WITH_TERMINAL_ERROR: TaskStatus.FAILED_WITH_TERMINAL_ERROR,
@@ -177,7 +178,7 @@ async def judge(backend: Backend, result: pb.TaskResult) -> pb.TaskVerdict:
     """Submits a worker's result and answers its verdict. Raises RpcFailure if the result can't be read at all."""
     status = _REPORTED.get(result.status)
     if status is None:
-        raise invalid("result.status", "a worker reports COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR")
+        raise invalid("result.status", "a worker reports IN_PROGRESS, COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR")
     reason = result.reason[:ERROR_CHARACTERS_MAX]
     unknown = result.outcome_unknown
     try:
@@ -186,8 +187,11 @@ async def judge(backend: Backend, result: pb.TaskResult) -> pb.TaskVerdict:
         # The worker would only send the same again: the attempt fails for good, and says why.
         output, broken = b"{}", failure.message
         # Whoever reported COMPLETED has done something, though it can't be said what.
-        unknown = unknown or status is TaskStatus.COMPLETED
+        unknown = unknown or status in (TaskStatus.COMPLETED, TaskStatus.IN_PROGRESS)
         status, reason = TaskStatus.FAILED_WITH_TERMINAL_ERROR, broken
+    if status is TaskStatus.IN_PROGRESS and not result.HasField("output"):
+        # What it said before stays.
+        output = b""
     command = commands.CompleteTask(
         namespace=namespace_of(result.namespace),
         workflow_id=required("result.workflow_id", result.workflow_id),
@@ -199,6 +203,7 @@ async def judge(backend: Backend, result: pb.TaskResult) -> pb.TaskVerdict:
         error_code=result.error_code[:NAME_CHARACTERS_MAX],
         outcome_unknown=unknown,
         logs=log_lines(result.logs),
+        callback_ms=result.callback_after_ms,
     )
     outcome = await backend.submit_any(command, None)
     if isinstance(outcome, Judged):

@@ -18,6 +18,7 @@ from orchestrator_client import (
     CompensationContext,
     DeadlineExceeded,
     InvalidRequest,
+    NotDone,
     NotFound,
     Retry,
     SyncClient,
@@ -163,6 +164,28 @@ async def test_a_failure_that_is_retried_and_one_that_is_not(client: Client) -> 
     assert "GIVEN_UP" in failed.value.reason
     tasks = (await client.get(failed.value.workflow_id, tasks=True)).tasks
     assert [each.status for each in tasks] == ["FAILED", "FAILED", "FAILED_WITH_TERMINAL_ERROR"]
+
+
+async def test_a_task_that_is_not_done_goes_on_where_it_was(client: Client) -> None:
+    told: list[tuple[Any, int, str]] = []
+
+    @task
+    async def paging(ctx: TaskContext) -> dict[str, int]:
+        told.append((ctx.previous_details, ctx.attempt, ctx.idempotency_key))
+        page = (ctx.previous_details or {"page": 0})["page"]
+        if page < 2:
+            raise NotDone(0.01, {"page": page + 1})
+        return {"pages": page}
+
+    workflow = Workflow("paging")
+    workflow.step(paging)
+    async with working(client, paging):
+        run = await client.start(workflow)
+        await run.result(PATIENCE_S)
+    assert [details for details, _, _ in told] == [None, {"page": 1}, {"page": 2}]
+    assert {(attempt, key) for _, attempt, key in told} == {(1, told[0][2])}
+    [only] = (await client.get(run.workflow_id, tasks=True)).tasks
+    assert (only.status, only.output) == ("COMPLETED", {"pages": 2})
 
 
 async def test_a_saga_is_undone_by_the_same_worker(client: Client) -> None:

@@ -16,9 +16,11 @@ from orchestrator_api.v1.workflows_pb2 import (
     TASK_STATUS_COMPLETED,
     TASK_STATUS_FAILED,
     TASK_STATUS_FAILED_WITH_TERMINAL_ERROR,
+    TASK_STATUS_IN_PROGRESS,
 )
 from orchestrator_client import (
     Client,
+    NotDone,
     Retry,
     TaskContext,
     TerminalError,
@@ -315,3 +317,43 @@ async def test_a_task_may_say_that_its_failure_may_have_taken_effect(cluster: Fa
         stream.assign(assignment("uncertain"))
         (result,) = await stream.results(1)
     assert (result.error_code, result.outcome_unknown) == ("PSP_SILENT", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "after_ms", "output"),
+    [
+        (NotDone(1.5, {"page": 2}), 1_500, b'{"page":2}'),
+        (NotDone(0), 0, b""),
+        (NotDone(1e18), (2**31 - 1) * 1000, b""),
+    ],
+)
+async def test_what_is_not_done_is_asked_again(
+    cluster: FakeCluster, client: Client, error: NotDone, after_ms: int, output: bytes
+) -> None:
+    async with streaming(cluster, client, task(name="paging")(raising(error))) as stream:
+        stream.assign(assignment("paging"))
+        (result,) = await stream.results(1)
+    assert result.status == TASK_STATUS_IN_PROGRESS
+    assert (result.callback_after_ms, result.output.inline) == (after_ms, output)
+
+
+@pytest.mark.parametrize(
+    ("details", "reason"),
+    [([1], "they are no object"), ({"x": "y" * 70_000}, "at most 65536 fit"), ({"x": object()}, "has no JSON form")],
+)
+async def test_what_can_not_be_said_of_it_fails_for_good(
+    cluster: FakeCluster, client: Client, details: Any, reason: str
+) -> None:
+    async with streaming(cluster, client, task(name="paging")(raising(NotDone(1, details)))) as stream:
+        stream.assign(assignment("paging"))
+        (result,) = await stream.results(1)
+    assert (result.status, result.error_code) == (TASK_STATUS_FAILED_WITH_TERMINAL_ERROR, "OUTPUT_INVALID")
+    assert reason in result.reason
+    assert result.outcome_unknown
+
+
+def test_a_while_is_a_number_of_seconds() -> None:
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="after_s"):
+            NotDone(wrong)
+    assert str(NotDone(1.5)) == "not done: goes on after 1.5 s"

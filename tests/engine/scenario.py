@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from orchestrator.engine import system
 from orchestrator.engine.choices import DeadlineKind, DeleteEffects, IfExists, TerminateCompensation
 from orchestrator.engine.commands import (
     AbandonCompensation,
@@ -350,7 +351,11 @@ class Events:
         lease = driver.state.leases[token,]
         if lease.name == "system/script" and status is TaskStatus.COMPLETED and output != OUTPUTS[-1]:
             output = self._rng.choice((b'{"result":true}', b'{"result":"a"}', b'{"result":false}'))
-        told = CompleteTask(lease.namespace, lease.workflow_id, lease.task_id, token, status, output, "r", "e")
+        if status is not TaskStatus.COMPLETED and not system.is_queue(lease.name) and self._rng.random() < 0.3:
+            status = TaskStatus.IN_PROGRESS
+        told = CompleteTask(
+            lease.namespace, lease.workflow_id, lease.task_id, token, status, output, "r", "e", callback_ms=2_000
+        )
         self._told = [*self._told[-20:], told]
         return told
 

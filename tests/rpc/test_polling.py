@@ -134,6 +134,28 @@ async def test_a_result_gets_its_verdict(bench: Bench, stubs: Stubs) -> None:
     assert verdict.verdict == pb.VERDICT_FENCED
 
 
+async def test_who_is_not_done_is_asked_again(bench: Bench, stubs: Stubs) -> None:
+    bench.start("w1")
+    (given,) = (await poll(stubs)).assignments
+    tokens = [given.fencing_token]
+    for said in (b'{"page":1}', b""):
+        result = pb.TaskResult(
+            workflow_id="w1", task_id=given.task_id, fencing_token=tokens[-1],
+            status=workflows_pb2.TASK_STATUS_IN_PROGRESS, callback_after_ms=5_000,
+        )
+        if said:
+            result.output.inline = said
+        verdict = (await stubs.workers.CompleteTask(pb.CompleteTaskRequest(result=result))).verdict
+        assert verdict.verdict == pb.VERDICT_ACCEPTED
+        assert bench.driver.latest(given.reference, "w1").status.name == "SCHEDULED"
+        bench.driver.wait(5_000)
+        (again,) = (await poll(stubs)).assignments
+        assert (again.task_id, again.idempotency_key) == (given.task_id, given.idempotency_key)
+        assert again.heartbeat_details.inline == b'{"page":1}'
+        tokens.append(again.fencing_token)
+    assert tokens == sorted(set(tokens))
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine import attempts, evaluations, leases, limits, task_logs
 from orchestrator.engine.commands import CompleteTask, RecordHeartbeat, ReleaseTask
-from orchestrator.engine.definitions.model import TaskNode
+from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
 from orchestrator.engine.handlers import checking
@@ -16,13 +16,16 @@ from orchestrator.engine.operators.registry import EVALUATED
 from orchestrator.engine.payloads import drop, store
 from orchestrator.engine.results import AnyResult, Code, Done, Judged, Verdict
 from orchestrator.engine.step import Step
+from orchestrator.engine.transitions import check_task
 
-_REPORTED = frozenset((TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR))
+_REPORTED = frozenset(
+    (TaskStatus.IN_PROGRESS, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR)
+)
 
 
 def complete_task(step: Step, command: CompleteTask) -> AnyResult:
     if command.status not in _REPORTED:
-        message = "a result is COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR"
+        message = "a result is IN_PROGRESS, COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR"
         refuse(Code.INVALID_ARGUMENT, "STATUS_INVALID", message, field="status")
     attempt = attempt_of(step, command.namespace, command.workflow_id, command.task_id)
     if attempt is None or not holds(step, attempt, command.fencing_token):
@@ -30,11 +33,13 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
     if attempt.is_looked_at:
         checking.answered(step, attempt, command)
         return Judged(Verdict.ACCEPTED)
+    if command.status is TaskStatus.IN_PROGRESS and attempts.node_of(step, attempt).type != TaskType.SIMPLE:
+        refuse(Code.INVALID_ARGUMENT, "STATUS_INVALID", "only a worker can be asked again", field="status")
     task_logs.add(step, attempt, command.logs)
     try:
         output = _checked(step, command)
     except (PayloadInvalid, LimitExceeded) as error:
-        # Whoever reported COMPLETED has done something, though it can't be said what.
+        # Whoever reported that has done something, though it can't be said what.
         attempts.finish(
             step,
             attempt,
@@ -42,11 +47,42 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
             reason=f"invalid output: {error}",
             error_code=attempts.INVALID_RESULT,
             accepted=True,
-            unknown=command.status is TaskStatus.COMPLETED,
+            unknown=command.status in (TaskStatus.COMPLETED, TaskStatus.IN_PROGRESS),
         )
         return Judged(Verdict.INVALID, str(error))
-    _accept(step, attempt, command, output)
+    if command.status is TaskStatus.IN_PROGRESS:
+        _ask_again(step, attempt, command.callback_ms, output)
+    else:
+        _accept(step, attempt, command, output)
     return Judged(Verdict.ACCEPTED)
+
+
+def _ask_again(step: Step, attempt: TaskAttempt, after_ms: int, said: Payload) -> None:
+    """The same attempt is handed out again, with what was said: it is not done, and nobody has it until then."""
+    if said:
+        drop(step, attempt.details)
+        attempt = replace(attempt, details=said)
+    if not leases.is_wanted(step, attempt):
+        reason = "the workflow has ended or compensates"
+        attempts.finish(
+            step, attempt, TaskStatus.CANCELED, reason=reason, accepted=True, unknown=True, follow=False
+        )
+        return
+    leases.end_lease(step, step.state.leases[attempt.fencing_token,])
+    check_task(attempt.status, TaskStatus.SCHEDULED)
+    attempt = step.put_task(
+        replace(
+            attempt,
+            status=TaskStatus.SCHEDULED,
+            updated_ms=step.now,
+            fencing_token=0,
+            ready=0,
+            losses=0,
+            # Unless it says otherwise at last.
+            outcome_unknown=True,
+        )
+    )
+    attempts.queue_for_worker(step, attempt, min(after_ms, limits.RETRY_DELAY_MS))
 
 
 def _accept(step: Step, attempt: TaskAttempt, command: CompleteTask, output: Payload) -> None:

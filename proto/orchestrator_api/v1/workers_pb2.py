@@ -27,15 +27,15 @@ from orchestrator_api.v1 import common_pb2 as orchestrator__api_dot_v1_dot_commo
 from orchestrator_api.v1 import workflows_pb2 as orchestrator__api_dot_v1_dot_workflows__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!orchestrator_api/v1/workers.proto\x12\x0forchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a orchestrator_api/v1/common.proto\x1a#orchestrator_api/v1/workflows.proto\"\xe3\x02\n\x0bWorkRequest\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.orchestrator.v1.WorkHelloH\x00\x12/\n\x07results\x18\x02 \x01(\x0b\x32\x1c.orchestrator.v1.WorkResultsH\x00\x12\x33\n\theartbeat\x18\x03 \x01(\x0b\x32\x1e.orchestrator.v1.WorkHeartbeatH\x00\x12/\n\x07release\x18\x04 \x01(\x0b\x32\x1c.orchestrator.v1.WorkReleaseH\x00\x12+\n\x05slots\x18\x05 \x01(\x0b\x32\x1a.orchestrator.v1.WorkSlotsH\x00\x12/\n\x07goodbye\x18\x06 \x01(\x0b\x32\x1c.orchestrator.v1.WorkGoodbyeH\x00\x12)\n\x04logs\x18\x07 \x01(\x0b\x32\x19.orchestrator.v1.WorkLogsH\x00\x42\x07\n\x05\x66rame\"\xf0\x02\n\x0cWorkResponse\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12/\n\x07welcome\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.WorkWelcomeH\x00\x12\x37\n\x0b\x61ssignments\x18\x04 \x01(\x0b\x32 .orchestrator.v1.WorkAssignmentsH\x00\x12\x31\n\x08verdicts\x18\x05 \x01(\x0b\x32\x1d.orchestrator.v1.WorkVerdictsH\x00\x12;\n\rcancellations\x18\x06 \x01(\x0b\x32\".orchestrator.v1.WorkCancellationsH\x00\x12.\n\x07go_away\x18\x07 \x01(\x0b\x32\x1b.orchestrator.v1.WorkGoAwayH\x00\x12+\n\x05\x61live\x18\x08 \x01(\x0b\x32\x1a.orchestrator.v1.WorkAliveH\x00\x42\x07\n\x05\x66rame\"\xc0\x01\n\tWorkHello\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\ntask_names\x18\x03 \x03(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12\x1a\n\x12session_timeout_ms\x18\x06 \x01(\r\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12*\n\x04held\x18\x08 \x03(\x0b\x32\x1c.orchestrator.v1.HeldAttempt\"J\n\x0bHeldAttempt\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\"m\n\x0bWorkWelcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12\x1a\n\x12session_timeout_ms\x18\x03 \x01(\r\x12\x1d\n\x15heartbeat_interval_ms\x18\x04 \x01(\r\"C\n\x0fWorkAssignments\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.Assignment\"\x96\x04\n\nAssignment\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x11\n\treference\x18\x07 \x01(\t\x12\x11\n\titeration\x18\x08 \x01(\r\x12\x13\n\x0bretry_count\x18\t \x01(\r\x12\'\n\x05input\x18\n \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x12\n\ntimeout_ms\x18\x0b \x01(\x04\x12\x1b\n\x13response_timeout_ms\x18\x0c \x01(\x04\x12\x33\n\x11heartbeat_details\x18\r \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12=\n\x0c\x63ompensation\x18\x0e \x01(\x0b\x32\'.orchestrator.v1.CompensationAssignment\x12\x15\n\rworkflow_name\x18\x0f \x01(\t\x12\x32\n\x0escheduled_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63orrelation_id\x18\x11 \x01(\t\x12\x0c\n\x04kind\x18\x12 \x01(\t\x12\x17\n\x0fparameters_json\x18\x13 \x01(\x0c\"\xe5\x01\n\x16\x43ompensationAssignment\x12\x11\n\treference\x18\x01 \x01(\t\x12\x11\n\titeration\x18\x02 \x01(\r\x12,\n\nstep_input\x18\x03 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12-\n\x0bstep_output\x18\x04 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x17\n\x0foutcome_unknown\x18\x05 \x01(\x08\x12\x1c\n\x14step_idempotency_key\x18\x06 \x01(\t\x12\x11\n\tstep_name\x18\x07 \x01(\t\";\n\x0bWorkResults\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.TaskResult\"\x98\x02\n\nTaskResult\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.orchestrator.v1.TaskStatus\x12(\n\x06output\x18\x06 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\nerror_code\x18\x08 \x01(\t\x12\x17\n\x0foutcome_unknown\x18\t \x01(\x08\x12&\n\x04logs\x18\n \x03(\x0b\x32\x18.orchestrator.v1.LogLine\"(\n\x07LogLine\x12\x0f\n\x07time_ms\x18\x01 \x01(\x03\x12\x0c\n\x04text\x18\x02 \x01(\t\":\n\x08WorkLogs\x12.\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.AttemptLogs\"s\n\x0b\x41ttemptLogs\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12\'\n\x05lines\x18\x04 \x03(\x0b\x32\x18.orchestrator.v1.LogLine\">\n\x0cWorkVerdicts\x12.\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.TaskVerdict\"q\n\x0bTaskVerdict\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12)\n\x07verdict\x18\x03 \x01(\x0e\x32\x18.orchestrator.v1.Verdict\x12\x0f\n\x07message\x18\x04 \x01(\t\"Z\n\rWorkHeartbeat\x12\x33\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32!.orchestrator.v1.AttemptHeartbeat\x12\x14\n\x0c\x61ll_attempts\x18\x02 \x01(\x08\"z\n\x10\x41ttemptHeartbeat\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12)\n\x07\x64\x65tails\x18\x04 \x01(\x0b\x32\x18.orchestrator.v1.Payload\"\x0b\n\tWorkAlive\"=\n\x0bWorkRelease\x12.\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.HeldAttempt\"\x1a\n\tWorkSlots\x12\r\n\x05slots\x18\x01 \x01(\r\"\r\n\x0bWorkGoodbye\"I\n\x11WorkCancellations\x12\x34\n\rcancellations\x18\x01 \x03(\x0b\x32\x1d.orchestrator.v1.Cancellation\"k\n\x0c\x43\x61ncellation\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\x05 \x01(\x08\"4\n\nWorkGoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x16\n\x0eleader_address\x18\x02 \x01(\t\"\x80\x01\n\x10PollTasksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\ntask_names\x18\x03 \x03(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\x11\n\tmax_tasks\x18\x05 \x01(\r\x12\x0f\n\x07wait_ms\x18\x06 \x01(\r\"E\n\x11PollTasksResponse\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.Assignment\"B\n\x13\x43ompleteTaskRequest\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.orchestrator.v1.TaskResult\"E\n\x14\x43ompleteTaskResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.orchestrator.v1.TaskVerdict\"j\n\x15ListTaskQueuesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntask_names\x18\x02 \x03(\t\x12*\n\x04read\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"D\n\x16ListTaskQueuesResponse\x12*\n\x06queues\x18\x01 \x03(\x0b\x32\x1a.orchestrator.v1.TaskQueue\"\xa5\x02\n\tTaskQueue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x04\x12\x0e\n\x06leased\x18\x04 \x01(\x04\x12\x1b\n\x13oldest_ready_age_ms\x18\x05 \x01(\x04\x12\x11\n\theld_back\x18\x06 \x01(\x08\x12\x18\n\x10\x63oncurrent_limit\x18\x07 \x01(\x04\x12\x12\n\nrate_limit\x18\x08 \x01(\x04\x12\x16\n\x0erate_window_ms\x18\t \x01(\x04\x12\x1c\n\x14handed_out_in_window\x18\n \x01(\x04\x12\x14\n\x0cworker_count\x18\x0b \x01(\x04\x12\x31\n\x07workers\x18\x0c \x03(\x0b\x32 .orchestrator.v1.TaskQueueWorker\"[\n\x0fTaskQueueWorker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\x12\x0c\n\x04used\x18\x03 \x01(\r\x12\x18\n\x10last_poll_age_ms\x18\x04 \x01(\x04\"S\n\x12\x41\x64\x64TaskLogsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x04logs\x18\x02 \x01(\x0b\x32\x1c.orchestrator.v1.AttemptLogs\"D\n\x13\x41\x64\x64TaskLogsResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.orchestrator.v1.TaskVerdict*v\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x12\n\x0eVERDICT_FENCED\x10\x02\x12\x13\n\x0fVERDICT_UNKNOWN\x10\x03\x12\x13\n\x0fVERDICT_INVALID\x10\x04\x32\xc6\x03\n\rWorkerService\x12G\n\x04Work\x12\x1c.orchestrator.v1.WorkRequest\x1a\x1d.orchestrator.v1.WorkResponse(\x01\x30\x01\x12R\n\tPollTasks\x12!.orchestrator.v1.PollTasksRequest\x1a\".orchestrator.v1.PollTasksResponse\x12[\n\x0c\x43ompleteTask\x12$.orchestrator.v1.CompleteTaskRequest\x1a%.orchestrator.v1.CompleteTaskResponse\x12\x61\n\x0eListTaskQueues\x12&.orchestrator.v1.ListTaskQueuesRequest\x1a\'.orchestrator.v1.ListTaskQueuesResponse\x12X\n\x0b\x41\x64\x64TaskLogs\x12#.orchestrator.v1.AddTaskLogsRequest\x1a$.orchestrator.v1.AddTaskLogsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!orchestrator_api/v1/workers.proto\x12\x0forchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a orchestrator_api/v1/common.proto\x1a#orchestrator_api/v1/workflows.proto\"\xe3\x02\n\x0bWorkRequest\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.orchestrator.v1.WorkHelloH\x00\x12/\n\x07results\x18\x02 \x01(\x0b\x32\x1c.orchestrator.v1.WorkResultsH\x00\x12\x33\n\theartbeat\x18\x03 \x01(\x0b\x32\x1e.orchestrator.v1.WorkHeartbeatH\x00\x12/\n\x07release\x18\x04 \x01(\x0b\x32\x1c.orchestrator.v1.WorkReleaseH\x00\x12+\n\x05slots\x18\x05 \x01(\x0b\x32\x1a.orchestrator.v1.WorkSlotsH\x00\x12/\n\x07goodbye\x18\x06 \x01(\x0b\x32\x1c.orchestrator.v1.WorkGoodbyeH\x00\x12)\n\x04logs\x18\x07 \x01(\x0b\x32\x19.orchestrator.v1.WorkLogsH\x00\x42\x07\n\x05\x66rame\"\xf0\x02\n\x0cWorkResponse\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12/\n\x07welcome\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.WorkWelcomeH\x00\x12\x37\n\x0b\x61ssignments\x18\x04 \x01(\x0b\x32 .orchestrator.v1.WorkAssignmentsH\x00\x12\x31\n\x08verdicts\x18\x05 \x01(\x0b\x32\x1d.orchestrator.v1.WorkVerdictsH\x00\x12;\n\rcancellations\x18\x06 \x01(\x0b\x32\".orchestrator.v1.WorkCancellationsH\x00\x12.\n\x07go_away\x18\x07 \x01(\x0b\x32\x1b.orchestrator.v1.WorkGoAwayH\x00\x12+\n\x05\x61live\x18\x08 \x01(\x0b\x32\x1a.orchestrator.v1.WorkAliveH\x00\x42\x07\n\x05\x66rame\"\xc0\x01\n\tWorkHello\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\ntask_names\x18\x03 \x03(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12\x1a\n\x12session_timeout_ms\x18\x06 \x01(\r\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12*\n\x04held\x18\x08 \x03(\x0b\x32\x1c.orchestrator.v1.HeldAttempt\"J\n\x0bHeldAttempt\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\"m\n\x0bWorkWelcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12\x1a\n\x12session_timeout_ms\x18\x03 \x01(\r\x12\x1d\n\x15heartbeat_interval_ms\x18\x04 \x01(\r\"C\n\x0fWorkAssignments\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.Assignment\"\x96\x04\n\nAssignment\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x11\n\treference\x18\x07 \x01(\t\x12\x11\n\titeration\x18\x08 \x01(\r\x12\x13\n\x0bretry_count\x18\t \x01(\r\x12\'\n\x05input\x18\n \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x12\n\ntimeout_ms\x18\x0b \x01(\x04\x12\x1b\n\x13response_timeout_ms\x18\x0c \x01(\x04\x12\x33\n\x11heartbeat_details\x18\r \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12=\n\x0c\x63ompensation\x18\x0e \x01(\x0b\x32\'.orchestrator.v1.CompensationAssignment\x12\x15\n\rworkflow_name\x18\x0f \x01(\t\x12\x32\n\x0escheduled_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63orrelation_id\x18\x11 \x01(\t\x12\x0c\n\x04kind\x18\x12 \x01(\t\x12\x17\n\x0fparameters_json\x18\x13 \x01(\x0c\"\xe5\x01\n\x16\x43ompensationAssignment\x12\x11\n\treference\x18\x01 \x01(\t\x12\x11\n\titeration\x18\x02 \x01(\r\x12,\n\nstep_input\x18\x03 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12-\n\x0bstep_output\x18\x04 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x17\n\x0foutcome_unknown\x18\x05 \x01(\x08\x12\x1c\n\x14step_idempotency_key\x18\x06 \x01(\t\x12\x11\n\tstep_name\x18\x07 \x01(\t\";\n\x0bWorkResults\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.TaskResult\"\xb3\x02\n\nTaskResult\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.orchestrator.v1.TaskStatus\x12(\n\x06output\x18\x06 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\nerror_code\x18\x08 \x01(\t\x12\x17\n\x0foutcome_unknown\x18\t \x01(\x08\x12&\n\x04logs\x18\n \x03(\x0b\x32\x18.orchestrator.v1.LogLine\x12\x19\n\x11\x63\x61llback_after_ms\x18\x46 \x01(\x04\"(\n\x07LogLine\x12\x0f\n\x07time_ms\x18\x01 \x01(\x03\x12\x0c\n\x04text\x18\x02 \x01(\t\":\n\x08WorkLogs\x12.\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.AttemptLogs\"s\n\x0b\x41ttemptLogs\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12\'\n\x05lines\x18\x04 \x03(\x0b\x32\x18.orchestrator.v1.LogLine\">\n\x0cWorkVerdicts\x12.\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.TaskVerdict\"q\n\x0bTaskVerdict\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12)\n\x07verdict\x18\x03 \x01(\x0e\x32\x18.orchestrator.v1.Verdict\x12\x0f\n\x07message\x18\x04 \x01(\t\"Z\n\rWorkHeartbeat\x12\x33\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32!.orchestrator.v1.AttemptHeartbeat\x12\x14\n\x0c\x61ll_attempts\x18\x02 \x01(\x08\"z\n\x10\x41ttemptHeartbeat\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12)\n\x07\x64\x65tails\x18\x04 \x01(\x0b\x32\x18.orchestrator.v1.Payload\"\x0b\n\tWorkAlive\"=\n\x0bWorkRelease\x12.\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1c.orchestrator.v1.HeldAttempt\"\x1a\n\tWorkSlots\x12\r\n\x05slots\x18\x01 \x01(\r\"\r\n\x0bWorkGoodbye\"I\n\x11WorkCancellations\x12\x34\n\rcancellations\x18\x01 \x03(\x0b\x32\x1d.orchestrator.v1.Cancellation\"k\n\x0c\x43\x61ncellation\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\x05 \x01(\x08\"4\n\nWorkGoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x16\n\x0eleader_address\x18\x02 \x01(\t\"\x80\x01\n\x10PollTasksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\ntask_names\x18\x03 \x03(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\x11\n\tmax_tasks\x18\x05 \x01(\r\x12\x0f\n\x07wait_ms\x18\x06 \x01(\r\"E\n\x11PollTasksResponse\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.Assignment\"B\n\x13\x43ompleteTaskRequest\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.orchestrator.v1.TaskResult\"E\n\x14\x43ompleteTaskResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.orchestrator.v1.TaskVerdict\"j\n\x15ListTaskQueuesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntask_names\x18\x02 \x03(\t\x12*\n\x04read\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"D\n\x16ListTaskQueuesResponse\x12*\n\x06queues\x18\x01 \x03(\x0b\x32\x1a.orchestrator.v1.TaskQueue\"\xa5\x02\n\tTaskQueue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x04\x12\x0e\n\x06leased\x18\x04 \x01(\x04\x12\x1b\n\x13oldest_ready_age_ms\x18\x05 \x01(\x04\x12\x11\n\theld_back\x18\x06 \x01(\x08\x12\x18\n\x10\x63oncurrent_limit\x18\x07 \x01(\x04\x12\x12\n\nrate_limit\x18\x08 \x01(\x04\x12\x16\n\x0erate_window_ms\x18\t \x01(\x04\x12\x1c\n\x14handed_out_in_window\x18\n \x01(\x04\x12\x14\n\x0cworker_count\x18\x0b \x01(\x04\x12\x31\n\x07workers\x18\x0c \x03(\x0b\x32 .orchestrator.v1.TaskQueueWorker\"[\n\x0fTaskQueueWorker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\x12\x0c\n\x04used\x18\x03 \x01(\r\x12\x18\n\x10last_poll_age_ms\x18\x04 \x01(\x04\"S\n\x12\x41\x64\x64TaskLogsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x04logs\x18\x02 \x01(\x0b\x32\x1c.orchestrator.v1.AttemptLogs\"D\n\x13\x41\x64\x64TaskLogsResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.orchestrator.v1.TaskVerdict*v\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x12\n\x0eVERDICT_FENCED\x10\x02\x12\x13\n\x0fVERDICT_UNKNOWN\x10\x03\x12\x13\n\x0fVERDICT_INVALID\x10\x04\x32\xc6\x03\n\rWorkerService\x12G\n\x04Work\x12\x1c.orchestrator.v1.WorkRequest\x1a\x1d.orchestrator.v1.WorkResponse(\x01\x30\x01\x12R\n\tPollTasks\x12!.orchestrator.v1.PollTasksRequest\x1a\".orchestrator.v1.PollTasksResponse\x12[\n\x0c\x43ompleteTask\x12$.orchestrator.v1.CompleteTaskRequest\x1a%.orchestrator.v1.CompleteTaskResponse\x12\x61\n\x0eListTaskQueues\x12&.orchestrator.v1.ListTaskQueuesRequest\x1a\'.orchestrator.v1.ListTaskQueuesResponse\x12X\n\x0b\x41\x64\x64TaskLogs\x12#.orchestrator.v1.AddTaskLogsRequest\x1a$.orchestrator.v1.AddTaskLogsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'orchestrator_api.v1.workers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=4485
-  _globals['_VERDICT']._serialized_end=4603
+  _globals['_VERDICT']._serialized_start=4512
+  _globals['_VERDICT']._serialized_end=4630
   _globals['_WORKREQUEST']._serialized_start=159
   _globals['_WORKREQUEST']._serialized_end=514
   _globals['_WORKRESPONSE']._serialized_start=517
@@ -55,55 +55,55 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKRESULTS']._serialized_start=2107
   _globals['_WORKRESULTS']._serialized_end=2166
   _globals['_TASKRESULT']._serialized_start=2169
-  _globals['_TASKRESULT']._serialized_end=2449
-  _globals['_LOGLINE']._serialized_start=2451
-  _globals['_LOGLINE']._serialized_end=2491
-  _globals['_WORKLOGS']._serialized_start=2493
-  _globals['_WORKLOGS']._serialized_end=2551
-  _globals['_ATTEMPTLOGS']._serialized_start=2553
-  _globals['_ATTEMPTLOGS']._serialized_end=2668
-  _globals['_WORKVERDICTS']._serialized_start=2670
-  _globals['_WORKVERDICTS']._serialized_end=2732
-  _globals['_TASKVERDICT']._serialized_start=2734
-  _globals['_TASKVERDICT']._serialized_end=2847
-  _globals['_WORKHEARTBEAT']._serialized_start=2849
-  _globals['_WORKHEARTBEAT']._serialized_end=2939
-  _globals['_ATTEMPTHEARTBEAT']._serialized_start=2941
-  _globals['_ATTEMPTHEARTBEAT']._serialized_end=3063
-  _globals['_WORKALIVE']._serialized_start=3065
-  _globals['_WORKALIVE']._serialized_end=3076
-  _globals['_WORKRELEASE']._serialized_start=3078
-  _globals['_WORKRELEASE']._serialized_end=3139
-  _globals['_WORKSLOTS']._serialized_start=3141
-  _globals['_WORKSLOTS']._serialized_end=3167
-  _globals['_WORKGOODBYE']._serialized_start=3169
-  _globals['_WORKGOODBYE']._serialized_end=3182
-  _globals['_WORKCANCELLATIONS']._serialized_start=3184
-  _globals['_WORKCANCELLATIONS']._serialized_end=3257
-  _globals['_CANCELLATION']._serialized_start=3259
-  _globals['_CANCELLATION']._serialized_end=3366
-  _globals['_WORKGOAWAY']._serialized_start=3368
-  _globals['_WORKGOAWAY']._serialized_end=3420
-  _globals['_POLLTASKSREQUEST']._serialized_start=3423
-  _globals['_POLLTASKSREQUEST']._serialized_end=3551
-  _globals['_POLLTASKSRESPONSE']._serialized_start=3553
-  _globals['_POLLTASKSRESPONSE']._serialized_end=3622
-  _globals['_COMPLETETASKREQUEST']._serialized_start=3624
-  _globals['_COMPLETETASKREQUEST']._serialized_end=3690
-  _globals['_COMPLETETASKRESPONSE']._serialized_start=3692
-  _globals['_COMPLETETASKRESPONSE']._serialized_end=3761
-  _globals['_LISTTASKQUEUESREQUEST']._serialized_start=3763
-  _globals['_LISTTASKQUEUESREQUEST']._serialized_end=3869
-  _globals['_LISTTASKQUEUESRESPONSE']._serialized_start=3871
-  _globals['_LISTTASKQUEUESRESPONSE']._serialized_end=3939
-  _globals['_TASKQUEUE']._serialized_start=3942
-  _globals['_TASKQUEUE']._serialized_end=4235
-  _globals['_TASKQUEUEWORKER']._serialized_start=4237
-  _globals['_TASKQUEUEWORKER']._serialized_end=4328
-  _globals['_ADDTASKLOGSREQUEST']._serialized_start=4330
-  _globals['_ADDTASKLOGSREQUEST']._serialized_end=4413
-  _globals['_ADDTASKLOGSRESPONSE']._serialized_start=4415
-  _globals['_ADDTASKLOGSRESPONSE']._serialized_end=4483
-  _globals['_WORKERSERVICE']._serialized_start=4606
-  _globals['_WORKERSERVICE']._serialized_end=5060
+  _globals['_TASKRESULT']._serialized_end=2476
+  _globals['_LOGLINE']._serialized_start=2478
+  _globals['_LOGLINE']._serialized_end=2518
+  _globals['_WORKLOGS']._serialized_start=2520
+  _globals['_WORKLOGS']._serialized_end=2578
+  _globals['_ATTEMPTLOGS']._serialized_start=2580
+  _globals['_ATTEMPTLOGS']._serialized_end=2695
+  _globals['_WORKVERDICTS']._serialized_start=2697
+  _globals['_WORKVERDICTS']._serialized_end=2759
+  _globals['_TASKVERDICT']._serialized_start=2761
+  _globals['_TASKVERDICT']._serialized_end=2874
+  _globals['_WORKHEARTBEAT']._serialized_start=2876
+  _globals['_WORKHEARTBEAT']._serialized_end=2966
+  _globals['_ATTEMPTHEARTBEAT']._serialized_start=2968
+  _globals['_ATTEMPTHEARTBEAT']._serialized_end=3090
+  _globals['_WORKALIVE']._serialized_start=3092
+  _globals['_WORKALIVE']._serialized_end=3103
+  _globals['_WORKRELEASE']._serialized_start=3105
+  _globals['_WORKRELEASE']._serialized_end=3166
+  _globals['_WORKSLOTS']._serialized_start=3168
+  _globals['_WORKSLOTS']._serialized_end=3194
+  _globals['_WORKGOODBYE']._serialized_start=3196
+  _globals['_WORKGOODBYE']._serialized_end=3209
+  _globals['_WORKCANCELLATIONS']._serialized_start=3211
+  _globals['_WORKCANCELLATIONS']._serialized_end=3284
+  _globals['_CANCELLATION']._serialized_start=3286
+  _globals['_CANCELLATION']._serialized_end=3393
+  _globals['_WORKGOAWAY']._serialized_start=3395
+  _globals['_WORKGOAWAY']._serialized_end=3447
+  _globals['_POLLTASKSREQUEST']._serialized_start=3450
+  _globals['_POLLTASKSREQUEST']._serialized_end=3578
+  _globals['_POLLTASKSRESPONSE']._serialized_start=3580
+  _globals['_POLLTASKSRESPONSE']._serialized_end=3649
+  _globals['_COMPLETETASKREQUEST']._serialized_start=3651
+  _globals['_COMPLETETASKREQUEST']._serialized_end=3717
+  _globals['_COMPLETETASKRESPONSE']._serialized_start=3719
+  _globals['_COMPLETETASKRESPONSE']._serialized_end=3788
+  _globals['_LISTTASKQUEUESREQUEST']._serialized_start=3790
+  _globals['_LISTTASKQUEUESREQUEST']._serialized_end=3896
+  _globals['_LISTTASKQUEUESRESPONSE']._serialized_start=3898
+  _globals['_LISTTASKQUEUESRESPONSE']._serialized_end=3966
+  _globals['_TASKQUEUE']._serialized_start=3969
+  _globals['_TASKQUEUE']._serialized_end=4262
+  _globals['_TASKQUEUEWORKER']._serialized_start=4264
+  _globals['_TASKQUEUEWORKER']._serialized_end=4355
+  _globals['_ADDTASKLOGSREQUEST']._serialized_start=4357
+  _globals['_ADDTASKLOGSREQUEST']._serialized_end=4440
+  _globals['_ADDTASKLOGSRESPONSE']._serialized_start=4442
+  _globals['_ADDTASKLOGSRESPONSE']._serialized_end=4510
+  _globals['_WORKERSERVICE']._serialized_start=4633
+  _globals['_WORKERSERVICE']._serialized_end=5087
 # @@protoc_insertion_point(module_scope)

@@ -359,7 +359,7 @@ class Assignment(google.protobuf.message.Message):
 
     @property
     def heartbeat_details(self) -> orchestrator_api.v1.common_pb2.Payload:
-        """The details of the newest heartbeat of the attempt before."""
+        """The details of its newest heartbeat, if it was handed out before, or else of that of the attempt before."""
 
     @property
     def compensation(self) -> global___CompensationAssignment:
@@ -480,6 +480,7 @@ class TaskResult(google.protobuf.message.Message):
     ERROR_CODE_FIELD_NUMBER: builtins.int
     OUTCOME_UNKNOWN_FIELD_NUMBER: builtins.int
     LOGS_FIELD_NUMBER: builtins.int
+    CALLBACK_AFTER_MS_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
@@ -489,16 +490,20 @@ class TaskResult(google.protobuf.message.Message):
     fencing_token: builtins.int
     """The token it was leased with."""
     status: orchestrator_api.v1.workflows_pb2.TaskStatus.ValueType
-    """COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR."""
+    """COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR; or IN_PROGRESS of a worker that wants to be asked again: the same
+    attempt is handed out once more after callback_after_ms, and nobody holds it until then.
+    """
     reason: builtins.str
     """Why it failed; at most 10,000 characters."""
     error_code: builtins.str
     """A stable name for the kind of failure; at most 200 characters."""
     outcome_unknown: builtins.bool
     """With a failure: it may have taken effect all the same, so a saga undoes it."""
+    callback_after_ms: builtins.int
+    """With IN_PROGRESS: how long nobody is asked. Its timeouts go on meanwhile, but for the response timeout."""
     @property
     def output(self) -> orchestrator_api.v1.common_pb2.Payload:
-        """A JSON object."""
+        """A JSON object. With IN_PROGRESS, what is handed out with the attempt as its heartbeat_details."""
 
     @property
     def logs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LogLine]:
@@ -517,9 +522,10 @@ class TaskResult(google.protobuf.message.Message):
         error_code: builtins.str = ...,
         outcome_unknown: builtins.bool = ...,
         logs: collections.abc.Iterable[global___LogLine] | None = ...,
+        callback_after_ms: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["output", b"output"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["error_code", b"error_code", "fencing_token", b"fencing_token", "logs", b"logs", "namespace", b"namespace", "outcome_unknown", b"outcome_unknown", "output", b"output", "reason", b"reason", "status", b"status", "task_id", b"task_id", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["callback_after_ms", b"callback_after_ms", "error_code", b"error_code", "fencing_token", b"fencing_token", "logs", b"logs", "namespace", b"namespace", "outcome_unknown", b"outcome_unknown", "output", b"output", "reason", b"reason", "status", b"status", "task_id", b"task_id", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___TaskResult = TaskResult
 
