@@ -63,8 +63,8 @@ def lost(step: Step, attempt: TaskAttempt) -> None:
 
 
 def is_true(value: bytes) -> bool:
-    """A script's value as a condition: true, a number above zero, or the word itself."""
-    text = text_of(value).strip().lower()
-    if text in ("true", "false", "null", ""):
-        return text == "true"
-    return value[:1] not in (b'"', b"{", b"[", b"-") and bool(text.strip("0.e+-"))
+    """A script's value as a condition, whoever asked for it: `true` and numbers above 0 are true, nothing else is."""
+    if value == b"true":
+        return True
+    mantissa = value.lower().partition(b"e")[0]
+    return value[:1].isdigit() and any(digit in b"123456789" for digit in mantissa)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from orchestrator.engine import chain, commands, dedup, definition_commands, messages, schema_commands
+from orchestrator.engine import chain, commands, dedup, definition_commands, limits, messages, schema_commands
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.handlers import (
     again,
@@ -141,11 +141,12 @@ class Machine:
         self._ids = Identifiers(state.cluster_id, state.recovery_epoch)
         self._entry = chain.EntryHash()
         self._requests = 0  # that came with an identity, in this entry
+        self._changed_by_messages = 0  # rows, in this entry
 
     def begin_entry(self, index: int, term: int, time_ms: int, behaviour_level: int) -> None:
         self.index, self.term, self.behaviour_level = index, term, behaviour_level
         self._entry = chain.EntryHash()
-        self._requests = 0
+        self._requests = self._changed_by_messages = 0
         self._run(lambda step: system.advance_time(step, time_ms))
         self._ids.begin(index, self.state.meta.log_time_ms)
 
@@ -170,6 +171,11 @@ class Machine:
             result = Checkpointed(self.index, self.chain)
         return Outcome(result, done.effects)
 
+    @property
+    def entry_is_full(self) -> bool:
+        """Whether the messages of this entry have changed so much that the next has to wait for another entry."""
+        return self._changed_by_messages >= limits.ROWS_CHANGED_PER_ENTRY
+
     def next_message(self) -> ExecutionKey | None:
         number = self.state.next_message()
         if number is None:
@@ -192,6 +198,7 @@ class Machine:
             return handler(step, message)
 
         done = self._run(take_up)
+        self._changed_by_messages += len(done.changed)
         if self.state.next_message() == number:
             self._run(lambda step: system.drop_message(step, number, message, done.result))
         if self.state.next_message() == number:

@@ -107,6 +107,8 @@ class Step:
             self.agenda.extend(self.x.agenda)
         if self.x.undo_agenda:
             self.undo_agenda.extend(self.x.undo_agenda)
+        if self.x.agenda or self.x.ending is not None:
+            self.budget = min(self.budget, limits.TRANSITIONS_BESIDE)
 
     def require(self, namespace: str, workflow_id: str) -> None:
         """Opens the execution or refuses the command."""

@@ -216,7 +216,7 @@ class Applier:
         machine = self.machine
         for _ in range(limits.MESSAGES_PER_ENTRY):
             needed = machine.next_message()
-            if needed is None:
+            if needed is None or machine.entry_is_full:
                 return
             await self._make_hot([needed])
             outcome = machine.apply_message()

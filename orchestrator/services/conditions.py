@@ -12,6 +12,7 @@ import logging
 import msgspec
 
 from orchestrator.engine.commands import DecideEvent
+from orchestrator.engine.evaluations import is_true
 from orchestrator.engine.expressions import assemble_object, dump_string, fields_of
 from orchestrator.engine.results import Rejected
 from orchestrator.engine.triggers import events
@@ -125,13 +126,3 @@ class Conditions:
             return DecideEvent(number, name, kept.revision, False, outcome.reason or "the condition failed")
         value = bytes(fields_of(outcome.output).get("result", msgspec.Raw(b"null")))
         return DecideEvent(number, name, kept.revision, is_true(value))
-
-
-def is_true(value: bytes) -> bool:
-    """As in Conductor: `true` and numbers above 0 are; nothing else is."""
-    if value == b"true":
-        return True
-    try:
-        return value[:1].isdigit() and msgspec.json.decode(value, type=float) > 0
-    except msgspec.MsgspecError:
-        return False

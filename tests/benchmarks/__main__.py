@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tests.benchmarks.failover import measure_failover, measure_handover, measure_partition, measure_silence
+from tests.benchmarks.large import measure_fan_out, measure_loop
 from tests.benchmarks.measurement import Measurement, remarks, table, to_json
 from tests.benchmarks.processes import Options, Progress, surroundings
 from tests.benchmarks.reads import measure_barrier
@@ -32,6 +33,8 @@ ROWS: dict[str, Measure] = {
     "handover": measure_handover,
     "stalls": measure_stalls,
     "w3": measure_w3,
+    "fanout-10000": measure_fan_out,
+    "loop-10000": measure_loop,
     "restart": measure_restart,
     "barrier": measure_barrier,
 }

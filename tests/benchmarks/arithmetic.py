@@ -43,6 +43,13 @@ def cpu_per_1000(before: Mapping[str, float], after: Mapping[str, float], count:
     return {part: (seconds - before.get(part, 0.0)) * 1000 / count for part, seconds in after.items()}
 
 
+def highest_bucket(before: Mapping[float, float], after: Mapping[float, float]) -> float:
+    """The upper bound of what was counted meanwhile, of cumulative counts by upper bound; 0 if nothing was."""
+    since = {bound: count - before.get(bound, 0.0) for bound, count in after.items()}
+    total = max(since.values(), default=0.0)
+    return min((bound for bound, count in since.items() if count == total), default=0.0) if total else 0.0
+
+
 def histogram(ordered: Sequence[float], step: float, width: int = 40) -> list[str]:
     """One line for each step of the scale from the lowest to the highest sample: its bounds, a bar and the number."""
     if not ordered:

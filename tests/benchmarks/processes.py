@@ -81,12 +81,13 @@ def namespaces(cluster: LocalCluster) -> Namespaces:
 
 
 @contextlib.asynccontextmanager
-async def running_workers(cluster: LocalCluster, options: Options) -> AsyncIterator[list[int]]:
-    """Connected worker processes, by their ids; gone afterwards."""
+async def running_workers(cluster: LocalCluster, options: Options, *names: str) -> AsyncIterator[list[int]]:
+    """Connected worker processes of the named tasks, or of all, by their ids; gone afterwards."""
     endpoints = ",".join(cluster.endpoints)
     paths = [str(ROOT / folder) for folder in (".", "client", "proto")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "tests.benchmarks.worker", endpoints, str(options.slots)]
+    served = [",".join(names)] if names else []
+    command = [sys.executable, "-m", "tests.benchmarks.worker", endpoints, str(options.slots), *served]
     workers: list[asyncio.subprocess.Process] = []
     try:
         for _ in range(options.workers):

@@ -53,12 +53,12 @@ async def measure_stalls(options: Options, progress: Progress) -> list[Measureme
             await client.start_and_wait(W1, Parcel(number), id=f"{prefix}-{number}")
 
         await client.start_and_wait(W1, Parcel(0), id=f"{prefix}-warm-up")
-        before = await _term(cluster)
+        before = await term_of(cluster)
         async with _stalling(cluster, options) as stalls:
             window = await closed_loop(
                 "stalls", CALLERS, options.seconds, call, lambda: cpu_by_part(cluster, leader, workers), progress
             )
-        after = await _term(cluster)
+        after = await term_of(cluster)
     lasted = sorted(1000 * seconds for seconds in stalls.seconds)
     return [
         Measurement(
@@ -81,7 +81,8 @@ def _note(lasted_ms: list[float], seconds: float, before: int, after: int) -> st
     return f"{found}; the term was {before}, and is {after}"
 
 
-async def _term(cluster: LocalCluster) -> int:
+async def term_of(cluster: LocalCluster) -> int:
+    """The highest of the nodes' terms."""
     answers = await asyncio.gather(*(ask_leader(address, timeout_s=10) for address in cluster.endpoints))
     return max(answer.term for answer in answers if answer is not None)
 

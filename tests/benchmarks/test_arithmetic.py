@@ -14,7 +14,7 @@ from orchestrator.storage import schema
 from orchestrator.storage.reading import content_hash, read_executions, read_residents
 from orchestrator.storage.staged import encode_batch
 from orchestrator.storage.writing import Writer
-from tests.benchmarks.arithmetic import cpu_per_1000, histogram, longest_pause, median, percentile
+from tests.benchmarks.arithmetic import cpu_per_1000, highest_bucket, histogram, longest_pause, median, percentile
 from tests.benchmarks.finished import add_copies
 from tests.benchmarks.measurement import Budget, Measurement, remarks, table, to_json
 from tests.benchmarks.processes import cpu_of_stat
@@ -55,6 +55,13 @@ def test_cpu_time_is_of_the_window_only() -> None:
     spent = cpu_per_1000({"leader": 2.0}, {"leader": 3.0, "workers": 0.5}, 500)
     assert spent == {"leader": 2.0, "workers": 1.0}
     assert cpu_per_1000({}, {"leader": 1.0}, 0) == {}
+
+
+def test_the_highest_bucket_is_of_the_window_only() -> None:
+    before = {0.01: 5.0, 0.1: 5.0, 1.0: 6.0, math.inf: 6.0}
+    assert highest_bucket(before, {0.01: 8.0, 0.1: 9.0, 1.0: 10.0, math.inf: 10.0}) == 0.1
+    assert highest_bucket({}, before) == 1.0
+    assert highest_bucket(before, before) == highest_bucket({}, {}) == 0
 
 
 def test_cpu_time_is_read_whatever_the_process_is_called() -> None:

@@ -1,4 +1,4 @@
-"""The external worker as a process of its own: `python -m tests.benchmarks.worker HOST:PORT,... SLOTS`.
+"""The external worker as a process of its own: `python -m tests.benchmarks.worker HOST:PORT,... SLOTS [TASK,...]`.
 
 Ends with SIGTERM, or when its standard input does: no worker outlives the benchmark.
 """
@@ -14,9 +14,10 @@ from orchestrator_client import Client, Worker
 from tests.benchmarks.workload import TASKS
 
 
-async def serve(endpoints: str, slots: int) -> None:
+async def serve(endpoints: str, slots: int, names: list[str]) -> None:
     async with Client(endpoints) as client:
-        worker = Worker(client, TASKS, slots=slots)
+        served = [task for task in TASKS if not names or task.name in names]
+        worker = Worker(client, served, slots=slots)
         asyncio.get_running_loop().create_task(_announce(worker))
         await worker.run()
 
@@ -34,4 +35,4 @@ def _end_with_input() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_input, daemon=True).start()
-    asyncio.run(serve(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(serve(sys.argv[1], int(sys.argv[2]), sys.argv[3].split(",") if len(sys.argv) > 3 else []))

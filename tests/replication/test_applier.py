@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.codec.entries import EntryHeader, encode_entry
+from orchestrator.engine import limits
 from orchestrator.engine.choices import DeleteEffects, IfExists, PurgeRule
 from orchestrator.engine.commands import (
     AnyCommand,
@@ -39,6 +40,11 @@ START_MS = 1_750_000_000_000
 WAITS = (
     b'{"name":"order","version":1,"schemaVersion":2,"tasks":[{"name":"paid","taskReferenceName":"paid",'
     b'"type":"WAIT","inputParameters":{"signal":"paid"}}]}'
+)
+FORKS = (
+    b'{"name":"forks","version":1,"schemaVersion":2,"tasks":[{"name":"f","taskReferenceName":"f",'
+    b'"type":"FORK_JOIN_DYNAMIC","inputParameters":{"forkTaskName":"a","forkTaskInputs":"${workflow.input.n}"}},'
+    b'{"name":"j","taskReferenceName":"j","type":"JOIN"}]}'
 )
 
 Changes = Sequence[tuple[Table, RowKey, Row | None]]
@@ -345,6 +351,25 @@ async def test_a_long_entry_lets_others_have_their_turn(bench: Bench) -> None:
     await bench.reach(index)
     counting.cancel()
     assert turns >= 300 * 0.001 / applier_module.TURN_SECONDS / 2
+
+
+async def test_a_fork_of_thousands_is_made_by_several_entries(bench: Bench) -> None:
+    """What one entry changes is hashed and stored at once, and whoever comes after it waits for all of it."""
+    await bench.do(RegisterWorkflows("default", (FORKS,), overwrite=False))
+    start_it = StartWorkflow("default", "forks", 0, "w", IfExists.FAIL, b'{"n":[%s1]}' % (b"1," * 7_999))
+    await bench.do(start_it, Checkpoint())
+    entries, changed = 1, [len(bench.rows)]
+    while bench.applier.machine.next_message() is not None:
+        before = len(bench.rows)
+        await bench.do(Checkpoint())
+        changed.append(len(bench.rows) - before)
+        entries += 1
+    [forked] = [row for (table, _), row in bench.rows.items() if table is Table.EXECUTION]
+    assert isinstance(forked, Execution)
+    assert forked.open_tasks == 8_001
+    assert entries > 3
+    # The last of its steps may go beyond by what one step changes.
+    assert max(changed) <= limits.ROWS_CHANGED_PER_ENTRY + 4 * limits.TRANSITIONS_PER_STEP
 
 
 async def test_log_time_is_what_entries_say_and_only_live_ones_hold_it_back() -> None:

@@ -11,6 +11,14 @@ from tests.engine.driver import Driver, workflow
 
 ONE = ("default", "w")
 
+# What scripts may come to, as JSON: whether that is true as a condition, and the case that it chooses.
+TRUTHS = (
+    (b"true", True, "true"), (b"false", False, "false"), (b"null", False, "null"), (b"1", True, "1"),
+    (b"0", False, "0"), (b"0.5", True, "0.5"), (b"0.0", False, "0.0"), (b"-1", False, "-1"), (b"1e-7", True, "1e-7"),
+    (b"0e5", False, "0e5"), (b"20", True, "20"), (b'"true"', False, "true"), (b'"1"', False, "1"), (b'""', False, ""),
+    (b"{}", False, "{}"), (b'{"a":1}', False, '{"a":1}'), (b"[]", False, "[]"), (b"[1]", False, "[1]"),
+)
+
 
 def begin(driver: Driver, *tasks: dict[str, Any], given: bytes = b"{}", **fields: Any) -> None:
     driver.register(workflow("flow", *tasks, **fields))

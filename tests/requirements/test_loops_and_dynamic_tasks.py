@@ -8,20 +8,23 @@ import msgspec
 import pytest
 
 from orchestrator.engine import limits, queries
-from orchestrator.engine.choices import TerminateCompensation
+from orchestrator.engine.choices import IfExists, TerminateCompensation
 from orchestrator.engine.commands import (
+    CompleteTask,
     ExpireSession,
     OpenSession,
     PauseWorkflow,
     ResumeWorkflow,
     RetryWorkflow,
     SignalWorkflow,
+    StartWorkflow,
     TerminateWorkflow,
 )
 from orchestrator.engine.model import SessionKind, TaskStatus, WorkflowStatus
-from tests.engine.driver import Driver, simple
-from tests.requirements.elements import begin, element, fork, shown_input, text
+from tests.engine.driver import Driver, simple, workflow
+from tests.requirements.elements import TRUTHS, begin, element, fork, shown_input, text
 
+ONE = ("default", "w")
 SCRIPT = "system/script"
 
 
@@ -275,6 +278,27 @@ def test_a_script_chooses_a_branch(driver: Driver) -> None:
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
+@pytest.mark.parametrize(("value", "is_true", "case"), TRUTHS)
+def test_conditions_mean_the_same_wherever_they_stand(driver: Driver, value: bytes, is_true: bool, case: str) -> None:
+    """DO_WHILE: a number > 0 is true; SWITCH and DECISION: the result, stringified (null gives "null")."""
+    inner = {"decisionCases": {case: [element("NOOP", "chosen")], "other": []}, "defaultCase": [element("NOOP", "n1")]}
+    other = {"decisionCases": {case: [element("NOOP", "chosen2")], "other": []}, "defaultCase": [element("NOOP", "n2")]}
+    begin(
+        driver,
+        element("INLINE", "i", {"evaluatorType": "javascript", "expression": "$.v"}),
+        element("SWITCH", "w1", {"v": "${i.output.result}"}, evaluatorType="javascript", expression="$.v", **inner),
+        element("DECISION", "d1", {"v": "${i.output.result}"}, caseExpression="$.v", **other),
+        element("SWITCH", "w2", {"v": "${i.output.result}"}, evaluatorType="value-param", expression="v",
+                decisionCases={case: [element("NOOP", "chosen3")], "other": []}),
+        loop(element("NOOP", "n"), condition="$.v"),
+    )
+    for reference in ("i", "w1", "d1", "l"):
+        driver.give(reference, b'{"result":%b}' % value)
+    assert driver.latest("i").output == b'{"result":%b}' % value
+    assert {"chosen", "chosen2", "chosen3"} <= set(driver.hot().attempts_of)
+    assert driver.latest("l").position == (2 if is_true else 1)
+
+
 def test_a_switch_whose_script_fails_fails(driver: Driver) -> None:
     """Evaluation exception: the SWITCH is FAILED."""
     task = element("SWITCH", "w1", {}, evaluatorType="javascript", expression="x", decisionCases={"2": [simple("a")]})
@@ -470,6 +494,37 @@ def test_a_large_fork_is_made_in_slices(driver: Driver) -> None:
     driver.ok(OpenSession("many", SessionKind.STREAM, "default", "", "many", ("a",), 2 * count, 10_000))
     for position in range(count):
         assert driver.header().status is WorkflowStatus.RUNNING
+        driver.give(f"_a_{position}", b'{"r":1}')
+    driver.check = True
+    driver.verify()
+    assert driver.header().status is WorkflowStatus.COMPLETED
+    assert len(text(driver, "j")) == count
+
+
+def test_results_that_come_while_a_fork_is_made_do_not_make_the_rest_of_it(driver: Driver) -> None:
+    """An entry has many commands: each goes on a little with what is left to do, and a message sees to the rest."""
+    driver.check = False
+    count, given = 5_000, 250
+    driver.ok(OpenSession("many", SessionKind.STREAM, "default", "", "many", ("a",), given, 10_000))
+    driver.register(workflow("flow", *dynamic_fork({"forkTaskName": "a", "forkTaskInputs": list(range(count))})))
+    driver.index += 1
+    driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+    driver.machine.apply(StartWorkflow("default", "flow", 0, "w", IfExists.FAIL, b"{}"))
+    driver.machine.end_entry(b"")
+    made = len(driver.hot().tasks)
+    assert given <= made <= limits.TRANSITIONS_PER_STEP + 2
+    driver.index += 1
+    driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+    for position in range(given):
+        attempt = driver.latest(f"_a_{position}")
+        result = CompleteTask(
+            *ONE, attempt.task_id, attempt.fencing_token, TaskStatus.COMPLETED, b'{"r":1}', "", ""
+        )
+        driver.machine.apply(result)
+    driver.machine.end_entry(b"")
+    assert 0 < len(driver.hot().tasks) - made <= given * limits.TRANSITIONS_BESIDE
+    driver.entry()
+    for position in range(given, count):
         driver.give(f"_a_{position}", b'{"r":1}')
     driver.check = True
     driver.verify()

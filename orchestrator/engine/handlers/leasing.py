@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, evaluations, gate, leases, system
+from orchestrator.engine import attempts, evaluations, gate, leases, limits, system
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.handlers import checking
 from orchestrator.engine.messages import ContinueExecution, LetIn, TaskLeased, WorkerLost
@@ -68,6 +68,7 @@ def _was_leased(attempt: TaskAttempt) -> bool:
 
 def continue_execution(step: Step, message: ContinueExecution) -> AnyResult:
     step.open(message.namespace, message.workflow_id)
+    step.budget = limits.TRANSITIONS_PER_STEP
     return Done()
 
 
