@@ -263,6 +263,8 @@ class Execution(Row, frozen=True):
     undo_children: bool = True  # whether what its children have done is undone when it ends badly
     masked_fields: tuple[str, ...] = ()  # of the definition: paths that readers are not shown
     clearing: bool = False  # the run before goes step by step; nothing of this one has begun
+    schedule: str = ""  # of whose run it is the execution
+    schedule_run: int = 0
     parent_task: str = ""  # of a sub-workflow: the id of the parent's attempt
     # Attempts elsewhere that wait for its end, without having started it: (workflow id, sequence).
     joined_by: tuple[tuple[str, int], ...] = ()

@@ -18,6 +18,7 @@ from orchestrator.engine.model import RowKey, Table
 from orchestrator.engine.results import AnyResult, Code, Rejected
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
+from orchestrator.engine.triggers import schedules
 
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -73,6 +74,7 @@ def _finish(step: Step) -> None:
         walk.drain(step)
         gate.leave(step)
         idempotency.follow(step)
+        schedules.follow_again(step)
     leases.match(step)
     step.write_header()
 

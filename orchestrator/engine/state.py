@@ -392,6 +392,7 @@ _INDEXES: dict[Table, Any] = {
     Table.BUNDLE: State._bundle_changed,
     Table.SCHEMA: State._schema_changed,
     Table.WAITING: State._waiting_changed,
+    Table.SCHEDULED: lambda state, old, new: state.triggers.scheduled_changed(old, new),
     Table.SCHEDULE: lambda state, old, new: state.triggers.schedule_changed(old, new),
     Table.EVENT_HANDLER: lambda state, old, new: state.triggers.handler_changed(old, new),
     Table.EVENT: lambda state, old, new: state.triggers.event_changed(old, new),

@@ -157,6 +157,13 @@ class Step:
         """Whether the execution has ended, or will as soon as its open attempts are cancelled."""
         return self.x.status in WORKFLOW_TERMINAL or self.x.ending is not None
 
+    @property
+    def goes_on_after_end(self) -> bool:
+        """Whether the execution had ended before the step, and goes on."""
+        if self._header is None or self._header.status not in WORKFLOW_TERMINAL:
+            return False
+        return self.x.status not in WORKFLOW_TERMINAL
+
     # --- rows
 
     def write(self, table: Table, key: RowKey, row: Any) -> None:

@@ -20,6 +20,7 @@ from orchestrator.engine.commands import (
     StartWorkflow,
     TerminateWorkflow,
 )
+from orchestrator.engine.explain import explain
 from orchestrator.engine.model import SessionKind, TaskStatus, WorkflowStatus
 from tests.engine.driver import Driver, simple, workflow
 from tests.requirements.elements import TRUTHS, begin, element, fork, shown_input, text
@@ -352,6 +353,37 @@ def test_a_value_param_needs_no_node(driver: Driver) -> None:
     """evaluatorType value-param: the input parameter that the expression names."""
     begin(driver, element("INLINE", "i", {"v": {"k": 1}, "evaluatorType": "value-param", "expression": "v"}))
     assert text(driver, "i") == {"result": {"k": 1}}
+
+
+def test_nodes_take_on_no_more_than_they_have_slots_for(driver: Driver) -> None:
+    """What nodes execute is limited by each node's slots, calls and scripts apart; the rest waits its turn."""
+    driver = Driver()
+    for node in ("n1", "n2"):
+        for kind, names, slots in (("c", ("system/http", "system/grpc"), 2), ("s", (SCRIPT,), 1)):
+            driver.ok(OpenSession(f"{node}{kind}", SessionKind.STREAM, "$system", "", node, names, slots, 10_000))
+    calls = [element("HTTP", f"h{number}", {"uri": "http://x/"}) for number in range(7)]
+    script = {"evaluatorType": "javascript", "expression": "1"}
+    scripts = [element("INLINE", f"i{number}", script) for number in range(3)]
+    begin(driver, *fork(*([one] for one in (*calls, *scripts))))
+
+    def held() -> dict[str, list[str]]:
+        hot = driver.hot()
+        leases = sorted(driver.state.leases.values(), key=lambda lease: lease.token)
+        references = {attempt.sequence: attempt.reference for attempt in hot.tasks.values()}
+        sessions = ("n1c", "n2c", "n1s", "n2s")
+        return {one: [references[each.task_sequence] for each in leases if each.session_id == one] for one in sessions}
+
+    assert [len(held()[one]) for one in ("n1c", "n2c", "n1s", "n2s")] == [2, 2, 1, 1]
+    said = [waiting.waits_for for waiting in explain(driver.state, driver.hot()) if waiting.reference == "h6"]
+    assert said == ["a node with a free slot for system/http"]
+    first = held()["n1c"][0]
+    driver.give(first, b'{"response":{}}')
+    assert [len(held()[one]) for one in ("n1c", "n2c", "n1s", "n2s")] == [2, 2, 1, 1]
+    assert "h4" in held()["n1c"]
+    while any(held().values()):
+        driver.give(next(each[0] for each in held().values() if each), b'{"result":1}')
+        assert all(len(each) <= (1 if one.endswith("s") else 2) for one, each in held().items())
+    assert driver.header().status is WorkflowStatus.COMPLETED
 
 
 def test_a_lambda_is_the_body_of_a_function(driver: Driver) -> None:

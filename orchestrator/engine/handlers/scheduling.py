@@ -108,6 +108,7 @@ def run_schedule(step: Step, command: RunSchedule) -> AnyResult:
     result = starting.begin(step, wanted)
     if isinstance(result, Rejected):
         return result
+    step.change(schedule=row.name, schedule_run=entry.number)
     row = schedules.record(step, row, entry)
     schedules.put(step, schedules.follow(step, row, parsed, entry.number, workflow_id))
     return ScheduleRan(entry.execution_id, RunState.STARTED, workflow_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.engine.model import RowKey
 from orchestrator.engine.triggers.event_documents import validate_handler
-from orchestrator.engine.triggers.rows import EventHandlerRow, EventRow, EventSeen, ScheduleRow
+from orchestrator.engine.triggers.rows import EventHandlerRow, EventRow, EventSeen, ScheduledExecution, ScheduleRow
 
 
 def armed_until(row: ScheduleRow) -> int:
@@ -31,6 +31,7 @@ class Triggers:
         self.wanting: dict[tuple[str, str], None] = {}  # schedules that are owed times
         self.undecided: dict[int, None] = {}  # events with conditions to be evaluated
         self.event_bytes = 0
+        self._watched: dict[tuple[str, str], dict[str, int]] = {}  # schedule -> workflow id -> number of its run
         self._handlers: dict[tuple[str, str], dict[str, None]] = {}
         self._oldest: list[tuple[int, RowKey]] = []
 
@@ -54,6 +55,21 @@ class Triggers:
             self.wanting[row.namespace, row.name] = None
         else:
             self.wanting.pop((row.namespace, row.name), None)
+
+    def scheduled_changed(self, old: ScheduledExecution | None, new: ScheduledExecution | None) -> None:
+        if old is not None:
+            key = (old.namespace, old.schedule)
+            watched = self._watched[key]
+            watched.pop(old.workflow_id, None)
+            if not watched:
+                del self._watched[key]
+        if new is not None:
+            self._watched.setdefault((new.namespace, new.schedule), {})[new.workflow_id] = new.number
+
+    def watched_by(self, namespace: str, schedule: str) -> list[str]:
+        """The executions whose end the schedule waits for, those of newer runs first."""
+        watched = self._watched.get((namespace, schedule), {})
+        return sorted(watched, key=lambda workflow_id: (watched[workflow_id], workflow_id), reverse=True)
 
     def handler_changed(self, old: EventHandlerRow | None, new: EventHandlerRow | None) -> None:
         if old is not None:

@@ -70,6 +70,8 @@ class ScheduledExecution(Row, frozen=True):
 
     schedule: str
     number: int  # of the run
+    namespace: str = ""
+    workflow_id: str = ""
 
 
 class Scheduling(Row, frozen=True):

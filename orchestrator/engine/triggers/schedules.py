@@ -142,13 +142,25 @@ def follow(step: Step, row: ScheduleRow, parsed: ParsedSchedule, number: int, wo
     """The execution of a run is about to begin, or has: unless runs may overlap, its end is waited for."""
     if parsed.overlap is OverlapPolicy.ALLOW:
         return row
-    step.write(Table.SCHEDULED, (row.namespace, workflow_id), ScheduledExecution(row.name, number))
+    watched = ScheduledExecution(row.name, number, row.namespace, workflow_id)
+    step.write(Table.SCHEDULED, (row.namespace, workflow_id), watched)
     return replace(row, running=workflow_id)
 
 
+def follow_again(step: Step) -> None:
+    """The execution of a run that goes on after its end, on an operator's word, is waited for again."""
+    if step.key is None or not step.x.schedule or not step.goes_on_after_end:
+        return
+    row = schedule(step.state, step.x.namespace, step.x.schedule)
+    if row is not None:
+        again = follow(step, row, validate_schedule(row.document), step.x.schedule_run, step.x.workflow_id)
+        # A run that has begun meanwhile goes on beside it.
+        put(step, again if not row.running else row)
+
+
 def terminate_running(step: Step, row: ScheduleRow) -> None:
-    if row.running:
-        step.send(TerminateExecution(row.namespace, row.running, f"{REPLACED} {row.name}"))
+    for workflow_id in step.state.triggers.watched_by(row.namespace, row.name):
+        step.send(TerminateExecution(row.namespace, workflow_id, f"{REPLACED} {row.name}"))
 
 
 def input_of(step: Step, row: ScheduleRow, parsed: ParsedSchedule, entry: ScheduleRun) -> bytes:
@@ -229,6 +241,8 @@ def started(step: Step, message: StartExecution, result: AnyResult) -> None:
         step.write(Table.SCHEDULE_RUN, key, entry)
     if not isinstance(result, Started) or result.existing:
         ended(step, message.namespace, message.workflow_id)
+    else:
+        step.change(schedule=message.origin.name, schedule_run=message.origin.number)
 
 
 def ended(step: Step, namespace: str, workflow_id: str) -> None:
@@ -240,9 +254,10 @@ def ended(step: Step, namespace: str, workflow_id: str) -> None:
     row = schedule(step.state, namespace, watched.schedule)
     if row is None or row.running != workflow_id:
         return
-    row = replace(row, running="")
+    # An operator may have let an older one run again beside it.
+    row = replace(row, running=next(iter(step.state.triggers.watched_by(namespace, row.name)), ""))
     put(step, row)
-    if row.buffered:
+    if row.buffered and not row.running:
         step.send(ScheduleDue(namespace, "", row.name, 0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,13 +11,17 @@ import pytest
 from orchestrator.engine import limits
 from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
+    AnyCommand,
     ArmSchedule,
     DeleteSchedule,
     FireTimers,
     PauseSchedule,
     PauseScheduling,
+    RerunWorkflow,
+    RestartWorkflow,
     ResumeSchedule,
     ResumeScheduling,
+    RetryWorkflow,
     RunSchedule,
     TerminateWorkflow,
 )
@@ -310,6 +315,76 @@ def test_a_run_that_waits_is_remembered_longer_than_others(
     end(driver, first)
     assert RunState.BUFFERED not in states(driver) and len(runs(driver)) == 3
     assert driver.header(row(driver).running).status is WorkflowStatus.RUNNING
+
+
+AGAIN = (RetryWorkflow, RestartWorkflow, RerunWorkflow)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("again", AGAIN)
+def test_a_run_that_runs_again_on_an_operators_word_overlaps_too(
+    driver: Driver, again: Callable[[str, str], AnyCommand], by_hand: bool
+) -> None:
+    put(driver, overlapPolicy="SKIP")
+    if by_hand:
+        run_now(driver)
+    else:
+        arm(driver, MINUTE)
+        driver.wait(MINUTE)
+    [first] = started(driver)
+    driver.ok(TerminateWorkflow("default", first, "enough", TerminateCompensation.SKIP))
+    assert row(driver).running == ""
+    driver.ok(again("default", first))
+    driver = driver.restart()
+    assert row(driver).running == first
+    arm(driver, MINUTE, 2 * MINUTE)
+    driver.wait(MINUTE)
+    assert states(driver) == [RunState.STARTED, RunState.SKIPPED]
+    end(driver, first)
+    assert row(driver).running == ""
+    driver.wait(MINUTE)
+    assert states(driver)[2] is RunState.STARTED
+
+
+def test_an_older_run_that_runs_again_beside_a_newer_one_is_waited_for_too(driver: Driver) -> None:
+    put(driver, overlapPolicy="BUFFER_ONE")
+    arm(driver, MINUTE, 2 * MINUTE, 3 * MINUTE)
+    driver.wait(MINUTE)
+    [first] = started(driver)
+    driver.ok(TerminateWorkflow("default", first, "enough", TerminateCompensation.SKIP))
+    driver.wait(MINUTE)
+    _, second = started(driver)
+    driver.ok(RestartWorkflow("default", first))
+    assert row(driver).running == second
+    driver.wait(MINUTE)
+    end(driver, second)
+    driver = driver.restart()
+    assert row(driver).running == first
+    assert states(driver)[2] is RunState.BUFFERED
+    end(driver, first)
+    assert states(driver) == [RunState.STARTED] * 3
+    assert row(driver).running == started(driver)[2]
+
+
+def test_with_terminate_whatever_runs_again_gives_way_as_well(driver: Driver) -> None:
+    put(driver, overlapPolicy="TERMINATE_RUNNING")
+    arm(driver, MINUTE, 2 * MINUTE, 3 * MINUTE)
+    driver.wait(2 * MINUTE)
+    first, second = started(driver)
+    driver.ok(RestartWorkflow("default", first))
+    driver.wait(MINUTE)
+    assert [driver.header(one).status for one in (first, second)] == [WorkflowStatus.TERMINATED] * 2
+    assert driver.header(started(driver)[2]).status is WorkflowStatus.RUNNING
+
+
+def test_what_has_overlapped_by_its_policy_is_not_waited_for_when_it_runs_again(driver: Driver) -> None:
+    put(driver)
+    arm(driver, MINUTE)
+    driver.wait(MINUTE)
+    [first] = started(driver)
+    driver.ok(TerminateWorkflow("default", first, "enough", TerminateCompensation.SKIP))
+    driver.ok(RestartWorkflow("default", first))
+    assert driver.state.resident[Table.SCHEDULED] == {}
 
 
 def test_only_the_newest_runs_are_kept(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
