@@ -5,11 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.cli.local_cluster import LocalCluster
-from orchestrator_client import AlreadyExists, Client, InvalidRequest, NotFound, SyncClient
+from orchestrator_client import (
+    AlreadyExists,
+    Client,
+    InvalidRequest,
+    NotFound,
+    SyncClient,
+    Worker,
+    Workflow,
+    task,
+)
+
+PATIENCE_S = 60
 
 ORDER = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}}
 
@@ -54,3 +66,28 @@ async def test_the_blocking_face_has_the_same_methods(cluster: LocalCluster) -> 
             assert ours <= set(dir(blocking.schemas))
 
     await asyncio.to_thread(use)
+
+
+@task(input_schema="order", output_schema={"required": ["receipt"]})
+async def charge(id: int) -> dict[str, Any]:
+    return {"receipt": f"r{id}"} if id < 100 else {}
+
+
+async def test_what_is_started_and_done_has_to_keep_its_schemas(cluster: LocalCluster) -> None:
+    async with Client(cluster.endpoints) as client:
+        await client.schemas.register("order", ORDER)
+        built = Workflow("ordering", input_schema=("order", 1), output_schema={"maxProperties": 1})
+        built.returns(receipt=built.step(charge, id=built.input.id).receipt)
+        worker = Worker(client, [charge], handle_signals=False)
+        running = asyncio.create_task(worker.run())
+        try:
+            assert (await (await client.start(built, {"id": 7})).wait(PATIENCE_S)).output == {"receipt": "r7"}
+            with pytest.raises(InvalidRequest, match=r"\$\.id: 'x' is not of type 'integer'") as refused:
+                await client.start(built, {"id": "x"})
+            assert refused.value.reason == "SCHEMA_VIOLATION"
+            failed = await (await client.start(built, {"id": 100})).wait(PATIENCE_S, tasks=True)
+            assert (failed.status, failed.tasks[-1].error_code) == ("FAILED", "SCHEMA_VIOLATION")
+            assert "its output violates its schema: $: 'receipt' is a required property" in failed.reason
+        finally:
+            await worker.stop(timeout_s=5)
+            await running

@@ -577,6 +577,18 @@ def test_a_node_that_forgets_is_not_waited_for() -> None:
     assert driver.latest("a").worker_id == "worker-s"
 
 
+def test_a_node_that_was_to_look_at_an_input_is_not_given_the_output() -> None:
+    """Somebody else has said meanwhile that the task is done: what was handed out for its input is for naught."""
+    driver = Driver()
+    begun(driver, checked("a", inputSchema=INLINE, outputSchema=INLINE))
+    opened = OpenSession("n", SessionKind.STREAM, system.NAMESPACE, "", "n", (system.SCHEMA,), 1, 10_000)
+    driver.entry(opened, UpdateTask("default", "w", "a", TaskStatus.COMPLETED, b'{"n":2}'))
+    assert [lease.token for lease in driver.state.leases.values()] == [driver.latest("a").fencing_token] == [2]
+    assert assigned(driver, "a").input == b'{"n":2}'
+    say(driver, "a")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
 def test_what_nobody_can_look_at_fails_with_a_reason() -> None:
     """Not for ever: after the last of a few nodes in a row."""
     driver = new_driver()
