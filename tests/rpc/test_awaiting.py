@@ -393,3 +393,29 @@ async def test_what_breaks_a_rule_is_refused_before_anything_is_started(families
 
 def _start(name: str) -> Any:
     return StartWorkflow("default", name, 0, "w", IfExists.FAIL, b"{}")
+
+
+async def test_sub_workflows_that_have_ended_are_watched_no_longer(families: Bench, stubs: Stubs) -> None:
+    families.driver.register(workflow("short", simple("a")), workflow("both", sub("first", "short"), simple("b")))
+    families.apply(_start("both"))
+    call = asyncio.ensure_future(stubs.workflows.AwaitWorkflow(pb.AwaitWorkflowRequest(workflow_id="w")))
+    await until("two to be watched", lambda: len(families.notifier._events) == 2)
+    give(families, "a", child(families, "w", "first"))
+    await until("one to be watched", lambda: len(families.notifier._events) == 1)
+    give(families, "b", "w")
+    assert (await soon("the end", call)).awaited.target_status == pb.WORKFLOW_STATUS_COMPLETED
+
+
+async def test_only_so_many_sub_workflows_are_looked_at(
+    families: Bench, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What blocks in another one is not seen, and that is said as a wait whose time is over."""
+    families.driver.register(workflow("asks", WAITS))
+    branches = [[sub("first", "outer")], [sub("second", "asks")]]
+    families.driver.register(workflow("many", one("f", "FORK_JOIN", forkTasks=branches), one("j", "JOIN")))
+    families.apply(_start("many"))
+    for most, is_seen in ((4, False), (5, True)):
+        monkeypatch.setattr(awaiting, "EXECUTIONS_MAX", most)
+        request = pb.AwaitWorkflowRequest(workflow_id="w", wait_ms=100)
+        answer = (await soon("the answer", stubs.workflows.AwaitWorkflow(request))).awaited
+        assert answer.timed_out is not is_seen
