@@ -406,3 +406,32 @@ def test_a_sub_workflow_has_the_version_the_priority_and_the_domains_that_are_as
     begin(driver, element("SUB_WORKFLOW", "s", subWorkflowParam=param))
     header = driver.header(driver.latest("s").child)
     assert (header.version, header.priority, header.task_to_domain) == (1, 7, (("a", "gpu"),))
+
+
+# --- what comes too late, or to nobody
+
+
+def test_a_failure_workflow_gets_what_fits_into_an_input(driver: Driver) -> None:
+    """failedWorkflow (whole object): as much of it as an input may hold."""
+    driver.register(workflow("mourn", simple("e")))
+    tasks = [simple(one) for one in "ab"]
+    begin(driver, *tasks, simple("c", retryCount=0), failureWorkflow="mourn")
+    for one in "ab":
+        driver.give(one, msgspec.json.encode({"t": LARGE}))
+    driver.fail("c")
+    [other] = [key[1] for key in driver.state.hot_keys() if key[1] != "w"]
+    given = msgspec.json.decode(driver.hot(other).load(driver.header(other).input))
+    assert given["reason"] == driver.header().reason
+    assert [one["referenceTaskName"] for one in given["failedWorkflow"]["tasks"]] == ["a", "b", "c"]
+    assert "outputData" not in given["failedWorkflow"]["tasks"][0]
+
+
+def test_the_output_of_a_workflow_that_does_not_fit_says_so(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too late to fail a task: the outcome stands, and says what is missing."""
+    shown = {"x": TWICE, "y": TWICE}
+    begin(driver, simple("a"), outputParameters=shown, given=msgspec.json.encode({"t": "x" * 1000}))
+    monkeypatch.setattr(limits, "EXECUTION_BYTES", 2_000)
+    driver.give("a")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+    assert "2000 bytes" in driver.header().reason
+    assert driver.hot().load(driver.header().output) == b"{}"
