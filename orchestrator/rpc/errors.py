@@ -28,7 +28,7 @@ from orchestrator.replication.errors import (
     UnknownMember,
     WouldLoseQuorum,
 )
-from orchestrator.storage.errors import InvalidPageToken, SearchTimeout
+from orchestrator.storage.errors import DatabaseCorrupt, InvalidPageToken, SearchTimeout, StorageClosed
 
 DOMAIN = "orchestrator"
 RETRY_AFTER_MS = 100
@@ -117,6 +117,10 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
             return invalid("page.token", str(error))
         case SearchTimeout():
             return RpcFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SEARCH_TIMEOUT", str(error))
+        case DatabaseCorrupt() | StorageClosed():
+            # It stops for this, or for something before: whoever asks again finds another one.
+            message = f"this node stops: {error}"
+            return RpcFailure(grpc.StatusCode.UNAVAILABLE, "NODE_STOPPED", message, addresses.hint())
         case LostLeadership():
             return RpcFailure(grpc.StatusCode.UNAVAILABLE, "LEADERSHIP_LOST", str(error), addresses.hint())
         case OutcomeUnknown():

@@ -21,7 +21,7 @@ from orchestrator.replication.errors import (
 )
 from orchestrator.rpc import errors
 from orchestrator.rpc.errors import Addresses, RpcFailure, failure_of
-from orchestrator.storage.errors import InvalidPageToken, SearchTimeout
+from orchestrator.storage.errors import DatabaseCorrupt, InvalidPageToken, SearchTimeout, StorageClosed
 from orchestrator_api.v1 import errors_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from tests.rpc.bench import Bench, Stubs, soon, until
@@ -37,6 +37,8 @@ ADDRESSES = Addresses(lambda: "n2", {"n2": "127.0.0.1:7402"}.__getitem__)
         (NotLeader("n2"), "UNAVAILABLE", "NOT_LEADER", HINT),
         (Stopped("stopping"), "UNAVAILABLE", "NOT_LEADER", HINT),
         (LostLeadership("lost"), "UNAVAILABLE", "LEADERSHIP_LOST", HINT),
+        (DatabaseCorrupt("a row is not what was written"), "UNAVAILABLE", "NODE_STOPPED", HINT),
+        (StorageClosed("the database is closed"), "UNAVAILABLE", "NODE_STOPPED", HINT),
         (OutcomeUnknown(), "UNAVAILABLE", "OUTCOME_UNKNOWN", HINT),
         (Overloaded("full"), "RESOURCE_EXHAUSTED", "OVERLOADED", {}),
         (EntryTooLarge("9 MiB"), "INVALID_ARGUMENT", "REQUEST_TOO_LARGE", {}),
