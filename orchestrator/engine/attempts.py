@@ -239,6 +239,7 @@ def finish(
     if status is TaskStatus.COMPLETED and follow and not was_done and checks.is_output_due(step, attempt):
         return _look_at_output(step, attempt, output, accepted)
     in_effect = in_flight and has_effect(attempt)
+    was_accepted = attempt.accepted if was_done else accepted
     if attempt.joined and not accepted and not was_done:
         children.leave(step, attempt)
     if attempt.own_child and not accepted and not was_done and not attempt.compensates:
@@ -254,10 +255,10 @@ def finish(
             error_code=error_code,
             ready=0,
             timers=(),
-            accepted=attempt.accepted if was_done else accepted,
+            accepted=was_accepted,
             outcome_unknown=(unknown and has_effect(attempt))
             or (in_effect and not accepted)
-            or (attempt.outcome_unknown and not accepted)
+            or (attempt.outcome_unknown and not was_accepted)
             or (was_done and status is not TaskStatus.COMPLETED and attempt.type in WORKED),
             fencing_token=attempt.reported_by or attempt.fencing_token,
             check=Check.NONE,

@@ -519,6 +519,21 @@ def test_what_is_done_stays_done_though_nobody_looks_at_it_any_more(node_is_ther
     )
 
 
+def test_what_was_not_done_at_first_is_known_to_be_done_at_last() -> None:
+    """A worker that was asked again has said it: the outcome is known, though nobody has looked at the output."""
+    driver = new_driver()
+    step = {**checked("a", inputSchema=INLINE, outputSchema=INLINE), "compensateWith": {"name": "undo_a"}}
+    begun(driver, *fork([step], [simple("b", retryCount=0)]))
+    say(driver, "a")
+    driver.give("a", b'{"half":1}', TaskStatus.IN_PROGRESS)
+    assert (driver.latest("a").status, driver.latest("a").outcome_unknown) == (TaskStatus.IN_PROGRESS, True)
+    driver.give("a", b'{"n":1}')
+    driver.fail("b")
+    assert (driver.latest("a").status, driver.latest("a").outcome_unknown) == (TaskStatus.COMPLETED, False)
+    driver.give(driver.undoing("a"))
+    assert driver.header().compensation is CompensationState.COMPLETE
+
+
 def test_what_stayed_done_is_gone_on_from_by_a_retry() -> None:
     driver = new_driver()
     looking(driver)

@@ -85,7 +85,8 @@ class Play:
         if lease.fenced:
             self.driver.do(ReleaseTask(lease.session_id, lease.token))
             return
-        bad = self.dice.choice((TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR))
+        not_done = (TaskStatus.IN_PROGRESS,) if lease.name in NAMES else ()
+        bad = self.dice.choice((TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR, *not_done))
         status = TaskStatus.COMPLETED if well else bad
         code = "" if well else "SCHEMA_VIOLATION"
         of = (lease.namespace, lease.workflow_id, lease.task_id, lease.token)
