@@ -67,7 +67,7 @@ class Client(Executing, Upkeep, Mocking):
         rng: random.Random | None = None,
     ) -> None:
         addresses = endpoints.split(",") if isinstance(endpoints, str) else endpoints
-        self.connection = Connection(
+        self.connection = self._connect(
             [address.strip() for address in addresses if address.strip()],
             namespace=namespace,
             open_channel=open_channel or channel_factory(credentials),
@@ -81,6 +81,9 @@ class Client(Executing, Upkeep, Mocking):
         # The digest of each workflow that this client knows to be registered.
         self._registered: dict[tuple[str, int], str] = {}
         self._registering = asyncio.Lock()
+
+    def _connect(self, addresses: list[str], **options: Any) -> Connection:
+        return Connection(addresses, **options)
 
     async def __aenter__(self) -> Self:
         return self

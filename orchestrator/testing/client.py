@@ -16,7 +16,6 @@ from orchestrator.testing.machine import Machine
 from orchestrator.testing.rpc import SimulatedChannel
 from orchestrator_api.v1 import workflows_pb2
 from orchestrator_client.client import Client
-from orchestrator_client.conductor import Conductor
 from orchestrator_client.connection import ATTEMPT_S, PATIENCE_S, ChannelFactory, Connection
 from orchestrator_client.errors import DeadlineExceeded
 from orchestrator_client.execution import Execution
@@ -126,6 +125,7 @@ class TestClient(Client):
     """`Client`, for the test itself."""
 
     __test__ = False
+    connection: TestConnection
 
     def __init__(self, machine: Machine, endpoints: Iterable[str], waits_for: WaitsFor) -> None:
         assert machine.process is not None
@@ -133,18 +133,13 @@ class TestClient(Client):
             "open_channel": channels(machine, machine.process),
             "rng": random.Random(machine.dice.getrandbits(64)),  # noqa: S311 - a simulation repeats
         }
-        super().__init__(endpoints, **options)
         self.machine = machine
         self._waits_for = waits_for
-        self.connection: TestConnection = TestConnection(
-            machine.loop,
-            machine.process,
-            self.connection.finder.addresses,
-            namespace=self.connection.namespace,
-            deadline_s=self.connection.deadline_s,
-            **options,
-        )
-        self.conductor = Conductor(self.connection, self.start)
+        super().__init__(endpoints, **options)
+
+    def _connect(self, addresses: list[str], **options: Any) -> TestConnection:
+        assert self.machine.process is not None
+        return TestConnection(self.machine.loop, self.machine.process, addresses, **options)
 
     def _handle(self, workflow_id: str, output_type: type | None, *, existing: bool = False) -> Run:
         return TestRun(self.connection, workflow_id, self._waits_for, output_type=output_type, existing=existing)

@@ -47,6 +47,18 @@ async def test_a_wait_is_neither_early_nor_late_by_the_tests_own_clock(cluster: 
     assert (await run.get()).status == "COMPLETED"
 
 
+async def test_no_time_passes_for_calls_of_any_kind(cluster: Cluster) -> None:
+    cluster.serve(note)
+    run = await cluster.client.start(waiting(duration_ms=30 * DAY_MS), {"text": "a"})
+    await cluster.client.schedules.put(
+        {"name": "yearly", "cronExpression": "0 0 0 1 1 *", "startWorkflowRequest": {"name": "waits"}}
+    )
+    assert [each.name async for each in cluster.client.schedules.list()] == ["yearly"]
+    assert [each async for each in cluster.client.events.handlers()] == []
+    assert [each async for each in cluster.client.schemas.list()] == []
+    assert (await run.get()).status == "RUNNING"
+
+
 async def test_a_wait_until_a_time(cluster: Cluster) -> None:
     cluster.serve(note)
     until = cluster.now + timedelta(days=400)
