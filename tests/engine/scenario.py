@@ -87,7 +87,7 @@ class Definitions:
             tasks.extend(self._element(depth))
         return tasks
 
-    def _element(self, depth: int) -> list[dict[str, Any]]:
+    def _kinds(self, depth: int) -> list[str]:
         kinds = ["SIMPLE"] * 6 + ["NOOP", "SET_VARIABLE", "WAIT"]
         if not self._for_workers:
             kinds += ["INLINE", "HTTP", "HUMAN", "DYNAMIC"]
@@ -97,6 +97,10 @@ class Definitions:
             kinds += ["SWITCH", "SWITCH", "FORK_JOIN", "FORK_JOIN"]
         if depth and not self._for_workers:
             kinds += ["DO_WHILE", "DO_WHILE", "FORK_JOIN_DYNAMIC"]
+        return kinds
+
+    def _element(self, depth: int) -> list[dict[str, Any]]:
+        kinds = self._kinds(depth)
         if self._rng.random() < 0.04:
             kinds = ["TERMINATE"]
         kind = self._rng.choice(kinds)

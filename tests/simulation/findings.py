@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine.model import StepOutcome, TaskStatus, WorkflowStatus
-from tests.simulation import timing
+from tests.simulation import shapes, timing
 from tests.simulation.held import Held
 from tests.simulation.history import (
     FAILED,
@@ -35,8 +35,8 @@ def problems(work: Work, watcher: Watcher, executions: list[Held]) -> Iterator[s
         place(space.namespace, document["name"]): document for space in work.spaces for document in space.definitions
     }
     history = work.history
-    yield from _completions(executions, watcher)
     by_place = {held.place: held for held in executions}
+    yield from _completions(executions, watcher, work, documents)
     yield from _starts(history, executions)
     yield from _notes(history, by_place)
     yield from _switches(history, by_place)
@@ -45,29 +45,39 @@ def problems(work: Work, watcher: Watcher, executions: list[Held]) -> Iterator[s
         document = documents[place(held.execution.namespace, held.execution.name)]
         yield from timing.problems(held, document, work.operator.recovered_ms, history)
         yield from _saga(held, in_order=document.get("compensationOrder") != "PARALLEL")
+    yield from shapes.problems(executions, documents)
 
 
 def _starts(history: History, executions: list[Held]) -> Iterator[str]:
     """Acknowledged ones are there, failed ones are not, and none is there twice."""
-    marks = Counter(held.execution.correlation_id for held in executions)
-    places = {held.execution.correlation_id: held.place for held in executions}
+    # What an execution has started itself may have its correlation id, and another name.
+    marks = Counter((held.execution.correlation_id, held.execution.name) for held in executions)
+    places = {(held.execution.correlation_id, held.execution.name): held.place for held in executions}
     for operation in history.operations:
         if operation.kind != "start":
             continue
-        count = marks[operation.target]
+        mark = (operation.target, operation.detail)
+        count = marks[mark]
         if count > 1:
             yield f"{count} executions came of one request: {operation}"
-        elif operation.outcome == OK and places.get(operation.target) != operation.answer:
+        elif operation.outcome == OK and places.get(mark) != operation.answer:
             yield f"an acknowledged start is lost: {operation}"
         elif operation.outcome in (FAILED, REFUSED) and count:
             yield f"a start that certainly failed took effect: {operation}"
 
 
-def _completions(executions: list[Held], watcher: Watcher) -> Iterator[str]:
+def _completions(
+    executions: list[Held], watcher: Watcher, work: Work, documents: dict[str, dict[str, Any]]
+) -> Iterator[str]:
     """A completion that was accepted is there, under its token, and as somebody said it."""
     attempts = {attempt.task_id: (held, attempt) for held in executions for attempt in held.tasks}
+    names = {held.place: place(held.execution.namespace, held.execution.name) for held in executions}
+    forgetful = {name for name, document in documents.items() if "keepLastN" in json.dumps(document)}
     for task_id, token in watcher.accepted.items():
         if task_id not in attempts:
+            owner = place(*work.handed_out[task_id][:2])
+            if work.history.may_have_lost_tasks(owner) or names.get(owner) in forgetful:
+                continue
             yield f"an accepted completion is lost with its attempt {task_id}"
             continue
         held, attempt = attempts[task_id]

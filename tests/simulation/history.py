@@ -11,6 +11,8 @@ from orchestrator_client.execution import Execution, TaskStatus
 OK, REFUSED, FAILED, UNKNOWN = "ok", "refused", "failed", "unknown"
 """Answered; refused by the state machine; certain to have no effect; may or may not have one."""
 
+RUN_AGAIN = ("restart", "rerun")
+
 Version = tuple[int, float]
 """(run, time of the last change): grows with every change of a workflow."""
 
@@ -59,12 +61,15 @@ class History:
     _started: dict[str, float] = field(default_factory=dict)
     _retried: dict[str, None] = field(default_factory=dict)
     _compensation_retried: dict[str, None] = field(default_factory=dict)
+    _run_again: dict[str, None] = field(default_factory=dict)
 
     def invoke(self, client: str, kind: str, target: str, detail: Any = "") -> Operation:
         operation = Operation(client, kind, target, detail, self.now())
         self.operations.append(operation)
-        if kind == "retry":
+        if kind in ("retry", *RUN_AGAIN):
             self._retried[target] = None
+        if kind in RUN_AGAIN:
+            self._run_again[target] = None
         if kind == "retry_compensation":
             self._compensation_retried[target] = None
         return operation
@@ -85,6 +90,10 @@ class History:
     def was_retried_by_hand(self, target: str) -> bool:
         """It, or its compensation."""
         return target in self._retried or target in self._compensation_retried
+
+    def may_have_lost_tasks(self, target: str) -> bool:
+        """Somebody wanted another run of it, which removes what it does again; or it was never started by a caller."""
+        return target in self._run_again or (target not in self._started and bool(self._run_again))
 
     def was_retried(self, target: str) -> bool:
         """Somebody has asked for it: what had ended may go on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ def steps_of(tasks: list[dict[str, Any]]) -> Iterator[tuple[str, Step]]:
     """All steps of workers, by reference; compensations by that of their step and "undo"."""
     for element in tasks:
         branches = [*element.get("forkTasks", []), *element.get("decisionCases", {}).values()]
-        for branch in [*branches, element.get("defaultCase", [])]:
+        for branch in [*branches, element.get("defaultCase", []), element.get("loopOver", [])]:
             yield from steps_of(branch)
         if element["type"] == "SIMPLE":
             reference = element["taskReferenceName"]
@@ -74,20 +75,29 @@ def problems(held: Held, document: dict[str, Any], recovered_ms: int, history: H
     for attempt in sorted(held.tasks, key=lambda attempt: attempt.sequence):
         name = attempt.reference
         if attempt.compensates:
-            name = f"{held.records[attempt.compensates].reference}/undo"
+            record = held.records[attempt.compensates]
+            name = f"{record.reference}{_suffix(record.iterations)}/undo"
         by_step.setdefault(name, []).append(attempt)
     yield from _workflow(held, document, recovered_ms)
     for name, attempts in by_step.items():
+        step = steps.get(_OF_AN_ITERATION.sub("", name))
         for attempt in attempts:
             found = [*_waits(held, attempt, recovered_ms)]
-            if name in steps:
-                found += [*_early(steps[name], attempt), *_late(steps[name], attempt, recovered_ms)]
+            if step is not None:
+                found += [*_early(step, attempt), *_late(step, attempt, recovered_ms)]
             for problem in found:
                 yield f"{held.place} {attempt.reference} #{attempt.sequence}: {problem}"
-        if name in steps:
+        if step is not None:
             by_hand = history.was_retried_by_hand(held.place)
-            for problem in _retries(steps[name], attempts, by_hand=by_hand):
+            for problem in _retries(step, attempts, by_hand=by_hand):
                 yield f"{held.place} {name}: {problem}"
+
+
+_OF_AN_ITERATION = re.compile(r"(__[0-9]+)+(?=$|/)")
+
+
+def _suffix(iterations: tuple[int, ...]) -> str:
+    return "".join(f"__{number}" for number in iterations)
 
 
 def _workflow(held: Held, document: dict[str, Any], recovered_ms: int) -> Iterator[str]:

@@ -12,6 +12,7 @@ from tests.engine.scenario import Definitions
 from tests.simulation.callers import Caller
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.doubler import Doubler
+from tests.simulation.foreman import Foreman
 from tests.simulation.history import History
 from tests.simulation.housekeeper import Housekeeper
 from tests.simulation.labour import Labourer, Zombie
@@ -69,6 +70,8 @@ class Work:
         self.callers.append(Doubler(cluster, "b0", dice.choice(self.spaces), self))
         if cluster.dice("chores").random() < 0.25:
             self.callers.append(Housekeeper(cluster, "h0", self._space_of(cluster.seed), self))
+        if cluster.dice("kinds").random() < 0.4:
+            self.callers.append(Foreman(cluster, "f0", self._space_of(cluster.seed), self))
         self.callers_left = len(self.callers)
         workers = [f"w{number}" for number in range(max(dice.randint(1, 3), len(self.spaces)))]
         self.workers: list[Person] = [
