@@ -43,10 +43,10 @@ class Conductor:
         return _document(reply.workflow.conductor_json)
 
     async def tasks(self, workflow_id: str) -> AsyncIterator[Document]:
-        """All attempts of the execution, page by page, however many there are: Conductor's Task, by scheduling."""
+        """All attempts of the execution, page by page, however many there are: Conductor's Task, in their order."""
         quoted = workflow_id.replace("'", "''")
         # After IN, * is a character like any other.
-        async for task in self.search_tasks(query=f"workflowId IN ('{quoted}')", sort="scheduledTime:ASC", full=True):
+        async for task in self.search_tasks(query=f"workflowId IN ('{quoted}')", sort="seq:ASC", full=True):
             yield task
 
     async def search(

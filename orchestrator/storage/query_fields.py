@@ -84,6 +84,7 @@ TASK_FIELDS = _by_name((
     Field("errorCode", _TEXT, _in_row("t", "error_code")),
     Field("retryCount", _INTEGER, _in_row("t", "retry_count")),
     Field("iteration", _INTEGER, _in_row("t", "iteration")),
+    Field("seq", _INTEGER, f"(t.id & {NUMBER_MAX})"),
     Field("workflowId", _TEXT, "e.workflow_id"),
     Field("workflowType", _TEXT, "e.name"),
     Field("correlationId", _TEXT, "e.correlation_id"),

@@ -144,6 +144,7 @@ OF_TASK: dict[str, tuple[str, Callable[[Row], list[Any]]]] = {
     "errorCode": ("text", lambda row: [row[1].error_code]),
     "retryCount": ("integer", lambda row: [row[1].retry_count]),
     "iteration": ("integer", lambda row: [row[1].iteration]),
+    "seq": ("integer", lambda row: [row[1].sequence]),
     "workflowId": ("text", lambda row: [row[0].workflow_id]),
     "workflowType": ("text", lambda row: [row[0].name]),
     "correlationId": ("text", lambda row: [row[0].correlation_id]),

@@ -869,8 +869,8 @@ class SearchTasksRequest(google.protobuf.message.Message):
     """Empty means "default"."""
     query: builtins.str
     """As in SearchWorkflows. The fields are taskId, taskType, taskDefName, referenceTaskName, status, scheduledTime,
-    startTime, endTime, updateTime, workerId, reasonForIncompletion, errorCode, retryCount and iteration, and of its
-    execution workflowId, workflowType, correlationId and workflowStatus.
+    startTime, endTime, updateTime, workerId, reasonForIncompletion, errorCode, retryCount, iteration and seq (its
+    number in its execution), and of that workflowId, workflowType, correlationId and workflowStatus.
     """
     free_text: builtins.str
     """Some text in its ids, names or reason, or in its input or output; see SearchWorkflows."""
