@@ -187,9 +187,18 @@ def _waits_for_another(state: State, key: ExecutionKey, attempt: TaskAttempt) ->
     child = state.execution((key[0], attempt.child)) if attempt.child else None
     if child is not None and child.execution.status not in WORKFLOW_TERMINAL:
         return True
+    if child is None and attempt.child and _is_one_cold(state):
+        # It may be this one.
+        return True
     messages = [message for message in state.messages.values() if message.namespace == key[0]]
     starting = [message.origin.name for message in messages if isinstance(message, StartExecution)]
     return key[1] in starting or any(message.workflow_id == attempt.child for message in messages)
+
+
+def _is_one_cold(state: State) -> bool:
+    """Whether an execution that has not ended is not in memory."""
+    hot = sum(one.execution.status not in WORKFLOW_TERMINAL for _, one in state.hot_executions())
+    return hot < state.meta.live_executions
 
 
 def who_has_joined_is_told(state: State) -> Iterator[str]:

@@ -37,7 +37,7 @@ def problems(executions: list[Held], documents: dict[str, Element]) -> Iterator[
             if element is not None and attempt.status in DONE:
                 for problem in _of_one(held, element, attempt, newest, by_place):
                     yield f"{held.place} {attempt.reference} #{attempt.sequence}: {problem}"
-    yield from _children(executions)
+    yield from _children(executions, documents)
     yield from _events(executions)
 
 
@@ -100,18 +100,28 @@ def _fork(element: Element, newest: dict[str, TaskAttempt], suffix: str) -> Iter
             yield f"its task {reference}{suffix} is {made}"
 
 
-def _children(executions: list[Held]) -> Iterator[str]:
-    """A child is that of one task, and a task's only child."""
+def _children(executions: list[Held], documents: dict[str, Element]) -> Iterator[str]:
+    """A child is that of one task, and a task's only child. What ran again, or forgets iterations, lets go of some."""
     told: Counter[tuple[str, str]] = Counter()
     for held in executions:
         told.update((held.execution.namespace, one.child) for one in held.tasks if one.child and not one.compensates)
     for place, count in told.items():
         if count > 1:
             yield f"{place} is the child of {count} attempts"
+    by_place = {held.place: held for held in executions}
     for held in executions:
         execution = held.execution
-        if execution.parent and not told[execution.namespace, execution.workflow_id]:
+        parent = by_place.get(f"{execution.namespace}/{execution.parent}")
+        if parent is None or parent.execution.run > 1:
+            continue
+        if _forgets(documents[f"{parent.execution.namespace}/{parent.execution.name}"]):
+            continue
+        if not told[execution.namespace, execution.workflow_id]:
             yield f"{held.place} is a child of {execution.parent}, none of whose tasks knows it"
+
+
+def _forgets(document: Element) -> bool:
+    return any("keepLastN" in element.get("inputParameters", {}) for element in elements_of(document["tasks"]))
 
 
 def _events(executions: list[Held]) -> Iterator[str]:
