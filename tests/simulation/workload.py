@@ -173,6 +173,8 @@ class Operator(Person):
                 waits = [one for one in held.tasks if one.type == "WAIT" and str(one.status) == "IN_PROGRESS"]
                 for wait in waits:
                     if "duration" not in wait.input or "signal" in wait.input:
-                        await client.signal(execution.workflow_id, wait.input.get("signal", wait.reference), {})
+                        # By default the signal is called as the task is, in whatever iteration of a loop.
+                        name = wait.input.get("signal", wait.reference.partition("__")[0])
+                        await client.signal(execution.workflow_id, name, {})
         except errors.RequestError as error:
             self.cluster.watcher.trace(self.name, f"{execution.workflow_id}: {error!r}")
