@@ -176,7 +176,10 @@ class Database:
                     raise StorageClosed("the database is closed")
                 return await run_in(self._write_lane, lambda: self._writer.commit(batches))
 
-        return await asyncio.shield(commit())
+        # The lock is held until the transaction has ended, whoever is cancelled; then its failure is nobody's.
+        committing = asyncio.ensure_future(commit())
+        committing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(committing)
 
     async def replace(self, incoming: Path) -> None:
         """Puts another, verified database file in this one's place, durably and whole or not at all."""

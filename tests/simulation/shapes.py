@@ -57,7 +57,7 @@ def _of_one(
     match element["type"]:
         case "DO_WHILE" if attempt.status is TaskStatus.COMPLETED:
             yield from _loop(held, element, attempt, newest, suffix)
-        case "FORK_JOIN_DYNAMIC" if held.execution.status is WorkflowStatus.COMPLETED:
+        case "FORK_JOIN_DYNAMIC" if held.execution.status is WorkflowStatus.COMPLETED and not _cut_short(newest):
             yield from _fork(element, newest, suffix)
         case "SUB_WORKFLOW" if attempt.status is TaskStatus.COMPLETED:
             child = by_place.get(f"{held.execution.namespace}/{attempt.child}")
@@ -118,6 +118,11 @@ def _children(executions: list[Held], documents: dict[str, Element]) -> Iterator
             continue
         if not told[execution.namespace, execution.workflow_id]:
             yield f"{held.place} is a child of {execution.parent}, none of whose tasks knows it"
+
+
+def _cut_short(newest: dict[str, TaskAttempt]) -> bool:
+    """By a TERMINATE, which leaves undone what has not begun."""
+    return any(one.type == "TERMINATE" and one.status is TaskStatus.COMPLETED for one in newest.values())
 
 
 def _forgets(document: Element) -> bool:
