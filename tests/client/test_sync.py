@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -94,20 +95,19 @@ def test_a_call_from_the_clients_own_loop_is_refused() -> None:
     assert "orchestrator-client" not in [each.name for each in threading.enumerate()]
 
 
-def test_the_package_needs_grpcio_and_protobuf_only() -> None:
+def test_the_package_needs_grpcio_and_protobuf_only(tmp_path: Path) -> None:
     absent = "orchestrator redis pysyncobj prometheus_client yaml msgspec apsw click rich uvloop google.rpc".split()
+    (tmp_path / "order.yaml").write_text("name: a")
     program = f"""
 import sys
 sys.path[:0] = {sys.path!r}
 for name in {absent!r}:
     sys.modules[name] = None
-import pathlib, tempfile
+import pathlib
 import orchestrator_client
 from orchestrator_client.definitions import load_file
-path = pathlib.Path(tempfile.mkdtemp()) / "order.yaml"
-path.write_text("name: a")
 try:
-    load_file(path)
+    load_file(pathlib.Path({str(tmp_path / "order.yaml")!r}))
 except orchestrator_client.InvalidRequest as error:
     assert "pip install PyYAML" in str(error), error
 """
