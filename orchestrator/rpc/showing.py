@@ -54,6 +54,7 @@ def _natively(state: State, held: ExecutionState, include_tasks: bool) -> Slices
 
 async def _conductors(backend: Backend, held: ExecutionState, include_tasks: bool) -> pb.Workflow:
     parent_task = await parent_task_of(backend, held.execution)
+
     def draw(held: ExecutionState) -> Slices[pb.Workflow]:
         return conductors_workflow(
             backend.state(),
