@@ -10,36 +10,13 @@ import argparse
 import asyncio
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from tests.benchmarks.failover import measure_failover, measure_handover, measure_partition, measure_silence
-from tests.benchmarks.large import measure_fan_out, measure_loop
-from tests.benchmarks.measurement import Measurement, remarks, table, to_json
+from tests.benchmarks.measurement import Measurement, remarks, table, targets, to_json
 from tests.benchmarks.processes import Options, Progress, surroundings
-from tests.benchmarks.reads import measure_barrier
-from tests.benchmarks.restart import measure_restart
-from tests.benchmarks.stalls import measure_stalls
-from tests.benchmarks.throughput import measure_start, measure_w3
+from tests.benchmarks.rows import PRIVATE, ROWS
 from tests.cluster.faults import network
 
-Measure = Callable[[Options, Progress], Awaitable[list[Measurement]]]
-
-ROWS: dict[str, Measure] = {
-    "start": measure_start,
-    "failover": measure_failover,
-    "silence": measure_silence,
-    "partition": measure_partition,
-    "handover": measure_handover,
-    "stalls": measure_stalls,
-    "w3": measure_w3,
-    "fanout-10000": measure_fan_out,
-    "loop-10000": measure_loop,
-    "restart": measure_restart,
-    "barrier": measure_barrier,
-}
-# Needs network namespaces, and so to be asked for.
-PRIVATE = "partition"
 BUDGET_MISSED = 1
 WRONG = 3
 
@@ -63,14 +40,10 @@ def main() -> int:
         directory=arguments.directory,
         node_settings=dict(arguments.set),
     )
-    around = surroundings(options)
-    print(f"{around['cpus']} processors, load {around['load_1m']}, fsync of 4 KiB {around['fsync_p50_ms']} ms")
-    if around["load_1m"] > around["cpus"] / 2:
-        print("the machine is busy with something else: times are longer than they would be, CPU-seconds a little")
     measurements = asyncio.run(_measure(arguments.rows, options))
-    for measurement in measurements:
-        measurement.settings.update(around)
     print(table(measurements))
+    if promised := targets(measurements):
+        print(f"\n{promised}\n")
     for line in remarks(measurements):
         print(line)
     if arguments.json is not None:
@@ -84,7 +57,15 @@ async def _measure(rows: list[str], options: Options) -> list[Measurement]:
     progress = Progress()
     measurements = []
     for row in rows:
-        measurements += await ROWS[row](options, progress)
+        # Before each row: it is about what else runs now.
+        around = surroundings(options)
+        progress.say(
+            f"{row}: {around['cpus']} processors, load {around['load_1m']}, fsync of 4 KiB {around['fsync_p50_ms']} ms"
+        )
+        found = await ROWS[row](options, progress)
+        for measurement in found:
+            measurement.settings.update(around)
+        measurements += found
     return measurements
 
 

@@ -15,19 +15,29 @@ SYSTEM = "orchestrator-cluster"
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper limit, exclusive."""
+    """An upper limit, exclusive; the aim is where it should be one day."""
 
     what: str
     limit: float
     unit: str
     value: float
+    aim: float | None = None
 
     @property
     def kept(self) -> bool:
         return self.value < self.limit
 
+    @property
+    def verdict(self) -> str:
+        if not self.kept:
+            return "MISSED"
+        return "aim reached" if self.aim is not None and self.value <= self.aim else "kept"
+
     def __str__(self) -> str:
-        return f"{self.what} < {self.limit:g} {self.unit}"
+        return f"{self.what} < {self.limit:g} {self.unit}".rstrip()
+
+    def document(self) -> dict[str, Any]:
+        return {"what": str(self), "value": _number(self.value), "kept": self.kept, "aim": self.aim}
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,12 @@ class Measurement:
     faults: tuple[str, ...] = ()  # what must not happen at any speed
     settings: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    system: str = SYSTEM
+
+    @property
+    def name(self) -> str:
+        own = f"{self.row} c={self.concurrency}"
+        return own if self.system == SYSTEM else f"{self.system}: {own}"
 
     @property
     def kept(self) -> bool:
@@ -69,7 +85,7 @@ class Measurement:
         """As JSON has it: numbers that could not be measured are null."""
         values: dict[str, Any] = {
             "row": self.row,
-            "system": SYSTEM,
+            "system": self.system,
             "concurrency": self.concurrency,
             "per_second": _number(self.per_second),
             "p50_ms": _number(self.median_ms),
@@ -79,42 +95,40 @@ class Measurement:
             "samples": len(self.samples_ms),
             "cpu_s_per_1000": _number(sum(self.cpu_s_per_1000.values())) if self.cpu_s_per_1000 else None,
             "cpu_s_per_1000_by_part": {part: _number(value) for part, value in self.cpu_s_per_1000.items()},
-            "budgets": [
-                {"what": str(budget), "value": _number(budget.value), "kept": budget.kept} for budget in self.budgets
-            ],
+            "budgets": [budget.document() for budget in self.budgets],
             "faults": list(self.faults),
             "settings": self.settings,
         }
         return values
 
 
-_HEAD = ("row", "c", "n", "per s", "p50 ms", "p99", "p99.9", "worst", "CPU s/1000", "budget", "verdict")
+_HEAD = ("row", "system", "c", "n", "per s", "p50 ms", "p99", "p99.9", "worst", "CPU s/1000", "verdict")
+_WORDS = ("row", "system", "verdict")
+_BUDGET_HEAD = ("target of", "what", "measured", "must be below", "aim", "verdict")
+_BUDGET_WORDS = ("target of", "what", "verdict")
 
 
 def table(measurements: Sequence[Measurement]) -> str:
-    lines = [_HEAD, *(_cells(measurement) for measurement in measurements)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
-    texts = []
-    for line in lines:
-        # Numbers to the right, words to the left.
-        cells = [
-            cell.ljust(width) if column in (0, 9, 10) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        texts.append("  ".join(cells).rstrip())
-    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+    return _columns(_HEAD, _WORDS, [_cells(measurement) for measurement in measurements])
+
+
+def targets(measurements: Iterable[Measurement]) -> str:
+    """What was promised of the rows, beside what was measured; empty if nothing was."""
+    lines = [
+        _budget_cells(measurement, budget) for measurement in measurements for budget in measurement.budgets
+    ]
+    return _columns(_BUDGET_HEAD, _BUDGET_WORDS, lines) if lines else ""
 
 
 def remarks(measurements: Iterable[Measurement]) -> list[str]:
-    """What does not fit into the table."""
+    """What does not fit into the tables."""
     found: list[str] = []
     for measurement in measurements:
-        name = f"{measurement.row} c={measurement.concurrency}"
-        found += [f"{name}: WRONG: {fault}" for fault in measurement.faults]
-        found += [f"{name}: {note}" for note in measurement.notes]
+        found += [f"{measurement.name}: WRONG: {fault}" for fault in measurement.faults]
+        found += [f"{measurement.name}: {note}" for note in measurement.notes]
         if measurement.cpu_s_per_1000:
             parts = " + ".join(f"{part} {value:.2f}" for part, value in measurement.cpu_s_per_1000.items())
-            found.append(f"{name}: CPU-seconds per 1,000: {parts}")
+            found.append(f"{measurement.name}: CPU-seconds per 1,000: {parts}")
     return found
 
 
@@ -122,10 +136,25 @@ def to_json(measurements: Iterable[Measurement]) -> str:
     return json.dumps([measurement.document() for measurement in measurements], indent=2, allow_nan=False) + "\n"
 
 
+def _columns(head: Sequence[str], words: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Numbers to the right, words to the left."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    texts = []
+    for line in lines:
+        cells = [
+            cell.ljust(width) if title in words else cell.rjust(width)
+            for title, cell, width in zip(head, line, widths, strict=True)
+        ]
+        texts.append("  ".join(cells).rstrip())
+    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+
+
 def _cells(measurement: Measurement) -> tuple[str, ...]:
     cpu = f"{sum(measurement.cpu_s_per_1000.values()):.2f}" if measurement.cpu_s_per_1000 else "-"
     return (
         measurement.row,
+        measurement.system,
         str(measurement.concurrency),
         str(len(measurement.samples_ms)),
         _text(measurement.per_second),
@@ -134,8 +163,15 @@ def _cells(measurement: Measurement) -> tuple[str, ...]:
         _text(measurement.at(0.999)),
         _text(measurement.worst_ms),
         cpu,
-        "; ".join(map(str, measurement.budgets)) or "-",
         measurement.verdict,
+    )
+
+
+def _budget_cells(measurement: Measurement, budget: Budget) -> tuple[str, ...]:
+    unit = f" {budget.unit}" if budget.unit else ""
+    aim = f"{budget.aim:g}{unit}" if budget.aim is not None else "-"
+    return (
+        measurement.name, budget.what, f"{_text(budget.value)}{unit}", f"{budget.limit:g}{unit}", aim, budget.verdict,
     )
 
 

@@ -16,7 +16,7 @@ from orchestrator.storage.staged import encode_batch
 from orchestrator.storage.writing import Writer
 from tests.benchmarks.arithmetic import cpu_per_1000, highest_bucket, histogram, longest_pause, median, percentile
 from tests.benchmarks.finished import add_copies
-from tests.benchmarks.measurement import Budget, Measurement, remarks, table, to_json
+from tests.benchmarks.measurement import Budget, Measurement, remarks, table, targets, to_json
 from tests.benchmarks.processes import cpu_of_stat
 
 
@@ -84,6 +84,9 @@ def test_a_budget_is_kept_below_its_limit_only() -> None:
     assert not Budget("median", 5, "ms", 5.0).kept
     assert not Budget("median", 5, "ms", math.nan).kept
     assert str(Budget("median", 5, "ms", 1)) == "median < 5 ms"
+    verdicts = [Budget("median", 5, "ms", value, aim=2).verdict for value in (1.9, 2.0, 2.1, 5.0, math.nan)]
+    assert verdicts == ["aim reached", "aim reached", "kept", "MISSED", "MISSED"]
+    assert Budget("median", 5, "ms", 1).verdict == "kept"
 
 
 def test_verdicts() -> None:
@@ -98,13 +101,24 @@ def test_the_report_has_every_row_as_text_and_as_json() -> None:
     measured = Measurement("w3", 16, (1.0, 2.0, 3.0), 12.5, {"leader": 0.5, "workers": 0.25}, notes=("a note",))
     empty = Measurement("start", 1, (), 0.0)
     assert table([measured, empty]).splitlines()[2].split() == [
-        "w3", "16", "3", "12.5", "2.00", "3.00", "3.00", "3.00", "0.75", "-", "-",
+        "w3", "orchestrator-cluster", "16", "3", "12.5", "2.00", "3.00", "3.00", "3.00", "0.75", "-",
     ]
     assert remarks([measured]) == ["w3 c=16: a note", "w3 c=16: CPU-seconds per 1,000: leader 0.50 + workers 0.25"]
     first, second = json.loads(to_json([measured, empty]))
     assert (first["row"], first["system"], first["concurrency"]) == ("w3", "orchestrator-cluster", 16)
     assert (first["per_second"], first["p50_ms"], first["p99_ms"], first["cpu_s_per_1000"]) == (12.5, 2.0, 3.0, 0.75)
     assert second["p50_ms"] is second["cpu_s_per_1000"] is None
+
+
+def test_targets_stand_beside_what_was_measured() -> None:
+    budgets = (Budget("median", 5, "ms", 1.5, aim=2), Budget("elections", 1, "", 0))
+    lines = targets([Measurement("w3", 1, (), 0, budgets=budgets), Measurement("start", 1, (), 0)]).splitlines()
+    assert [line.split() for line in lines[2:]] == [
+        ["w3", "c=1", "median", "1.50", "ms", "5", "ms", "2", "ms", "aim", "reached"],
+        ["w3", "c=1", "elections", "0.00", "1", "-", "kept"],
+    ]
+    assert targets([Measurement("start", 1, (), 0)]) == ""
+    assert Measurement("w3", 1, (), 0, system="other").name == "other: w3 c=1"
 
 
 def database(path: Path, status: WorkflowStatus) -> Path:
