@@ -38,6 +38,8 @@ def main() -> int:
         workers=arguments.workers,
         slots=arguments.slots,
         directory=arguments.directory,
+        sync_ms=arguments.sync_ms,
+        rtt_ms=arguments.rtt_ms,
         node_settings=dict(arguments.set),
     )
     measurements = asyncio.run(_measure(arguments.rows, options))
@@ -74,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=_rows, default=[row for row in ROWS if row != PRIVATE],
                         metavar=",".join(ROWS), help=f"default: all but {PRIVATE}, which needs to be root")
-    parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 128], metavar="N,N,...", help="of w3")
-    parser.add_argument("--seconds", type=float, default=10, help="of each start, w3 and stalls window (%(default)s)")
+    parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 128], metavar="N,N,...", help="of the rows that say so (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=10, help="of each window (%(default)s)")
     parser.add_argument("--kills", type=_number, default=20, help="and other losses of the leader (%(default)s)")
     parser.add_argument("--finished", type=_number, default=2_000,
                         help="workflows before the restart (%(default)s); those beyond 2,000 are copied")
@@ -83,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=_number, default=1, help="processes (%(default)s)")
     parser.add_argument("--slots", type=_number, default=256, help="of each worker (%(default)s)")
     parser.add_argument("--directory", type=Path, help="for temporary files; decides which disk is measured")
+    parser.add_argument("--sync-ms", type=float, default=0, metavar="MS", help="longer each sync of a node's log takes")
+    parser.add_argument("--rtt-ms", type=float, default=0, metavar="MS", help="between nodes, there and back")
     parser.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE",
                         help="a setting of the nodes; may be given more than once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows are written, too")

@@ -8,15 +8,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.cli.local_cluster import LocalCluster
+from tests.benchmarks.clusters import ROOT, MeasuredCluster, environment
+from tests.benchmarks.measurement import Measurement
 from tests.cluster.faults.cluster import NetworkedCluster
 from tests.cluster.faults.network import Namespaces
 
-ROOT = Path(__file__).parents[2]
 WORKER_READY_S = 20
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _FSYNCS = 50
@@ -34,7 +35,16 @@ class Options:
     workers: int = 1
     slots: int = 256
     directory: Path | None = None
+    # How much longer each sync of a node's log takes, and what nodes send each other there and back.
+    sync_ms: float = 0
+    rtt_ms: float = 0
     node_settings: Mapping[str, int | str] = field(default_factory=dict)
+
+    @property
+    def cluster_settings(self) -> dict[str, int | str | float]:
+        """What tells one cluster of this machine from another."""
+        slower = {"sync_ms": self.sync_ms, "rtt_ms": self.rtt_ms}
+        return {"nodes": 3, **{name: value for name, value in slower.items() if value}, **self.node_settings}
 
 
 class Progress:
@@ -47,6 +57,10 @@ class Progress:
         print(f"[{time.monotonic() - self._began:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
+Measure = Callable[[Options, Progress], Awaitable[list[Measurement]]]
+"""What makes one row, or several that belong together."""
+
+
 @contextlib.contextmanager
 def temporary(options: Options) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="orchestrator-bench-", dir=options.directory) as directory:
@@ -54,10 +68,11 @@ def temporary(options: Options) -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def running_cluster(options: Options) -> AsyncIterator[LocalCluster]:
+async def running_cluster(options: Options) -> AsyncIterator[MeasuredCluster]:
     """Three nodes on loopback, ready; gone afterwards, and so are their files."""
     with temporary(options) as directory:
-        async with LocalCluster(directory, node_settings=options.node_settings) as cluster:
+        cluster = MeasuredCluster(directory, options.node_settings, options.sync_ms)
+        async with cluster.relayed(options.rtt_ms), cluster:
             yield cluster
 
 
@@ -84,8 +99,6 @@ def namespaces(cluster: LocalCluster) -> Namespaces:
 async def running_workers(cluster: LocalCluster, options: Options, *names: str) -> AsyncIterator[list[int]]:
     """Connected worker processes of the named tasks, or of all, by their ids; gone afterwards."""
     endpoints = ",".join(cluster.endpoints)
-    paths = [str(ROOT / folder) for folder in (".", "client", "proto")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
     served = [",".join(names)] if names else []
     command = [sys.executable, "-m", "tests.benchmarks.worker", endpoints, str(options.slots), *served]
     workers: list[asyncio.subprocess.Process] = []
@@ -93,7 +106,7 @@ async def running_workers(cluster: LocalCluster, options: Options, *names: str) 
         for _ in range(options.workers):
             workers.append(
                 await asyncio.create_subprocess_exec(
-                    *command, cwd=ROOT, env=environment, start_new_session=True,
+                    *command, cwd=ROOT, env=environment(), start_new_session=True,
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 )
             )
@@ -122,10 +135,14 @@ def cpu_seconds(pid: int) -> float:
 
 def cpu_by_part(cluster: LocalCluster, leader: str, workers: list[int]) -> dict[str, float]:
     """CPU-seconds so far of the leader, the followers, the workers and this process, the generator."""
-    parts = {"leader": 0.0, "followers": 0.0, "workers": sum(map(cpu_seconds, workers))}
+    parts = {"leader": 0.0, "followers": 0.0}
+    if workers:
+        parts["workers"] = sum(map(cpu_seconds, workers))
     for node in cluster.nodes.values():
         if node.process is not None and node.running:
             parts["leader" if node.name == leader else "followers"] += cpu_seconds(node.process.pid)
+    if isinstance(cluster, MeasuredCluster) and cluster.relay_pid is not None:
+        parts["relay"] = cpu_seconds(cluster.relay_pid)
     return {**parts, "generator": cpu_seconds(os.getpid())}
 
 

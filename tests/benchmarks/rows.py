@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
+from tests.benchmarks.commits import measure_commit
 from tests.benchmarks.failover import measure_failover, measure_handover, measure_partition, measure_silence
 from tests.benchmarks.large import measure_fan_out, measure_loop
-from tests.benchmarks.measurement import Measurement
-from tests.benchmarks.processes import Options, Progress
+from tests.benchmarks.processes import Measure
 from tests.benchmarks.reads import measure_barrier
 from tests.benchmarks.restart import measure_restart
 from tests.benchmarks.stalls import measure_stalls
-from tests.benchmarks.throughput import measure_start, measure_w3
-
-Measure = Callable[[Options, Progress], Awaitable[list[Measurement]]]
+from tests.benchmarks.throughput import (
+    measure_execute,
+    measure_start,
+    measure_w1,
+    measure_w3,
+    on_slow_disks,
+    over_distance,
+)
 
 ROWS: dict[str, Measure] = {
+    "commit": measure_commit,
     "start": measure_start,
     "w3": measure_w3,
+    "w3-fsync-1ms": on_slow_disks(1),
+    "w3-fsync-5ms": on_slow_disks(5),
+    "w3-rtt-1ms": over_distance(1),
+    "w3-rtt-10ms": over_distance(10),
+    "w1": measure_w1,
+    "execute": measure_execute,
     "failover": measure_failover,
     "silence": measure_silence,
     "partition": measure_partition,
