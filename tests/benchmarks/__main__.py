@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=_rows, default=[row for row in ROWS if row != PRIVATE],
                         metavar=",".join(ROWS), help=f"default: all but {PRIVATE}, which needs to be root")
-    parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 128], metavar="N,N,...", help="of the rows that say so (%(default)s)")
+    parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 128], metavar="N,N,...",
+                        help="callers at once (%(default)s)")
     parser.add_argument("--seconds", type=float, default=10, help="of each window (%(default)s)")
     parser.add_argument("--kills", type=_number, default=20, help="and other losses of the leader (%(default)s)")
     parser.add_argument("--finished", type=_number, default=2_000,

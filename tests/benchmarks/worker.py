@@ -18,8 +18,9 @@ async def serve(endpoints: str, slots: int, names: list[str]) -> None:
     async with Client(endpoints) as client:
         served = [task for task in TASKS if not names or task.name in names]
         worker = Worker(client, served, slots=slots)
-        asyncio.get_running_loop().create_task(_announce(worker))
-        await worker.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_announce(worker))
+            await worker.run()
 
 
 async def _announce(worker: Worker) -> None:
