@@ -70,7 +70,7 @@ async def _beside(client: Client) -> AsyncIterator[Beside]:
 
 async def measure_fan_out(options: Options, progress: Progress) -> list[Measurement]:
     """From the start to the end of the execution, all branches executed by a worker."""
-    return await _measure("fanout", _fan_out, options, progress)
+    return await _measure("fanout", fan_out, options, progress)
 
 
 async def measure_loop(options: Options, progress: Progress) -> list[Measurement]:
@@ -78,7 +78,7 @@ async def measure_loop(options: Options, progress: Progress) -> list[Measurement
     return await _measure("loop", _loop, options, progress)
 
 
-async def _fan_out(client: Client, size: int, workflow_id: str) -> str:
+async def fan_out(client: Client, size: int, workflow_id: str) -> str:
     run = await client.start(FAN_OUT, {"items": [{"n": n} for n in range(size)]}, id=workflow_id)
     ended = await run.wait(PATIENCE_S)
     if ended.status != "COMPLETED":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tests.benchmarks.commits import measure_commit
 from tests.benchmarks.failover import measure_failover, measure_handover, measure_partition, measure_silence
+from tests.benchmarks.fanout import measure_fan_out_1000
 from tests.benchmarks.large import measure_fan_out, measure_loop
 from tests.benchmarks.processes import Measure
-from tests.benchmarks.reads import measure_barrier
+from tests.benchmarks.reads import measure_barrier, measure_reads
 from tests.benchmarks.restart import measure_restart
 from tests.benchmarks.stalls import measure_stalls
 from tests.benchmarks.throughput import (
@@ -28,6 +29,8 @@ ROWS: dict[str, Measure] = {
     "w3-rtt-10ms": over_distance(10),
     "w1": measure_w1,
     "execute": measure_execute,
+    "fanout-1000": measure_fan_out_1000,
+    "read": measure_reads,
     "failover": measure_failover,
     "silence": measure_silence,
     "partition": measure_partition,

@@ -46,7 +46,7 @@ async def measure_start(options: Options, progress: Progress) -> list[Measuremen
 
 async def measure_w1(options: Options, progress: Progress) -> list[Measurement]:
     """From the call that starts a workflow of one step to its result at the caller."""
-    return await _measure("w1", lambda client: _results(client, W1), options, progress)
+    return await _measure("w1", lambda client: results(client, W1), options, progress)
 
 
 async def measure_w3(options: Options, progress: Progress) -> list[Measurement]:
@@ -72,7 +72,7 @@ def over_distance(rtt_ms: float) -> Measure:
 
 
 async def _measure_w3(row: str, options: Options, progress: Progress) -> list[Measurement]:
-    return await _measure(row, lambda client: _results(client, W3), options, progress)
+    return await _measure(row, lambda client: results(client, W3), options, progress)
 
 
 async def _measure(
@@ -115,7 +115,7 @@ def _starts(client: Client) -> Callable[[int], Awaitable[object]]:
     return call
 
 
-def _results(client: Client, workflow: Workflow) -> Callable[[int], Awaitable[object]]:
+def results(client: Client, workflow: Workflow) -> Callable[[int], Awaitable[object]]:
     prefix = secrets.token_hex(4)
 
     async def call(number: int) -> None:
