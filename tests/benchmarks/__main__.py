@@ -34,6 +34,8 @@ def main() -> int:
         seconds=arguments.seconds,
         kills=arguments.kills,
         finished=arguments.finished,
+        live=arguments.live,
+        waiting=arguments.waiting,
         seed=arguments.seed,
         workers=arguments.workers,
         slots=arguments.slots,
@@ -80,8 +82,10 @@ def _parser() -> argparse.ArgumentParser:
                         help="callers at once (%(default)s)")
     parser.add_argument("--seconds", type=float, default=10, help="of each window (%(default)s)")
     parser.add_argument("--kills", type=_number, default=20, help="and other losses of the leader (%(default)s)")
-    parser.add_argument("--finished", type=_number, default=2_000,
+    parser.add_argument("--finished", type=_number, default=1_000_000,
                         help="workflows before the restart (%(default)s); those beyond 2,000 are copied")
+    parser.add_argument("--live", type=int, default=100_000, help="... and so many that wait (%(default)s)")
+    parser.add_argument("--waiting", type=_number, default=100_000, help="workflows in that row (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of when the leader is killed (%(default)s)")
     parser.add_argument("--workers", type=_number, default=1, help="processes (%(default)s)")
     parser.add_argument("--slots", type=_number, default=256, help="of each worker (%(default)s)")

@@ -30,7 +30,9 @@ class Options:
     concurrency: tuple[int, ...] = (1, 16, 128)
     seconds: float = 10
     kills: int = 20
-    finished: int = 2_000
+    finished: int = 1_000_000
+    live: int = 100_000
+    waiting: int = 100_000
     seed: int = 1
     workers: int = 1
     slots: int = 256

@@ -18,6 +18,7 @@ from tests.benchmarks.throughput import (
     on_slow_disks,
     over_distance,
 )
+from tests.benchmarks.waiting import measure_waiting
 
 ROWS: dict[str, Measure] = {
     "commit": measure_commit,
@@ -38,6 +39,7 @@ ROWS: dict[str, Measure] = {
     "stalls": measure_stalls,
     "fanout-10000": measure_fan_out,
     "loop-10000": measure_loop,
+    "waiting": measure_waiting,
     "restart": measure_restart,
     "barrier": measure_barrier,
 }

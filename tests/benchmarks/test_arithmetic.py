@@ -17,6 +17,7 @@ from orchestrator.storage.writing import Writer
 from tests.benchmarks.arithmetic import cpu_per_1000, highest_bucket, histogram, longest_pause, median, percentile
 from tests.benchmarks.finished import add_copies
 from tests.benchmarks.measurement import Budget, Measurement, remarks, table, targets, to_json
+from tests.benchmarks.memory import metrics_of_page, own_bytes_of_status
 from tests.benchmarks.processes import cpu_of_stat
 
 
@@ -67,6 +68,22 @@ def test_the_highest_bucket_is_of_the_window_only() -> None:
 def test_cpu_time_is_read_whatever_the_process_is_called() -> None:
     text = "17 (a b) c) S 1 17 17 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 4 0 99 1 1\n"
     assert cpu_of_stat(text, 100) == 3.0
+
+
+def test_memory_is_what_no_file_has() -> None:
+    assert own_bytes_of_status("Name:\tpython\nVmRSS:\t   2048 kB\nRssAnon:\t     10 kB\nRssFile:\t 9 kB\n") == 10_240
+    with pytest.raises(ValueError, match="RssAnon"):
+        own_bytes_of_status("VmRSS:\t 5 kB\n")
+
+
+def test_series_of_one_name_are_added() -> None:
+    page = """# HELP a_total about
+a_total{node="a",reason="x"} 2.0
+a_total{node="a",reason="y"} 3.0
+b{node="a"} 7.0
+c_bucket{le="1"} 5.0
+"""
+    assert metrics_of_page(page) == {"a_total": 5.0, "b": 7.0}
 
 
 def test_the_histogram_has_a_line_for_empty_steps_too() -> None:

@@ -44,6 +44,9 @@ W3.returns(number=W3.step(third, W3.step(second, W3.step(first, W3.input))).numb
 W1 = Workflow("bench-w1", version=1, input=Parcel)
 W1.returns(number=W1.step(first, W1.input).number)
 
+WAITING = Workflow("bench-waiting", version=1, input=Parcel)
+WAITING.wait(duration_ms=24 * 3_600_000)
+
 FAN_OUT: dict[str, Any] = {
     "name": "bench-fan-out", "version": 1, "schemaVersion": 2,
     "tasks": [

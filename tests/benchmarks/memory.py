@@ -1,0 +1,68 @@
+"""Memory and metrics of the processes that are measured."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.request
+from pathlib import Path
+
+from orchestrator.cli.local_cluster import LocalCluster
+
+SETTLE_S = 120.0
+POLL_S = 0.2
+
+
+def own_bytes_of_status(text: str) -> int:
+    """What a process has in memory that is no file's, in the text of /proc/PID/status."""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == "RssAnon":
+            return int(value.split()[0]) * 1024
+    raise ValueError("a status without RssAnon")
+
+
+def own_bytes(pid: int) -> int:
+    return own_bytes_of_status(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
+
+
+def node_bytes(cluster: LocalCluster) -> dict[str, int]:
+    """Of each node that runs."""
+    return {
+        node.name: own_bytes(node.process.pid)
+        for node in cluster.nodes.values()
+        if node.process is not None and node.running
+    }
+
+
+def metrics_of_page(page: str) -> dict[str, float]:
+    """By name; of several series of one name the sum, but no buckets."""
+    values: dict[str, float] = {}
+    for line in page.splitlines():
+        if line and not line.startswith("#"):
+            series, _, value = line.rpartition(" ")
+            name = series.partition("{")[0]
+            if not name.endswith("_bucket"):
+                values[name] = values.get(name, 0.0) + float(value)
+    return values
+
+
+async def metrics(cluster: LocalCluster) -> dict[str, dict[str, float]]:
+    """Of each node that runs."""
+
+    def read(address: str) -> dict[str, float]:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
+            return metrics_of_page(page.read().decode())
+
+    running = [node for node in cluster.nodes.values() if node.running and not node.paused]
+    return {node.name: await asyncio.to_thread(read, str(node.metrics_address)) for node in running}
+
+
+async def settled(cluster: LocalCluster) -> None:
+    """Returns once all nodes have applied and stored the same entries. Raises TimeoutError."""
+    names = ("orchestrator_commit_index", "orchestrator_applied_index", "orchestrator_flushed_index")
+    deadline = time.monotonic() + SETTLE_S
+    while len(found := {of[name] for of in (await metrics(cluster)).values() for name in names}) > 1:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {SETTLE_S:.0f} s the nodes are still from {min(found):.0f} to {max(found):.0f}")
+        await asyncio.sleep(POLL_S)
