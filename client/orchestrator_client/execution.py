@@ -185,8 +185,9 @@ class TaskQueueWorker:
 
 @dataclass(frozen=True)
 class TaskQueue:
-    """The attempts of one task in one domain that wait for workers, or are with them."""
+    """The attempts of one queue that wait for workers, or are with them."""
 
+    # Without the domain: the name of the task, and what its definition says besides.
     name: str
     domain: str
     ready: int
@@ -194,7 +195,7 @@ class TaskQueue:
     oldest_ready_age_ms: int
     # A limit keeps what waits from being handed out.
     held_back: bool
-    # 0 for none; both limits hold for all domains of the task together.
+    # 0 for none; both limits hold for all queues of the task together.
     concurrent_limit: int
     rate_limit: int
     rate_window_ms: int
@@ -202,6 +203,8 @@ class TaskQueue:
     worker_count: int
     # Some of them.
     workers: list[TaskQueueWorker]
+    # As Conductor writes it: [domain:]task[@executionNameSpace][-isolationGroupId].
+    queue: str = ""
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ def read_cluster(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
 
 def read_task_queue(message: workers_pb2.TaskQueue) -> TaskQueue:
     names = ("name", "domain", "ready", "leased", "oldest_ready_age_ms", "held_back", "concurrent_limit", "rate_limit")
-    more = ("rate_window_ms", "handed_out_in_window", "worker_count")
+    more = ("rate_window_ms", "handed_out_in_window", "worker_count", "queue")
     return TaskQueue(
         **{name: getattr(message, name) for name in (*names, *more)},
         workers=[

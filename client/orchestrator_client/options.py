@@ -86,6 +86,9 @@ class TaskOptions:
     # How many are handed out in any span of so long; for both or neither.
     rate_limit: int | None = None
     rate_window_ms: int | None = None
+    # The queue in which its attempts wait: only workers that serve it get them.
+    execution_namespace: str | None = None
+    isolation_group: str | None = None
     description: str = ""
     # What the cluster sees to: an input that violates its schema never comes to a worker, an output fails the task.
     input_schema: SchemaRef | None = None
@@ -127,4 +130,8 @@ class TaskOptions:
         if self.rate_limit and self.rate_window_ms:
             document["rateLimitPerFrequency"] = self.rate_limit
             document["rateLimitFrequencyInSeconds"] = seconds(self.rate_window_ms)
+        if self.execution_namespace:
+            document["executionNameSpace"] = self.execution_namespace
+        if self.isolation_group:
+            document["isolationGroupId"] = self.isolation_group
         return document | enforced(self.input_schema, self.output_schema) | self.extra

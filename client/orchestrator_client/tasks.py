@@ -77,6 +77,12 @@ class Task(Generic[P, R]):
             self._locals = {}
         return self._signature
 
+    def queue(self, execution_namespace: str | None = None, isolation_group: str | None = None) -> str:
+        """Where its attempts wait, without the domain; the arguments are for what its own options don't say."""
+        namespace = self.options.execution_namespace or execution_namespace
+        group = self.options.isolation_group or isolation_group
+        return self.name + (f"@{namespace}" if namespace else "") + (f"-{group}" if group else "")
+
     def definition(self) -> dict[str, Any]:
         """Conductor's task definition."""
         return self.options.definition(self.name)
@@ -187,6 +193,8 @@ def task(
     concurrent_limit: int | None = None,
     rate_limit: int | None = None,
     rate_window_ms: int | None = None,
+    execution_namespace: str | None = None,
+    isolation_group: str | None = None,
     description: str = "",
     input_schema: SchemaRef | None = None,
     output_schema: SchemaRef | None = None,

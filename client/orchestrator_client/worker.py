@@ -27,6 +27,9 @@ _logger = logging.getLogger("orchestrator_client.worker")
 class Worker:
     """Executes these tasks (their compensations included), `slots` at once.
 
+    `domain`, `execution_namespace` and `isolation_group` say in which queues it looks for them; the last two are for
+    tasks whose own options say nothing of it, as where definitions were registered by others.
+
     `run` goes on until `stop`, SIGTERM or SIGINT: then nothing new is taken, what runs is finished (for at most
     `drain_timeout_s`; None is for as long as it takes), and the worker says goodbye. A second signal stops at once.
     """
@@ -38,6 +41,8 @@ class Worker:
         *,
         slots: int = 32,
         domain: str | None = None,
+        execution_namespace: str | None = None,
+        isolation_group: str | None = None,
         worker_id: str | None = None,
         session_timeout_ms: int = 10_000,
         drain_timeout_s: float | None = None,
@@ -46,7 +51,7 @@ class Worker:
     ) -> None:
         if slots < 1:
             raise ValueError(f"a worker needs at least one slot, not {slots}")
-        found = _by_name(tasks)
+        found = _by_queue(tasks, execution_namespace, isolation_group)
         self._handle_signals = handle_signals
         self._started = False
         self.worker_id = worker_id or f"{socket.gethostname()}:{os.getpid()}"
@@ -134,7 +139,7 @@ class _Functions:
 
     async def execute(self, attempt: Attempt, beat: Beat) -> pb.TaskResult:
         given = attempt.assignment
-        task = self._tasks.get(given.name)
+        task = self._tasks.get(_queue_of(given))
         if task is None:
             return failed(given, f"this worker has no task {given.name!r}", "NO_SUCH_TASK")
         attempt.beats_itself = task.options.response_timeout_ms is not None
@@ -149,18 +154,25 @@ class _Functions:
         if context is not None:
             context.cancelled.set()
         # A thread can't be stopped from outside; its function is asked through the context.
-        if context is None or self._tasks[attempt.assignment.name].is_async:
+        if context is None or self._tasks[_queue_of(attempt.assignment)].is_async:
             running.cancel()
 
 
-def _by_name(tasks: Iterable[Task[..., Any]]) -> dict[str, Task[..., Any]]:
+def _queue_of(assignment: pb.Assignment) -> str:
+    return assignment.queue or assignment.name
+
+
+def _by_queue(
+    tasks: Iterable[Task[..., Any]], execution_namespace: str | None, isolation_group: str | None
+) -> dict[str, Task[..., Any]]:
     found: dict[str, Task[..., Any]] = {}
     for task in tasks:
         for each in (task, task.compensator):
             if each is None:
                 continue
-            if found.setdefault(each.name, each) is not each:
-                raise ValueError(f"two different tasks are named {each.name!r}")
+            queue = each.queue(execution_namespace, isolation_group)
+            if found.setdefault(queue, each) is not each:
+                raise ValueError(f"two different tasks are named {queue!r}")
             _ = each.signature  # wrong annotations are better found now than by the first attempt
     if not found:
         raise ValueError("a worker needs a task")

@@ -19,21 +19,23 @@ __all__ = ["task"]
 @click.option("--workers", is_flag=True, help="Who serves them, and who polled last.")
 @calls_cluster
 async def queues(session: Session, client: Client, names: Sequence[str], workers: bool) -> None:
-    """Show what waits for workers, by task and domain.
+    """Show what waits for workers: of these tasks or queues, or in all.
+
+    A queue is called [domain:]task[@executionNameSpace][-isolationGroupId].
 
     A queue needs no repair: what waits is part of the state, so there is nothing to put back into it.
     """
     found = await client.task_queues(*names)
     if workers:
-        polls = [(q.name, q.domain, w.worker_id, w.slots or "", w.used if w.slots else "", _seconds(w.last_poll_age_ms))
+        polls = [(q.queue, w.worker_id, w.slots or "", w.used if w.slots else "", _seconds(w.last_poll_age_ms))
                  for q in found for w in q.workers]
-        headings: Sequence[str] = ("TASK", "DOMAIN", "WORKER", "SLOTS", "USED", "LAST POLL")
-        session.output.show(found, table(headings, polls, right=[3, 4, 5]))
+        headings: Sequence[str] = ("QUEUE", "WORKER", "SLOTS", "USED", "LAST POLL")
+        session.output.show(found, table(headings, polls, right=[2, 3, 4]))
         return
-    rows = [(q.name, q.domain, q.ready, _seconds(q.oldest_ready_age_ms), q.leased, _limits(q), q.worker_count)
+    rows = [(q.queue, q.ready, _seconds(q.oldest_ready_age_ms), q.leased, _limits(q), q.worker_count)
             for q in found]
-    headings = ("TASK", "DOMAIN", "WAITING", "OLDEST", "WITH WORKERS", "LIMITS", "WORKERS")
-    session.output.show(found, table(headings, rows, right=[2, 3, 4, 6]))
+    headings = ("QUEUE", "WAITING", "OLDEST", "WITH WORKERS", "LIMITS", "WORKERS")
+    session.output.show(found, table(headings, rows, right=[1, 2, 3, 5]))
 
 
 def _seconds(milliseconds: int) -> str:

@@ -161,20 +161,21 @@ def queue_for_worker(step: Step, attempt: TaskAttempt, delay_ms: int = 0) -> Non
     node = node_of(step, attempt)
     timeouts = node.timeouts
     poll_ms = 0 if timeouts.policy == TimeoutPolicy.ALERT_ONLY else timeouts.poll_ms
-    queue = system.queue_for(node)
-    if queue:
+    system_queue = system.queue_for(node)
+    if system_queue:
         # Limits are those of workers' tasks: what the nodes do is limited by their slots.
-        leases.enqueue(step, attempt, "", poll_ms, timeouts.response_ms, queue=queue)
+        leases.enqueue(step, attempt, "", poll_ms, timeouts.response_ms, system_queue=system_queue)
     else:
-        leases.enqueue(step, attempt, _domain(step, attempt.name), poll_ms, timeouts.response_ms, node.limits)
+        domain = _domain(step, attempt.name, node.queue)
+        leases.enqueue(step, attempt, domain, poll_ms, timeouts.response_ms, node.limits, queue=node.queue)
 
 
-def _domain(step: Step, name: str) -> str:
+def _domain(step: Step, name: str, queue: str) -> str:
     chosen: dict[str, str] = dict(step.x.task_to_domain)
     domains = [domain.strip() for domain in chosen.get(name, chosen.get("*", "")).split(",")]
     domains = ["" if domain == "NO_DOMAIN" else domain for domain in domains]
     for domain in domains:
-        if pollers.is_served(step.state, (step.x.namespace, domain, name)):
+        if pollers.is_served(step.state, (step.x.namespace, domain, queue or name)):
             return domain
     return domains[-1]
 

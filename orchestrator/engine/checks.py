@@ -33,7 +33,7 @@ def is_output_due(step: Step, attempt: TaskAttempt) -> bool:
 def ask(step: Step, attempt: TaskAttempt, check: Check) -> TaskAttempt:
     """The attempt waits for a node to look at its payload."""
     attempt = replace(attempt, check=check)
-    return leases.enqueue(step, attempt, "", 0, system.EVALUATION_MS, queue=system.evaluated_in(attempt))
+    return leases.enqueue(step, attempt, "", 0, system.EVALUATION_MS, system_queue=system.evaluated_in(attempt))
 
 
 # --- what is looked at

@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 
 def ask(step: Step, attempt: TaskAttempt) -> TaskAttempt:
     """The attempt waits for a node to evaluate what it needs."""
-    return leases.enqueue(step, attempt, "", 0, system.EVALUATION_MS, queue=system.evaluated_in(attempt))
+    return leases.enqueue(step, attempt, "", 0, system.EVALUATION_MS, system_queue=system.evaluated_in(attempt))
 
 
 def is_waiting(attempt: TaskAttempt) -> bool:

@@ -106,10 +106,10 @@ def _queued(state: State, ready: Ready) -> str:
         return f"a node with a free slot for {ready.name}"
     domain = f" in the domain {ready.domain!r}" if ready.domain else ""
     if not state.queues.serves(queue):
-        return f"a worker for {ready.name!r}{domain}: none is connected"
+        return f"a worker for {queue[2]!r}{domain}: none is connected"
     if not throttle.has_room(state, ready):
         return f"room under the limits of {ready.name!r}"
-    return f"a free slot: all workers for {ready.name!r}{domain} are busy"
+    return f"a free slot: all workers for {queue[2]!r}{domain} are busy"
 
 
 def _exclusively_joined(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> str:

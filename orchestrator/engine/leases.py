@@ -27,6 +27,7 @@ def enqueue(
     poll_ms: int,
     response_ms: int,
     limits: TaskLimits = NO_LIMITS,
+    system_queue: str = "",
     queue: str = "",
 ) -> TaskAttempt:
     """The attempt waits for a worker from now on, in the queue of its own name if no other is given."""
@@ -36,7 +37,7 @@ def enqueue(
         number,
         step.x.namespace,
         domain,
-        queue or attempt.name,
+        system_queue or attempt.name,
         step.x.priority,
         step.x.workflow_id,
         attempt.sequence,
@@ -45,6 +46,7 @@ def enqueue(
         poll_ms,
         response_ms,
         () if limits is NO_LIMITS else (limits.at_once, limits.in_window, limits.window_ms),
+        queue,
     )
     step.write(Table.READY, (number,), row)
     step.ready_queues[queue_of(row)] = None
@@ -102,14 +104,14 @@ def _match_session(step: Step, session_id: str) -> None:
         if throttle.limits_of(state, best) is not NO_LIMITS:
             first = _first_of_name(state, best.namespace, best.name)
             if first is not None and first[0].number != best.number:
-                # What waits in another domain comes before: a worker that always takes from its own must not starve it.
+                # What waits in another queue comes before: a worker that always takes from its own must not starve it.
                 _lease(step, first[0], state.sessions[first[1],])
                 continue
         _lease(step, best, session)
 
 
 def _match_name(step: Step, namespace: str, name: str) -> None:
-    """A limit of the task may hold back less than before: leases from its queues in all domains, as they rank."""
+    """A limit of the task may hold back less than before: leases from all of its queues, as they rank."""
     state = step.state
     while (first := _first_of_name(state, namespace, name)) is not None:
         _lease(step, first[0], state.sessions[first[1],])
@@ -122,7 +124,7 @@ def _match_name(step: Step, namespace: str, name: str) -> None:
 
 
 def _first_of_name(state: State, namespace: str, name: str) -> tuple[Ready, str] | None:
-    """What ranks first of what can be leased of the task, in whatever domain, and the session that is to have it."""
+    """What ranks first of what can be leased of the task, in whatever queue, and the session that is to have it."""
     first: tuple[Ready, str] | None = None
     for queue in state.queues.named(namespace, name):
         row = state.queues.head(queue)
@@ -162,6 +164,7 @@ def take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
         row.name,
         step.now,
         row.response_timeout_ms,
+        queue=row.queue,
     )
     if step.key == (row.namespace, row.workflow_id):
         # The step is at home there: no need for a message.

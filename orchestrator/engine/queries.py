@@ -135,6 +135,7 @@ class AssignmentView(msgspec.Struct, frozen=True):
     compensation: StepView | None
     kind: str = ""  # of system work: the queue it came from
     parameters: bytes = b""  # of system work: a JSON object
+    queue: str = ""  # that it came from, if that is not called like the task
 
 
 def assignment_view(state: State, hot: ExecutionState, token: int) -> AssignmentView | None:
@@ -174,6 +175,7 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
         compensation=None if record is None else _step_view(state, hot, record),
         kind=lease.name if is_system else "",
         parameters=assignments.parameters_of(plan, node, attempt, given) if is_system else b"",
+        queue=lease.queue,
     )
 
 

@@ -15,7 +15,8 @@ from orchestrator.engine.model import RowKey, SessionKind
 from orchestrator.engine.resident import Ready, Session
 
 QueueKey = tuple[str, str, str]
-"""(namespace, domain, task name); for system work (NAMESPACE, "", queue), whatever namespace the execution is in"""
+"""(namespace, domain, queue), where the queue is called like its task unless the task definition says more (see
+`queue_name`); for system work (NAMESPACE, "", queue), whatever namespace the execution is in"""
 
 _PoolKey = tuple[str, str, tuple[str, ...]]
 _STALE_SLACK = 64
@@ -51,7 +52,7 @@ def queue_of(row: Ready) -> QueueKey:
     """Where the attempt waits."""
     if system.is_queue(row.name):
         return (system.NAMESPACE, "", row.name)
-    return (row.namespace, row.domain, row.name)
+    return (row.namespace, row.domain, row.queue or row.name)
 
 
 def _rank(session: Session) -> tuple[int, int, str]:
@@ -70,7 +71,9 @@ class Queues:
         self._ready = ready
         self._queues: dict[QueueKey, list[tuple[int, int]]] = {}
         self._counts: dict[QueueKey, int] = {}
-        self._domains: dict[tuple[str, str], dict[str, None]] = {}  # (namespace, name) -> those with a ready attempt
+        self._domains: dict[tuple[str, str], dict[str, None]] = {}  # (namespace, queue) -> those with a ready attempt
+        # (namespace, task name) -> queues of other names that have ready attempts of the task, and how many
+        self._apart: dict[tuple[str, str], dict[QueueKey, int]] = {}
         self._pools: dict[_PoolKey, _Pool] = {}
         self._servers: dict[QueueKey, dict[_PoolKey, _Pool]] = {}
 
@@ -79,6 +82,8 @@ class Queues:
         if row is None or (old is not None and new is not None):
             return
         queue = namespace, domain, name = queue_of(row)
+        if row.queue:
+            self._count_apart(queue, row.name, 1 if new is not None else -1)
         count = self._counts[queue] = self._counts.get(queue, 0) + (1 if new is not None else -1)
         if new is None:
             # Its entry is seen to be stale when it comes to the head.
@@ -96,6 +101,14 @@ class Queues:
         if len(heap) > 2 * count + _STALE_SLACK:
             heap[:] = [entry for entry in heap if self._row_of(queue, entry) is not None]
             heapify(heap)
+
+    def _count_apart(self, queue: QueueKey, task_name: str, by: int) -> None:
+        queues = self._apart.setdefault((queue[0], task_name), {})
+        queues[queue] = queues.get(queue, 0) + by
+        if not queues[queue]:
+            del queues[queue]
+            if not queues:
+                del self._apart[queue[0], task_name]
 
     def session_changed(self, old: Session | None, new: Session | None) -> None:
         if old is not None and (new is None or _pool_key(old) != _pool_key(new)):
@@ -158,9 +171,11 @@ class Queues:
         return queue in self._servers
 
     def named(self, namespace: str, name: str) -> list[QueueKey]:
-        """The queues of a task that have a ready attempt, one for each domain, sorted."""
+        """The queues that have a ready attempt of the task, in all domains, sorted."""
         domains = self._domains.get((namespace, name))
-        return [(namespace, domain, name) for domain in sorted(domains)] if domains else []
+        queues = [(namespace, domain, name) for domain in sorted(domains)] if domains else []
+        apart = self._apart.get((namespace, name))
+        return queues if apart is None else sorted({*queues, *apart})
 
     def best_ready(
         self, namespace: str, domain: str, names: tuple[str, ...], has_room: Callable[[Ready], bool]

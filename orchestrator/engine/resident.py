@@ -79,12 +79,13 @@ class Lease(Row, frozen=True):
     workflow_id: str
     task_sequence: int
     task_id: str
-    name: str  # of the queue it came from
+    name: str  # of the task, or of the queue of system work that it came from
     leased_ms: int
     response_timeout_ms: int  # 0: none
     fenced: bool = False  # the attempt has ended without this worker
     started: bool = False  # its execution has taken it up: it may be delivered
     settling: bool = False  # its workflow compensates: the worker is told to stop, a result still counts
+    queue: str = ""  # that it came from, if that is not called like the task
 
 
 class Ready(Row, frozen=True):
@@ -102,6 +103,7 @@ class Ready(Row, frozen=True):
     poll_timeout_ms: int  # 0: none
     response_timeout_ms: int
     limits: tuple[int, ...] = ()  # of an inline task definition: at once, in a window, the window in ms
+    queue: str = ""  # where it waits, if that is not called like the task
 
 
 class Timer(Row, frozen=True):

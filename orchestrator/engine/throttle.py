@@ -19,6 +19,7 @@ from orchestrator.engine.definitions.model import NO_LIMITS, TaskLimits
 from orchestrator.engine.definitions.parse import validate_task
 from orchestrator.engine.effects import QueueOpened
 from orchestrator.engine.model import Table, TimerKind
+from orchestrator.engine.queues import QueueKey, queue_of
 from orchestrator.engine.resident import Ready, TaskDefinitionRow, TaskRate, Timer
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
@@ -61,15 +62,16 @@ def has_room(state: State, row: Ready) -> bool:
     return not limits.in_window or handed_out(state, key) < limits.in_window
 
 
-def is_open(state: State, queue: tuple[str, str, str]) -> bool:
-    """Whether something in the queue (namespace, domain, task name) may be handed out now."""
+def is_open(state: State, queue: QueueKey) -> bool:
+    """Whether something in the queue may be handed out now."""
     row = state.queues.head(queue)
     return row is not None and has_room(state, row)
 
 
-def is_turning(state: State, queue: tuple[str, str, str]) -> bool:
+def is_turning(state: State, queue: QueueKey) -> bool:
     """Whether the window of the task has turned, and the step of its timer, which hands out again, is still to come."""
-    rate = state.task_rates.get((queue[0], queue[2]))
+    row = state.queues.head(queue)
+    rate = None if row is None else state.task_rates.get((row.namespace, row.name))
     timer = None if rate is None else state.timers.get((rate.timer,))
     return timer is not None and timer.fire_ms <= state.meta.log_time_ms
 
@@ -128,14 +130,17 @@ def dequeue(step: Step, row: Ready) -> None:
 def _move_up(step: Step, row: Ready) -> None:
     if row.limits or (row.namespace, row.name) in step.state.task_rates:
         # Behind it may be one that other limits hold for, or that waits for the window.
-        queue = (row.namespace, row.domain, row.name)
+        queue = queue_of(row)
         step.ready_queues[queue] = None
         step.effects.append(QueueOpened(*queue))
 
 
 def watch(step: Step) -> None:
     """At the end of matching: sees to it that the timer of each window is due when somebody waits for it."""
-    names = {(namespace, name): None for namespace, _, name in step.ready_queues}
+    if not step.state.task_rates:
+        return
+    heads = [step.state.queues.head(queue) for queue in step.ready_queues]
+    names = {(row.namespace, row.name): None for row in heads if row is not None}
     for key in {**names, **step.freed_names, **step.rated}:
         rate = step.state.task_rates.get(key)
         if rate is None:
@@ -149,7 +154,7 @@ def watch(step: Step) -> None:
             step.write(Table.TASK_RATE, key, replace(rate, timer=_arm(step, key, due_ms)))
 
 
-def is_rate_reached(state: State, queue: tuple[str, str, str]) -> bool:
+def is_rate_reached(state: State, queue: QueueKey) -> bool:
     """Whether something in the queue has to wait for the window, whatever else it has to wait for."""
     row = state.queues.head(queue)
     return row is not None and 0 < limits_of(state, row).in_window <= handed_out(state, (row.namespace, row.name))

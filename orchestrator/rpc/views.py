@@ -186,6 +186,7 @@ def assignment(state: State, held: ExecutionState, token: int) -> workers_pb2.As
         correlation_id=view.correlation_id,
         kind=view.kind,
         parameters_json=view.parameters,
+        queue=view.queue,
     )
     undone = view.compensation
     if undone is not None:

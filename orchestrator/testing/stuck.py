@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import CompensationState, TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator.engine.queues import queue_of
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from orchestrator.rpc.backend import DEFAULT_NAMESPACE
@@ -66,11 +67,12 @@ def _waits_for(state: State, attempt: TaskAttempt) -> str | None:
     if attempt.ready:
         ready = state.ready[(attempt.ready,)]
         serving = [one for one in state.sessions.values() if one.namespace == ready.namespace]
-        able = [one for one in serving if ready.name in one.task_names and one.domain == ready.domain]
+        queue = queue_of(ready)[2]
+        able = [one for one in serving if queue in one.task_names and one.domain == ready.domain]
         if not able:
             domain = f" in the domain {ready.domain!r}" if ready.domain else ""
-            return f"waits for a worker of {ready.name!r}{domain} and none serves it"
-        return f"waits for a worker of {ready.name!r}, and all of its {sum(one.slots for one in able)} slots are taken"
+            return f"waits for a worker of {queue!r}{domain} and none serves it"
+        return f"waits for a worker of {queue!r}, and all of its {sum(one.slots for one in able)} slots are taken"
     if attempt.status is TaskStatus.IN_PROGRESS and attempt.worker_id:
         return (
             f"waits for {attempt.name!r} (attempt {attempt.retry_count + 1} on {attempt.worker_id}), whose function "

@@ -145,7 +145,8 @@ class FakeClient:
 
     async def task_queues(self, *names: str) -> list[TaskQueue]:
         self._called("task_queues", *names)
-        return [TaskQueue("pay", "eu", 3, 1, 61_500, True, 2, 5, 1_000, 4, 1, [TaskQueueWorker("p", 0, 0, 12)])]
+        poller = TaskQueueWorker("p", 0, 0, 12)
+        return [TaskQueue("pay", "eu", 3, 1, 61_500, True, 2, 5, 1_000, 4, 1, [poller], "eu:pay")]
 
     async def count(self, *, query: str, free_text: str) -> Hits:
         self._called("count", query, free_text)

@@ -218,8 +218,8 @@ def test_queues_are_shown_with_their_limits(fake: FakeClient) -> None:
     result = run(fake, "task", "queues", "pay", "ship")
     assert fake.calls[1:] == [("task_queues", "pay", "ship")]
     heading, row = result.stdout.splitlines()
-    assert heading.split() == ["TASK", "DOMAIN", "WAITING", "OLDEST", "WITH", "WORKERS", "LIMITS", "WORKERS"]
-    assert " ".join(row.split()) == "pay eu 3 61.5 s 1 2 at once, 4 of 5 in 1 s (held back) 1"
+    assert heading.split() == ["QUEUE", "WAITING", "OLDEST", "WITH", "WORKERS", "LIMITS", "WORKERS"]
+    assert " ".join(row.split()) == "eu:pay 3 61.5 s 1 2 at once, 4 of 5 in 1 s (held back) 1"
     [queue] = json.loads(run(fake, "task", "queues", "--json").stdout)
     assert queue["workers"] == [{"worker_id": "p", "slots": 0, "used": 0, "last_poll_age_ms": 12}]
 
@@ -227,8 +227,8 @@ def test_queues_are_shown_with_their_limits(fake: FakeClient) -> None:
 def test_who_polled_a_queue_is_shown(fake: FakeClient) -> None:
     result = run(fake, "task", "queues", "pay", "--workers")
     heading, row = result.stdout.splitlines()
-    assert heading.split() == ["TASK", "DOMAIN", "WORKER", "SLOTS", "USED", "LAST", "POLL"]
-    assert row.split() == ["pay", "eu", "p", "0.0", "s"]
+    assert heading.split() == ["QUEUE", "WORKER", "SLOTS", "USED", "LAST", "POLL"]
+    assert row.split() == ["eu:pay", "p", "0.0", "s"]
 
 
 def test_workflows_are_searched(fake: FakeClient) -> None:

@@ -40,6 +40,26 @@ async def test_a_worker_says_what_it_can_do_and_does_it(cluster: FakeCluster, cl
         assert result.output.inline == b'{"receipt":"7 key-1 2"}'
 
 
+async def test_the_queue_says_which_function_is_meant(cluster: FakeCluster, client: Client) -> None:
+    @task(name="pack", execution_namespace="eu", isolation_group="gold")
+    def pack_gold() -> str:
+        return "gold"
+
+    @task(name="pack")
+    def pack() -> str:
+        return "plain"
+
+    async with working(client, pack_gold, pack, isolation_group="silver", execution_namespace="us"):
+        stream = await cluster.stream()
+        stream.welcome()
+        assert list(stream.hello.task_names) == ["pack@eu-gold", "pack@us-silver"]
+        stream.assign(assignment("pack", queue="pack@eu-gold"), assignment("pack", 2, 2, queue="pack@us-silver"))
+        results = {result.task_id: result.output.inline for result in await stream.results(2)}
+    assert results == {"t1": b'{"result":"gold"}', "t2": b'{"result":"plain"}'}
+    definition = pack_gold.definition()
+    assert (definition["executionNameSpace"], definition["isolationGroupId"]) == ("eu", "gold")
+
+
 @pytest.mark.parametrize(
     ("output", "expected"),
     [

@@ -41,7 +41,7 @@ CONDUCTOR = {
     ),
 }
 UNIMPLEMENTED = {
-    "task definition": {"executionNameSpace", "isolationGroupId", "baseType", "runtimeMetadata"},
+    "task definition": {"baseType", "runtimeMetadata"},
     "workflow": {"workflowStatusListenerSink", "cacheConfig"},
     "task": {"joinStatus", "cacheConfig", "onStateChange"},
 }

@@ -201,8 +201,8 @@ class Bench:
         """Registers a workflow `order` of these tasks, one after the other."""
         self.driver.register(workflow("order", *(simple(name, **fields) for name in names)))
 
-    def start(self, workflow_id: str = "w", given: bytes = b"{}") -> None:
-        self.driver.start("order", workflow_id, given)
+    def start(self, workflow_id: str = "w", given: bytes = b"{}", **fields: Any) -> None:
+        self.driver.start("order", workflow_id, given, **fields)
         for effect in self.driver.effects:
             self.perform(effect)
 

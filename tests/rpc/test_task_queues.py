@@ -59,6 +59,20 @@ async def test_workers_are_those_with_sessions_and_those_that_polled(bench: Benc
     assert sorted(await queues(stubs, "ship", "other")) == [("ship", "eu")]
 
 
+async def test_a_queue_is_called_as_conductor_calls_it(bench: Bench, stubs: Stubs) -> None:
+    """[domain:]task[@executionNameSpace][-isolationGroupId]; its limits are those of its task, whose name finds it."""
+    bench.order("pay")
+    bench.driver.register_task(name="pay", executionNameSpace="eu", isolationGroupId="gold", concurrentExecLimit=1)
+    for number in range(2):
+        bench.start(f"w{number}", task_to_domain=(("pay", "d"),))
+    [assigned] = (await poll(stubs, "pay@eu-gold", domain="d")).assignments
+    assert (assigned.name, assigned.queue) == ("pay", "pay@eu-gold")
+    [queue] = (await queues(stubs, "pay")).values()
+    assert (queue.queue, queue.name, queue.domain) == ("d:pay@eu-gold", "pay@eu-gold", "d")
+    assert (queue.ready, queue.leased, queue.concurrent_limit, queue.held_back) == (1, 1, 1, True)
+    assert queue == (await queues(stubs, "pay@eu-gold"))["pay@eu-gold", "d"]
+
+
 async def test_other_namespaces_are_not_shown(bench: Bench, stubs: Stubs) -> None:
     await poll(stubs, "pay", namespace="other")
     assert not await queues(stubs)

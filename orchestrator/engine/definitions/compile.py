@@ -163,6 +163,7 @@ class Compiler:
             async_complete=element.async_complete,
             sink=element.sink,
             limits=NO_LIMITS if element.definition is None else element.definition.limits,
+            queue=_queue(element, definition),
             input_schema=resolve(schemas.input, self._gathered),
             output_schema=resolve(schemas.output, self._gathered),
         )
@@ -186,6 +187,13 @@ def _retry(element: Element, definition: TaskDefinition | None, is_compensation:
     if element.retry_count is None:
         return policy
     return replace(policy, count=element.retry_count, forgives_losses=False)
+
+
+def _queue(element: Element, definition: TaskDefinition | None) -> str:
+    """Nodes take the work of a system task wherever it is to be isolated."""
+    if definition is None or not definition.queue_suffix or element.type != TaskType.SIMPLE:
+        return ""
+    return element.name + definition.queue_suffix
 
 
 def _timeouts(element: Element, definition: TaskDefinition | None) -> Timeouts:

@@ -193,6 +193,7 @@ class TaskNode(msgspec.Struct, frozen=True):
     async_complete: bool = False  # what it calls only accepts: the end is reported from outside
     sink: str = ""  # EVENT
     limits: TaskLimits = NO_LIMITS  # of the inline task definition
+    queue: str = ""  # of a worker's task: where it waits, if that is not called like the task
     # What its payloads have to keep.
     input_schema: PayloadSchema | None = None
     output_schema: PayloadSchema | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.engine.definitions.fields import Fields
+from orchestrator.engine.definitions.fields import NAME_CHARACTERS_MAX, Fields
 from orchestrator.engine.definitions.model import (
     NO_LIMITS,
     RetryLogic,
@@ -23,8 +23,10 @@ _KNOWN = (
     # For readers only.
     " description ownerEmail ownerApp inputKeys outputKeys createTime updateTime createdBy updatedBy"
     " taskStatusListenerEnabled"
+    # Where its attempts wait.
+    " executionNameSpace isolationGroupId"
 ).split()
-_UNBUILT = "executionNameSpace isolationGroupId baseType runtimeMetadata".split()
+_UNBUILT = "baseType runtimeMetadata".split()
 _RETRY_FIELDS = (
     "retryCount retryLogic retryDelaySeconds backoffScaleFactor maxRetryDelaySeconds backoffJitterMs"
 ).split()
@@ -47,20 +49,33 @@ class TaskDefinition(msgspec.Struct, frozen=True):
     input: Template = EMPTY
     limits: TaskLimits = NO_LIMITS
     schemas: Schemas = NO_SCHEMAS
+    queue_suffix: str = ""  # of the queue's name, behind that of the task
 
 
 def read_task(raw: bytes, path: str, name: str = "", is_inline: bool = False) -> TaskDefinition:
     """`name`: what it is called if the document, being part of another, does not say."""
     fields = Fields(raw, path, _KNOWN, _UNBUILT)
+    own_name = fields.task_name("name", name)
     return TaskDefinition(
-        name=fields.task_name("name", name),
+        name=own_name,
         retry=_read_retry(fields),
         states_retry=any(fields.has(key) for key in _RETRY_FIELDS),
         timeouts=_read_timeouts(fields, is_inline),
         input=parse_template(fields.object("inputTemplate"), fields.at("inputTemplate")),
         limits=_read_limits(fields),
         schemas=read_schemas(fields, enforced=False),
+        queue_suffix=_read_queue(fields, name or own_name),
     )
+
+
+def _read_queue(fields: Fields, task_name: str) -> str:
+    """`[@executionNameSpace][-isolationGroupId]`, as in the names of Conductor's queues."""
+    namespace, group = fields.text("executionNameSpace"), fields.text("isolationGroupId")
+    suffix = (f"@{namespace}" if namespace else "") + (f"-{group}" if group else "")
+    if len(task_name) + len(suffix) > NAME_CHARACTERS_MAX and suffix:
+        key = "isolationGroupId" if group else "executionNameSpace"
+        raise fields.invalid(key, f"{task_name}{suffix}: the name of a queue may have {NAME_CHARACTERS_MAX} characters")
+    return suffix
 
 
 def _read_retry(fields: Fields) -> RetryPolicy:

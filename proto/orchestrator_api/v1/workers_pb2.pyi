@@ -200,7 +200,10 @@ class WorkHello(google.protobuf.message.Message):
     """The session to resume; empty opens a new one."""
     @property
     def task_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The names of the tasks it executes; 1 to 1,000. Those that begin with "system/" are the cluster's own."""
+        """The queues it serves, without their domain; 1 to 1,000. A queue is called like its task, followed by the
+        `@executionNameSpace` and the `-isolationGroupId` of the task's definition, if it has them: "charge@eu-gold". Those
+        that begin with "system/" are the cluster's own.
+        """
 
     @property
     def held(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HeldAttempt]:
@@ -323,6 +326,7 @@ class Assignment(google.protobuf.message.Message):
     CORRELATION_ID_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
     PARAMETERS_JSON_FIELD_NUMBER: builtins.int
+    QUEUE_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
@@ -353,6 +357,8 @@ class Assignment(google.protobuf.message.Message):
     """Of what a node executes itself: its kind, such as "system/http"; empty for what a worker executes."""
     parameters_json: builtins.bytes
     """Of what a node executes itself: what the definition says besides the input, a JSON object."""
+    queue: builtins.str
+    """The queue it waited in, without its domain, if that is not called like the task; see WorkHello.task_names."""
     @property
     def input(self) -> orchestrator_api.v1.common_pb2.Payload:
         """The task's input, resolved."""
@@ -391,9 +397,10 @@ class Assignment(google.protobuf.message.Message):
         correlation_id: builtins.str = ...,
         kind: builtins.str = ...,
         parameters_json: builtins.bytes = ...,
+        queue: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["compensation", b"compensation", "heartbeat_details", b"heartbeat_details", "input", b"input", "scheduled_time", b"scheduled_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "kind", b"kind", "name", b"name", "namespace", b"namespace", "parameters_json", b"parameters_json", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "kind", b"kind", "name", b"name", "namespace", b"namespace", "parameters_json", b"parameters_json", "queue", b"queue", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
 
 global___Assignment = Assignment
 
@@ -872,7 +879,7 @@ class PollTasksRequest(google.protobuf.message.Message):
     """How long to wait for the first task; at most 60,000."""
     @property
     def task_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The names of the tasks it executes; 1 to 1,000."""
+        """The queues it serves, without their domain; 1 to 1,000. See WorkHello.task_names."""
 
     def __init__(
         self,
@@ -963,7 +970,7 @@ class ListTaskQueuesRequest(google.protobuf.message.Message):
     """Empty means "default"."""
     @property
     def task_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Of these tasks only; none means all."""
+        """Of these tasks or queues only; none means all."""
 
     @property
     def read(self) -> orchestrator_api.v1.common_pb2.ReadOptions:
@@ -1003,7 +1010,7 @@ global___ListTaskQueuesResponse = ListTaskQueuesResponse
 
 @typing.final
 class TaskQueue(google.protobuf.message.Message):
-    """The attempts of one task in one domain that wait for workers, or are with them."""
+    """The attempts of one queue that wait for workers, or are with them."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1019,8 +1026,9 @@ class TaskQueue(google.protobuf.message.Message):
     HANDED_OUT_IN_WINDOW_FIELD_NUMBER: builtins.int
     WORKER_COUNT_FIELD_NUMBER: builtins.int
     WORKERS_FIELD_NUMBER: builtins.int
+    QUEUE_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """The name of the task."""
+    """Its name without the domain: see WorkHello.task_names."""
     domain: builtins.str
     """The domain; empty for none."""
     ready: builtins.int
@@ -1032,15 +1040,17 @@ class TaskQueue(google.protobuf.message.Message):
     held_back: builtins.bool
     """Whether a limit keeps what waits from being handed out."""
     concurrent_limit: builtins.int
-    """How many of the task may be with workers at once, in all domains; 0 for any number."""
+    """How many of the task may be with workers at once, in all its queues; 0 for any number."""
     rate_limit: builtins.int
-    """How many of the task may be handed out within rate_window_ms, in all domains; 0 for any number."""
+    """How many of the task may be handed out within rate_window_ms, in all its queues; 0 for any number."""
     rate_window_ms: builtins.int
     """See rate_limit."""
     handed_out_in_window: builtins.int
-    """How many were, in all domains."""
+    """How many were, in all its queues."""
     worker_count: builtins.int
     """How many workers take it."""
+    queue: builtins.str
+    """The queue as Conductor writes it: `[domain:]task[@executionNameSpace][-isolationGroupId]`."""
     @property
     def workers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TaskQueueWorker]:
         """Some of them; pollers only as far as the leader has seen them itself."""
@@ -1060,8 +1070,9 @@ class TaskQueue(google.protobuf.message.Message):
         handed_out_in_window: builtins.int = ...,
         worker_count: builtins.int = ...,
         workers: collections.abc.Iterable[global___TaskQueueWorker] | None = ...,
+        queue: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["concurrent_limit", b"concurrent_limit", "domain", b"domain", "handed_out_in_window", b"handed_out_in_window", "held_back", b"held_back", "leased", b"leased", "name", b"name", "oldest_ready_age_ms", b"oldest_ready_age_ms", "rate_limit", b"rate_limit", "rate_window_ms", b"rate_window_ms", "ready", b"ready", "worker_count", b"worker_count", "workers", b"workers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["concurrent_limit", b"concurrent_limit", "domain", b"domain", "handed_out_in_window", b"handed_out_in_window", "held_back", b"held_back", "leased", b"leased", "name", b"name", "oldest_ready_age_ms", b"oldest_ready_age_ms", "queue", b"queue", "rate_limit", b"rate_limit", "rate_window_ms", b"rate_window_ms", "ready", b"ready", "worker_count", b"worker_count", "workers", b"workers"]) -> None: ...
 
 global___TaskQueue = TaskQueue
 

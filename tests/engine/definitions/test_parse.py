@@ -305,7 +305,6 @@ def test_a_broken_rule_is_refused_at_its_path(document: Json, path: str, message
 
 
 BROKERS = ("sqs", "kafka", "amqp_queue", "amqp_exchange", "nats", "jsm")
-OF_QUEUES = ("executionNameSpace", "isolationGroupId", "baseType")
 UNIMPLEMENTED: list[tuple[Json, str]] = [
     (
         workflow(
@@ -321,8 +320,7 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
     (workflow(task("a", onStateChange={"onStart": []})), "tasks[0].onStateChange"),
     (workflow(task("a", joinStatus="COMPLETED")), "tasks[0].joinStatus"),
     *((workflow(task("e", type="EVENT", sink=f"{kind}:x")), "tasks[0].sink") for kind in BROKERS),
-    *((workflow(task("a", taskDefinition={key: "x"})), f"tasks[0].taskDefinition.{key}") for key in OF_QUEUES),
-    (workflow(task("a", taskDefinition={"isolationGroupId": "x"})), "tasks[0].taskDefinition.isolationGroupId"),
+    (workflow(task("a", taskDefinition={"baseType": "x"})), "tasks[0].taskDefinition.baseType"),
     (workflow(switch("s", evaluatorType="python", decisionCases={"x": []})), "tasks[0].evaluatorType"),
     (workflow(task("a", inputParameters={"k": "${workflow.secrets.x}"})), "tasks[0].inputParameters.k"),
     (workflow(task("a", inputParameters={"k": "${NETFLIX_ENV}"})), "tasks[0].inputParameters.k"),

@@ -58,6 +58,8 @@ def test_every_field_is_read() -> None:
         ({"inputTemplate": []}, "inputTemplate"),
         ({"inputTemplate": {"a": "${workflow.what}"}}, "inputTemplate.a"),
         ({"retry_count": 1}, "retry_count"),
+        ({"executionNameSpace": 1}, "executionNameSpace"),
+        ({"isolationGroupId": "x" * 200}, "isolationGroupId"),
     ],
 )
 def test_a_broken_rule_is_refused_at_its_path(fields: dict[str, Any], path: str) -> None:
@@ -69,8 +71,7 @@ def test_a_broken_rule_is_refused_at_its_path(fields: dict[str, Any], path: str)
 @pytest.mark.parametrize(
     "fields",
     [
-        {"executionNameSpace": "x"},
-        {"isolationGroupId": "x"},
+        {"baseType": "x"},
         {"runtimeMetadata": ["SECRET"]},
     ],
 )
@@ -84,7 +85,7 @@ def test_what_is_not_built_is_refused(fields: dict[str, Any]) -> None:
     "fields",
     [
         {"concurrentExecLimit": 0, "rateLimitPerFrequency": 0, "rateLimitFrequencyInSeconds": 1},
-        {"isolationGroupId": None, "executionNameSpace": "", "runtimeMetadata": []},
+        {"isolationGroupId": None, "executionNameSpace": "", "baseType": "", "runtimeMetadata": []},
         {"inputKeys": ["a"], "outputKeys": [], "description": "x", "ownerEmail": "a@b.c", "createTime": 0},
         {"timeoutSeconds": 10},
         {"inputSchema": {"name": "x"}},
