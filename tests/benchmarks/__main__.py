@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.measurement import Measurement, remarks, table, targets, to_json
+from tests.benchmarks.plot import svg
 from tests.benchmarks.processes import Options, Progress, surroundings
 from tests.benchmarks.rows import PRIVATE, ROWS
 from tests.cluster.faults import network
@@ -36,6 +37,8 @@ def main() -> int:
         finished=arguments.finished,
         live=arguments.live,
         waiting=arguments.waiting,
+        soak_s=arguments.soak_seconds,
+        overload=arguments.overload,
         seed=arguments.seed,
         workers=arguments.workers,
         slots=arguments.slots,
@@ -52,6 +55,8 @@ def main() -> int:
         print(line)
     if arguments.json is not None:
         arguments.json.write_text(to_json(measurements), encoding="utf-8")
+    if arguments.plot is not None:
+        arguments.plot.write_text(svg(measurements), encoding="utf-8")
     if any(measurement.faults for measurement in measurements):
         return WRONG
     return BUDGET_MISSED if arguments.strict and not all(each.kept for each in measurements) else 0
@@ -86,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="workflows before the restart (%(default)s); those beyond 2,000 are copied")
     parser.add_argument("--live", type=int, default=100_000, help="... and so many that wait (%(default)s)")
     parser.add_argument("--waiting", type=_number, default=100_000, help="workflows in that row (%(default)s)")
+    parser.add_argument("--soak-seconds", type=float, default=600, metavar="S", help="of the soak (%(default)s)")
+    parser.add_argument("--overload", type=float, default=3, metavar="N",
+                        help="how many times what the cluster completes is offered (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of when the leader is killed (%(default)s)")
     parser.add_argument("--workers", type=_number, default=1, help="processes (%(default)s)")
     parser.add_argument("--slots", type=_number, default=256, help="of each worker (%(default)s)")
@@ -95,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE",
                         help="a setting of the nodes; may be given more than once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows are written, too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="where they are drawn, as SVG")
     parser.add_argument("--strict", action="store_true", help=f"exit code {BUDGET_MISSED} if a budget is missed")
     return parser
 

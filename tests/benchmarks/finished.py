@@ -6,7 +6,7 @@ are what they would be, and the nodes go on agreeing with each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,13 @@ COPIES_PER_TRANSACTION = 1_000
 _Rows = list[tuple[Table, RowKey, Any]]
 
 
-def add_copies(databases: Sequence[Path], source: ExecutionKey, count: int) -> None:
-    """`count` copies of the execution, called `<its id>-copy-1` and so on. Raises ValueError if they can't be made."""
+def add_copies(
+    databases: Sequence[Path], source: ExecutionKey, count: int, said: Callable[[int], None] = lambda done: None
+) -> None:
+    """`count` copies of the execution, called `<its id>-copy-1` and so on. Raises ValueError if they can't be made.
+
+    `said` is told after each transaction how many there are.
+    """
     connections = [schema.connect(str(path), None) for path in databases]
     try:
         found = [read_executions(connection, [source]).executions[0] for connection in connections]
@@ -44,6 +49,7 @@ def add_copies(databases: Sequence[Path], source: ExecutionKey, count: int) -> N
             copies = [staged for number in numbers for staged in _copy(rows, number)]
             for writer in writers:
                 _write(writer, copies)
+            said(numbers[-1])
     finally:
         for connection in connections:
             connection.close()

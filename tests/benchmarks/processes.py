@@ -33,6 +33,8 @@ class Options:
     finished: int = 1_000_000
     live: int = 100_000
     waiting: int = 100_000
+    soak_s: float = 600
+    overload: float = 3
     seed: int = 1
     workers: int = 1
     slots: int = 256

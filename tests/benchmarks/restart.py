@@ -1,6 +1,7 @@
-"""The time from starting three killed nodes to their first answer, with many finished workflows in their databases.
+"""The time from starting three killed nodes to their first answer, with many finished and many live workflows.
 
-The first `RUN_MAX` workflows are executed; what is wanted beyond is copied into the databases while the nodes are down.
+The first `RUN_MAX` of the finished ones are executed; what is wanted beyond is copied into the databases while the
+nodes are down. The live ones are started as any other, and wait for a time to pass.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tests.benchmarks.arithmetic import median
 from tests.benchmarks.finished import add_copies
 from tests.benchmarks.measurement import Budget, Measurement
 from tests.benchmarks.processes import Options, Progress, running_cluster, running_workers
+from tests.benchmarks.waiting import start_waiting
 from tests.benchmarks.workload import W3, Parcel
 
 RUN_MAX = 2_000
@@ -23,21 +25,28 @@ CALLERS = 64
 REPEATS = 5
 RESTART_S = 5.0
 ANSWER_S = 300.0
+SAY_EVERY = 50_000
 
 
 async def measure_restart(options: Options, progress: Progress) -> list[Measurement]:
     async with running_cluster(options) as cluster:
         executed = await _execute(cluster, options, min(options.finished, RUN_MAX), progress)
+        async with Client(cluster.endpoints) as client:
+            await start_waiting(client, options.live, progress)
         copies = max(options.finished - executed, 0)
         if copies:
             await _copy(cluster, copies, progress)
-        asked = ["0", *([f"0-copy-{copies}"] if copies else [])]
+        asked = {"0": WorkflowStatus.COMPLETED}
+        if copies:
+            asked[f"0-copy-{copies}"] = WorkflowStatus.COMPLETED
+        if options.live:
+            asked[f"waiting-{options.live - 1}"] = WorkflowStatus.RUNNING
         times = []
         for repeat in range(REPEATS):
             seconds = await _restart(cluster, asked)
             progress.say(f"restart: {repeat + 1} of {REPEATS}: first answer after {seconds * 1000:.0f} ms")
             times.append(seconds * 1000)
-            await cluster.wait_ready()
+            await cluster.wait_ready(timeout_s=ANSWER_S)
         # With its write-ahead log, where a young database has everything.
         megabytes = sum(file.stat().st_size for file in cluster.nodes["a"].data_dir.glob("state.db*")) / 1e6
     times.sort()
@@ -48,9 +57,12 @@ async def measure_restart(options: Options, progress: Progress) -> list[Measurem
             samples_ms=tuple(times),
             per_second=1000 / median(times),
             budgets=(Budget("worst", RESTART_S * 1000, "ms", times[-1]),),
-            settings={"finished": executed + copies, "copied": copies, "state_db_mb": round(megabytes, 1)},
+            settings={
+                "finished": executed + copies, "copied": copies, "live": options.live,
+                "state_db_mb": round(megabytes, 1), **options.cluster_settings,
+            },
             notes=(
-                f"{executed} workflows executed, {copies} copied, state.db {megabytes:.0f} MB, with Python's start",
+                f"{executed} workflows executed, {copies} copied, {options.live} wait; state.db {megabytes:.0f} MB",
             ),
         )
     ]
@@ -82,22 +94,30 @@ async def _copy(cluster: LocalCluster, count: int, progress: Progress) -> None:
     databases = [node.data_dir / "state.db" for node in cluster.nodes.values()]
     progress.say(f"restart: copies {count} finished workflows into three databases")
     began = time.perf_counter()
-    await asyncio.to_thread(add_copies, databases, ("default", "0"), count)
+
+    def said(done: int) -> None:
+        if done % SAY_EVERY == 0:
+            progress.say(f"restart: {done} of {count} copied")
+
+    await asyncio.to_thread(add_copies, databases, ("default", "0"), count, said)
     progress.say(f"restart: copied in {time.perf_counter() - began:.0f} s")
     await cluster.start()
     await cluster.wait_ready(timeout_s=ANSWER_S)
 
 
-async def _restart(cluster: LocalCluster, asked: list[str]) -> float:
-    """Kills all nodes, starts them, and answers how long it took until a client had its first answer."""
+async def _restart(cluster: LocalCluster, asked: dict[str, WorkflowStatus]) -> float:
+    """Kills all nodes, starts them, and answers how long it took until a client had its first answer.
+
+    Python's own start is in it.
+    """
     await asyncio.gather(*(cluster.kill_node(name) for name in cluster.nodes))
     began = time.perf_counter()
     await cluster.start()
     async with Client(cluster.endpoints, deadline_s=ANSWER_S) as client:
         took = 0.0
-        for workflow_id in asked:
+        for workflow_id, status in asked.items():
             execution = await client.get(workflow_id)
             took = took or time.perf_counter() - began
-            if execution.status is not WorkflowStatus.COMPLETED:
-                raise RuntimeError(f"workflow {workflow_id} is {execution.status} after the restart")
+            if execution.status is not status:
+                raise RuntimeError(f"workflow {workflow_id} is {execution.status} after the restart, not {status}")
     return took
