@@ -47,22 +47,27 @@ def metrics_of_page(page: str) -> dict[str, float]:
     return values
 
 
-async def metrics(cluster: LocalCluster) -> dict[str, dict[str, float]]:
-    """Of each node that runs."""
+async def metrics(cluster: LocalCluster, name: str) -> dict[str, float]:
+    """Of a node that runs. Raises OSError."""
 
-    def read(address: str) -> dict[str, float]:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
+    def read() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://{cluster.nodes[name].metrics_address}/metrics", timeout=10) as page:
             return metrics_of_page(page.read().decode())
 
-    running = [node for node in cluster.nodes.values() if node.running and not node.paused]
-    return {node.name: await asyncio.to_thread(read, str(node.metrics_address)) for node in running}
+    return await asyncio.to_thread(read)
+
+
+async def all_metrics(cluster: LocalCluster) -> dict[str, dict[str, float]]:
+    """Of each node that runs."""
+    running = [node.name for node in cluster.nodes.values() if node.running and not node.paused]
+    return {name: await metrics(cluster, name) for name in running}
 
 
 async def settled(cluster: LocalCluster) -> None:
     """Returns once all nodes have applied and stored the same entries. Raises TimeoutError."""
     names = ("orchestrator_commit_index", "orchestrator_applied_index", "orchestrator_flushed_index")
     deadline = time.monotonic() + SETTLE_S
-    while len(found := {of[name] for of in (await metrics(cluster)).values() for name in names}) > 1:
+    while len(found := {of[name] for of in (await all_metrics(cluster)).values() for name in names}) > 1:
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {SETTLE_S:.0f} s the nodes are still from {min(found):.0f} to {max(found):.0f}")
         await asyncio.sleep(POLL_S)

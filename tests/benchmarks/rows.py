@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.benchmarks.commits import measure_commit
 from tests.benchmarks.failover import measure_failover, measure_handover, measure_partition, measure_silence
 from tests.benchmarks.fanout import measure_fan_out_1000
+from tests.benchmarks.follower import measure_follower
 from tests.benchmarks.large import measure_fan_out, measure_loop
 from tests.benchmarks.processes import Measure
 from tests.benchmarks.reads import measure_barrier, measure_reads
@@ -39,6 +40,7 @@ ROWS: dict[str, Measure] = {
     "stalls": measure_stalls,
     "fanout-10000": measure_fan_out,
     "loop-10000": measure_loop,
+    "follower": measure_follower,
     "waiting": measure_waiting,
     "restart": measure_restart,
     "barrier": measure_barrier,

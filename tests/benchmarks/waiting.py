@@ -17,7 +17,7 @@ from tests.benchmarks.arithmetic import cpu_per_1000
 from tests.benchmarks.clusters import MeasuredCluster
 from tests.benchmarks.loops import Window, closed_loop
 from tests.benchmarks.measurement import Budget, Measurement
-from tests.benchmarks.memory import metrics, node_bytes, settled
+from tests.benchmarks.memory import all_metrics, node_bytes, settled
 from tests.benchmarks.processes import Options, Progress, cpu_by_part, running_cluster, running_workers
 from tests.benchmarks.throughput import results
 from tests.benchmarks.workload import W3, WAITING, Parcel
@@ -70,7 +70,7 @@ async def measure_waiting(options: Options, progress: Progress) -> list[Measurem
 
         alone = await w3("w3-alone")
         each, samples, seconds = await _bytes_each(cluster, client, options.waiting, progress)
-        hot = max(of["orchestrator_hot_executions"] for of in (await metrics(cluster)).values())
+        hot = max(of["orchestrator_hot_executions"] for of in (await all_metrics(cluster)).values())
         beside = await w3("w3-beside-waiting")
     hot_each = await _hot_bytes_each(options, progress)
     must, aim = COLD_BYTES
