@@ -89,7 +89,7 @@ def _begin_run(step: Step) -> None:
     )
     gate.assign(step)
     arm_timeout(step)
-    step.count(live_executions=1)
+    step.meta.live_executions += 1
     tell_parent(step)
 
 

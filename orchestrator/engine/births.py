@@ -191,4 +191,4 @@ def _begin(step: Step, header: Execution, plan: Plan, given: bytes, *, is_known:
     first = plan.nodes[INPUT_CHECK].next if is_known else plan.definition.first
     assert first is not None
     step.note(AgendaKind.SCHEDULE, 0, first)
-    step.count(live_executions=1)
+    step.meta.live_executions += 1

@@ -5,10 +5,9 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from orchestrator.engine.encoding import encode_any, encode_struct
-from orchestrator.engine.model import EXECUTION_TABLES
 from orchestrator.engine.results import AnyResult
-from orchestrator.engine.runner import Changed
 from orchestrator.engine.state import State
+from orchestrator.engine.step import Changed
 
 CHAIN_BYTES = 32
 GENESIS = bytes(CHAIN_BYTES)
@@ -19,19 +18,16 @@ class EntryHash:
 
     def __init__(self) -> None:
         self._results = blake2b(digest_size=CHAIN_BYTES)
-        self._changed: Changed = {}
+        self.changed: Changed = {}  # resident rows
 
-    def add(self, result: AnyResult, changed: Changed) -> None:
+    def add(self, result: AnyResult) -> None:
         self._results.update(encode_struct(result))
-        for mark, existed in changed.items():
-            if mark[0] not in EXECUTION_TABLES:
-                self._changed.setdefault(mark, existed)
 
     def finish(self, previous: bytes, entry_digest: bytes, state: State) -> bytes:
         digest = blake2b(previous, digest_size=CHAIN_BYTES)
         digest.update(entry_digest)
         digest.update(self._results.digest())
-        for (table, key), existed in sorted(self._changed.items()):
+        for (table, key), existed in sorted(self.changed.items()):
             row = state.read(table, key)
             if row is None and not existed:
                 # Came and went within the entry.

@@ -157,7 +157,7 @@ def _remove(step: Step, attempt: TaskAttempt, newest: TaskAttempt) -> None:
     _let_child_go(step, attempt)
     for payload in (attempt.input, attempt.output, attempt.details):
         drop(step, payload)
-    step.write(Table.TASK, (*key, attempt.sequence), None)
+    step.remove_task(attempt)
     step.budget -= 1
     expansion = step.hot.expansions.get(attempt.expanded)
     # The newest may still be asked what it is of.

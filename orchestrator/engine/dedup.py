@@ -112,8 +112,7 @@ def end_idle_session(step: Step, timer: Timer) -> None:
 
 
 def _arm(step: Step, session_id: str, namespace: str, fire_ms: int) -> int:
-    number = step.state.meta.next_timer
-    step.count(next_timer=1)
+    number = step.next_timer()
     row = Timer(number, fire_ms, TimerKind.CLIENT_SESSION_IDLE, namespace, session_id)
     step.write(Table.TIMER, (number,), row)
     return number

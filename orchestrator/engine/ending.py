@@ -66,7 +66,7 @@ def conclude(step: Step, status: WorkflowStatus) -> None:
     check_workflow(step.x.status, status)
     step.change(output=step.x.output or make_output(step))
     step.change(status=status, ending=None, ended_ms=step.now)
-    step.count(live_executions=-1)
+    step.meta.live_executions -= 1
     schedules.ended(step, step.x.namespace, step.x.workflow_id)
     if not step.x.afterwards:
         failure.start(step)

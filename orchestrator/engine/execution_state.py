@@ -13,6 +13,7 @@ from orchestrator.engine.model import (
     Expansion,
     Payload,
     PayloadRow,
+    Row,
     SagaRecord,
     Signal,
     Table,
@@ -98,6 +99,26 @@ class ExecutionState:
         if table is Table.SIGNAL:
             return self.signals
         return self.expansions if table is Table.EXPANSION else self.logs
+
+    def row(self, table: Table, number: int) -> Row | None:
+        """The row of the table, as it is."""
+        return self.execution if table is Table.EXECUTION else self.rows(table).get(number)
+
+    def put_task(self, sequence: int, row: TaskAttempt | None) -> TaskAttempt | None:
+        """Puts or deletes an attempt, corrects the indexes, and answers what was there before."""
+        old = self.tasks.get(sequence)
+        if row is None:
+            self.tasks.pop(sequence, None)
+            self.task_changed(old, None)
+        else:
+            self.tasks[sequence] = row
+            if old is None:
+                self.task_changed(None, row)
+            elif row.status in TASK_TERMINAL:
+                self.open.pop(sequence, None)
+            else:
+                self.open[sequence] = None
+        return old
 
     def put_in_order(self, tables: set[Table]) -> None:
         """Rows that were put back stand where a replica that reads them anew has them."""

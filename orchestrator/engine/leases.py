@@ -31,8 +31,7 @@ def enqueue(
     queue: str = "",
 ) -> TaskAttempt:
     """The attempt waits for a worker from now on, in the queue of its own name if no other is given."""
-    number = step.state.meta.next_ready
-    step.count(next_ready=1)
+    number = step.next_ready()
     row = Ready(
         number,
         step.x.namespace,
@@ -149,8 +148,9 @@ def _lease(step: Step, row: Ready, session: Session) -> None:
 
 def take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
     """Leases a ready attempt; the caller counts the session's slot. Answers the token."""
-    token = step.state.meta.next_token
-    step.count(next_token=1)
+    meta = step.meta
+    token = meta.next_token
+    meta.next_token = token + 1
     step.write(Table.READY, (row.number,), None)
     throttle.count(step, row)
     step.rated[row.namespace, row.name] = None

@@ -318,7 +318,7 @@ def _remove(step: Step, attempt: TaskAttempt) -> None:
         for payload in (attempt.input, attempt.output):
             drop(step, payload)
     drop(step, attempt.details)
-    step.write(Table.TASK, (*key, attempt.sequence), None)
+    step.remove_task(attempt)
     step.budget -= 1
     expansion = step.hot.expansions.get(attempt.expanded)
     is_its_own = expansion is not None and expansion.parent == attempt.sequence

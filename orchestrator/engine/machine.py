@@ -7,7 +7,7 @@ For each log entry: `begin_entry`; `apply` for each command; `apply_message` whi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from orchestrator.engine import chain, commands, dedup, definition_commands, limits, messages, schema_commands
 from orchestrator.engine.effects import AnyEffect
@@ -33,10 +33,14 @@ from orchestrator.engine.handlers import (
     updates,
 )
 from orchestrator.engine.identifiers import Identifiers
+from orchestrator.engine.messages import Message
 from orchestrator.engine.model import ExecutionKey
 from orchestrator.engine.results import AnyResult, Checkpointed, Done
 from orchestrator.engine.runner import StepRun, run
 from orchestrator.engine.state import State
+from orchestrator.engine.step import Step
+
+T = TypeVar("T")
 
 COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.RegisterWorkflows: definitions.register_workflows,
@@ -147,7 +151,7 @@ class Machine:
         self.index, self.term, self.behaviour_level = index, term, behaviour_level
         self._entry = chain.EntryHash()
         self._requests = self._changed_by_messages = 0
-        self._run(lambda step: system.advance_time(step, time_ms))
+        self._run(system.advance_time, time_ms)
         self._ids.begin(index, self.state.meta.log_time_ms)
 
     def execution_needed(self, command: commands.AnyCommand) -> ExecutionKey | None:
@@ -165,7 +169,7 @@ class Machine:
     def apply(self, command: commands.AnyCommand, identity: commands.RequestIdentity | None = None) -> Outcome:
         handler = COMMANDS[type(command)]
         self._requests += identity is not None
-        done = self._run(lambda step: handler(step, command), identity)
+        done = self._run(handler, command, identity)
         result = done.result
         if isinstance(command, commands.Checkpoint) and isinstance(result, Done):
             result = Checkpointed(self.index, self.chain)
@@ -193,25 +197,27 @@ class Machine:
         message = self.state.messages[number,]
         handler = MESSAGES[type(message)]
 
-        def take_up(step: Any) -> AnyResult:
+        def take_up(step: Step, message: Message) -> AnyResult:
             system.take_message(step, number)
             return handler(step, message)
 
-        done = self._run(take_up)
-        self._changed_by_messages += len(done.changed)
+        done = self._run(take_up, message)
+        self._changed_by_messages += done.rows
         if self.state.next_message() == number:
-            self._run(lambda step: system.drop_message(step, number, message, done.result))
+            self._run(lambda step, message: system.drop_message(step, number, message, done.result), message)
         if self.state.next_message() == number:
-            self._run(lambda step: system.take_message(step, number))
+            self._run(system.take_message, number)
         return Outcome(done.result, done.effects)
 
     def end_entry(self, entry_digest: bytes) -> bytes:
         """The chain hash after this entry."""
-        self._run(lambda step: system.drop_expired_requests(step, self._requests))
+        self._run(system.drop_expired_requests, self._requests)
         self.chain = self._entry.finish(self.chain, entry_digest, self.state)
         return self.chain
 
-    def _run(self, work: Any, identity: commands.RequestIdentity | None = None) -> StepRun:
-        done = run(self.state, self._ids, work, identity)
-        self._entry.add(done.result, done.changed)
+    def _run(
+        self, work: Callable[[Step, T], AnyResult], given: T, identity: commands.RequestIdentity | None = None
+    ) -> StepRun:
+        done = run(self.state, self._ids, self._entry.changed, work, given, identity)
+        self._entry.add(done.result)
         return done

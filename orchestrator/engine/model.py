@@ -171,8 +171,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of all rows."""
 
 
-class Meta(Row, frozen=True):
-    """The one row of counters and of the log's own facts."""
+class Meta(Row, frozen=False):  # type: ignore[misc]  # msgspec allows it
+    """The one row of counters and of the log's own facts. A step changes a copy of its own."""
 
     log_time_ms: int = 0
     behaviour_level: int = 1

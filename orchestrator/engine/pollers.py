@@ -55,8 +55,7 @@ def _row(step: Step, key: QueueKey) -> Poller | None:
 
 def _arm(step: Step, key: QueueKey, seen_ms: int) -> int:
     namespace, domain, name = key
-    number = step.state.meta.next_timer
-    step.count(next_timer=1)
+    number = step.next_timer()
     fire_ms = seen_ms + limits.POLLER_KNOWN_MS
     step.write(Table.TIMER, (number,), Timer(number, fire_ms, TimerKind.POLLER, namespace, "", 0, name, domain))
     return number

@@ -80,7 +80,7 @@ def reopen(step: Step) -> None:
         owed=tuple(owed),
         left=(),
     )
-    step.count(live_executions=1)
+    step.meta.live_executions += 1
 
 
 def _turn(step: Step, number: int) -> tuple[bool, int]:

@@ -8,54 +8,58 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from orchestrator.engine import dedup, gate, idempotency, leases, walk
 from orchestrator.engine.commands import RequestIdentity
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.errors import Refused
 from orchestrator.engine.identifiers import Identifiers
-from orchestrator.engine.model import RowKey, Table
 from orchestrator.engine.results import AnyResult, Code, Rejected
 from orchestrator.engine.state import State
-from orchestrator.engine.step import Step
+from orchestrator.engine.step import Changed, Step
 from orchestrator.engine.triggers import schedules
 
-_PACKAGE = __name__.rpartition(".")[0]
+T = TypeVar("T")
 
-Changed = dict[tuple[Table, RowKey], bool]
-"""Each row that changed, with whether it was there before."""
+_PACKAGE = __name__.rpartition(".")[0]
 
 
 class StepRun:
     """What came of a step."""
 
-    __slots__ = ("changed", "effects", "result")
+    __slots__ = ("effects", "result", "rows")
 
-    def __init__(self, result: AnyResult, effects: list[AnyEffect], changed: Changed) -> None:
+    def __init__(self, result: AnyResult, effects: list[AnyEffect], rows: int) -> None:
         self.result = result
         self.effects = effects
-        self.changed = changed
+        self.rows = rows  # how many it changed
 
 
 def run(
-    state: State, ids: Identifiers, work: Callable[[Step], AnyResult], identity: RequestIdentity | None = None
+    state: State,
+    ids: Identifiers,
+    changed: Changed,
+    work: Callable[[Step, T], AnyResult],
+    given: T,
+    identity: RequestIdentity | None = None,
 ) -> StepRun:
-    """One step. A request that was done before is answered as before, and does nothing."""
+    """One step, which adds to what has `changed`. A request that was done before is answered as before, and does nothing."""
     step = Step(state, ids)
     try:
         if identity is not None:
             remembered = dedup.recall(state, identity)
             if remembered is not None:
-                return StepRun(remembered, [], {})
+                return StepRun(remembered, [], 0)
     except Refused as refused:
-        return StepRun(refused.rejected, [], {})
+        return StepRun(refused.rejected, [], 0)
     try:
-        result = work(step)
+        result = work(step, given)
         if not isinstance(result, Rejected):
             _finish(step)
             if identity is not None:
                 dedup.remember(step, identity, result)
-            return StepRun(result, step.effects, step.commit())
+            return StepRun(result, step.effects, step.commit(changed))
     except (MemoryError, RecursionError, OSError):
         raise
     except Refused as refused:
@@ -65,7 +69,7 @@ def run(
     step.discard()
     if identity is not None:
         dedup.remember(step, identity, result)
-    return StepRun(result, [], step.commit())
+    return StepRun(result, [], step.commit(changed))
 
 
 def _finish(step: Step) -> None:

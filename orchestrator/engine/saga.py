@@ -196,7 +196,7 @@ def _follow(step: Step, sequence: int) -> None:
         _attempt(step, step.hot.records[number], attempt, how)
     elif step.x.compensation is not CompensationState.STUCK:
         step.change(compensation=CompensationState.STUCK)
-        step.count(stuck_compensations=1)
+        step.meta.stuck_compensations += 1
 
 
 def _conclude(step: Step) -> None:
@@ -271,7 +271,7 @@ def leave(step: Step, number: int, reason: str) -> None:
 def _unstick(step: Step) -> None:
     if step.x.compensation is CompensationState.STUCK:
         step.change(compensation=CompensationState.RUNNING)
-        step.count(stuck_compensations=-1)
+        step.meta.stuck_compensations -= 1
 
 
 def _without(numbers: tuple[int, ...], number: int) -> tuple[int, ...]:

@@ -82,7 +82,9 @@ class State:
         self._requests: list[tuple[int, str]] = []
         self._live: OrderedDict[ExecutionKey, ExecutionState] = OrderedDict()
         self._ended: OrderedDict[ExecutionKey, ExecutionState] = OrderedDict()
-        self._unflushed: dict[tuple[Table, RowKey], bool] = {}  # whether the database has it
+        # What has changed, and whether the database has it: rows of executions by table and number, and all others.
+        self._unflushed_of: dict[ExecutionKey, dict[tuple[Table, int], bool]] = {}
+        self._unflushed: dict[tuple[Table, RowKey], bool] = {}
         self._gone: dict[ExecutionKey, None] = {}  # deleted, and the database may not know it yet
         self.hot_bytes = 0
 
@@ -95,6 +97,7 @@ class State:
     def restore_done(self) -> None:
         for versions in self.highest_version.values():
             versions.sort()
+        self._unflushed_of.clear()
         self._unflushed.clear()
 
     def take_definitions(self, other: State) -> None:
@@ -237,13 +240,25 @@ class State:
 
     # --- what the database does not have yet
 
-    def mark(self, table: Table, key: RowKey, existed: bool) -> None:
-        """A committed step has changed the row."""
-        self._unflushed.setdefault((table, key), existed)
-        if table in EXECUTION_TABLES:
-            hot = self.execution(cast(ExecutionKey, key[:2]))
+    def mark(self, mark: tuple[Table, RowKey], existed: bool) -> None:
+        """A committed step has changed the row, which is none of an execution's."""
+        self._unflushed.setdefault(mark, existed)
+
+    def mark_row(self, mark: tuple[Table, RowKey], existed: bool) -> None:
+        """As `mark`, of an execution's row."""
+        table, key = mark
+        number = 0 if table is Table.EXECUTION else cast(int, key[2])
+        self.marks_of(cast(ExecutionKey, key[:2])).setdefault((table, number), existed)
+
+    def marks_of(self, key: ExecutionKey) -> dict[tuple[Table, int], bool]:
+        """The marks of an execution's rows, to which a committed step adds what it has changed."""
+        marks = self._unflushed_of.get(key)
+        if marks is None:
+            marks = self._unflushed_of[key] = {}
+            hot = self.execution(key)
             if hot is not None:
                 hot.dirty = True
+        return marks
 
     def read(self, table: Table, key: RowKey) -> Any:
         """The row as it is; None if it does not exist or its execution is cold."""
@@ -260,19 +275,24 @@ class State:
         return hot.rows(table).get(cast(int, key[2]))
 
     def take_changes(self) -> list[Change]:
-        """Each row that changed since the last call, once, by table and key.
+        """Each row that changed since the last call, once: execution by execution, then all others.
 
         Until what was taken is in the database, its executions must not be evicted: the caller sees to that.
         """
         changes: list[Change] = []
-        for (table, key), existed in sorted(self._unflushed.items()):
-            row = self.read(table, key)
+        for key, marks in self._unflushed_of.items():
+            hot = self.execution(key)
+            if hot is not None:
+                hot.dirty = False
+            for (table, number), existed in marks.items():
+                row = None if hot is None else hot.row(table, number)
+                if row is not None or existed:
+                    changes.append(Change(table, key if table is Table.EXECUTION else (*key, number), row))
+        for mark, existed in self._unflushed.items():
+            row = self.read(*mark)
             if row is not None or existed:
-                changes.append(Change(table, key, row))
-            if table in EXECUTION_TABLES:
-                hot = self.execution(cast(ExecutionKey, key[:2]))
-                if hot is not None:
-                    hot.dirty = False
+                changes.append(Change(*mark, row))
+        self._unflushed_of.clear()
         self._unflushed.clear()
         self._gone.clear()
         return changes

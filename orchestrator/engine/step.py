@@ -8,7 +8,8 @@ once, when the step is finished.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from copy import copy
+from typing import Any, cast
 
 from msgspec.structs import replace
 
@@ -23,6 +24,7 @@ from orchestrator.engine.model import (
     AgendaKind,
     Execution,
     ExecutionKey,
+    Meta,
     RowKey,
     Table,
     TaskAttempt,
@@ -34,6 +36,11 @@ from orchestrator.engine.queues import QueueKey
 from orchestrator.engine.resident import Timer
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
+
+Changed = dict[tuple[Table, RowKey], bool]
+"""Each row that changed, with whether it was there before."""
+
+_META: tuple[Table, RowKey] = (Table.META, ())
 
 
 class Step:
@@ -57,6 +64,7 @@ class Step:
         "ready_queues",
         "removed",
         "state",
+        "tasks_before",
         "undo",
         "undo_agenda",
         "x",
@@ -74,6 +82,8 @@ class Step:
         self.key: ExecutionKey | None = None
         self.removed: ExecutionKey | None = None
         self.effects: list[AnyEffect] = []
+        # What was there before: tasks of the step's execution, and rows of all other tables.
+        self.tasks_before: dict[int, TaskAttempt | None] = {}
         self.undo: dict[tuple[Table, RowKey], Any] = {}
         self.budget = limits.TRANSITIONS_PER_STEP
         self.agenda: deque[AgendaItem] = deque()
@@ -167,25 +177,43 @@ class Step:
     # --- rows
 
     def write(self, table: Table, key: RowKey, row: Any) -> None:
+        """Puts or deletes a row of any table but TASK."""
         old = self.state.write(table, key, row)
         self.undo.setdefault((table, key), old)
 
     def put_task(self, attempt: TaskAttempt) -> TaskAttempt:
-        self.write(Table.TASK, (self.x.namespace, self.x.workflow_id, attempt.sequence), attempt)
+        self.tasks_before.setdefault(attempt.sequence, self.hot.put_task(attempt.sequence, attempt))
         return attempt
+
+    def remove_task(self, attempt: TaskAttempt) -> None:
+        self.tasks_before.setdefault(attempt.sequence, self.hot.put_task(attempt.sequence, None))
 
     def task(self, sequence: int) -> TaskAttempt | None:
         return self.hot.tasks.get(sequence)
 
-    def count(self, **differences: int) -> None:
-        """Adds to counters of the META row."""
-        meta = self.state.meta
-        self.state.meta = replace(meta, **{name: getattr(meta, name) + by for name, by in differences.items()})
+    @property
+    def meta(self) -> Meta:
+        """The META row, to be changed in place."""
+        state = self.state
+        if state.meta is self._meta:
+            state.meta = copy(self._meta)
+        return state.meta
+
+    def next_timer(self) -> int:
+        """A number that no timer has had."""
+        meta = self.meta
+        meta.next_timer += 1
+        return meta.next_timer - 1
+
+    def next_ready(self) -> int:
+        """A number that nothing waiting has had."""
+        meta = self.meta
+        meta.next_ready += 1
+        return meta.next_ready - 1
 
     def arm(self, kind: TimerKind, after_ms: int, sequence: int = 0) -> int:
         """A timer for the step's execution, or one of its attempts; answers its number."""
-        number = self.state.meta.next_timer
-        self.count(next_timer=1)
+        number = self.next_timer()
         self.write(
             Table.TIMER,
             (number,),
@@ -199,8 +227,9 @@ class Step:
 
     def send(self, message: Message) -> None:
         """Puts a message into the inbox, for a later step."""
-        number = self.state.meta.next_message
-        self.count(next_message=1)
+        meta = self.meta
+        number = meta.next_message
+        meta.next_message = number + 1
         self.write(Table.MESSAGE, (number,), message)
 
     def note(self, kind: AgendaKind, sequence: int, reference: str = "") -> None:
@@ -216,7 +245,7 @@ class Step:
         agenda, undo_agenda = tuple(self.agenda), tuple(self.undo_agenda)
         if agenda != self.x.agenda or undo_agenda != self.x.undo_agenda:
             self.change(agenda=agenda, undo_agenda=undo_agenda)
-        if self.x is self._header and not any(mark[0] is Table.TASK for mark in self.undo):
+        if self.x is self._header and not self.tasks_before:
             return
         if self.x.updated_ms != self.now:
             self.change(updated_ms=self.now)
@@ -224,32 +253,67 @@ class Step:
         terminal = self.x.status in WORKFLOW_TERMINAL
         self.effects.append(ExecutionChanged(*self.key, terminal, started=self._header is None))
 
-    def commit(self) -> dict[tuple[Table, RowKey], bool]:
-        """Keeps the step; answers each row that it changed, with whether it was there before."""
+    def commit(self, changed: Changed) -> int:
+        """Keeps the step; notes the rows that it changed, of all but executions, and answers how many rows changed."""
         state = self.state
-        changed: dict[tuple[Table, RowKey], bool] = {}
-        for (table, key), old in self.undo.items():
-            if old is None and state.read(table, key) is None:
+        rows = 0
+        for mark, old in self.undo.items():
+            existed = old is not None
+            if not existed and state.read(*mark) is None:
                 continue
-            changed[table, key] = old is not None
-            state.mark(table, key, old is not None)
+            rows += 1
+            if mark[0] in state.resident:
+                changed.setdefault(mark, existed)
+                state.mark(mark, existed)
+            else:
+                state.mark_row(mark, existed)
+        if self.tasks_before:
+            rows += self._commit_tasks()
         if state.meta is not self._meta:
-            changed[Table.META, ()] = True
-            state.mark(Table.META, (), True)
+            rows += 1
+            changed.setdefault(_META, True)
+            state.mark(_META, True)
         if self.key is not None:
             state.touch(self.key)
-        return changed
+        return rows
+
+    def _commit_tasks(self) -> int:
+        tasks = self.hot.tasks
+        marks = self.state.marks_of(self.removed or cast(ExecutionKey, self.key))
+        rows = 0
+        for sequence, old in self.tasks_before.items():
+            existed = old is not None
+            if existed or sequence in tasks:
+                marks.setdefault((Table.TASK, sequence), existed)
+                rows += 1
+        return rows
 
     def discard(self) -> None:
         """Nothing has happened."""
         removed = {table for table, key in self.undo if self.state.read(table, key) is None}
+        if any(sequence not in self.hot.tasks for sequence in self.tasks_before):
+            removed.add(Table.TASK)
+        if self.removed is None:
+            self._put_tasks_back(self.key)
         for (table, key), old in reversed(self.undo.items()):
             self.state.write(table, key, old)
+        if self.removed is not None:
+            self._put_tasks_back(self.removed)
         hot = None if self.key is None else self.state.execution(self.key)
         if hot is not None:
             hot.put_in_order(removed)
         if self.removed is not None:
             self.state.put_back(self.removed, self.hot)
         self.state.meta = self._meta
+        self.tasks_before.clear()
         self.undo.clear()
         self.effects.clear()
+
+    def _put_tasks_back(self, key: ExecutionKey | None) -> None:
+        if not self.tasks_before:
+            return
+        assert key is not None
+        hot = self.state.execution(key)
+        assert hot is not None
+        for sequence, old in reversed(self.tasks_before.items()):
+            hot.put_task(sequence, old)

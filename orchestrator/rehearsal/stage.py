@@ -63,7 +63,7 @@ class Stage(Machine):
         """
         token = self.state.meta.next_token
         self._begin()
-        done = self._run(lambda step: _lease(step, number))
+        done = self._run(_lease, number)
         await self._drain(done.result, done.effects)
         return self.state.leases.get((token,)) if isinstance(done.result, Done) else None
 

@@ -24,12 +24,12 @@ def driver() -> Driver:
     return driver
 
 
-def test_changes_are_taken_once_in_order_and_only_what_the_database_needs(driver: Driver) -> None:
+def test_changes_are_taken_once_and_only_what_the_database_needs(driver: Driver) -> None:
     driver.worker("s", "a")
     driver.start("one")
     changes = driver.state.take_changes()
     marks = [(change.table, change.key) for change in changes]
-    assert marks == sorted(marks)
+    assert len(marks) == len(set(marks))
     # The READY row came and went.
     assert Table.READY not in [change.table for change in changes]
     assert driver.state.take_changes() == []

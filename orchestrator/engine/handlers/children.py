@@ -159,7 +159,7 @@ def undo_child(step: Step, message: UndoChild) -> AnyResult:
             ended_ms=0,
             settled=False,
         )
-        step.count(live_executions=1)
+        step.meta.live_executions += 1
     step.change(undone_by=message.task_sequence)
     if step.x.status in WORKFLOW_TERMINAL:
         # Undone before, on somebody else's word.

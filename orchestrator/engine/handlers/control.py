@@ -214,7 +214,7 @@ def reopen(step: Step) -> None:
         timeout_base_ms=step.now,
     )
     arm_timeout(step)
-    step.count(live_executions=1)
+    step.meta.live_executions += 1
     tell_parent(step)
 
 

@@ -23,21 +23,20 @@ def raise_behaviour(step: Step, command: RaiseBehaviour) -> AnyResult:
     if command.level < meta.behaviour_level:
         message = f"the behaviour level is {meta.behaviour_level} and never goes back"
         refuse(Code.FAILED_PRECONDITION, "BEHAVIOUR_LEVEL_LOWER", message)
-    step.state.meta = replace(meta, behaviour_level=command.level)
+    step.meta.behaviour_level = command.level
     return Done()
 
 
 def checkpoint(step: Step, command: Checkpoint) -> AnyResult:
     """The machine adds what it knows and the step does not: the chain hash."""
-    step.state.meta = replace(step.state.meta, checkpoint_index=step.ids.index)
+    step.meta.checkpoint_index = step.ids.index
     return Done()
 
 
 def advance_time(step: Step, time_ms: int) -> AnyResult:
     """Log time never goes back."""
-    meta = step.state.meta
-    if time_ms > meta.log_time_ms:
-        step.state.meta = replace(meta, log_time_ms=time_ms)
+    if time_ms > step.state.meta.log_time_ms:
+        step.meta.log_time_ms = time_ms
     return Done()
 
 

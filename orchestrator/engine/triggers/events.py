@@ -93,8 +93,9 @@ def _refusal(state: State, name: str, message_id: str, payload: bytes) -> Reject
 
 
 def _begin(step: Step, namespace: str, name: str, message_id: str, payload: bytes, handlers: list[str]) -> int:
-    number = step.state.meta.next_event
-    step.count(next_event=1)
+    meta = step.meta
+    number = meta.next_event
+    meta.next_event = number + 1
     undecided = []
     for each in handlers:
         row = handler(step.state, namespace, each)
@@ -222,8 +223,9 @@ def _record(
     workflow_id: str = "",
     reason: str = "",
 ) -> None:
-    number = step.state.meta.next_event_run
-    step.count(next_event_run=1)
+    meta = step.meta
+    number = meta.next_event_run
+    meta.next_event_run = number + 1
     entry = EventRun(
         number,
         row.namespace,
