@@ -50,6 +50,7 @@ def restart(step: Step, given: bytes | None) -> None:
     """The execution begins anew, with its definition as the step knows it. `given`: another input."""
     x = step.x
     text = step.hot.load(x.input) if given is None else put_if_absent(step.plan.definition.input_template, given)
+    below = x.next_number
     step.change(
         payload_bytes=0,
         signals=0,
@@ -62,7 +63,7 @@ def restart(step: Step, given: bytes | None) -> None:
     )
     step.change(input=store(step, text), variables=store(step, step.plan.definition.variables))
     _begin_run(step)
-    clearing.proceed(step, ClearExecution(x.namespace, x.workflow_id, below=x.next_number))
+    clearing.proceed(step, ClearExecution(x.namespace, x.workflow_id, below=below))
 
 
 def _begin_run(step: Step) -> None:

@@ -125,7 +125,9 @@ def create(
     )
     if previous is not None:
         step.put_task(replace(previous, retried=True))
-    step.change(next_sequence=attempt.sequence + 1, open_tasks=step.x.open_tasks + 1)
+    header = step.header
+    header.next_sequence += 1
+    header.open_tasks += 1
     step.budget -= 1
     if failure:
         finish(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, reason=failure, error_code=LIMIT_EXCEEDED)
@@ -266,7 +268,7 @@ def finish(
             reported_by=0,
         )
     )
-    step.change(open_tasks=step.x.open_tasks - 1)
+    step.header.open_tasks -= 1
     step.budget -= 1
     if attempt.compensates:
         if follow:

@@ -190,8 +190,8 @@ class Meta(Row, frozen=False):  # type: ignore[misc]  # msgspec allows it
 # --- one execution ---------------------------------------------------------------------------------------------
 
 
-class Execution(Row, frozen=True):
-    """The header of an execution."""
+class Execution(Row, frozen=False):  # type: ignore[misc]  # as above
+    """The header of an execution. A step changes a copy of its own."""
 
     namespace: str
     workflow_id: str

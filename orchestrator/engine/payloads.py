@@ -39,7 +39,7 @@ def store(step: Step, text: bytes) -> Payload:
         return b""
     check_room(step, len(text))
     if len(text) <= INLINE_PAYLOAD_BYTES:
-        step.change(payload_bytes=step.x.payload_bytes + len(text))
+        step.header.payload_bytes += len(text)
         return text
     number = step.x.next_number
     step.write(Table.PAYLOAD, (step.x.namespace, step.x.workflow_id, number), PayloadRow(text))

@@ -11,8 +11,6 @@ from collections import deque
 from copy import copy
 from typing import Any, cast
 
-from msgspec.structs import replace
-
 from orchestrator.engine import limits
 from orchestrator.engine.effects import AnyEffect, ExecutionChanged, ExecutionDeleted
 from orchestrator.engine.errors import being_cleared, not_found
@@ -133,7 +131,7 @@ class Step:
         hot = self.state.execution(self.key)
         assert hot is not None
         self.hot = hot
-        self.x = execution
+        self.x = copy(execution)
 
     def remove(self) -> None:
         """The step's execution is gone, its other rows before: the step has none any more."""
@@ -144,7 +142,16 @@ class Step:
 
     def change(self, **fields: Any) -> None:
         """Changes the header of the step's execution."""
-        self.x = replace(self.x, **fields)
+        header = self.header
+        for name, value in fields.items():
+            setattr(header, name, value)
+
+    @property
+    def header(self) -> Execution:
+        """The header of the step's execution, to be changed in place."""
+        if self.x is self._header:
+            self.x = copy(self.x)
+        return self.x
 
     def plan_changed(self) -> None:
         """The step's execution runs another definition."""
