@@ -12,7 +12,7 @@ import msgspec
 from orchestrator.engine import places
 from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.execution_state import ExecutionState, base_of, instance_of
-from orchestrator.engine.expressions import assemble_object, elements_of, fields_of
+from orchestrator.engine.expressions import NULL, assemble_object, elements_of, fields_of, is_null
 from orchestrator.engine.model import TaskAttempt
 from orchestrator.engine.plan import Plan
 
@@ -81,7 +81,9 @@ def items_of(hot: ExecutionState, loop: TaskAttempt) -> list[msgspec.Raw]:
     made = hot.derived.get(key)
     if made is None:
         # The input of a loop is always kept as it was resolved.
-        made = hot.derived[key] = elements_of(fields_of(hot.load(loop.input)).get("_items", b"[]"))
+        items = fields_of(hot.load(loop.input)).get("_items", msgspec.Raw(NULL))
+        is_one = bytes(items)[:1] != b"[" and not is_null(bytes(items))
+        made = hot.derived[key] = [items] if is_one else elements_of(items)
     return cast(list[msgspec.Raw], made)
 
 
@@ -105,11 +107,16 @@ def _output_of_loop(plan: Plan, hot: ExecutionState, loop: TaskAttempt, wanted: 
         if not wanted or wanted == str(iteration):
             fields.append((str(iteration), _iteration(plan, hot, loop, node, iteration)))
     if node.loop.items and loop.position > 0:
-        items = items_of(hot, loop)
-        fields.append(("loopIndex", b"%d" % (loop.position - 1)))
-        fields.append(("loopItem", bytes(items[loop.position - 1]) if loop.position <= len(items) else b"null"))
+        fields.extend(_item(hot, loop))
     fields.append(("iteration", b"%d" % loop.position))
     return assemble_object(fields)
+
+
+def _item(hot: ExecutionState, loop: TaskAttempt) -> list[tuple[str, bytes]]:
+    """Where a loop that has begun stands in its items."""
+    items = items_of(hot, loop)
+    item = bytes(items[loop.position - 1]) if loop.position <= len(items) else NULL
+    return [("loopIndex", b"%d" % (loop.position - 1)), ("loopItem", item)]
 
 
 def _iteration(plan: Plan, hot: ExecutionState, loop: TaskAttempt, node: TaskNode, iteration: int) -> bytes:
@@ -123,14 +130,16 @@ def _iteration(plan: Plan, hot: ExecutionState, loop: TaskAttempt, node: TaskNod
 
 
 def condition_input(plan: Plan, hot: ExecutionState, loop: TaskAttempt, given: bytes) -> bytes:
-    """What the condition of a loop sees: its input, the newest outputs of its tasks, and its own output."""
+    """What the condition of a loop sees: its input as it is `given` now, the newest outputs of its tasks, and its own
+    output."""
     node = places.node_at(plan, hot, base_of(loop), loop.expansion)
     assert node.loop is not None
     fields = {key: bytes(value) for key, value in fields_of(given).items()}
-    for reference in node.loop.inside:
-        attempt = hot.latest(instance_in(loop, reference, loop.position))
+    for reference in node.loop.seen:
+        attempt = hot.newest(reference)
         if attempt is not None:
             fields[reference] = output_of(plan, hot, attempt)
+    fields.update(_item(hot, loop) if node.loop.items else ())
     # All of it only where the condition may look at earlier iterations: it grows with each.
     wanted = str(loop.position) if node.loop.is_condition_local else ""
     fields[node.reference] = _output_of_loop(plan, hot, loop, wanted)

@@ -7,16 +7,17 @@ from orchestrator.engine.assembly import condition_input
 from orchestrator.engine.definitions.model import Script, TaskNode, TaskType
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.expressions import assemble_object, dump_string, fields_of, text_of
-from orchestrator.engine.model import TaskAttempt
+from orchestrator.engine.model import Execution, TaskAttempt
 from orchestrator.engine.plan import Plan
+from orchestrator.engine.scopes import condition_given
 
 
-def input_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt, given: bytes) -> bytes:
+def input_of(plan: Plan, hot: ExecutionState, header: Execution, attempt: TaskAttempt, given: bytes) -> bytes:
     """What a system session is given: the attempt's input, what a loop's condition sees, or what is to be looked at."""
     if attempt.is_looked_at:
         return checks.payload_of(hot, attempt, given)
     if attempt.type == TaskType.DO_WHILE:
-        return condition_input(plan, hot, attempt, given)
+        return condition_input(plan, hot, attempt, condition_given(plan, hot, header, attempt))
     return given
 
 

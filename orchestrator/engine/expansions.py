@@ -111,11 +111,18 @@ def _spread(
         task.append(("inputParameters", _NEED_INPUT[kind]))
     if node.optional:
         task.append(("optional", b"true"))
-    several = sum(1 for other in step.plan.nodes.values() if other.type == TaskType.FORK_JOIN_DYNAMIC) > 1
-    prefix = f"_{node.reference}_{name}_" if several else f"_{name}_"
+    prefix = f"_{node.reference}_{name}_" if _has_another(step, node, attempt) else f"_{name}_"
     document = write_spread(assemble_object(task), prefix, *_registered(step))
     _check_names(step, attempt, [f"{prefix}{position}" for position in range(len(inputs))])
     return _keep(step, attempt, ExpansionKind.SPREAD, document, len(inputs), assemble_array(inputs))
+
+
+def _has_another(step: Step, node: TaskNode, attempt: TaskAttempt) -> bool:
+    """Whether another dynamic fork has been made before."""
+    if attempt.expansion:
+        return True
+    forks = [one.reference for one in step.plan.nodes.values() if one.type == TaskType.FORK_JOIN_DYNAMIC]
+    return any(step.hot.newest(other) is not None for other in forks if other != node.reference)
 
 
 # What the inputs give; here it is only there to be found.

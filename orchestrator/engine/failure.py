@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.engine.assembly import output_of
+from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import (
     PAYLOAD_BYTES_MAX,
@@ -15,7 +16,7 @@ from orchestrator.engine.expressions import (
     text_of,
 )
 from orchestrator.engine.messages import StartExecution
-from orchestrator.engine.model import SagaRecord, TaskAttempt, WorkflowStatus
+from orchestrator.engine.model import SagaRecord, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.payloads import store
 from orchestrator.engine.scopes import ExecutionScope
 from orchestrator.engine.step import Step
@@ -27,7 +28,7 @@ _NULL = b"null"
 def start(step: Step) -> None:
     """The step's execution has just come to its end. Its output says which workflow was started, if one is named."""
     definition = step.plan.definition
-    if step.x.status not in _FAILURES or definition.failure_workflow is None:
+    if definition.failure_workflow is None or not _has_failed(step):
         return
     name = text_of(resolve(definition.failure_workflow, ExecutionScope(step.plan, step.hot, step.x)))
     if not name or name == "null":
@@ -54,6 +55,21 @@ def start(step: Step) -> None:
         return
 
 
+def _has_failed(step: Step) -> bool:
+    """By itself: that somebody has terminated it is not its failure."""
+    return step.x.status in _FAILURES or (step.x.status is WorkflowStatus.TERMINATED and _failed_task(step) is not None)
+
+
+def _failed_task(step: Step) -> TaskAttempt | None:
+    """The task that has failed the workflow, or the TERMINATE that has ended it."""
+    if step.x.failed_task:
+        return step.hot.latest(step.x.failed_task)
+    for attempt in step.hot.tasks.values():
+        if attempt.type == TaskType.TERMINATE and attempt.status is TaskStatus.COMPLETED:
+            return attempt
+    return None
+
+
 def _input(step: Step) -> bytes:
     """The workflow's own input, and what became of it: as much of that as an input may hold."""
     x = step.x
@@ -62,7 +78,7 @@ def _input(step: Step) -> bytes:
         ("reason", dump_string(x.reason)),
         ("failureStatus", dump_string(x.status.name)),
     ]
-    failed = step.hot.latest(x.failed_task) if x.failed_task else None
+    failed = _failed_task(step)
     if failed is not None:
         fields.append(("failureTaskId", dump_string(failed.task_id)))
     fields.append(("compensation", _compensation(step)))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import assembly, attempts, evaluations, limits, places
+from orchestrator.engine import assembly, attempts, evaluations, limits, places, scopes
 from orchestrator.engine.definitions.model import Loop, TaskNode, TaskType
+from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, fields_of, is_null, text_of
 from orchestrator.engine.model import AgendaKind, Table, TaskAttempt, TaskStatus
 from orchestrator.engine.payloads import drop
@@ -107,9 +108,18 @@ def _iteration_ended(step: Step, attempt: TaskAttempt) -> None:
     elif loop.items and attempt.position >= len(assembly.items_of(step.hot, attempt)):
         _end(step, attempt, TaskStatus.COMPLETED)
     elif loop.condition:
-        evaluations.ask(step, attempt)
+        _ask(step, attempt)
     else:
         _iterate(step, node, attempt, attempt.position + 1)
+
+
+def _ask(step: Step, attempt: TaskAttempt) -> None:
+    """Asks for the condition, unless its input has grown too large meanwhile."""
+    if len(scopes.condition_given(step.plan, step.hot, step.x, attempt)) > PAYLOAD_BYTES_MAX:
+        error = LimitExceeded(f"the input of the loop's condition exceeds the limit of {PAYLOAD_BYTES_MAX} bytes")
+        attempts.fail_at_limit(step, attempt, error)
+    else:
+        evaluations.ask(step, attempt)
 
 
 def condition_said(step: Step, node: TaskNode, attempt: TaskAttempt, goes_on: bool) -> None:
@@ -158,8 +168,8 @@ def is_past(step: Step, attempt: TaskAttempt) -> bool:
 def fail_around(step: Step, attempt: TaskAttempt) -> TaskAttempt | None:
     """Fails the loops around an attempt that has failed for good, the inner ones first.
 
-    Answers the first that is optional or permissive, whose place the walk goes on from; None if there is none, and the
-    workflow ends. Then what is open in the loops stays counted: an operator's retry goes on with it.
+    Answers the first whose failure lets the walk go on from its place; None if there is none, and the workflow ends.
+    Then what is open in the loops stays counted: an operator's retry goes on with it.
     """
     failed: list[TaskAttempt] = []
     loop = places.loop_of(step.plan, step.hot, attempt)
@@ -167,10 +177,31 @@ def fail_around(step: Step, attempt: TaskAttempt) -> TaskAttempt | None:
         node = attempts.node_of(step, loop)
         reason = _reasons(step, loop) or attempt.reason
         failed.append(attempts.finish(step, loop, TaskStatus.FAILED, reason=reason, follow=False))
-        if node.optional or node.permissive:
+        if node.optional or is_counted_at_end(step, node, loop):
             return _leave(step, failed, node)
         loop = places.loop_of(step.plan, step.hot, loop)
     return None
+
+
+def is_counted_at_end(step: Step, node: TaskNode, attempt: TaskAttempt) -> bool:
+    """Whether it is permissive, and its failure counts when everything has ended; one in a loop fails the loop."""
+    return node.permissive and not _has_loop(step, attempt)
+
+
+def first_that_counts(step: Step, attempt: TaskAttempt) -> TaskAttempt:
+    """The attempt, which has failed for good, or the first loop around it that is not permissive."""
+    while attempts.node_of(step, attempt).permissive:
+        loop = places.loop_of(step.plan, step.hot, attempt)
+        if loop is None:
+            break
+        attempt = loop
+    return attempt
+
+
+def _has_loop(step: Step, attempt: TaskAttempt) -> bool:
+    """Whether it is a task of a loop; what was forked dynamically in one is not its, but is joined there."""
+    loop = places.loop_of(step.plan, step.hot, attempt)
+    return loop is not None and loop.expansion == attempt.expansion
 
 
 def _leave(step: Step, failed: list[TaskAttempt], outermost: TaskNode) -> TaskAttempt:
@@ -226,7 +257,7 @@ def reopen(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
             begin_again = replace(attempt, status=TaskStatus.SCHEDULED)
             begin(step, node, step.put_task(begin_again), attempts.input_of(step, attempt))
         else:
-            evaluations.ask(step, attempt)
+            _ask(step, attempt)
 
 
 def interrupt(step: Step, node: TaskNode, loop: TaskAttempt, iteration: int) -> None:

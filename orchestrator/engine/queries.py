@@ -167,7 +167,7 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
         reference=attempt.reference,
         iteration=attempt.iteration,
         retry_count=attempt.retry_count,
-        input=assignments.input_of(plan, hot, attempt, given) if is_system else given,
+        input=assignments.input_of(plan, hot, header, attempt, given) if is_system else given,
         timeout_ms=node.timeouts.task_ms,
         response_timeout_ms=lease.response_timeout_ms,
         heartbeat_details=_details_before(hot, attempt),

@@ -20,7 +20,7 @@ from orchestrator.engine.expressions import (
     resolve,
 )
 from orchestrator.engine.model import Execution, Payload, SagaRecord, StepOutcome, TaskAttempt
-from orchestrator.engine.places import forked_references, node_of
+from orchestrator.engine.places import forked_references, given_input, node_of, place_of
 from orchestrator.engine.plan import Plan
 
 _EMPTY = b"{}"
@@ -55,6 +55,15 @@ def input_of(plan: Plan, hot: ExecutionState, header: Execution, attempt: TaskAt
         variables=attempt.bound_variables,
     )
     return resolve(node.input, scope, input_bytes_max(record))
+
+
+def condition_given(plan: Plan, hot: ExecutionState, header: Execution, loop: TaskAttempt) -> bytes:
+    """A loop's input as it would be resolved now: each time its condition is asked for."""
+    node = node_of(plan, hot, loop)
+    if not (node.input.parts or node.input.defaults):
+        return input_of(plan, hot, header, loop)
+    text = resolve(node.input, ExecutionScope(plan, hot, header, task_id=loop.task_id))
+    return merge_objects(text, given_input(hot, place_of(plan, hot, loop))) if loop.expansion else text
 
 
 def _with_forked(plan: Plan, hot: ExecutionState, attempt: TaskAttempt, stored: bytes) -> bytes:

@@ -174,7 +174,7 @@ def _follow(step: Step, attempt: TaskAttempt) -> None:
     elif node.optional:
         check_task(attempt.status, TaskStatus.COMPLETED_WITH_ERRORS)
         pass_on(step, node, step.put_task(replace(attempt, status=TaskStatus.COMPLETED_WITH_ERRORS)))
-    elif node.permissive:
+    elif loops.is_counted_at_end(step, node, attempt):
         pass_on(step, node, attempt)
     else:
         _fail(step, node, attempt, total_used_up=total_used_up)
@@ -188,11 +188,13 @@ def _try_again(step: Step, attempt: TaskAttempt, how: attempts.Another) -> None:
 
 
 def _fail(step: Step, node: TaskNode, attempt: TaskAttempt, *, total_used_up: bool = False) -> None:
-    """Fails the loops around it, and the workflow unless one of them is optional or permissive."""
+    """Fails the loops around it, and the workflow unless one of them lets the walk go on."""
     loop = loops.fail_around(step, attempt)
     if loop is not None:
         pass_on(step, attempts.node_of(step, loop), loop)
         return
+    # A permissive task fails nothing but its loop: that is what has failed the workflow then.
+    attempt = loops.first_that_counts(step, attempt)
     if total_used_up:
         outcome = WorkflowStatus.TIMED_OUT if attempt.status is TaskStatus.TIMED_OUT else WorkflowStatus.FAILED
         outcomes.end_badly(step, outcome, _total_reason(node, attempt), attempt.reference)
@@ -208,7 +210,7 @@ def _end(step: Step, attempt: TaskAttempt) -> None:
     outcomes.end_badly(step, outcome, failure_reason(attempt, outcome), attempt.reference)
 
 
-def failure_reason(attempt: TaskAttempt, outcome: WorkflowStatus) -> str:
+def failure_reason(attempt: TaskAttempt, outcome: WorkflowStatus | TaskStatus) -> str:
     return f"Task {attempt.task_id} failed with status: {outcome.name} and reason: '{attempt.reason}'"
 
 
@@ -267,10 +269,21 @@ def _end_branch(step: Step, fork: TaskAttempt, node: TaskNode, branch: int) -> N
 
 
 def _complete(step: Step) -> None:
-    for reference in step.plan.permissive:
-        attempt = step.hot.newest(reference)
-        if attempt is not None and attempt.status not in TASK_SUCCESSFUL:
-            # The loops around it have passed.
-            _end(step, attempt)
-            return
-    outcomes.complete(step)
+    failed = _permitted(step)
+    if failed:
+        reason = ". ".join([failure_reason(attempt, attempt.status) for attempt in failed])
+        outcomes.end_badly(step, WorkflowStatus.FAILED, reason, failed[0].reference)
+    else:
+        outcomes.complete(step)
+
+
+def _permitted(step: Step) -> list[TaskAttempt]:
+    """What has failed and let the walk go on: permissive tasks that are not optional, each by its newest attempt."""
+    if not step.plan.permissive and not step.hot.expansions:
+        return []
+    bad = [one for one in step.hot.tasks.values() if one.status not in TASK_SUCCESSFUL and not one.retried]
+    # What was cancelled with a loop around it has not failed.
+    bad = [one for one in bad if not one.compensates and (one.passed or one.status is not TaskStatus.CANCELED)]
+    bad.sort(key=lambda one: one.sequence)
+    nodes = [(one, attempts.node_of(step, one)) for one in bad]
+    return [one for one, node in nodes if node.permissive and not node.optional]

@@ -36,6 +36,7 @@ class Try:
     def __init__(self, base: str, place: Place, status: str, given: dict[str, Any]) -> None:
         self.base, self.place, self.status, self.given = base, place, status, given
         self.output: dict[str, Any] = {}
+        self.passed = False  # it has failed, and the walk went on
 
 
 class Ended(Exception):
@@ -155,11 +156,15 @@ class Dumb:
 
     def _complete(self) -> None:
         for task in self._permissive(self.definition["tasks"]):
-            found = [one for one in self.made if one.base == task]
-            if found and found[-1].status not in SUCCESSFUL:
-                self.end(self._outcome(found[-1].status))
+            if any(self._let_go_on(one) for one in self.made if one.base == task):
+                self.end("FAILED")
                 return
         self.end("COMPLETED")
+
+    def _let_go_on(self, one: Try) -> bool:
+        """Whether it has failed for good, and not been cancelled with a loop around it."""
+        last = self.tries[one.place.of(one.base)][-1] is one
+        return last and one.status not in SUCCESSFUL and (one.status != "CANCELED" or one.passed)
 
     def _permissive(self, tasks: list[dict[str, Any]]) -> list[str]:
         found = []
@@ -205,8 +210,10 @@ class Dumb:
         """It has failed for good: it is optional, permissive, or more than itself has failed."""
         if task.get("optional"):
             one.status = "COMPLETED_WITH_ERRORS"
-        elif not task.get("permissive"):
-            because = because or one.status
+        elif task.get("permissive") and not one.place.loops:
+            one.passed = True
+        else:
+            because = because or ("FAILED" if task.get("permissive") else one.status)
             if one.place.loops:
                 raise Broken(one.place.loops[-1], because)
             raise Ended(self._outcome(because))
@@ -340,7 +347,7 @@ class Dumb:
             branches = fork["forkTasks"]
         else:
             branches = [[one] for one in self._forked(fork)]
-        joined = task.get("joinOn") or [branch[-1]["taskReferenceName"] for branch in branches if branch]
+        joined = task.get("joinOn", []) if fork["type"] == "FORK_JOIN" else references(self._forked(fork))
         around = dict(_branches_around({**fork, "forkTasks": branches}))
         yield ("when", lambda: all(self._is_over(one, around[one], place) for one in joined))
         last = [self.tries[place.of(one)][-1] for one in joined if place.of(one) in self.tries]

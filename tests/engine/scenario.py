@@ -181,7 +181,10 @@ class Definitions:
         task["forkTasks"] = branches
         self._count += 1
         join = {"name": "JOIN", "taskReferenceName": f"j{self._count}", "type": "JOIN"}
-        if self._rng.random() < 0.4 and inside:
+        roll = self._rng.random()
+        if roll < 0.4:
+            join["joinOn"] = [branch[-1]["taskReferenceName"] for branch in branches]  # type: ignore[assignment]
+        elif roll < 0.85 and inside:
             join["joinOn"] = self._rng.sample(inside, self._rng.randint(1, len(inside)))  # type: ignore[assignment]
         self._made.append(str(join["taskReferenceName"]))
         return [task, join]

@@ -130,7 +130,11 @@ class Definitions:
         branches = [self._sequence(depth, variables=False) for _ in range(self._rng.randint(1, 3))]
         branches += [[]] * (self._rng.random() < 0.2)
         join, inside = self._task("JOIN"), [one for branch in branches for one in references(branch)]
-        if self._rng.random() < 0.4:
+        # The last of each branch, some of them all, or nobody.
+        roll = self._rng.random()
+        if roll < 0.4:
+            join["joinOn"] = [branch[-1]["taskReferenceName"] for branch in branches if branch]
+        elif roll < 0.85:
             join["joinOn"] = self._rng.sample(inside, self._rng.randint(1, len(inside)))
         return [self._task("FORK_JOIN", forkTasks=branches), join]
 
@@ -165,17 +169,14 @@ class Both:
         self.pauses = pauses
         self.rng = rng = random.Random(seed)
         self.definitions = {name: Definitions(rng, name).make() for name in ("c", "w")}
-        # Always, so that references of dynamic forks are the same everywhere: two of them name the fork.
-        never = {"name": "never", "taskReferenceName": "never", "type": "SWITCH", "evaluatorType": "value-param",
-                 "expression": "v", "inputParameters": {"v": 0}}
+        # Before any other, so that references of dynamic forks are the same everywhere: a second one names the fork.
+        nothing = [
+            {"name": "x", "taskReferenceName": "x", "type": "FORK_JOIN_DYNAMIC",
+             "inputParameters": {"forkTaskName": "n0", "forkTaskInputs": []}},
+            {"name": "y", "taskReferenceName": "y", "type": "JOIN"},
+        ]
         for definition in self.definitions.values():
-            fans = [
-                {"name": "x", "taskReferenceName": "x", "type": "FORK_JOIN_DYNAMIC",
-                 "inputParameters": {"forkTaskName": "n0", "forkTaskInputs": []}},
-                {"name": "y", "taskReferenceName": "y", "type": "JOIN"},
-            ]
-            more = [{**one, "taskReferenceName": one["taskReferenceName"] + "2"} for one in fans]
-            definition["tasks"].append({**never, "decisionCases": {"never": fans + more, "0": []}})
+            definition["tasks"][:0] = nothing
         self.driver = Driver()
         self.driver.register(*self.definitions.values())
         for fields in RETRIES.values():
@@ -238,8 +239,9 @@ class Both:
                 assert {name: output for name, output in shown.items() if name in simple} == wanted
         if model.status not in ("RUNNING", "COMPLETED", "FAILED"):
             return
-        if model.status != "RUNNING" and not any(one.base.startswith("t") for one in model.made):
-            template = model.definition["outputParameters"]
+        if model.status != "RUNNING":
+            by_task = any(one.type == "TERMINATE" for one in hot.tasks.values())
+            template = {} if by_task else model.definition["outputParameters"]
             shown = msgspec.json.decode(hot.load(hot.execution.output))
             assert shown == {key: model._value(value) for key, value in template.items()}
 

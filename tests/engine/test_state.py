@@ -19,7 +19,7 @@ def driver() -> Driver:
     driver = Driver()
     branches = [[simple("a", "undo")], [simple("b")]]
     fork = {"name": "f", "taskReferenceName": "f", "type": "FORK_JOIN", "forkTasks": branches}
-    join = {"name": "j", "taskReferenceName": "j", "type": "JOIN"}
+    join = {"name": "j", "taskReferenceName": "j", "type": "JOIN", "joinOn": ["a", "b"]}
     driver.register(workflow("one", simple("a")), workflow("two", fork, join))
     return driver
 

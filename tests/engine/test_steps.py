@@ -112,7 +112,8 @@ def driver() -> Driver:
         "type": "FORK_JOIN",
         "forkTasks": [[simple("a", "undo_a"), simple("c")], [simple("nobody")]],
     }
-    driver.register(workflow("saga", fork, {"name": "j", "taskReferenceName": "j", "type": "JOIN"}))
+    join = {"name": "j", "taskReferenceName": "j", "type": "JOIN", "joinOn": ["c", "nobody"]}
+    driver.register(workflow("saga", fork, join))
     driver.worker("s", "a", "undo_a", slots=2)
     driver.start("saga")
     for more in ({}, {"name": "held", "paused": True}, {"name": "new"}):

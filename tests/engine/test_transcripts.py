@@ -283,7 +283,8 @@ def _branches(words: list[str]) -> list[list[dict[str, Any]]]:
 
 
 def _forked(number: int, kind: str, given: dict[str, Any] | None = None, **fields: Any) -> list[dict[str, Any]]:
-    return [_element(kind, f"fork{number}", given, **fields), _element("JOIN", f"join{number}")]
+    last = [branch[-1]["taskReferenceName"] for branch in fields.get("forkTasks", [])]
+    return [_element(kind, f"fork{number}", given, **fields), _element("JOIN", f"join{number}", joinOn=last)]
 
 
 def _loop(how: str, words: list[str]) -> dict[str, Any]:

@@ -177,7 +177,8 @@ def test_while_paused_it_counts_and_nothing_follows(driver: Driver) -> None:
 def test_what_cannot_be_updated_is_refused_with_the_reason(driver: Driver) -> None:
     branches = [[simple("a")], [WAIT]]
     fork = {"name": "f", "taskReferenceName": "f", "type": "FORK_JOIN", "forkTasks": branches}
-    begin(driver, fork, {"name": "j", "taskReferenceName": "j", "type": "JOIN"}, simple("b"))
+    join = {"name": "j", "taskReferenceName": "j", "type": "JOIN", "joinOn": ["a", "wait"]}
+    begin(driver, fork, join, simple("b"))
     for command, code, reason in (
         (update("nothing"), Code.NOT_FOUND, "TASK_NOT_FOUND"),
         (update("b"), Code.NOT_FOUND, "TASK_NOT_FOUND"),

@@ -133,7 +133,7 @@ def test_a_task_without_a_mock_stays_as_it_is(driver: Driver) -> None:
             "flow",
             {"name": "f", "taskReferenceName": "f", "type": "FORK_JOIN",
              "forkTasks": [[simple("a", retryCount=1)], [wait("w", duration="1 hour"), simple("b")]]},
-            {"name": "j", "taskReferenceName": "j", "type": "JOIN"},
+            {"name": "j", "taskReferenceName": "j", "type": "JOIN", "joinOn": ["a", "b"]},
         )
     )
     rehearsed = rehearse(driver, mocks(a=FAILS, b=DONE, nobody=DONE))

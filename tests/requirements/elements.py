@@ -37,8 +37,10 @@ def switch(reference: str, value: Any, cases: dict[str, Any], default: list[Any]
 
 
 def fork(*branches: list[dict[str, Any]], on: list[str] | None = None, **join: Any) -> list[dict[str, Any]]:
-    joined = element("JOIN", "j", **join)
-    return [element("FORK_JOIN", "f", forkTasks=list(branches)), joined if on is None else {**joined, "joinOn": on}]
+    """`on`: what is joined; the last of each branch by default."""
+    last = [branch[-1]["taskReferenceName"] for branch in branches if branch]
+    joined = element("JOIN", "j", joinOn=last if on is None else on, **join)
+    return [element("FORK_JOIN", "f", forkTasks=list(branches)), joined]
 
 
 def text(driver: Driver, reference: str, workflow_id: str = "w") -> Any:

@@ -14,9 +14,10 @@ NAMES = ("a", "b", "c", "d", "undo_a", "undo_b", "undo_c", "x")
 
 
 def fork(*branches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    last = [branch[-1]["taskReferenceName"] for branch in branches]
     return [
         {"name": "f", "taskReferenceName": "f", "type": "FORK_JOIN", "forkTasks": list(branches)},
-        {"name": "j", "taskReferenceName": "j", "type": "JOIN"},
+        {"name": "j", "taskReferenceName": "j", "type": "JOIN", "joinOn": last},
     ]
 
 

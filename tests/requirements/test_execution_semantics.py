@@ -90,6 +90,35 @@ def test_a_permissive_failure_fails_the_workflow_in_the_end(driver: Driver) -> N
     assert driver.header().reason == f"Task {attempt.task_id} failed with status: FAILED and reason: 'no'"
 
 
+def test_every_permissive_failure_is_named_in_the_end(driver: Driver) -> None:
+    """... each of them, ". " between, with the status of the task; the workflow is FAILED, whatever that status is."""
+    late = simple("a", permissive=True, retryCount=0, taskDefinition={"name": "a", "responseTimeoutSeconds": 5})
+    begin(driver, late, simple("b", permissive=True, retryCount=0))
+    driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, driver.latest("a").fencing_token))
+    assert driver.latest("a").status is TaskStatus.TIMED_OUT
+    driver.fail("b", "no")
+    assert driver.header().status is WorkflowStatus.FAILED
+    a, b = driver.latest("a"), driver.latest("b")
+    assert driver.header().reason == (
+        f"Task {a.task_id} failed with status: TIMED_OUT and reason: '{a.reason}'."
+        f" Task {b.task_id} failed with status: FAILED and reason: 'no'"
+    )
+
+
+def test_a_permissive_failure_in_a_dynamic_fork_counts_in_the_end(driver: Driver) -> None:
+    """A permissive task that was not in the definition fails the workflow like any other, though its JOIN goes on."""
+    forked = {"tasks": [simple("a", permissive=True, retryCount=0)], "inputs": {}}
+    names = {"dynamicForkTasksParam": "tasks", "dynamicForkTasksInputParamName": "inputs"}
+    begin(
+        driver, element("FORK_JOIN_DYNAMIC", "f", forked, **names), element("JOIN", "j", optional=True), simple("b")
+    )
+    driver.fail("a", "no")
+    assert driver.latest("j").status is TaskStatus.COMPLETED_WITH_ERRORS
+    driver.give("b")
+    assert driver.header().status is WorkflowStatus.FAILED
+    assert driver.header().reason.endswith("and reason: 'no'")
+
+
 def test_a_step_makes_at_most_256_transitions_and_a_later_one_goes_on(driver: Driver) -> None:
     """Synchronous tasks repeat until no change, bounded by what one step may do."""
     begin(driver, *[element("NOOP", f"n{number}") for number in range(700)], simple("a"))
@@ -304,6 +333,33 @@ def test_a_join_ends_with_errors_if_an_optional_task_did(driver: Driver) -> None
     driver.fail("a")
     driver.give("b")
     assert driver.latest("j").status is TaskStatus.COMPLETED_WITH_ERRORS
+    assert driver.latest("j").reason == f"a/{driver.latest('a').task_id} completed with errors"
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+def test_the_errors_of_an_inner_join_are_its_own(driver: Driver) -> None:
+    """What it joins is COMPLETED_WITH_ERRORS and not optional itself, as an inner JOIN is: it is COMPLETED."""
+    inner = [
+        element("FORK_JOIN", "f2", forkTasks=[[simple("a", optional=True, retryCount=0)], [simple("c")]]),
+        element("JOIN", "j2", joinOn=["a", "c"]),
+    ]
+    begin(driver, *fork(inner, [simple("b")]))
+    driver.fail("a")
+    driver.give("c")
+    driver.give("b")
+    assert driver.latest("j2").status is TaskStatus.COMPLETED_WITH_ERRORS
+    assert (driver.latest("j").status, driver.latest("j").reason) == (TaskStatus.COMPLETED, "")
+
+
+def test_a_join_without_join_on_waits_for_nobody(driver: Driver) -> None:
+    """If not specified, the JOIN of a static fork moves on without waiting for any forked tasks to complete; the
+    workflow completes when nothing is pending."""
+    begin(driver, *fork([simple("a")], [simple("b")], on=[]), simple("c"))
+    assert driver.latest("j").status is TaskStatus.COMPLETED
+    driver.give("c")
+    driver.give("a")
+    assert driver.header().status is WorkflowStatus.RUNNING
+    driver.give("b")
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from orchestrator.engine import limits, queries
-from orchestrator.engine.choices import IfExists, TerminateCompensation
+from orchestrator.engine.choices import DeadlineKind, IfExists, TerminateCompensation
 from orchestrator.engine.commands import (
     CompleteTask,
+    ExpireDeadline,
     ExpireSession,
     OpenSession,
     PauseWorkflow,
@@ -23,7 +24,7 @@ from orchestrator.engine.commands import (
 from orchestrator.engine.explain import explain
 from orchestrator.engine.model import SessionKind, TaskStatus, WorkflowStatus
 from tests.engine.driver import Driver, simple, workflow
-from tests.requirements.elements import TRUTHS, begin, element, fork, shown_input, text
+from tests.requirements.elements import TRUTHS, begin, element, fork, shown_input, switch, text
 
 ONE = ("default", "w")
 SCRIPT = "system/script"
@@ -78,6 +79,87 @@ def test_a_condition_sees_the_input_and_the_newest_outputs(driver: Driver) -> No
     given, parameters = asked(driver, "l")
     assert given == {"most": 5, "a": {"n": 7}, "l": {"1": {"a": {"n": 7}}, "iteration": 1}}
     assert parameters == {"expression": "$.l['iteration'] < 3", "body": False}
+
+
+def test_a_condition_sees_the_input_as_it_is_now(driver: Driver) -> None:
+    """The loop's inputs are resolved again for each condition; what the task shows as its input stays as it was."""
+    given = {"n": "${a.output.n}", "v": "${workflow.variables.v}"}
+    body = (simple("a"), element("SET_VARIABLE", "b", {"v": "${a.output.n}"}))
+    begin(driver, loop(*body, inputParameters=given))
+    for number in (7, 8):
+        driver.give(f"a__{number - 6}", b'{"n":%d}' % number)
+        seen = asked(driver, "l")[0]
+        assert (seen["n"], seen["v"]) == (number, number)
+        say(driver, "l", number < 8)
+    assert shown_input(driver, "l") == {"n": None, "v": None}
+
+
+def test_a_condition_input_that_has_grown_too_large_fails_the_loop(driver: Driver) -> None:
+    """An input exceeds the limit: FAILED_WITH_TERMINAL_ERROR, also one that is resolved again."""
+    big = {"n": ["${a.output.n}"] * 9}
+    begin(driver, loop(simple("a"), inputParameters=big))
+    driver.give("a__1", b'{"n":"%s"}' % (b"x" * 50_000))
+    assert driver.latest("l").status is TaskStatus.FAILED_WITH_TERMINAL_ERROR
+    assert driver.latest("l").error_code == "LIMIT_EXCEEDED"
+
+
+def test_a_condition_sees_outputs_of_earlier_iterations_and_of_inner_loops(driver: Driver) -> None:
+    """Outputs of body refs: the newest of each, in whatever iteration, those in inner loops included."""
+    inner = element("DO_WHILE", "k", loopCondition="", items=[1], loopOver=[simple("b")])
+    chosen = switch("s", "${workflow.variables.c}", {"x": [simple("a")]})
+    body = (chosen, inner, element("SET_VARIABLE", "v", {"c": "y"}))
+    begin(driver, loop(*body), variables={"c": "x"})
+    driver.give("a__1", b'{"n":7}')
+    driver.give("b__1__1", b'{"m":1}')
+    say(driver, "l", True)
+    assert driver.hot().latest("a__2") is None
+    driver.give("b__2__1", b'{"m":2}')
+    seen = asked(driver, "l")[0]
+    assert (seen["a"], seen["b"]) == ({"n": 7}, {"m": 2})
+
+
+@pytest.mark.parametrize("items", ["${workflow.input.one}", "x", {"q": 1}, 5])
+def test_a_single_item_is_a_list_of_one(driver: Driver, items: Any) -> None:
+    """Items that are no list are one item; null is none."""
+    body = simple("a", inputParameters={"x": "${l.output.loopItem}"})
+    begin(driver, loop(body, condition="", items=items), given=b'{"one":{"p":1}}')
+    assert shown_input(driver, "a__1")["x"] == ({"p": 1} if items == "${workflow.input.one}" else items)
+    driver.give("a__1")
+    assert text(driver, "l")["iteration"] == 1
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+def test_blank_items_are_none(driver: Driver) -> None:
+    """An empty string, as exported definitions have it: the condition alone counts."""
+    begin(driver, loop(simple("a"), items="", inputParameters={"_items": " "}))
+    driver.give("a__1")
+    say(driver, "l", False)
+    assert text(driver, "l") == {"1": {"a": {}}, "iteration": 1}
+
+
+def test_a_permissive_failure_fails_its_loop(driver: Driver) -> None:
+    """Failure in the body (after retries, non optional) => DO_WHILE FAILED with joined reasons; and with it what is
+    around it, by the loop's own reason, though the task is permissive."""
+    late = simple("a", permissive=True, retryCount=0, taskDefinition={"name": "a", "responseTimeoutSeconds": 5})
+    begin(driver, loop(*fork([late], [simple("b")])))
+    driver.ok(ExpireDeadline(DeadlineKind.RESPONSE, driver.latest("a__1").fencing_token))
+    failed = driver.latest("l")
+    assert (failed.status, failed.reason) == (TaskStatus.FAILED, driver.latest("a__1").reason)
+    assert driver.header().status is WorkflowStatus.FAILED
+    assert driver.header().reason == f"Task {failed.task_id} failed with status: FAILED and reason: '{failed.reason}'"
+    assert driver.header().failed_task == "l"
+
+
+def test_a_permissive_loop_in_a_loop_fails_that(driver: Driver) -> None:
+    """The same, from loop to loop; an optional one goes on with errors, and what was permissive counts in the end."""
+    inner = element("DO_WHILE", "k", loopCondition="$.x", permissive=True,
+                    loopOver=[simple("a", permissive=True, retryCount=0)])
+    begin(driver, loop(inner, optional=True), simple("c"))
+    driver.fail("a__1__1", "no")
+    statuses = [driver.latest(one).status for one in ("k__1", "l")]
+    assert statuses == [TaskStatus.FAILED, TaskStatus.COMPLETED_WITH_ERRORS]
+    driver.give("c")
+    assert driver.header().status is WorkflowStatus.FAILED
 
 
 def test_an_expression_takes_the_latest_iteration(driver: Driver) -> None:

@@ -428,6 +428,30 @@ def test_a_terminated_workflow_has_no_failure_workflow(driver: Driver) -> None:
     assert b"conductor.failure_workflow" not in driver.hot().load(driver.header().output)
 
 
+@pytest.mark.parametrize("status", ["FAILED", "TERMINATED", "COMPLETED"])
+def test_a_failure_workflow_is_started_when_a_terminate_task_says_so(driver: Driver, status: str) -> None:
+    """By a TERMINATE task, FAILED or TERMINATED, which is the task that failed it."""
+    driver.register(workflow("mourn", simple("b")))
+    begin(driver, element("TERMINATE", "t", {"terminationStatus": status}), failureWorkflow="mourn")
+    if status == "COMPLETED":
+        assert b"conductor.failure_workflow" not in driver.hot().load(driver.header().output)
+        return
+    other = failure_of(driver)
+    given = msgspec.json.decode(driver.hot(other).load(driver.header(other).input))
+    assert (given["failureStatus"], given["failureTaskId"]) == (status, driver.latest("t").task_id)
+
+
+def test_a_failure_workflow_is_started_when_a_sub_workflow_was_terminated(driver: Driver) -> None:
+    """By the decider, which makes a workflow whose task is CANCELED TERMINATED."""
+    driver.register(workflow("mourn", simple("b")), workflow("child", simple("a")))
+    begin(driver, element("SUB_WORKFLOW", "s1", subWorkflowParam={"name": "child"}), failureWorkflow="mourn")
+    driver.ok(TerminateWorkflow("default", driver.latest("s1").child, "stop", TerminateCompensation.UNSET))
+    assert driver.header().status is WorkflowStatus.TERMINATED
+    other = failure_of(driver)
+    given = msgspec.json.decode(driver.hot(other).load(driver.header(other).input))
+    assert given["failureTaskId"] == driver.latest("s1").task_id
+
+
 def test_what_runs_again_is_the_same_on_every_replica(driver: Driver) -> None:
     """A replica that reads the rows goes on from a rerun as one that made it."""
     begin(driver, *fork([simple("a"), simple("b")], [simple("c")]), simple("d"))

@@ -102,6 +102,17 @@ def test_terminate_gives_the_output(driver: Driver, given: Any, output: Any) -> 
     assert driver.header().reason == "enough"
 
 
+@pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
+def test_terminate_without_an_output_leaves_none(driver: Driver, status: str) -> None:
+    """TERMINATE output wins, also where it gives none: outputParameters are not resolved."""
+    begin(
+        driver, simple("a"), element("TERMINATE", "t", {"terminationStatus": status}), outputParameters={"n": 1}
+    )
+    driver.give("a", b'{"n":2}')
+    assert driver.header().status.name == status
+    assert driver.hot().load(driver.header().output) == b"{}"
+
+
 def test_wait_for_a_time(driver: Driver) -> None:
     """Input duration (`1 days 2 hours 3 minutes 4 seconds`)."""
     begin(driver, element("WAIT", "hold", {"duration": "1 minutes 30 seconds"}))

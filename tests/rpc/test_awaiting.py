@@ -294,8 +294,8 @@ async def test_a_signal_may_wait_for_what_comes_next(families: Bench, stubs: Stu
 
 async def test_its_own_tasks_are_signalled_first_and_timed_waits_too(families: Bench, stubs: Stubs) -> None:
     later = one("later", "WAIT", inputParameters={"duration": "1 hours"})
-    fork = [one("f", "FORK_JOIN", forkTasks=[[sub("deep", "waits")], [later]]), one("j", "JOIN")]
-    families.driver.register(workflow("both", *fork))
+    fork = one("f", "FORK_JOIN", forkTasks=[[sub("deep", "waits")], [later]])
+    families.driver.register(workflow("both", fork, one("j", "JOIN", joinOn=["deep", "later"])))
     families.apply(_start("both"))
     inner = child(families, "w", "deep")
     give(families, "a", inner)
@@ -412,7 +412,8 @@ async def test_only_so_many_sub_workflows_are_looked_at(
     """What blocks in another one is not seen, and that is said as a wait whose time is over."""
     families.driver.register(workflow("asks", WAITS))
     branches = [[sub("first", "outer")], [sub("second", "asks")]]
-    families.driver.register(workflow("many", one("f", "FORK_JOIN", forkTasks=branches), one("j", "JOIN")))
+    join = one("j", "JOIN", joinOn=["first", "second"])
+    families.driver.register(workflow("many", one("f", "FORK_JOIN", forkTasks=branches), join))
     families.apply(_start("many"))
     for most, is_seen in ((4, False), (5, True)):
         monkeypatch.setattr(awaiting, "EXECUTIONS_MAX", most)

@@ -25,7 +25,7 @@ def long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """An execution of which tasks end one after the other; a slice is two of them."""
     monkeypatch.setattr(slices, "PIECES_MAX", 2)
     fork = {"name": "f", "taskReferenceName": "f", "type": "FORK_JOIN", "forkTasks": [[simple(name)] for name in NAMES]}
-    join = {"name": "j", "taskReferenceName": "j", "type": "JOIN"}
+    join = {"name": "j", "taskReferenceName": "j", "type": "JOIN", "joinOn": NAMES}
     bench.driver.worker("s", *NAMES, slots=20)
     bench.driver.register(workflow("flow", fork, join))
     bench.driver.start("flow")

@@ -89,7 +89,9 @@ class Definitions:
 
     def _fork(self, depth: int) -> list[Json]:
         branches = [self.sequence(depth) for _ in range(self._rng.randint(1, 3))]
-        return [element("FORK_JOIN", self._named("f"), forkTasks=branches), element("JOIN", self._named("j"))]
+        joined = [branch[-1]["taskReferenceName"] for branch in branches]
+        join = element("JOIN", self._named("j"), joinOn=joined)
+        return [element("FORK_JOIN", self._named("f"), forkTasks=branches), join]
 
     def _fan(self, depth: int) -> list[Json]:
         if self._rng.random() < 0.5:

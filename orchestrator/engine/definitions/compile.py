@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from orchestrator.engine.definitions.elements import Element
+from orchestrator.engine.definitions.elements import Element, subtree
 from orchestrator.engine.definitions.model import (
     INPUT_CHECK,
     NO_LIMITS,
@@ -106,9 +106,7 @@ class Compiler:
             following = elements[position + 1].reference if position + 1 < len(elements) else None
             node = self._node(element, loops)
             if element.type == TaskType.JOIN:
-                fork = elements[position - 1]
-                join_on = element.join_on or tuple(branch[-1].reference for branch in fork.forks if branch)
-                node = replace(node, join_on=join_on, forked_by=fork.reference)
+                node = replace(node, forked_by=elements[position - 1].reference)
             self.nodes[element.reference] = replace(node, next=following, parent=parent, branch=branch)
             self._branches(element, following, loops)
 
@@ -211,6 +209,7 @@ def _loop(element: Element) -> Loop:
         items=element.items,
         body=_references(element.body),
         inside=tuple(_outputs(element.body)),
+        seen=tuple(inner.reference for inner in subtree(element.body)),
         is_condition_local=_is_local(element.condition, element.reference),
     )
 

@@ -35,7 +35,7 @@ from orchestrator.engine.definitions.operators import (
 )
 from orchestrator.engine.definitions.schemas import SchemaUse
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task
-from orchestrator.engine.expressions import assemble_object, elements_of, fields_of, merge_objects
+from orchestrator.engine.expressions import assemble_object, elements_of, fields_of, merge_objects, text_of
 
 TASKS_MAX = 20_000
 BRANCHES_MAX = 10_000
@@ -281,21 +281,21 @@ class ElementReader:
     def _loop(self, element: Element, fields: Fields, parameters: Fields) -> Element:
         # Conditions are JavaScript, whatever evaluator is named.
         condition = fields.text("loopCondition")
-        items = fields.raw("items")
-        if not condition and items is None and not parameters.has("_items"):
-            items = parameters.raw("items")
+        items = _list_of(fields, "items")
+        goes_through = items is not None or _list_of(parameters, "_items") is not None
+        if not condition and not goes_through:
+            items = _list_of(parameters, "items")
+            goes_through = items is not None
         body = self.sequence(fields.items("loopOver"), fields.at("loopOver"))
         if not body:
             raise fields.invalid("loopOver", "a DO_WHILE needs a task to repeat")
-        if not condition and items is None and not parameters.has("_items"):
+        if not condition and not goes_through:
             raise fields.invalid("loopCondition", "a DO_WHILE needs a loopCondition or items")
         check_loop(parameters)
         given = element.input
         if items is not None:
             given = merge_objects(given, assemble_object([("_items", items)]))
-        return msgspec.structs.replace(
-            element, body=body, condition=condition, items=items is not None or parameters.has("_items"), input=given
-        )
+        return msgspec.structs.replace(element, body=body, condition=condition, items=goes_through, input=given)
 
     def _fork(self, element: Element, fields: Fields) -> Element:
         forks = []
@@ -318,6 +318,12 @@ def _inline(raw: bytes, path: str, name: str, kind: TaskType) -> TaskDefinition:
         message = f"no schema is enforced for a {kind.value}: leave it out, or set enforceSchema to false"
         raise DefinitionUnimplemented(definition.schemas.uses()[0].path, message)
     return definition
+
+
+def _list_of(fields: Fields, key: str) -> bytes | None:
+    """What a loop goes through; a blank string says nothing."""
+    raw = fields.raw(key)
+    return None if raw is None or (raw[:1] == b'"' and not text_of(raw).strip()) else raw
 
 
 def _items(raw: bytes | msgspec.Raw, path: str) -> list[bytes]:

@@ -148,6 +148,7 @@ class Loop(msgspec.Struct, frozen=True):
     items: bool
     body: tuple[str, ...]  # the outermost sequence of an iteration
     inside: tuple[str, ...]  # every reference whose output belongs to an iteration's, those of inner loops left out
+    seen: tuple[str, ...]  # every reference in it, whose newest output its condition sees
     # Whether the condition can be told from the number of the iteration and the newest outputs of the body alone.
     is_condition_local: bool = True
 

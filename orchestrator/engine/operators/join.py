@@ -143,13 +143,15 @@ def _end(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     references = assembly.joined_by(step.plan, step.hot, node, attempt)
     made = [one for one in map(step.hot.latest, references) if one is not None]
     failed = [one for one in made if one.status not in TASK_SUCCESSFUL]
+    erred = [] if failed else _erred(step, made)
     reason = " ".join(one.reason for one in failed if one.reason)
     if failed and all(one.status is TaskStatus.CANCELED for one in failed):
         status = TaskStatus.CANCELED
     elif failed:
         status = TaskStatus.FAILED
-    elif any(one.status is TaskStatus.COMPLETED_WITH_ERRORS for one in made):
+    elif erred:
         status = TaskStatus.COMPLETED_WITH_ERRORS
+        reason = " ".join([*(f"{one.name}/{one.task_id}" for one in erred), "completed with errors"])
     else:
         status = TaskStatus.COMPLETED
     if attempt.assembled_bytes > PAYLOAD_BYTES_MAX:
@@ -163,3 +165,9 @@ def _end(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
         )
         return
     attempts.finish(step, attempt, status, reason=reason)
+
+
+def _erred(step: Step, made: list[TaskAttempt]) -> list[TaskAttempt]:
+    """Optional tasks that have failed; a JOIN inside, and the like, that says so of others is not one."""
+    found = [one for one in made if one.status is TaskStatus.COMPLETED_WITH_ERRORS]
+    return [one for one in found if attempts.node_of(step, one).optional]

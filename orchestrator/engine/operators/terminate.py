@@ -48,6 +48,7 @@ class Terminate:
 def _output(step: Step, fields: dict[str, msgspec.Raw]) -> Payload:
     value = fields.get("workflowOutput")
     if value is None or is_null(bytes(value)):
-        return b""
+        # It is the workflow's nonetheless.
+        return b"{}"
     text = bytes(value)
     return store(step, text if is_json_object(text) else assemble_object([("output", text)]))
