@@ -108,7 +108,7 @@ class LocalCluster:
         # The processes are tied to the thread that starts them: this one lives as long as the cluster is referred to.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-cluster")
         self.nodes: dict[str, LocalNode] = {}
-        ports = _free_ports()
+        ports = free_ports()
         for position, name in enumerate(NODE_NAMES[:nodes]):
             numbers = tuple(base_port + offset + position if base_port else next(ports) for offset in (0, 100, 200))
             self.nodes[name] = _existing(self.directory / name) or LocalNode(name, self.directory / name, *numbers)
@@ -314,7 +314,7 @@ def _existing(directory: Path) -> LocalNode | None:
     return LocalNode(directory.name, directory, *ports)
 
 
-def _free_ports() -> Iterator[int]:
+def free_ports() -> Iterator[int]:
     for port in random.sample(_FREE_PORTS, len(_FREE_PORTS)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

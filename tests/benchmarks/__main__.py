@@ -13,6 +13,10 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.measurement import Measurement, remarks, table, targets, to_json
+from tests.benchmarks.peers import comparison
+from tests.benchmarks.peers.catalogue import PEERS
+from tests.benchmarks.peers.comparison import Comparison
+from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.plot import svg
 from tests.benchmarks.processes import Options, Progress, surroundings
 from tests.benchmarks.rows import PRIVATE, ROWS
@@ -25,6 +29,8 @@ WRONG = 3
 def main() -> int:
     parser = _parser()
     arguments = parser.parse_args()
+    if arguments.peers and comparison.ROW not in arguments.rows:
+        parser.error(f"peers are measured in {comparison.ROW} only")
     if PRIVATE in arguments.rows:
         if why := network.obstacle():
             parser.error(f"{PRIVATE} is not possible: {why}")
@@ -47,10 +53,14 @@ def main() -> int:
         rtt_ms=arguments.rtt_ms,
         node_settings=dict(arguments.set),
     )
-    measurements = asyncio.run(_measure(arguments.rows, options))
+    measurements, comparisons = asyncio.run(
+        _measure(arguments.rows, options, _installed(arguments.peers), arguments.rounds)
+    )
     print(table(measurements))
     if promised := targets(measurements):
         print(f"\n{promised}\n")
+    for line in [line for compared in comparisons for line in compared.ratios()]:
+        print(line)
     for line in remarks(measurements):
         print(line)
     if arguments.json is not None:
@@ -62,10 +72,28 @@ def main() -> int:
     return BUDGET_MISSED if arguments.strict and not all(each.kept for each in measurements) else 0
 
 
-async def _measure(rows: list[str], options: Options) -> list[Measurement]:
+def _installed(names: list[str]) -> list[Peer]:
+    found = []
+    for name in names:
+        if obstacle := PEERS[name].obstacle():
+            print(f"{name} is skipped: {obstacle}", file=sys.stderr)
+        else:
+            found.append(PEERS[name])
+    return found
+
+
+async def _measure(
+    rows: list[str], options: Options, peers: list[Peer], rounds: int
+) -> tuple[list[Measurement], list[Comparison]]:
     progress = Progress()
     measurements = []
+    comparisons = []
     for row in rows:
+        if row == comparison.ROW and (peers or rounds > 1):
+            compared = await comparison.compare(ROWS[row], peers, rounds, options, progress)
+            measurements += [measurement for each in compared for measurement in each.typical()]
+            comparisons += compared
+            continue
         # Before each row: it is about what else runs now.
         around = surroundings(options)
         progress.say(
@@ -75,7 +103,7 @@ async def _measure(rows: list[str], options: Options) -> list[Measurement]:
         for measurement in found:
             measurement.settings.update(around)
         measurements += found
-    return measurements
+    return measurements, comparisons
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
                         metavar=",".join(ROWS), help=f"default: all but {PRIVATE}, which needs to be root")
     parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 128], metavar="N,N,...",
                         help="callers at once (%(default)s)")
+    parser.add_argument("--peers", type=_peers, default=[], metavar=",".join(PEERS),
+                        help=f"other systems to measure in turn with ours in {comparison.ROW}, or all (default: none)")
+    parser.add_argument("--rounds", type=_number, default=1,
+                        help=f"of {comparison.ROW}: how often each system's turn comes (%(default)s)")
     parser.add_argument("--seconds", type=float, default=10, help="of each window (%(default)s)")
     parser.add_argument("--kills", type=_number, default=20, help="and other losses of the leader (%(default)s)")
     parser.add_argument("--finished", type=_number, default=1_000_000,
@@ -114,6 +146,14 @@ def _rows(text: str) -> list[str]:
     if unknown:
         raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
     return rows
+
+
+def _peers(text: str) -> list[str]:
+    names = list(PEERS) if text == "all" else text.split(",")
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    return names
 
 
 def _number(text: str) -> int:
