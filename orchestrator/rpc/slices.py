@@ -21,49 +21,55 @@ BYTES_MAX = 256 << 10
 TRIES = 3
 
 
+class _Changed(Exception):
+    """The execution is not any more what its answer was begun from."""
+
+
 async def drawn(backend: Backend, held: ExecutionState, draw: Callable[[ExecutionState], Slices[T]]) -> T:
     """The whole, of one state of the execution: it is begun again if that changes meanwhile.
 
     Of one that changes again and again it is put together in one go. Raises RpcFailure if the execution goes.
     """
     for _ in range(TRIES):
-        header, slices = held.execution, draw(held)
-        while held.execution is header:
-            end = _slice(slices)
-            if end is not None:
-                return cast(T, end.value)
-            await asyncio.sleep(0)
-        found = await backend.execution(header.namespace, header.workflow_id)
+        try:
+            return await in_turns(_of_one_state(held, draw(held)))
+        except _Changed:
+            key = (held.execution.namespace, held.execution.workflow_id)
+        found = await backend.execution(*key)
         if found is None:
-            raise not_found("workflow", header.workflow_id)
+            raise not_found("workflow", key[1])
         held = found
-    return at_once(draw(held))
+    return _in_one_go(draw(held))
 
 
-def at_once(slices: Slices[T]) -> T:
-    """The whole."""
-    while True:
-        end = _slice(slices)
-        if end is not None:
+def _of_one_state(held: ExecutionState, slices: Slices[T]) -> Slices[T]:
+    header = held.execution
+    while held.execution is header:
+        try:
+            size = next(slices)
+        except StopIteration as end:
             return cast(T, end.value)
+        yield size
+    raise _Changed
 
 
 async def in_turns(slices: Slices[T]) -> T:
     """The whole, of what does not change meanwhile."""
-    while True:
-        end = _slice(slices)
-        if end is not None:
-            return cast(T, end.value)
-        await asyncio.sleep(0)
-
-
-def _slice(slices: Slices[T]) -> StopIteration | None:
-    """One slice; what ends it all, if it was the last one."""
     pieces = size = 0
-    while pieces < PIECES_MAX and size < BYTES_MAX:
+    while True:
         try:
             size += next(slices)
         except StopIteration as end:
-            return end
+            return cast(T, end.value)
         pieces += 1
-    return None
+        if pieces >= PIECES_MAX or size >= BYTES_MAX:
+            pieces = size = 0
+            await asyncio.sleep(0)
+
+
+def _in_one_go(slices: Slices[T]) -> T:
+    while True:
+        try:
+            next(slices)
+        except StopIteration as end:
+            return cast(T, end.value)
