@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from orchestrator.cli import exits
 from orchestrator.cli.output import facts, moment, table, visible
 from orchestrator.cli.session import Session, calls_cluster, json_object
-from orchestrator_client import BulkResult, Client, NotFound, RetentionPolicy, TaskStatus, WrongState
+from orchestrator_client import BulkResult, Client, NotFound, RetentionPolicy, TaskStatus, Waiting, WrongState
 from orchestrator_client.upkeep import Operation
 
 _IDS = click.argument("workflow_ids", metavar="ID...", nargs=-1, required=True)
@@ -174,12 +174,23 @@ async def explain(session: Session, client: Client, workflow_id: str) -> None:
         if one.child_workflow_id and one.child_workflow_id not in seen:
             seen.add(one.child_workflow_id)
             found += [(one.child_workflow_id, inner) for inner in await client.explain(one.child_workflow_id)]
+    found = [(id_, replace(one, waits_for=one.waits_for + _ring(found, id_, one))) for id_, one in found]
     rows = [(id_, one.reference, one.waits_for, moment(one.since), moment(one.until)) for id_, one in found]
     document = [{"workflow_id": id_, **asdict(one)} for id_, one in found]
     if not found:
         session.output.said(f"{workflow_id} has ended: it waits for nothing", {"workflow_id": workflow_id})
         return
     session.output.show(document, table(("ID", "TASK", "WAITS FOR", "SINCE", "UNTIL"), rows))
+
+
+def _ring(found: list[tuple[str, Waiting]], workflow_id: str, one: Waiting) -> str:
+    """What is to be said if it waits for an execution that waits for itself to go on, through whichever others."""
+    reached = [one.child_workflow_id]
+    for execution in reached:
+        inner = {other.child_workflow_id for id_, other in found if id_ == execution and other.child_workflow_id}
+        reached += sorted(inner.difference(reached))
+    is_ring = bool(one.child_workflow_id) and workflow_id in reached
+    return f", which waits for {workflow_id} itself: end one of them, or none goes on" if is_ring else ""
 
 
 @click.command()

@@ -85,7 +85,9 @@ def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt)
     if attempt.fencing_token:
         return f"{attempt.worker_id or 'a worker'}, which executes it", fires.get(TimerKind.TASK_TIMEOUT, 0)
     if attempt.child:
-        return f"the workflow {attempt.child}", fires.get(TimerKind.TASK_TIMEOUT, 0)
+        # Whose it is matters: what an idempotency key leads to may wait for whoever waits for it.
+        whose = ", which was started by others with the same idempotency key" if attempt.joined else ""
+        return f"the workflow {attempt.child}{whose}", fires.get(TimerKind.TASK_TIMEOUT, 0)
     if TimerKind.WAIT in fires:
         signal = f", or the signal {attempt.signal!r}" if attempt.signal else ""
         return f"its time{signal}", fires[TimerKind.WAIT]

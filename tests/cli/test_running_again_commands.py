@@ -158,5 +158,21 @@ def test_what_is_waited_for_is_followed_through_the_sub_workflows(fake: Operator
     assert values[1]["until"] == "2026-01-31T12:00:00.000Z"
 
 
+def test_workflows_that_wait_for_each_other_are_told(fake: Operator) -> None:
+    fake.waiting = {
+        "w1": [Waiting("the workflow c1", NOON, "s", None, "c1"), Waiting("the workflow c3", NOON, "t", None, "c3")],
+        "c1": [Waiting("the workflow c2", NOON, "s", None, "c2")],
+        "c2": [Waiting("the workflow c1", NOON, "s", None, "c1")],
+    }
+    values = json.loads(run(fake, "workflow", "explain", "w1", "--json").stdout)
+    said = {(one["workflow_id"], one["reference"]): one["waits_for"] for one in values}
+    assert said == {
+        ("w1", "s"): "the workflow c1",
+        ("w1", "t"): "the workflow c3",
+        ("c1", "s"): "the workflow c2, which waits for c1 itself: end one of them, or none goes on",
+        ("c2", "s"): "the workflow c1, which waits for c2 itself: end one of them, or none goes on",
+    }
+
+
 def test_what_has_ended_waits_for_nothing(fake: Operator) -> None:
     assert run(fake, "workflow", "explain", "w1").stdout == "✓ w1 has ended: it waits for nothing\n"

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.engine import limits
 from orchestrator.engine.choices import DeleteEffects, TerminateCompensation
 from orchestrator.engine.commands import DeleteWorkflow, RegisterWorkflows, RetryWorkflow, TerminateWorkflow
+from orchestrator.engine.explain import explain
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from orchestrator.engine.results import Rejected
 from tests.engine.driver import Driver, simple, workflow
@@ -168,6 +169,42 @@ def test_nothing_waits_for_itself(driver: Driver, depth: int) -> None:
     attempt = driver.latest("s1", waiting)
     assert (attempt.status, attempt.error_code) == (TaskStatus.FAILED, "WAITS_FOR_ITSELF")
     assert driver.header().status is WorkflowStatus.FAILED
+
+
+def test_two_do_not_wait_for_each_other(driver: Driver) -> None:
+    """Who would wait for one that waits for it, or for its parent, fails its task."""
+    def other(key: str) -> dict[str, Any]:
+        named = {"name": "ring", "idempotencyKey": key, "idempotencyStrategy": "RETURN_EXISTING"}
+        return element("SUB_WORKFLOW", "s1", subWorkflowParam=named)
+
+    driver.register(workflow("ring", simple("a"), other("${workflow.input.key}")))
+    driver.start("ring", "w", b'{"key":"v"}', idempotency_key="w")
+    driver.start("ring", "v", b'{"key":"w"}', idempotency_key="v")
+    driver.give("a")
+    assert driver.latest("s1").child == "v"
+    assert said(driver) == "the workflow v, which was started by others with the same idempotency key"
+    driver.give("a", workflow_id="v")
+    assert driver.latest("s1", "v").error_code == "WAITS_FOR_ITSELF"
+    assert (driver.header("v").status, driver.header().status) == (WorkflowStatus.FAILED, WorkflowStatus.FAILED)
+    assert driver.header().joined_by == driver.header("v").joined_by == ()
+
+
+def test_a_grandchild_does_not_wait_for_the_grandparent(driver: Driver) -> None:
+    """The same where what it would wait for is further out, and not the outermost."""
+    named = {"name": "ring", "idempotencyKey": KEY, "idempotencyStrategy": "RETURN_EXISTING"}
+    inner = element("SUB_WORKFLOW", "s1", subWorkflowParam=named)
+    between = element("SUB_WORKFLOW", "s0", subWorkflowParam={"workflowDefinition": workflow("between", inner)})
+    driver.register(workflow("ring", between))
+    begin(driver, element("SUB_WORKFLOW", "s", subWorkflowParam={**named, "idempotencyStrategy": "FAIL"}))
+    ring = child_of(driver, "s")
+    attempt = driver.latest("s1", child_of(driver, "s0", ring))
+    assert (attempt.status, attempt.error_code) == (TaskStatus.FAILED, "WAITS_FOR_ITSELF")
+    assert driver.header().status is WorkflowStatus.FAILED
+
+
+def said(driver: Driver) -> str:
+    [one] = explain(driver.state, driver.hot())
+    return one.waits_for
 
 
 def test_so_many_wait_for_one(driver: Driver) -> None:

@@ -119,7 +119,7 @@ def join_execution(step: Step, message: JoinExecution) -> AnyResult:
             _not_joined(step, message, f"there is no execution {message.workflow_id}", "WORKFLOW_NOT_FOUND")
     elif message.leaves:
         step.change(joined_by=tuple(other for other in step.x.joined_by if other != waiting))
-    elif step.x.workflow_id in message.around:
+    elif step.x.workflow_id in message.around or _waits_for(step, message.around):
         _not_joined(step, message, f"it would wait for {message.workflow_id}, which waits for it", "WAITS_FOR_ITSELF")
     elif step.x.status in WORKFLOW_TERMINAL:
         children.tell_end(step, *waiting)
@@ -129,6 +129,15 @@ def join_execution(step: Step, message: JoinExecution) -> AnyResult:
     else:
         step.change(joined_by=(*step.x.joined_by, waiting))
     return Done()
+
+
+def _waits_for(step: Step, executions: tuple[str, ...]) -> bool:
+    """Whether a task of the step's execution waits for one of these to end. Longer rings are not looked for."""
+    return any(
+        attempt.child in executions and not attempt.compensates
+        for attempt in map(step.hot.tasks.__getitem__, step.hot.open)
+        if attempt.child
+    )
 
 
 def _not_joined(step: Step, message: JoinExecution, said: str, code: str) -> None:
