@@ -36,6 +36,21 @@ def longest_pause(moments: Sequence[float], begin: float, end: float) -> float:
     return max(after - before for before, after in pairwise(inside))
 
 
+def growth(values: Sequence[float]) -> float:
+    """The end of the line through equally spaced values, as a multiple of its beginning (least squares).
+
+    1 is flat. What comes and goes in between counts little; NaN if there are fewer than two, or no such line.
+    """
+    count = len(values)
+    if count < 2:
+        return math.nan
+    middle, mean = (count - 1) / 2, sum(values) / count
+    slope = sum((place - middle) * value for place, value in enumerate(values))
+    slope /= sum((place - middle) ** 2 for place in range(count))
+    begin, end = mean - slope * middle, mean + slope * middle
+    return end / begin if begin > 0 else math.nan
+
+
 def cpu_per_1000(before: Mapping[str, float], after: Mapping[str, float], count: int) -> dict[str, float]:
     """CPU-seconds spent per 1,000 of what was counted, by part; a part that came later counts from zero."""
     if not count:

@@ -53,7 +53,7 @@ def series(measurements: Iterable[Measurement], value: Callable[[Measurement], f
     found: dict[str, Points] = {}
     for measurement in measurements:
         number = value(measurement)
-        if math.isfinite(number) and number > 0 and measurement.samples_ms:
+        if math.isfinite(number) and number > 0 and measurement.samples_ms and measurement.concurrency:
             found.setdefault(label(measurement), []).append((measurement.concurrency, number))
     several = any(len(points) > 1 for points in found.values())
     return {name: sorted(points) for name, points in found.items() if len(points) > 1 or not several}

@@ -7,9 +7,11 @@ from tests.benchmarks.failover import measure_failover, measure_handover, measur
 from tests.benchmarks.fanout import measure_fan_out_1000
 from tests.benchmarks.follower import measure_follower
 from tests.benchmarks.large import measure_fan_out, measure_loop
+from tests.benchmarks.overload import measure_overload
 from tests.benchmarks.processes import Measure
 from tests.benchmarks.reads import measure_barrier, measure_reads
 from tests.benchmarks.restart import measure_restart
+from tests.benchmarks.soak import measure_soak
 from tests.benchmarks.stalls import measure_stalls
 from tests.benchmarks.throughput import (
     measure_execute,
@@ -41,6 +43,8 @@ ROWS: dict[str, Measure] = {
     "fanout-10000": measure_fan_out,
     "loop-10000": measure_loop,
     "follower": measure_follower,
+    "overload": measure_overload,
+    "soak": measure_soak,
     "waiting": measure_waiting,
     "restart": measure_restart,
     "barrier": measure_barrier,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,19 @@ from orchestrator.storage import schema
 from orchestrator.storage.reading import content_hash, read_executions, read_residents
 from orchestrator.storage.staged import encode_batch
 from orchestrator.storage.writing import Writer
-from tests.benchmarks.arithmetic import cpu_per_1000, highest_bucket, histogram, longest_pause, median, percentile
+from tests.benchmarks.arithmetic import (
+    cpu_per_1000,
+    growth,
+    highest_bucket,
+    histogram,
+    longest_pause,
+    median,
+    percentile,
+)
 from tests.benchmarks.finished import add_copies
 from tests.benchmarks.measurement import Budget, Measurement, remarks, table, targets, to_json
 from tests.benchmarks.memory import metrics_of_page, own_bytes_of_status
+from tests.benchmarks.offer import Outcomes
 from tests.benchmarks.processes import cpu_of_stat
 
 
@@ -52,6 +62,15 @@ def test_a_moment_after_the_window_ends_no_pause_in_it() -> None:
     assert longest_pause([1.0, 2.0, 3.0, 30.0], 1.5, 4.0) == 1.0
 
 
+def test_growth_is_that_of_the_line_through_the_values() -> None:
+    assert growth([10.0, 15.0, 20.0]) == pytest.approx(2)
+    assert growth([5.0] * 7) == pytest.approx(1)
+    assert growth([20.0, 15.0, 10.0]) == pytest.approx(0.5)
+    # One bad moment in the middle is no growth.
+    assert growth([10.0, 10.0, 90.0, 10.0, 10.0]) == pytest.approx(1)
+    assert all(math.isnan(growth(values)) for values in ([], [1.0], [0.0, 0.0], [-5.0, 5.0]))
+
+
 def test_cpu_time_is_of_the_window_only() -> None:
     spent = cpu_per_1000({"leader": 2.0}, {"leader": 3.0, "workers": 0.5}, 500)
     assert spent == {"leader": 2.0, "workers": 1.0}
@@ -68,6 +87,13 @@ def test_the_highest_bucket_is_of_the_window_only() -> None:
 def test_cpu_time_is_read_whatever_the_process_is_called() -> None:
     text = "17 (a b) c) S 1 17 17 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 4 0 99 1 1\n"
     assert cpu_of_stat(text, 100) == 3.0
+
+
+def test_what_became_of_an_offer_is_added_up_over_processes() -> None:
+    one = Outcomes(Counter(accepted=2, refused=1), [1.0, 2.0], [9.0], 3.0)
+    total = Outcomes(Counter(accepted=1), [4.0], [], 5.0)
+    total.add(json.loads(json.dumps(vars(one))))
+    assert total == Outcomes(Counter(accepted=3, refused=1), [4.0, 1.0, 2.0], [9.0], 5.0)
 
 
 def test_memory_is_what_no_file_has() -> None:
