@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import msgspec
+
+from orchestrator.engine.model import ExecutionKey
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of all commands."""
+
+
+def execution_of(command: Command) -> ExecutionKey | None:
+    """The execution that a command names."""
+    workflow_id = getattr(command, "workflow_id", "")
+    return (cast(Any, command).namespace, workflow_id) if workflow_id else None

@@ -7,9 +7,10 @@ For each log entry: `begin_entry`; `apply` for each command; `apply_message` whi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from orchestrator.engine import chain, commands, dedup, definition_commands, limits, messages, schema_commands
+from orchestrator.engine.command import execution_of
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.handlers import (
     again,
@@ -156,8 +157,7 @@ class Machine:
 
     def execution_needed(self, command: commands.AnyCommand) -> ExecutionKey | None:
         """The execution that must be hot, if it exists, before the command is applied."""
-        workflow_id = getattr(command, "workflow_id", "")
-        return (cast(Any, command).namespace, workflow_id) if workflow_id else None
+        return execution_of(command)
 
     def executions_needed(self, command: commands.AnyCommand) -> list[ExecutionKey]:
         """As `execution_needed`, and those that the command's messages will need: better read together than singly."""

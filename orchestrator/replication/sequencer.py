@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from orchestrator.codec.entries import EntryHeader, encode_command, join_entry
+from orchestrator.engine.command import execution_of
 from orchestrator.engine.commands import (
     AnyCommand,
     CloseSession,
@@ -27,11 +27,16 @@ from orchestrator.engine.commands import (
 from orchestrator.engine.results import AnyResult
 from orchestrator.replication.clock import LogClock
 from orchestrator.replication.errors import EntryTooLarge, NotLeader, OutcomeUnknown, Overloaded, Stopped
+from orchestrator.replication.turns import Owner, Taken, Turns
 
 PARTITION = 0
 NEVER_REFUSED = (CompleteTask, ReleaseTask, RecordHeartbeat, CloseSession, TerminateWorkflow)
 # Commits slower than this are worth overlapping.
 SLOW_COMMIT_SECONDS = 0.003
+# Commands of one execution: in an entry, and in all that are under way. Others wait for no more than these; and two
+# entries can overlap.
+EXECUTION_SHARE_OF_ENTRY = 32
+EXECUTION_SHARE_UNDER_WAY = 64
 
 
 class Appends(Protocol):
@@ -41,21 +46,23 @@ class Appends(Protocol):
 
 
 class _Waiting:
-    __slots__ = ("arrived_at", "data", "future", "is_start")
+    __slots__ = ("data", "future", "is_start")
 
-    def __init__(self, data: bytes, future: asyncio.Future[AnyResult], arrived_at: float, *, is_start: bool) -> None:
+    def __init__(self, data: bytes, future: asyncio.Future[AnyResult], *, is_start: bool) -> None:
         self.data = data
         self.future = future
-        self.arrived_at = arrived_at
         self.is_start = is_start
 
 
 class _InFlight:
-    __slots__ = ("appended_at", "futures", "term")
+    __slots__ = ("appended_at", "futures", "owners", "term")
 
-    def __init__(self, term: int, futures: list[asyncio.Future[AnyResult]], appended_at: float) -> None:
+    def __init__(
+        self, term: int, futures: list[asyncio.Future[AnyResult]], owners: Mapping[Owner, int], appended_at: float
+    ) -> None:
         self.term = term
         self.futures = futures
+        self.owners = owners
         self.appended_at = appended_at
 
 
@@ -86,7 +93,7 @@ class Sequencer:
         self._entry_commands_max = entry_commands_max
         self._entries_in_flight_max = entries_in_flight_max
         self._on_commit_seconds = on_commit_seconds
-        self._queue: deque[_Waiting] = deque()
+        self._queue = _new_queue()
         self._queue_bytes = 0
         self._starts = 0  # in the queue
         self._in_flight: dict[int, _InFlight] = {}
@@ -111,8 +118,9 @@ class Sequencer:
 
     @property
     def queue_age_ms(self) -> float:
-        """How long the first command of the queue has waited."""
-        return (self._monotonic() - self._queue[0].arrived_at) * 1000 if self._queue else 0.0
+        """How long that which goes into the next entry first has waited for its turn."""
+        since = self._queue.waiting_since
+        return 0.0 if since is None else (self._monotonic() - since) * 1000
 
     @property
     def in_flight(self) -> int:
@@ -134,6 +142,7 @@ class Sequencer:
         self._open = False
         self._refuse_waiting(leader)
         in_flight, self._in_flight = self._in_flight, {}
+        self._queue = _new_queue()
         for entry in in_flight.values():
             _fail_all(entry.futures, OutcomeUnknown())
 
@@ -157,6 +166,7 @@ class Sequencer:
         entry = self._in_flight.pop(index, None)
         if entry is None:
             return
+        self._queue.give_back(entry.owners, self._monotonic())
         if entry.term != term:
             # Another leader's entry took the place: ours can't be committed any more.
             _fail_all(entry.futures, NotLeader(None))
@@ -167,7 +177,7 @@ class Sequencer:
             for future, result in zip(entry.futures, results, strict=True):
                 if not future.done():
                     future.set_result(result)
-        if self._queue:
+        if self._queue.is_any_due:
             self._schedule_pump()
 
     def _put(
@@ -182,10 +192,10 @@ class Sequencer:
             raise NotLeader(None)
         data = encode_command(identity, command)
         limit = self._limit(command)
-        if not system and self._queue and self._queue_bytes + len(data) > limit:
+        if not system and self._queue_bytes and self._queue_bytes + len(data) > limit:
             raise Overloaded(f"{self._queue_bytes} bytes of commands are waiting; the limit is {limit}")
         is_start = isinstance(command, StartWorkflow)
-        self._queue.append(_Waiting(data, future, self._monotonic(), is_start=is_start))
+        self._queue.put(execution_of(command), _Waiting(data, future, is_start=is_start), self._monotonic())
         self._starts += is_start
         self._queue_bytes += len(data)
         self._schedule_pump()
@@ -208,46 +218,48 @@ class Sequencer:
 
     def _pump(self) -> None:
         self._pump_scheduled = False
-        while self._open and self._queue and len(self._in_flight) < self._depth():
-            batch, futures = self._take_batch()
+        while self._open and self._queue.is_any_due and len(self._in_flight) < self._depth():
+            batch, owners = self._take_batch()
+            futures = [item.future for item in batch]
             try:
                 header = EntryHeader(self._behaviour_level(), PARTITION, self._clock.next_ms(), self._node)
-                index, term = self._log.append(join_entry(header, batch))
-            except (NotLeader, Stopped) as error:
-                # Leadership is being handed over, which may fail, or is gone, and then `close` follows: what is in
-                # flight is not decided by this.
-                leader = error.leader if isinstance(error, NotLeader) else None
-                _fail_all(futures, NotLeader(leader))
-                self._refuse_waiting(leader)
-            except EntryTooLarge as error:
-                _fail_all(futures, error)
-            except BaseException:
-                _fail_all(futures, OutcomeUnknown())
-                self._schedule_pump()
-                raise
+                index, term = self._log.append(join_entry(header, [item.data for item in batch]))
+            except BaseException as error:  # noqa: BLE001 - raised again, unless it is a refusal
+                self._queue.give_back(owners, self._monotonic())
+                self._not_appended(futures, error)
             else:
-                self._in_flight[index] = _InFlight(term, futures, self._monotonic())
+                self._in_flight[index] = _InFlight(term, futures, owners, self._monotonic())
+
+    def _not_appended(self, futures: list[asyncio.Future[AnyResult]], error: BaseException) -> None:
+        if isinstance(error, EntryTooLarge):
+            _fail_all(futures, error)
+        elif isinstance(error, NotLeader | Stopped):
+            # Leadership is being handed over, which may fail, or is gone, and then `close` follows: what is in flight
+            # is not decided by this.
+            leader = error.leader if isinstance(error, NotLeader) else None
+            _fail_all(futures, NotLeader(leader))
+            self._refuse_waiting(leader)
+        else:
+            _fail_all(futures, OutcomeUnknown())
+            self._schedule_pump()
+            raise error
 
     def _refuse_waiting(self, leader: str | None) -> None:
-        waiting, self._queue = self._queue, deque()
+        waiting = self._queue.clear()
         self._queue_bytes = self._starts = 0
         for item in waiting:
             _fail(item.future, NotLeader(leader))
 
-    def _take_batch(self) -> tuple[list[bytes], list[asyncio.Future[AnyResult]]]:
-        batch: list[bytes] = []
-        futures: list[asyncio.Future[AnyResult]] = []
-        size = 0
-        while self._queue and len(batch) < self._entry_commands_max:
-            if batch and size + len(self._queue[0].data) > self._entry_bytes_max:
-                break
-            item = self._queue.popleft()
+    def _take_batch(self) -> Taken[_Waiting]:
+        taken = self._queue.take(self._entry_commands_max, self._entry_bytes_max, self._monotonic())
+        for item in taken.items:
             self._queue_bytes -= len(item.data)
             self._starts -= item.is_start
-            size += len(item.data)
-            batch.append(item.data)
-            futures.append(item.future)
-        return batch, futures
+        return taken
+
+
+def _new_queue() -> Turns[_Waiting]:
+    return Turns(share_of_entry=EXECUTION_SHARE_OF_ENTRY, share_under_way=EXECUTION_SHARE_UNDER_WAY)
 
 
 def _fail_all(futures: Sequence[asyncio.Future[AnyResult]], error: Exception) -> None:

@@ -25,7 +25,7 @@ from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import AnyResult, Polled
 from orchestrator.replication.clock import LogClock
 from orchestrator.replication.errors import EntryTooLarge, NotLeader, OutcomeUnknown, Overloaded, Stopped
-from orchestrator.replication.sequencer import Sequencer
+from orchestrator.replication.sequencer import EXECUTION_SHARE_OF_ENTRY, EXECUTION_SHARE_UNDER_WAY, Sequencer
 
 DEADLINE_S = 10.0
 
@@ -226,6 +226,45 @@ async def test_an_entry_closes_at_its_size_and_one_command_above_it_goes_alone()
     for task in tasks:
         await outcome(task)
     assert (sequencer.queue_bytes, sequencer.queue_commands, sequencer.queue_age_ms) == (0, 0, 0.0)
+
+
+async def test_results_of_one_execution_keep_nobody_else_waiting() -> None:
+    """A thousand are there before another command: it is in the next entry all the same."""
+    bench = Bench()
+    sequencer = bench.sequencer(entry_commands_max=1_000, entries_in_flight_max=4)
+    many = [submit(sequencer, completion()) for _ in range(1_000)]
+    await turn()
+    bench.now += 1  # so that slow commits overlap
+    apply(sequencer, bench.log, 0)
+    await turn()
+    assert len(bench.log.commands(0)) == EXECUTION_SHARE_OF_ENTRY
+    under_way = sum(len(bench.log.commands(position)) for position in range(1, len(bench.log.entries)))
+    assert under_way == EXECUTION_SHARE_UNDER_WAY
+    other = submit(sequencer, start())
+    await turn()
+    assert bench.log.commands(len(bench.log.entries) - 1) == [start()]
+    position = 1
+    while position < len(bench.log.entries):
+        apply(sequencer, bench.log, position)
+        await turn()
+        position += 1
+    assert [type(await outcome(task)) for task in (*many, other)] == [Polled] * 1_001
+    assert position > 1_000 / EXECUTION_SHARE_OF_ENTRY
+
+
+async def test_what_was_not_appended_is_under_way_no_longer() -> None:
+    bench = Bench()
+    sequencer = bench.sequencer(entry_commands_max=1_000)
+    for refused in (NotLeader("n2"), EntryTooLarge("too large")):
+        bench.log.refuse = refused
+        tasks = [submit(sequencer, completion()) for _ in range(EXECUTION_SHARE_UNDER_WAY)]
+        await turn(2 * len(tasks))
+        assert [type(await outcome(task)) for task in tasks] == [type(refused)] * len(tasks)
+    bench.log.refuse = None
+    task = submit(sequencer, completion())
+    await turn()
+    apply(sequencer, bench.log, 0)
+    assert isinstance(await outcome(task), Polled)
 
 
 async def test_starts_are_refused_first_other_commands_at_the_limit_completions_never() -> None:
