@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, cast
 
+import msgspec
 from msgspec.structs import replace
 
 from orchestrator.engine.definitions.expansion import compile_body, compile_forked, compile_spread
@@ -52,9 +53,13 @@ def node_at(plan: Plan, hot: ExecutionState, base: str, expansion: int) -> TaskN
     if not expansion:
         return plan.nodes[base]
     row = hot.expansions[expansion]
-    if row.kind is ExpansionKind.SPREAD:
-        return replace(_spread(hot, row)[0], reference=base)
-    return plan_at(plan, hot, expansion).nodes[base]
+    if row.kind is not ExpansionKind.SPREAD:
+        return plan_at(plan, hot, expansion).nodes[base]
+    # A step asks again and again for the same one.
+    made = cast(TaskNode | None, hot.derived.get(("node", expansion)))
+    if made is None or made.reference != base:
+        made = hot.derived["node", expansion] = replace(_spread(hot, row)[0], reference=base)
+    return made
 
 
 def undo_of(plan: Plan, hot: ExecutionState, record: SagaRecord) -> TaskNode:
@@ -81,7 +86,8 @@ def plan_at(plan: Plan, hot: ExecutionState, expansion: int) -> Plan:
 
 def forget(hot: ExecutionState, expansion: int, base: str) -> None:
     """The expansion is gone, and with it what was derived from it. `base`: the reference of what was expanded."""
-    for key in (*((kind, expansion) for kind in ("plan", "spread", "forked", "inputs")), ("body", expansion, base)):
+    kinds = ("plan", "spread", "node", "forked", "inputs")
+    for key in (*((kind, expansion) for kind in kinds), ("body", expansion, base)):
         hot.derived.pop(key, None)
 
 
@@ -131,30 +137,28 @@ def given_input(hot: ExecutionState, place: Place) -> bytes:
     if not place.expansion or place.node.parent is not None:
         return b"{}"
     row = hot.expansions[place.expansion]
-    if row.kind is ExpansionKind.FORKED:
-        inputs = _inputs(hot, row)
-        given = inputs.get(place.node.reference, b"{}")
+    inputs = _inputs(hot, row)
+    if isinstance(inputs, dict):
+        given = bytes(inputs.get(place.node.reference, b"{}"))
         return given if is_json_object(given) else b"{}"
     position = int(place.node.reference[len(_spread(hot, row)[1]) :])
-    return _inputs(hot, row)[str(position)]
+    return _indexed(inputs[position], position)
 
 
-def _inputs(hot: ExecutionState, row: Expansion) -> dict[str, bytes]:
+def _inputs(hot: ExecutionState, row: Expansion) -> dict[str, msgspec.Raw] | list[msgspec.Raw]:
+    """By reference, or by position."""
     key = ("inputs", row.number)
     made = hot.derived.get(key)
     if made is None:
         text = hot.load(row.inputs)
-        if row.kind is ExpansionKind.FORKED:
-            made = {reference: bytes(value) for reference, value in fields_of(text).items()}
-        else:
-            made = {str(at): _indexed(bytes(value), at) for at, value in enumerate(elements_of(text))}
-        hot.derived[key] = made
-    return cast(dict[str, bytes], made)
+        made = hot.derived[key] = fields_of(text) if row.kind is ExpansionKind.FORKED else elements_of(text)
+    return cast(dict[str, msgspec.Raw] | list[msgspec.Raw], made)
 
 
-def _indexed(value: bytes, position: int) -> bytes:
-    fields = dict(fields_of(value)) if is_json_object(value) else {"input": value}
-    return assemble_object([*((key, bytes(field)) for key, field in fields.items()), ("__index", b"%d" % position)])
+def _indexed(value: msgspec.Raw, position: int) -> bytes:
+    text = bytes(value)
+    fields = fields_of(text) if is_json_object(text) else {"input": value}
+    return assemble_object([*fields.items(), ("__index", b"%d" % position)])
 
 
 # --- around an attempt
