@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from orchestrator.engine.messages import ClearExecution, Message
+from orchestrator.engine.messages import ClearExecution, ContinueExecution, Message
 from orchestrator.engine.model import ExecutionKey, RowKey
 
 
@@ -19,6 +19,7 @@ class Deliveries:
         self._messages = messages
         self._numbers: list[int] = []
         self._clearing: dict[ExecutionKey, int] = {}  # how many ClearExecutions there are of it
+        self._continuing: dict[ExecutionKey, int] = {}  # ... of ContinueExecutions
         self._waiting: dict[ExecutionKey, list[int]] = {}
 
     def changed(self, number: int, old: Message | None, new: Message | None) -> None:
@@ -29,6 +30,15 @@ class Deliveries:
             if isinstance(message, ClearExecution):
                 key = _key(message)
                 self._clearing[key] = self._clearing.get(key, 0) + by
+            elif isinstance(message, ContinueExecution):
+                key = _key(message)
+                count = self._continuing[key] = self._continuing.get(key, 0) + by
+                if not count:
+                    del self._continuing[key]
+
+    def is_continued(self, key: ExecutionKey) -> bool:
+        """Whether a ContinueExecution is in the inbox for it."""
+        return key in self._continuing
 
     def next(self) -> int | None:
         """The number of the message at the head; None if there is none, or all wait."""

@@ -31,7 +31,7 @@ SCHEMAS = 5_000
 SCHEMAS_BYTES = 64 * 1024 * 1024
 SCHEMA_BYTES = 256 * 1024  # which is what an evaluator takes
 
-TRANSITIONS_PER_STEP = 256
+TRANSITIONS_PER_STEP = 64
 # By whoever comes while something is left to do, which a message sees to: an entry has up to a thousand such commands.
 TRANSITIONS_BESIDE = 4
 TIMERS_PER_COMMAND = 256
@@ -40,8 +40,8 @@ PURGED_PER_COMMAND = 1000
 RETENTION = 2**53
 MESSAGES_PER_ENTRY = 1000
 # After so many rows have been changed by an entry's messages, the others wait for the next entry: what an entry has
-# changed is hashed, stored and told at once, and other commands wait until it is applied.
-ROWS_CHANGED_PER_ENTRY = 4_096
+# changed is hashed and told at once, and other commands wait until it is applied.
+ROWS_CHANGED_PER_ENTRY = 256
 REQUESTS_DROPPED_PER_ENTRY = 64
 
 REQUEST_WINDOW_MS = 600_000

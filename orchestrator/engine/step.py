@@ -55,6 +55,7 @@ class Step:
         "freed_sessions",
         "hot",
         "ids",
+        "is_beside",
         "key",
         "now",
         "queued",
@@ -84,6 +85,7 @@ class Step:
         self.tasks_before: dict[int, TaskAttempt | None] = {}
         self.undo: dict[tuple[Table, RowKey], Any] = {}
         self.budget = limits.TRANSITIONS_PER_STEP
+        self.is_beside = False  # the execution has something left to do, which a message sees to
         self.agenda: deque[AgendaItem] = deque()
         self.undo_agenda: deque[int] = deque()
         self.ready_queues: dict[QueueKey, None] = {}
@@ -116,6 +118,7 @@ class Step:
         if self.x.undo_agenda:
             self.undo_agenda.extend(self.x.undo_agenda)
         if self.x.agenda or self.x.ending is not None:
+            self.is_beside = True
             self.budget = min(self.budget, limits.TRANSITIONS_BESIDE)
 
     def require(self, namespace: str, workflow_id: str) -> None:

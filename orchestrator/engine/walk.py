@@ -30,7 +30,14 @@ def drain(step: Step) -> None:
     if step.x.status is WorkflowStatus.COMPENSATING and step.x.ending is None:
         saga.proceed(step)
     if step.budget <= 0 and _has_more(step):
-        step.send(ContinueExecution(step.x.namespace, step.x.workflow_id))
+        _go_on_later(step)
+
+
+def _go_on_later(step: Step) -> None:
+    """A message sees to what is left; one is enough."""
+    key = (step.x.namespace, step.x.workflow_id)
+    if not step.state.deliveries.is_continued(key):
+        step.send(ContinueExecution(*key))
 
 
 def _has_more(step: Step) -> bool:
@@ -44,14 +51,23 @@ def _has_more(step: Step) -> bool:
 
 
 def _work_off(step: Step) -> None:
+    put_off: list[AgendaItem] = []
     try:
         while step.agenda and step.budget > 0:
-            _do(step, step.agenda.popleft())
+            item = step.agenda.popleft()
+            if step.is_beside and item[0] == AgendaKind.EXPAND:
+                # As many results come as branches were made: each of them would make more.
+                put_off.append(item)
+                continue
+            _do(step, item)
             if step.is_over or step.x.status is not WorkflowStatus.RUNNING:
                 return
     except attempts.TooManyTasks as error:
         outcomes.end_badly(step, WorkflowStatus.FAILED, str(error))
         return
+    if put_off:
+        step.agenda.extend(put_off)
+        _go_on_later(step)
     if not step.agenda and step.x.open_branches == 0 and step.x.open_tasks == 0:
         _complete(step)
 

@@ -28,7 +28,7 @@ from orchestrator.replication.ports import Clock
 
 logger = logging.getLogger(__name__)
 
-TURN_SECONDS = 0.005
+TURN_SECONDS = 0.002
 EVICTIONS_PER_ENTRY_MAX = 256
 
 

@@ -237,7 +237,7 @@ def test_any_run_is_cleared_alike_in_small_steps(
 
 
 def test_thousands_of_tasks_are_cleared_a_few_at_a_time(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No step removes or reads anew more than 256 attempts, however many there are."""
+    """No step removes or reads anew more than its bound of attempts, however many there are."""
     count = 3_500
     loop = element("DO_WHILE", "l", items=list(range(count)), loopOver=[element("NOOP", "n")])
     begin(driver, simple("a"), loop, simple("b"))

@@ -119,7 +119,7 @@ def test_a_permissive_failure_in_a_dynamic_fork_counts_in_the_end(driver: Driver
     assert driver.header().reason.endswith("and reason: 'no'")
 
 
-def test_a_step_makes_at_most_256_transitions_and_a_later_one_goes_on(driver: Driver) -> None:
+def test_a_step_makes_at_most_so_many_transitions_and_a_later_one_goes_on(driver: Driver) -> None:
     """Synchronous tasks repeat until no change, bounded by what one step may do."""
     begin(driver, *[element("NOOP", f"n{number}") for number in range(700)], simple("a"))
     driver.give("a")

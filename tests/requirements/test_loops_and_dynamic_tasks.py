@@ -22,6 +22,7 @@ from orchestrator.engine.commands import (
     TerminateWorkflow,
 )
 from orchestrator.engine.explain import explain
+from orchestrator.engine.messages import ContinueExecution
 from orchestrator.engine.model import SessionKind, TaskStatus, WorkflowStatus
 from tests.engine.driver import Driver, simple, workflow
 from tests.requirements.elements import TRUTHS, begin, element, fork, shown_input, switch, text
@@ -616,9 +617,9 @@ def test_a_large_fork_is_made_in_slices(driver: Driver) -> None:
 
 
 def test_results_that_come_while_a_fork_is_made_do_not_make_the_rest_of_it(driver: Driver) -> None:
-    """An entry has many commands: each goes on a little with what is left to do, and a message sees to the rest."""
+    """An entry has many commands: they leave the making of branches to the one message that sees to it."""
     driver.check = False
-    count, given = 5_000, 250
+    count, given = 2_000, 50
     driver.ok(OpenSession("many", SessionKind.STREAM, "default", "", "many", ("a",), given, 10_000))
     driver.register(workflow("flow", *dynamic_fork({"forkTaskName": "a", "forkTaskInputs": list(range(count))})))
     driver.index += 1
@@ -636,7 +637,9 @@ def test_results_that_come_while_a_fork_is_made_do_not_make_the_rest_of_it(drive
         )
         driver.machine.apply(result)
     driver.machine.end_entry(b"")
-    assert 0 < len(driver.hot().tasks) - made <= given * limits.TRANSITIONS_BESIDE
+    assert len(driver.hot().tasks) == made + 1  # the JOIN
+    assert [type(message) for message in driver.state.messages.values()] == [ContinueExecution]
+    driver.verify()
     driver.entry()
     for position in range(given, count):
         driver.give(f"_a_{position}", b'{"r":1}')
@@ -644,6 +647,32 @@ def test_results_that_come_while_a_fork_is_made_do_not_make_the_rest_of_it(drive
     driver.verify()
     assert driver.header().status is WorkflowStatus.COMPLETED
     assert len(text(driver, "j")) == count
+
+
+def test_a_fork_that_is_paused_while_it_is_made_is_made_on_resuming(driver: Driver) -> None:
+    driver.check = False
+    count = 300
+    driver.ok(OpenSession("many", SessionKind.STREAM, "default", "", "many", ("a",), 2 * count, 10_000))
+    driver.register(workflow("flow", *dynamic_fork({"forkTaskName": "a", "forkTaskInputs": list(range(count))})))
+    driver.messages_per_entry = 1
+    driver.index += 1
+    driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+    driver.machine.apply(StartWorkflow("default", "flow", 0, "w", IfExists.FAIL, b"{}"))
+    driver.machine.apply(PauseWorkflow(*ONE))
+    driver.machine.end_entry(b"")
+    driver.entry()
+    driver.verify()
+    made = len(driver.hot().tasks)
+    assert made < count and not driver.state.messages
+    driver.check = True
+    driver.ok(ResumeWorkflow(*ONE))
+    assert len(driver.hot().tasks) == count + 2
+    driver.check = False
+    for position in range(count):
+        driver.give(f"_a_{position}", b'{"r":1}')
+    driver.check = True
+    driver.verify()
+    assert driver.header().status is WorkflowStatus.COMPLETED
 
 
 def test_what_was_forked_is_undone(driver: Driver) -> None:

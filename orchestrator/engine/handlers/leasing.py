@@ -68,7 +68,7 @@ def _was_leased(attempt: TaskAttempt) -> bool:
 
 def continue_execution(step: Step, message: ContinueExecution) -> AnyResult:
     step.open(message.namespace, message.workflow_id)
-    step.budget = limits.TRANSITIONS_PER_STEP
+    step.budget, step.is_beside = limits.TRANSITIONS_PER_STEP, False
     return Done()
 
 
