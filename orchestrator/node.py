@@ -19,6 +19,7 @@ from orchestrator.config import Address, Config
 from orchestrator.engine.commands import AnyCommand, RequestIdentity, StartWorkflow
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
+from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult
 from orchestrator.engine.state import State
 from orchestrator.replication import identity as identities
@@ -299,6 +300,7 @@ class Node:
                 live_executions=lambda: self._machine().state.meta.live_executions,
                 dirty_bytes=lambda: self._flusher.dirty_bytes,
                 free_disk_bytes=self._free_disk_bytes,
+                pending_events=lambda: len(self._machine().state.resident[Table.EVENT]),
             ),
             on_refused=lambda reason: self.metrics.refused_starts.labels(reason).inc(),
         )

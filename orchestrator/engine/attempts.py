@@ -192,8 +192,11 @@ def make_ready(step: Step, attempt: TaskAttempt) -> None:
 
 def skip(step: Step, place: Place, output: Payload) -> TaskAttempt:
     """The task is left out: an attempt that has ended before it began. Raises TooManyTasks."""
+    told = len(step.told)
     made = create(step, place, afresh=True, given=b"{}")
     assert made is not None
+    # It is left out, and not scheduled.
+    del step.told[told:]
     return finish(step, made[0], TaskStatus.SKIPPED, output=output, follow=False)
 
 

@@ -90,6 +90,7 @@ def start_within(
         root=root,
         depth=depth,
         parent_task=parent_task,
+        tells=plan.tells,
     )
     _begin(step, header, plan, given, is_known=is_known)
     return Started(header.workflow_id, existing=False)
@@ -177,6 +178,7 @@ def take_definition(step: Step, bundled: Bundled) -> None:
         retention_ms=definition.retention_ms,
         retention_count=definition.retention_count,
         masked_fields=definition.masked_fields,
+        tells=step.x.tells or plan.tells,
     )
     step.plan_changed()
 

@@ -50,7 +50,7 @@ def expand_fork(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) 
         tasks, inputs = _pair(fields, node.dynamic_fork)
     _check_count(len(tasks))
     path = node.dynamic_fork.tasks or node.dynamic_fork.both
-    document, references = write_forked(tasks, path, *_registered(step))
+    document, references = write_forked(tasks, path, step.x.name, *_registered(step))
     _check_names(step, attempt, references)
     return _keep(step, attempt, ExpansionKind.FORKED, document, len(tasks), inputs)
 
@@ -157,5 +157,6 @@ def _keep(
     number = step.x.next_number
     row = Expansion(number, kind, attempt.sequence, count, len(attempt.iterations), *kept)
     step.write(Table.EXPANSION, (step.x.namespace, step.x.workflow_id, number), row)
-    step.change(next_number=number + 1)
+    # It may bring tasks that announce something where the definition has none.
+    step.change(next_number=number + 1, tells=step.x.tells or b'"onStateChange"' in document)
     return step.put_task(replace(attempt, expanded=number))

@@ -268,6 +268,7 @@ class Execution(Row, frozen=False):  # type: ignore[misc]  # as above
     parent_task: str = ""  # of a sub-workflow: the id of the parent's attempt
     # Attempts elsewhere that wait for its end, without having started it: (workflow id, sequence).
     joined_by: tuple[tuple[str, int], ...] = ()
+    tells: bool = False  # some of its tasks announce changes of their state
 
 
 class TaskAttempt(Row, frozen=True):

@@ -67,7 +67,8 @@ def undo_of(plan: Plan, hot: ExecutionState, record: SagaRecord) -> TaskNode:
     node = node_at(plan, hot, record.reference, record.expansion)
     if record.child:
         undoing = f"{record.reference}__compensation"
-        return replace(node, reference=undoing, input=_NOTHING, retry=RetryPolicy(0), timeouts=_NO_TIMEOUTS)
+        changed = {"input": _NOTHING, "retry": RetryPolicy(0), "timeouts": _NO_TIMEOUTS, "announcements": {}}
+        return replace(node, reference=undoing, **changed)
     assert node.compensate_with is not None
     return node.compensate_with
 

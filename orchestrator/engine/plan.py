@@ -36,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
     permissive: tuple[str, ...]  # permissive tasks that are not optional
     # (FORK_JOIN, branch) -> what JOINs wait for that stands somewhere in the branch
     joined_in: dict[tuple[str, int], tuple[Joined, ...]]
+    tells: bool = False  # whether any task announces changes of its state
     of: CompiledDefinition | None = None  # None: of an expansion
 
     @property
@@ -89,6 +90,9 @@ def make_plan(nodes: dict[str, TaskNode]) -> Plan:
         undoes={node.reference: node.compensate_with for node in nodes.values() if node.compensate_with is not None},
         permissive=tuple(node.reference for node in nodes.values() if node.permissive and not node.optional),
         joined_in={key: tuple(references) for key, references in joined_in.items()},
+        tells=any(
+            one.announcements for node in nodes.values() for one in (node, node.compensate_with) if one is not None
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from orchestrator.engine.identifiers import Identifiers
 from orchestrator.engine.results import AnyResult, Code, Rejected
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Changed, Step
-from orchestrator.engine.triggers import schedules
+from orchestrator.engine.triggers import events, schedules
 
 T = TypeVar("T")
 
@@ -80,6 +80,8 @@ def _finish(step: Step) -> None:
         idempotency.follow(step)
         schedules.follow_again(step)
     leases.match(step)
+    if step.told or step.has_new_status:
+        events.tell_changes(step)
     step.write_header()
 
 

@@ -11,7 +11,8 @@ from collections import deque
 from copy import copy
 from typing import Any, cast
 
-from orchestrator.engine import limits
+from orchestrator.engine import announcing, limits
+from orchestrator.engine.announcing import Told
 from orchestrator.engine.effects import AnyEffect, ExecutionChanged, ExecutionDeleted
 from orchestrator.engine.errors import being_cleared, not_found
 from orchestrator.engine.execution_state import ExecutionState
@@ -64,6 +65,7 @@ class Step:
         "removed",
         "state",
         "tasks_before",
+        "told",
         "undo",
         "undo_agenda",
         "x",
@@ -93,6 +95,7 @@ class Step:
         self.freed_names: dict[tuple[str, str], None] = {}  # (namespace, task name) of leases that are gone
         self.rated: dict[tuple[str, str], None] = {}  # (namespace, task name) of what was handed out
         self.queued: list[int] = []
+        self.told: list[Told] = []  # events to be raised at the end of the step
         self._header: Execution | None = None
         self._meta = state.meta
         self._plan: Plan | None = None
@@ -178,6 +181,14 @@ class Step:
         return self.x.status in WORKFLOW_TERMINAL or self.x.ending is not None
 
     @property
+    def has_new_status(self) -> bool:
+        """Whether the execution, which is not gone, has another status than before the step, or than at its start."""
+        if self.key is None:
+            return False
+        before = WorkflowStatus.RUNNING if self._header is None else self._header.status
+        return self.x.status is not before
+
+    @property
     def goes_on_after_end(self) -> bool:
         """Whether the execution had ended before the step, and goes on."""
         if self._header is None or self._header.status not in WORKFLOW_TERMINAL:
@@ -192,7 +203,12 @@ class Step:
         self.undo.setdefault((table, key), old)
 
     def put_task(self, attempt: TaskAttempt) -> TaskAttempt:
-        self.tasks_before.setdefault(attempt.sequence, self.hot.put_task(attempt.sequence, attempt))
+        before = self.hot.put_task(attempt.sequence, attempt)
+        self.tasks_before.setdefault(attempt.sequence, before)
+        if self.x.tells:
+            told = announcing.of_task(self.plan, self.hot, self.x, self.state.triggers, before, attempt)
+            self.told += told
+            self.budget -= len(told)
         return attempt
 
     def remove_task(self, attempt: TaskAttempt) -> None:

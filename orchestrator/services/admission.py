@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.engine import limits
 from orchestrator.replication.errors import Overloaded
 
 
@@ -17,6 +18,8 @@ class AdmissionLimits:
     live_executions_max: int
     dirty_bytes_max: int
     free_disk_bytes_min: int
+    # What executions tell of themselves is never refused.
+    pending_events_max: int = limits.EVENTS
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class AdmissionReadings:
     live_executions: Callable[[], int]
     dirty_bytes: Callable[[], int]
     free_disk_bytes: Callable[[], int]
+    pending_events: Callable[[], int]
 
 
 class Admission:
@@ -42,16 +46,18 @@ class Admission:
 
     def check(self) -> None:
         """Raises Overloaded, naming what ran short."""
-        limits, now = self._limits, self._readings
+        most, now = self._limits, self._readings
         for name, short, value, limit in (
-            ("queue_age", now.queue_age_ms() > limits.queue_age_ms_max, now.queue_age_ms(), limits.queue_age_ms_max),
-            ("pending_starts", now.pending_starts() >= limits.pending_starts_max, now.pending_starts(),
-             limits.pending_starts_max),
-            ("live_executions", now.live_executions() >= limits.live_executions_max, now.live_executions(),
-             limits.live_executions_max),
-            ("dirty_bytes", now.dirty_bytes() > limits.dirty_bytes_max, now.dirty_bytes(), limits.dirty_bytes_max),
-            ("free_disk", now.free_disk_bytes() < limits.free_disk_bytes_min, now.free_disk_bytes(),
-             limits.free_disk_bytes_min),
+            ("queue_age", now.queue_age_ms() > most.queue_age_ms_max, now.queue_age_ms(), most.queue_age_ms_max),
+            ("pending_starts", now.pending_starts() >= most.pending_starts_max, now.pending_starts(),
+             most.pending_starts_max),
+            ("live_executions", now.live_executions() >= most.live_executions_max, now.live_executions(),
+             most.live_executions_max),
+            ("dirty_bytes", now.dirty_bytes() > most.dirty_bytes_max, now.dirty_bytes(), most.dirty_bytes_max),
+            ("free_disk", now.free_disk_bytes() < most.free_disk_bytes_min, now.free_disk_bytes(),
+             most.free_disk_bytes_min),
+            ("pending_events", now.pending_events() >= most.pending_events_max, now.pending_events(),
+             most.pending_events_max),
         ):
             if short:
                 self._on_refused(name)

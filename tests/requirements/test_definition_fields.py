@@ -42,8 +42,8 @@ CONDUCTOR = {
 }
 UNIMPLEMENTED = {
     "task definition": {"baseType", "runtimeMetadata"},
-    "workflow": {"workflowStatusListenerSink", "cacheConfig"},
-    "task": {"joinStatus", "cacheConfig", "onStateChange"},
+    "workflow": {"cacheConfig"},
+    "task": {"joinStatus", "cacheConfig"},
 }
 
 

@@ -14,6 +14,7 @@ from orchestrator.engine.definitions.model import (
     OUTPUT_CHECK,
     STRUCTURAL,
     UNCHECKED,
+    Announcements,
     CompiledDefinition,
     Loop,
     RetryPolicy,
@@ -39,7 +40,7 @@ def compile_definition(
     workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinition], gathered: bytes
 ) -> CompiledDefinition:
     """`tasks`: the registered task definitions that the workflow names; `gathered`: the registered schemas."""
-    compiler = Compiler(workflow.inputs, workflow.references, tasks, gathered)
+    compiler = Compiler(workflow.inputs, workflow.references, tasks, gathered, workflow.announcements)
     compiler.sequence(workflow.elements, None, 0, 0)
     first = workflow.elements[0].reference
     compiler.nodes.update((node.reference, node) for node in _checks(workflow, gathered, first))
@@ -63,6 +64,7 @@ def compile_definition(
         failure_version=workflow.failure_version,
         rate_limit=workflow.rate_limit,
         masked_fields=workflow.masked_fields,
+        status_event=workflow.status_event,
     )
 
 
@@ -93,12 +95,14 @@ class Compiler:
         references: frozenset[str] | None,
         tasks: Mapping[str, TaskDefinition],
         gathered: bytes,
+        announcements: Mapping[str, Announcements],
     ) -> None:
         self.nodes: dict[str, TaskNode] = {}
         self._inputs = inputs
         self._references = references
         self._tasks = tasks
         self._gathered = gathered
+        self._announcements = announcements
 
     def sequence(self, elements: tuple[Element, ...], parent: str | None, branch: int, loops: int) -> None:
         """`loops`: how many are around it."""
@@ -162,6 +166,7 @@ class Compiler:
             sink=element.sink,
             limits=NO_LIMITS if element.definition is None else element.definition.limits,
             queue=_queue(element, definition),
+            announcements=self._announcements.get(element.reference, {}),
             input_schema=resolve(schemas.input, self._gathered),
             output_schema=resolve(schemas.output, self._gathered),
         )

@@ -27,13 +27,13 @@ from orchestrator.engine.definitions.operators import (
     read_decision,
     read_dynamic_fork,
     read_script,
-    read_sink,
     read_sub_workflow,
     read_switch,
     reported_type,
     task_type,
 )
 from orchestrator.engine.definitions.schemas import SchemaUse
+from orchestrator.engine.definitions.sinks import Announced, check_event, events_of, read_announcements, read_sink
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task
 from orchestrator.engine.expressions import assemble_object, elements_of, fields_of, merge_objects, text_of
 
@@ -44,7 +44,7 @@ STEP_RECORD = b'{"step":{"input":"${step.input}","output":"${step.output}"}}'
 
 _COMMON = (
     "name taskReferenceName type inputParameters startDelay optional permissive retryCount taskDefinition"
-    " description metadata asyncComplete"
+    " description metadata asyncComplete onStateChange"
     # Of an earlier day of Conductor: nobody reads it any more.
     " callbackFromWorker"
 ).split()
@@ -64,7 +64,7 @@ _OF_TYPES = {
     TaskType.SUB_WORKFLOW: ["subWorkflowParam"],
     TaskType.EVENT: ["sink"],
 }
-_UNBUILT = "joinStatus cacheConfig onStateChange".split()
+_UNBUILT = "joinStatus cacheConfig".split()
 _OF_ANY = frozenset(key for keys in _OF_TYPES.values() for key in keys)
 # Of another type they say nothing, and editors leave them there. All others are work that would not be done.
 _SAYS_NOTHING = frozenset(
@@ -112,6 +112,7 @@ class Element(msgspec.Struct, frozen=True):
     dynamic_fork: DynamicFork | None = None
     async_complete: bool = False
     sink: str = ""
+    announced: tuple[Announced, ...] = ()
 
     def branches(self) -> list[tuple[Element, ...]]:
         return [*self.cases.values(), self.default, *self.forks, self.body]
@@ -131,6 +132,15 @@ def used_schemas(elements: tuple[Element, ...]) -> list[SchemaUse]:
     """By the inline task definitions of the elements and of everything in their branches."""
     definitions = [element.definition for element in subtree(elements) if element.definition is not None]
     return [use for definition in definitions for use in definition.schemas.uses()]
+
+
+def check_events(workflow: str, elements: list[Element]) -> None:
+    """Refuses tasks whose events nobody could publish."""
+    for element in elements:
+        for one in (element, element.compensation):
+            if one is not None:
+                for event, path in events_of(workflow, one.reference, one.sink, one.announced):
+                    check_event(event, path or f"{one.path}.sink")
 
 
 class ElementReader:
@@ -233,6 +243,7 @@ class ElementReader:
             reported=reported_type(fields),
             # A worker says itself when it is done.
             async_complete=fields.flag("asyncComplete") and kind in _ASYNC,
+            announced=read_announcements(fields),
         )
 
     def _compensation(self, raw: bytes, path: str, step: str) -> Element:

@@ -12,11 +12,11 @@ import msgspec
 from msgspec.structs import replace
 
 from orchestrator.engine.definitions.compile import Compiler
-from orchestrator.engine.definitions.elements import Element, ElementReader, subtree, used_schemas
+from orchestrator.engine.definitions.elements import Element, ElementReader, check_events, subtree, used_schemas
 from orchestrator.engine.definitions.errors import DefinitionInvalid, quoted
 from orchestrator.engine.definitions.exclusive import check_exclusive_joins
 from orchestrator.engine.definitions.model import TaskNode, TaskType
-from orchestrator.engine.definitions.parse import read_inputs, validate_task
+from orchestrator.engine.definitions.parse import announcements_of, read_inputs, validate_task
 from orchestrator.engine.definitions.schemas import SchemaTexts, gather, used_by_task
 from orchestrator.engine.expressions import (
     assemble_array,
@@ -58,7 +58,8 @@ def _compile(elements: list[Element], fields: Mapping[str, msgspec.Raw], loops: 
     check_exclusive_joins(tuple(elements))
     everything = subtree(tuple(elements))
     tasks = {name: validate_task(bytes(raw)).definition for name, raw in fields_of(fields["definitions"]).items()}
-    compiler = Compiler(read_inputs(everything, None), None, tasks, bytes(fields.get("schemas", b"{}")))
+    told = announcements_of(everything, None)
+    compiler = Compiler(read_inputs(everything, None), None, tasks, bytes(fields.get("schemas", b"{}")), told)
     for branch, element in enumerate(elements):
         compiler.sequence((element,), None, branch, loops)
     return compiler.nodes
@@ -68,10 +69,11 @@ def _compile(elements: list[Element], fields: Mapping[str, msgspec.Raw], loops: 
 
 
 def write_forked(
-    tasks: list[bytes], path: str, registered: Mapping[str, bytes], schemas: SchemaTexts
+    tasks: list[bytes], path: str, workflow: str, registered: Mapping[str, bytes], schemas: SchemaTexts
 ) -> tuple[bytes, list[str]]:
-    """(document, every reference in it)"""
+    """(document, every reference in it). `workflow`: the name of the definition whose tasks they are."""
     elements = _read(tasks, path)
+    check_events(workflow, subtree(tuple(elements)))
     document = assemble_object(
         [("tasks", assemble_array([compact(task) for task in tasks])), *_named(elements, registered, schemas)]
     )
@@ -153,4 +155,5 @@ def compile_body(document: bytes, node: TaskNode) -> TaskNode:
         next=node.next,
         parent=node.parent,
         branch=node.branch,
+        announcements=node.announcements,
     )

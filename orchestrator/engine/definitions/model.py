@@ -161,6 +161,26 @@ class DynamicFork(msgspec.Struct, frozen=True):
     both: str = ""
 
 
+class Change(StrEnum):
+    """The changes of a task's state that `onStateChange` may tell."""
+
+    SCHEDULED = "onScheduled"
+    STARTED = "onStart"
+    SUCCEEDED = "onSuccess"
+    FAILED = "onFailed"
+    CANCELLED = "onCancelled"
+
+
+class Announcement(msgspec.Struct, frozen=True):
+    """An event that tells a change."""
+
+    type: str
+    payload: Template
+
+
+Announcements = dict[Change, tuple[Announcement, ...]]
+
+
 class TaskNode(msgspec.Struct, frozen=True):
     """One element of a definition, or one compensation."""
 
@@ -195,6 +215,7 @@ class TaskNode(msgspec.Struct, frozen=True):
     sink: str = ""  # EVENT
     limits: TaskLimits = NO_LIMITS  # of the inline task definition
     queue: str = ""  # of a worker's task: where it waits, if that is not called like the task
+    announcements: Announcements = {}
     # What its payloads have to keep.
     input_schema: PayloadSchema | None = None
     output_schema: PayloadSchema | None = None
@@ -223,3 +244,4 @@ class CompiledDefinition(msgspec.Struct, frozen=True):
     failure_version: int = 0
     rate_limit: RateLimit | None = None
     masked_fields: tuple[str, ...] = ()  # dotted paths
+    status_event: str = ""  # by which its statuses are told

@@ -138,18 +138,6 @@ def read_dynamic_fork(fields: Fields, parameters: Fields) -> DynamicFork:
     return DynamicFork(tasks, inputs, both)
 
 
-INTERNAL_SINK = "conductor"
-
-
-def read_sink(fields: Fields) -> str:
-    """Where an EVENT goes: `conductor`, or `conductor:<name>`."""
-    sink = fields.name("sink")
-    kind = sink.partition(":")[0]
-    if kind != INTERNAL_SINK:
-        raise fields.unimplemented("sink", f"sinks of kind {quoted(kind)} are not supported yet, conductor is")
-    return sink
-
-
 _SUB_WORKFLOW = "name version taskToDomain workflowDefinition idempotencyKey idempotencyStrategy priority".split()
 # As they are shown in the input of the task.
 _SHOWN = {

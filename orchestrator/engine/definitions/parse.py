@@ -9,15 +9,16 @@ from functools import lru_cache
 
 import msgspec
 
-from orchestrator.engine.definitions.elements import Element, ElementReader, subtree
+from orchestrator.engine.definitions.elements import Element, ElementReader, check_events, subtree
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, DefinitionUnimplemented
 from orchestrator.engine.definitions.exclusive import check_exclusive_joins
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.masks import read_masks
-from orchestrator.engine.definitions.model import CompensationOrder, RateLimit, TimeoutPolicy
+from orchestrator.engine.definitions.model import Announcements, CompensationOrder, RateLimit, TimeoutPolicy
 from orchestrator.engine.definitions.rate_limit import read_rate_limit
 from orchestrator.engine.definitions.schemas import NO_SCHEMAS, Schemas, read_schemas
 from orchestrator.engine.definitions.scripts import spare
+from orchestrator.engine.definitions.sinks import compile_announcements, read_status_sink
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task
 from orchestrator.engine.expressions import (
     JsonInvalid,
@@ -51,10 +52,10 @@ _KNOWN = (
     " retentionSeconds retentionCount maskedFields restartable failureWorkflow failureWorkflowVersion"
     # For readers only.
     " description inputParameters ownerApp ownerEmail metadata createTime updateTime createdBy updatedBy"
-    # It asks for listeners of the server, and there are none.
-    " workflowStatusListenerEnabled"
+    # Who is told of its statuses.
+    " workflowStatusListenerEnabled workflowStatusListenerSink"
 ).split()
-_UNBUILT = "workflowStatusListenerSink cacheConfig".split()
+_UNBUILT = ["cacheConfig"]
 
 
 class ParsedTask(msgspec.Struct, frozen=True):
@@ -90,6 +91,8 @@ class ParsedWorkflow(msgspec.Struct, frozen=True):
     rate_limit: RateLimit | None = None
     masked_fields: tuple[str, ...] = ()
     schemas: Schemas = NO_SCHEMAS
+    announcements: dict[str, Announcements] = {}  # by the reference names of tasks and compensations
+    status_event: str = ""
 
 
 def validate_task(document: bytes) -> ParsedTask:
@@ -122,6 +125,7 @@ def _validated(document: bytes) -> ParsedWorkflow:
     elements = ElementReader().sequence(items, "tasks")
     check_exclusive_joins(elements)
     everything = subtree(elements)
+    check_events(name, everything)
     references = frozenset(element.reference for element in everything)
     # What a dynamic fork will make can be referred to, and nobody knows its names.
     names = None if any(element.dynamic_fork is not None for element in everything) else references
@@ -149,6 +153,8 @@ def _validated(document: bytes) -> ParsedWorkflow:
         rate_limit=read_rate_limit(fields),
         masked_fields=read_masks(fields),
         schemas=read_schemas(fields, enforced=True),
+        announcements=announcements_of(everything, names),
+        status_event=read_status_sink(fields, name),
     )
 
 
@@ -204,3 +210,15 @@ def read_inputs(elements: list[Element], names: frozenset[str] | None) -> dict[s
         if undo is not None:
             inputs[undo.reference] = parse_template(undo.input, undo.input_path, names, step=True)
     return inputs
+
+
+def announcements_of(elements: list[Element], names: frozenset[str] | None) -> dict[str, Announcements]:
+    """By reference; those of tasks that announce nothing are left out. `names`: the references that exist."""
+    found = {}
+    for element in elements:
+        if element.announced:
+            found[element.reference] = compile_announcements(element.announced, names)
+        undo = element.compensation
+        if undo is not None and undo.announced:
+            found[undo.reference] = compile_announcements(undo.announced, names, step=True)
+    return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from orchestrator.engine import attempts
+from orchestrator.engine.announcing import about_workflow
 from orchestrator.engine.definitions.model import TaskNode
-from orchestrator.engine.definitions.operators import INTERNAL_SINK
+from orchestrator.engine.definitions.sinks import event_of_sink
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import assemble_object, dump_string, merge_objects
 from orchestrator.engine.model import TaskAttempt, TaskStatus
@@ -19,9 +20,8 @@ from orchestrator.engine.triggers import events
 
 class Event:
     def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
-        _, _, queue = node.sink.partition(":")
-        name = f"{INTERNAL_SINK}:{step.x.name}:{queue or node.reference}"
-        payload = merge_objects(given, _about(step))
+        name = event_of_sink(node.sink, step.x.name, node.reference)
+        payload = merge_objects(given, about_workflow(step.x))
         try:
             output = store(step, merge_objects(payload, assemble_object([("event_produced", dump_string(name))])))
         except LimitExceeded as error:
@@ -48,16 +48,3 @@ class Event:
             )
         )
 
-
-def _about(step: Step) -> bytes:
-    x = step.x
-    domains = assemble_object([(name, dump_string(domain)) for name, domain in x.task_to_domain])
-    return assemble_object(
-        [
-            ("workflowInstanceId", dump_string(x.workflow_id)),
-            ("workflowType", dump_string(x.name)),
-            ("workflowVersion", b"%d" % x.version),
-            ("correlationId", dump_string(x.correlation_id) if x.correlation_id else b"null"),
-            ("taskToDomain", domains),
-        ]
-    )

@@ -11,7 +11,7 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from orchestrator.engine import limits
+from orchestrator.engine import announcing, limits
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
 from orchestrator.engine.messages import WITH_ORIGIN, HandleEvent, Message, Origin, OriginKind
@@ -38,17 +38,6 @@ def event(state: State, number: int) -> EventRow | None:
     return cast(EventRow | None, state.resident[Table.EVENT].get((number,)))
 
 
-def event_of_sink(sink: str, workflow: str, reference: str) -> str:
-    """The event that an EVENT task publishes here: `conductor` is its own, `conductor:x` one of its workflow.
-
-    "" for a sink that is elsewhere.
-    """
-    kind, colon, name = sink.partition(":")
-    if kind != "conductor" or (colon and not name):
-        return ""
-    return f"conductor:{workflow}:{name or reference}"
-
-
 def publish(
     step: Step, name: str, message_id: str, payload: bytes, *, namespace: str = ""
 ) -> EventPublished | Rejected:
@@ -71,6 +60,19 @@ def publish(
         _forget_seen(step)
         step.write(Table.EVENT_SEEN, seen_key, EventSeen(namespace, name, message_id, step.now, number))
     return EventPublished(number, len(names))
+
+
+def tell_changes(step: Step) -> None:
+    """Raises the events that tell what the step has changed. Nobody refuses them: it has happened."""
+    told = step.told
+    event = step.plan.definition.status_event
+    if event and step.has_new_status:
+        told = [*told, announcing.of_status(step.x, event)]
+    for one in told:
+        names = step.state.triggers.handlers_of(step.x.namespace, one.event)
+        if names:
+            is_short = step.state.triggers.event_bytes + len(one.payload) > limits.EVENT_BYTES
+            _begin(step, step.x.namespace, one.event, "", one.about if is_short else one.payload, names)
 
 
 def _refusal(state: State, name: str, message_id: str, payload: bytes) -> Rejected | None:

@@ -18,6 +18,7 @@ from orchestrator.engine.commands import (
     RetryWorkflow,
     TerminateWorkflow,
 )
+from orchestrator.engine.definitions.sinks import event_of_sink
 from orchestrator.engine.model import Table, TaskStatus, WorkflowStatus
 from orchestrator.engine.results import Code, Done, EventPublished, Rejected
 from orchestrator.engine.triggers import events
@@ -155,7 +156,7 @@ def test_an_execution_publishes_in_its_own_step(driver: Driver, monkeypatch: pyt
 )
 def test_the_internal_sinks_name_events_of_the_workflow(sink: str, event: str) -> None:
     """CONDUCTOR 1.5, EVENT: `conductor` = conductor:<workflow>:<ref>; `conductor:x` = conductor:<workflow>:x."""
-    assert events.event_of_sink(sink, "order", "paid") == event
+    assert event_of_sink(sink, "order", "paid") == event
 
 
 # --- conditions
