@@ -308,6 +308,7 @@ def _leave_everything(step: Step, attempt: TaskAttempt, accepted: bool, reason: 
     """No timer, queue or session has it any more. Answers whether a session had."""
     for number in attempt.timers:
         step.disarm(number)
+    step.queueing.pop(attempt.sequence, None)
     if attempt.ready and (attempt.ready,) in step.state.ready:
         throttle.dequeue(step, step.state.ready[attempt.ready,])
     is_lent = attempt.status is TaskStatus.IN_PROGRESS or attempt.is_looked_at

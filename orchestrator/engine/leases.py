@@ -30,10 +30,12 @@ def enqueue(
     system_queue: str = "",
     queue: str = "",
 ) -> TaskAttempt:
-    """The attempt waits for a worker from now on, in the queue of its own name if no other is given."""
-    number = step.next_ready()
+    """The attempt waits for a worker from now on, in the queue of its own name if no other is given.
+
+    It is queued at the end of the step, if it can't be leased at once.
+    """
     row = Ready(
-        number,
+        step.next_ready(),
         step.x.namespace,
         domain,
         system_queue or attempt.name,
@@ -47,10 +49,8 @@ def enqueue(
         () if limits is NO_LIMITS else (limits.at_once, limits.in_window, limits.window_ms),
         queue,
     )
-    step.write(Table.READY, (number,), row)
-    step.ready_queues[queue_of(row)] = None
-    step.queued.append(number)
-    return step.put_task(replace(attempt, ready=number, updated_ms=step.now))
+    step.queueing[attempt.sequence] = row
+    return step.put_task(replace(attempt, ready=row.number, updated_ms=step.now))
 
 
 def is_wanted(step: Step, attempt: TaskAttempt) -> bool:
@@ -61,6 +61,11 @@ def is_wanted(step: Step, attempt: TaskAttempt) -> bool:
 def match(step: Step) -> None:
     """Leases whatever the step made ready, or made room for."""
     state = step.state
+    for row in step.queueing.values():
+        if not _pass_queue(step, row):
+            step.write(Table.READY, (row.number,), row)
+            step.ready_queues[queue_of(row)] = None
+            step.queued.append(row.number)
     queues = list(step.ready_queues)
     for queue in queues:
         _match_queue(step, queue)
@@ -75,6 +80,20 @@ def match(step: Step) -> None:
         waiting = state.ready.get((number,))
         if waiting is not None:
             step.effects.append(TaskQueued(number, *queue_of(waiting), waiting.poll_timeout_ms))
+
+
+def _pass_queue(step: Step, row: Ready) -> bool:
+    """Leases what was made ready to whoever would have it anyway: nothing is before it, and a session has room."""
+    state = step.state
+    if throttle.limits_of(state, row) is not NO_LIMITS:
+        return False
+    queue = queue_of(row)
+    chosen = state.queues.best_session(queue)
+    if chosen is None or state.queues.head(queue) is not None:
+        return False
+    if is_wanted(step, step.hot.tasks[row.task_sequence]):
+        _lease_to(step, row, state.sessions[chosen,])
+    return True
 
 
 def _match_queue(step: Step, queue: QueueKey) -> None:
@@ -142,18 +161,28 @@ def _lease(step: Step, row: Ready, session: Session) -> None:
         # It is about to be cancelled: it only leaves its queue.
         throttle.dequeue(step, row)
         return
-    token = take(step, row, session.id, session.worker_id)
+    step.write(Table.READY, (row.number,), None)
+    throttle.count(step, row)
+    _lease_to(step, row, session)
+
+
+def _lease_to(step: Step, row: Ready, session: Session) -> None:
+    token = _take(step, row, session.id, session.worker_id)
     step.write(Table.SESSION, (session.id,), replace(session, used=session.used + 1, last_token=token))
 
 
 def take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
     """Leases a ready attempt; the caller counts the session's slot. Answers the token."""
+    step.write(Table.READY, (row.number,), None)
+    throttle.count(step, row)
+    return _take(step, row, session_id, worker_id)
+
+
+def _take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
     meta = step.meta
     token = meta.next_token
     meta.next_token = token + 1
-    step.write(Table.READY, (row.number,), None)
-    throttle.count(step, row)
-    step.rated[row.namespace, row.name] = None
+    is_home = step.key == (row.namespace, row.workflow_id)
     lease = Lease(
         token,
         session_id,
@@ -164,9 +193,10 @@ def take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
         row.name,
         step.now,
         row.response_timeout_ms,
+        started=is_home,
         queue=row.queue,
     )
-    if step.key == (row.namespace, row.workflow_id):
+    if is_home:
         # The step is at home there: no need for a message.
         take_up(step, step.hot.tasks[row.task_sequence], lease, worker_id)
     else:
@@ -212,7 +242,7 @@ def _is_timed(step: Step, attempt: TaskAttempt) -> bool:
 
 def _deliver(step: Step, lease: Lease) -> None:
     step.budget -= 1
-    step.write(Table.LEASE, (lease.token,), replace(lease, started=True))
+    step.write(Table.LEASE, (lease.token,), lease if lease.started else replace(lease, started=True))
     step.effects.append(
         Deliver(lease.session_id, lease.token, lease.namespace, lease.workflow_id, lease.task_sequence)
     )

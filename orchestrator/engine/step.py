@@ -32,7 +32,7 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.plan import Plan, plan_of
 from orchestrator.engine.queues import QueueKey
-from orchestrator.engine.resident import Timer
+from orchestrator.engine.resident import Ready, Timer
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 
@@ -60,6 +60,7 @@ class Step:
         "key",
         "now",
         "queued",
+        "queueing",
         "rated",
         "ready_queues",
         "removed",
@@ -96,6 +97,7 @@ class Step:
         self.rated: dict[tuple[str, str], None] = {}  # (namespace, task name) of what was handed out
         self.queued: list[int] = []
         self.told: list[Told] = []  # events to be raised at the end of the step
+        self.queueing: dict[int, Ready] = {}  # by sequence: attempts that are to be leased or queued
         self._header: Execution | None = None
         self._meta = state.meta
         self._plan: Plan | None = None
@@ -212,6 +214,7 @@ class Step:
         return attempt
 
     def remove_task(self, attempt: TaskAttempt) -> None:
+        self.queueing.pop(attempt.sequence, None)
         self.tasks_before.setdefault(attempt.sequence, self.hot.put_task(attempt.sequence, None))
 
     def task(self, sequence: int) -> TaskAttempt | None:

@@ -93,6 +93,7 @@ def count(step: Step, row: Ready) -> None:
     if not limits.in_window:
         return
     key = (row.namespace, row.name)
+    step.rated[key] = None
     span_ms = max(1, limits.window_ms // _SPANS)
     until_ms = -(-(step.now + limits.window_ms) // span_ms) * span_ms
     rate = step.state.task_rates.get(key)
