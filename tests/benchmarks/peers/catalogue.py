@@ -5,8 +5,9 @@ from __future__ import annotations
 from tests.benchmarks.peers.installation import Installation
 from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.peers.redis_streams import choreography
+from tests.benchmarks.peers.restate import cluster as restate
 
-PEERS: dict[str, Peer] = {peer.name: peer for peer in choreography.PEERS}
+PEERS: dict[str, Peer] = {peer.name: peer for peer in (*choreography.PEERS, *restate.PEERS)}
 
 
 def installations(names: list[str]) -> list[Installation]:

@@ -1,0 +1,1 @@
+"""Restate: a server in Rust that journals what handlers in other processes do; one node, or three that replicate."""
