@@ -67,7 +67,7 @@ _FIELDS_MAX = {
     Table.MESSAGE: 1 + max(len(msgspec.structs.fields(kind)) for kind in _MESSAGE_TYPES),
     **{table: len(msgspec.structs.fields(kind)) for table, kind in ROW_TYPES.items()},
 }
-_key_encoder = msgspec.msgpack.Encoder()
+_encode_key = msgspec.msgpack.Encoder().encode
 _key_decoder: msgspec.msgpack.Decoder[tuple[Any, ...]] = msgspec.msgpack.Decoder(tuple[Any, ...])
 
 
@@ -92,7 +92,7 @@ def decode_row(table: Table, data: bytes) -> Any:
 
 
 def encode_key(key: RowKey) -> bytes:
-    return _key_encoder.encode(key)
+    return _encode_key(key)
 
 
 def decode_key(data: bytes) -> RowKey:
@@ -104,8 +104,13 @@ def decode_key(data: bytes) -> RowKey:
 
 def row_hash(table: Table, key: RowKey, data: bytes) -> int:
     """128 bits over table, key and row: the sum of all of them, modulo 2^128, is the content hash."""
+    return int.from_bytes(row_digest(table, key, data), "big")
+
+
+def row_digest(table: Table, key: RowKey, data: bytes) -> bytes:
+    """The hash as it is stored with the row."""
     # The encoded key says itself where it ends.
-    return int.from_bytes(blake2b(b"%c%b%b" % (table, encode_key(key), data), digest_size=HASH_BYTES).digest(), "big")
+    return blake2b(b"%c%b%b" % (table, _encode_key(key), data), digest_size=HASH_BYTES).digest()
 
 
 def _array_length(data: bytes, offset: int) -> int:

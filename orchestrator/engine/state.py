@@ -51,6 +51,7 @@ class Change(NamedTuple):
     table: Table
     key: RowKey
     row: Row | None  # None: deleted
+    existed: bool  # when changes were last taken
 
 
 class State:
@@ -287,11 +288,11 @@ class State:
             for (table, number), existed in marks.items():
                 row = None if hot is None else hot.row(table, number)
                 if row is not None or existed:
-                    changes.append(Change(table, key if table is Table.EXECUTION else (*key, number), row))
+                    changes.append(Change(table, key if table is Table.EXECUTION else (*key, number), row, existed))
         for mark, existed in self._unflushed.items():
             row = self.read(*mark)
             if row is not None or existed:
-                changes.append(Change(*mark, row))
+                changes.append(Change(*mark, row, existed))
         self._unflushed_of.clear()
         self._unflushed.clear()
         self._gone.clear()

@@ -47,7 +47,7 @@ class Store(Protocol):
 
     def stage(
         self,
-        changes: Sequence[tuple[Table, RowKey, Row | None]],
+        changes: Sequence[tuple[Table, RowKey, Row | None, bool]],
         index: int,
         term: int,
         chain: bytes,
@@ -87,7 +87,7 @@ class Applier:
         replayed_until: int,
         hot_executions_max: int,
         hot_bytes_max: int,
-        staged_every_bytes: int = 4 << 20,
+        staged_every_bytes: int = 512 << 10,
         on_apply_seconds: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._log = log

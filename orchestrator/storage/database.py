@@ -23,7 +23,7 @@ from orchestrator.storage.files import DatabaseFiles, RealFiles
 from orchestrator.storage.lanes import Lane, LaneFactory, ThreadLane, run_in
 from orchestrator.storage.reading import LoadedExecutions, StoredRow, lay_over, read_executions, read_residents
 from orchestrator.storage.schema import Applied, Identity
-from orchestrator.storage.staged import Batch, Overlay, StagedRow
+from orchestrator.storage.staged import Batch, Change, Overlay
 from orchestrator.storage.writing import Committed, Writer
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Reader:
 
 
 class _Request:
-    def __init__(self, key: ExecutionKey, staged: list[tuple[int, list[StagedRow]]]) -> None:
+    def __init__(self, key: ExecutionKey, staged: list[tuple[int, list[Change]]]) -> None:
         self.key = key
         self.staged = staged
         self.future: asyncio.Future[list[StoredRow]] = asyncio.get_running_loop().create_future()

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from orchestrator.storage.database import Database
 from orchestrator.storage.errors import StorageClosed
 from orchestrator.storage.schema import Applied
-from orchestrator.storage.staged import Batch, Change, encode_batch
+from orchestrator.storage.staged import Batch, Change, make_batch
 
 
 @dataclass(frozen=True)
 class FlusherSettings:
-    interval_ms: int = 200  # between transactions: the longer, the more changes of one row become one write
+    interval_ms: int = 1_000  # between transactions: the longer, the more changes of one row become one write
     gap_ms: int = 50  # between transactions that somebody waits for
     hurry_bytes: int = 8 << 20  # with so much staged, transactions follow each other
     transaction_bytes_max: int = 16 << 20
@@ -77,13 +77,13 @@ class Flusher:
         self, changes: Iterable[Change], index: int, term: int, configuration: bytes, chain_hash: bytes,
         *, checkpoint: bool = False,
     ) -> None:
-        """Takes over all rows that changed up to `index`, encoding them now; readers see them from now on."""
+        """Takes over all rows that changed up to `index`; readers see them from now on."""
         if self._failure is not None:
             raise StorageClosed("the database failed") from self._failure
         if index <= self._staged_index:
             # Left over from before a snapshot was installed; the snapshot has it.
             return
-        batch = encode_batch(changes, index, term, configuration, chain_hash, checkpoint=checkpoint)
+        batch = make_batch(changes, index, term, configuration, chain_hash, checkpoint=checkpoint)
         self._staged_index = index
         self._pending.append(batch)
         self._dirty_bytes += batch.bytes

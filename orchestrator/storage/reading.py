@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import apsw
 
 from orchestrator.codec.errors import RowCorrupt
-from orchestrator.codec.rows import HASH_BYTES, HASH_MODULUS, decode_key, decode_row, row_hash
+from orchestrator.codec.rows import HASH_BYTES, HASH_MODULUS, decode_key, decode_row, row_digest, row_hash
 from orchestrator.engine.model import EXECUTION_TABLES, ExecutionKey, RowKey, Table
 from orchestrator.storage.errors import DatabaseCorrupt
 from orchestrator.storage.schema import CHILD_TABLES, NUMBER_BITS, NUMBER_MAX, corruption_named
-from orchestrator.storage.staged import StagedRow
+from orchestrator.storage.staged import Change
 
 RowPlace = tuple[Table, RowKey]
 StoredRow = tuple[Table, RowKey, Any]
@@ -43,7 +43,7 @@ class LoadedExecutions(NamedTuple):
 
 
 def verified_row(table: Table, key: RowKey, digest: bytes, body: bytes) -> Any:
-    if row_hash(table, key, body).to_bytes(HASH_BYTES, "big") != digest:
+    if row_digest(table, key, body) != digest:
         raise DatabaseCorrupt(f"row {key} of {table.name} is not what was written")
     try:
         return decode_row(table, body)
@@ -148,14 +148,14 @@ def _cut(hashes: bytes, bodies: bytes, lengths: list[int]) -> Iterator[tuple[byt
 _ORDER = {table: place for place, table in enumerate(EXECUTION_TABLES)}
 
 
-def lay_over(rows: list[StoredRow], staged: Sequence[StagedRow]) -> list[StoredRow]:
+def lay_over(rows: list[StoredRow], staged: Sequence[Change]) -> list[StoredRow]:
     """The rows of an execution after these changes: the header first, then by table and number."""
     changed: dict[RowPlace, Any] = {(table, key): row for table, key, row in rows}
-    for change in staged:
-        if change.row is None:
-            changed.pop((change.table, change.key), None)
+    for table, key, row, _ in staged:
+        if row is None:
+            changed.pop((table, key), None)
         else:
-            changed[change.table, change.key] = change.row
+            changed[table, key] = row
     return sorted(((table, key, row) for (table, key), row in changed.items()), key=_place)
 
 

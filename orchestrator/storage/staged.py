@@ -6,49 +6,57 @@ staged until their transaction is committed, so that a reader never misses a row
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from orchestrator.codec.rows import encode_row
 from orchestrator.engine.model import EXECUTION_TABLES, ExecutionKey, Row, RowKey, Table
 
-Change = tuple[Table, RowKey, Row | None]
+Change = tuple[Table, RowKey, Row | None, bool]
+"""The row as it is now, None if it is gone; and whether there was one before, as far as its maker knows.
 
-_ROW_OVERHEAD_BYTES = 200
+Rows are values that nobody changes, so they can be encoded later, in another thread.
+"""
+
+# What a row takes that has at most a few payloads within itself.
+_ROW_BYTES = 700
+_SMALL = frozenset((Table.META, Table.EXECUTION, Table.TASK, Table.LEASE, Table.READY, Table.TIMER))
 _LAST_EXECUTION_TABLE = max(EXECUTION_TABLES)
 _FIRST_EXECUTION_TABLE = min(EXECUTION_TABLES)
 
 
-class StagedRow(NamedTuple):
-    table: Table
-    key: RowKey
-    row: Row | None
-    data: bytes  # b"" for a row that is deleted
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     index: int
     term: int
     configuration: bytes
     chain_hash: bytes
     checkpoint: bool  # the content hash at exactly this index is wanted
-    rows: list[StagedRow]
-    bytes: int
+    changes: list[Change]
+    bytes: int  # about
+    _of: dict[ExecutionKey, list[Change]] | None = field(default=None, repr=False)
+
+    def of(self, execution: ExecutionKey) -> list[Change] | None:
+        """Its changes of an execution's rows; None if it has none."""
+        if self._of is None:
+            # Only now: most batches are written before anybody asks.
+            self._of = {}
+            for change in self.changes:
+                if is_execution_row(change[0]):
+                    self._of.setdefault(execution_of(change[1]), []).append(change)
+        return self._of.get(execution)
 
 
-def encode_batch(
+def make_batch(
     changes: Iterable[Change], index: int, term: int, configuration: bytes, chain_hash: bytes, *, checkpoint: bool
 ) -> Batch:
-    rows: list[StagedRow] = []
-    size = 0
-    for table, key, row in changes:
-        data = b"" if row is None else encode_row(row)
-        size += len(data) + _ROW_OVERHEAD_BYTES
-        rows.append(StagedRow(table, key, row, data))
-    return Batch(index, term, configuration, chain_hash, checkpoint, rows, size)
+    taken = list(changes)
+    size = _ROW_BYTES * len(taken)
+    for table, _, row, _ in taken:
+        if table not in _SMALL and row is not None:
+            # Those that may be large: few, so that it does no harm to encode them once more when they are written.
+            size += len(encode_row(row))
+    return Batch(index, term, configuration, chain_hash, checkpoint, taken, size)
 
 
 def is_execution_row(table: Table) -> bool:
@@ -64,30 +72,20 @@ class Overlay:
     """Rows of executions that are staged and not yet committed. Used in the loop only."""
 
     def __init__(self) -> None:
-        self._waiting: dict[ExecutionKey, deque[tuple[int, list[StagedRow]]]] = {}
+        self._waiting: list[Batch] = []
 
     def add(self, batch: Batch) -> None:
-        parts: dict[ExecutionKey, list[StagedRow]] = {}
-        for staged in batch.rows:
-            if is_execution_row(staged.table):
-                parts.setdefault(execution_of(staged.key), []).append(staged)
-        for execution, rows in parts.items():
-            self._waiting.setdefault(execution, deque()).append((batch.index, rows))
+        self._waiting.append(batch)
 
     def retire(self, batch: Batch) -> None:
         """The batch is committed; batches are retired in the order in which they were added."""
-        executions = [execution_of(staged.key) for staged in batch.rows if is_execution_row(staged.table)]
-        for execution in dict.fromkeys(executions):
-            parts = self._waiting.get(execution)
-            while parts and parts[0][0] <= batch.index:
-                parts.popleft()
-            if parts is not None and not parts:
-                del self._waiting[execution]
+        while self._waiting and self._waiting[0].index <= batch.index:
+            del self._waiting[0]
 
     def clear(self) -> None:
         self._waiting.clear()
 
-    def capture(self, execution: ExecutionKey) -> list[tuple[int, list[StagedRow]]]:
+    def capture(self, execution: ExecutionKey) -> list[tuple[int, list[Change]]]:
         """What is staged for an execution now, oldest first, with the indexes."""
-        parts = self._waiting.get(execution)
-        return list(parts) if parts else []
+        found = ((batch.index, batch.of(execution)) for batch in self._waiting)
+        return [(index, changes) for index, changes in found if changes is not None]

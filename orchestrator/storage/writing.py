@@ -9,12 +9,13 @@ would make it wait for.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
-from orchestrator.codec.rows import HASH_BYTES, HASH_MODULUS, encode_key, row_hash
+from orchestrator.codec.rows import HASH_BYTES, HASH_MODULUS, encode_key, encode_row, row_digest
 from orchestrator.engine.model import Execution, ExecutionKey, Row, RowKey, Table, TaskAttempt
 from orchestrator.storage.errors import InconsistentChanges
 from orchestrator.storage.schema import (
@@ -28,12 +29,14 @@ from orchestrator.storage.schema import (
     read_applied,
     write_meta,
 )
-from orchestrator.storage.staged import Batch, StagedRow, execution_of, is_execution_row
+from orchestrator.storage.staged import Batch, Change, execution_of, is_execution_row
 
 T = TypeVar("T")
 
 # Few sizes, so that every statement is prepared once.
 _CHUNKS = (256, 64, 16, 4, 2, 1)
+# Of how many rows it is kept what a lookup would tell: those that change while they are open, some 300 bytes each.
+_KNOWN_MAX = 50_000
 _EXECUTION_COLUMNS = (
     "id, namespace, workflow_id, name, correlation_id, started_ms, status, ended_ms, updated_ms, compensation, "
     "priority, purge_ms, hash, body"
@@ -55,7 +58,7 @@ class Committed(NamedTuple):
 
 class _Found(NamedTuple):
     id: int
-    hash: int
+    digest: bytes
     fixed: tuple[str, str, int, int]  # the columns that an update leaves alone
 
 
@@ -65,52 +68,63 @@ class Writer:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self.applied = read_applied(connection)
+        self._page_bytes = connection.pragma("page_size")
         self._measure()
         self._next_id = (connection.execute("SELECT max(id) FROM execution").get or 0) + 1
+        # What was written lately, and so need not be looked up when it is written again.
+        self._executions: dict[ExecutionKey, _Found] = {}
+        self._digests: dict[tuple[Table, RowKey], bytes] = {}
 
     def commit(self, batches: Sequence[Batch]) -> Committed:
         """Commits all of them or, with an error, none; when it returns, they survive power loss."""
         last = batches[-1]
-        merged: dict[tuple[Table, RowKey], StagedRow] = {}
-        for batch in batches:
-            for staged in batch.rows:
-                merged[staged.table, staged.key] = staged
+        changes = last.changes if len(batches) == 1 else _merged(batches)
         next_id = self._next_id
         with corruption_named():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                added = self._write(merged.values())
-                content = (self.applied.content_hash + added) % HASH_MODULUS
+                content = (self.applied.content_hash + self._write(changes)) % HASH_MODULUS
                 applied = Applied(last.index, last.term, last.configuration, last.chain_hash, content)
                 write_meta(self._connection, applied_meta(applied))
                 self._connection.execute("COMMIT")
             except BaseException:
                 self._next_id = next_id
+                self._executions.clear()
+                self._digests.clear()
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
         self.applied = applied
         self._measure()
-        return Committed(applied, len(merged))
+        _forget(self._executions)
+        _forget(self._digests)
+        return Committed(applied, len(changes))
 
     def _measure(self) -> None:
-        page_bytes = self._connection.pragma("page_size")
-        self.file_bytes: int = self._connection.pragma("page_count") * page_bytes
-        self.free_bytes: int = self._connection.pragma("freelist_count") * page_bytes
+        self.file_bytes: int = self._connection.pragma("page_count") * self._page_bytes
+        self.free_bytes: int = self._connection.pragma("freelist_count") * self._page_bytes
 
-    def _write(self, rows: Iterable[StagedRow]) -> int:
+    def _write(self, changes: Iterable[Change]) -> int:
         """What it adds to the content hash."""
-        executions: list[StagedRow] = []
-        children: dict[Table, list[StagedRow]] = {table: [] for table in CHILD_TABLES}
-        residents: list[StagedRow] = []
+        executions: list[Change] = []
+        children: dict[Table, list[Change]] = {table: [] for table in CHILD_TABLES}
+        residents: list[Change] = []
         named: dict[ExecutionKey, None] = {}
-        for staged in rows:
-            if not is_execution_row(staged.table):
-                residents.append(staged)
-                continue
-            named[execution_of(staged.key)] = None
-            (executions if staged.table is Table.EXECUTION else children[staged.table]).append(staged)
-        found = self._find(list(named))
+        for change in changes:
+            table, key, _, existed = change
+            if not is_execution_row(table):
+                residents.append(change)
+            elif table is Table.EXECUTION:
+                executions.append(change)
+                if existed:
+                    named[execution_of(key)] = None
+            else:
+                children[table].append(change)
+                named[execution_of(key)] = None
+        for _, key, _, existed in executions:
+            if not existed:
+                named.pop(execution_of(key), None)
+        found = self._find(named)
         added, ids, gone = self._write_executions(executions, found)
         for table, name in CHILD_TABLES.items():
             if children[table]:
@@ -118,9 +132,15 @@ class Writer:
         self._check_childless(gone)
         return added + self._write_residents(residents)
 
-    def _find(self, keys: list[ExecutionKey]) -> dict[ExecutionKey, _Found]:
+    def _find(self, keys: Iterable[ExecutionKey]) -> dict[ExecutionKey, _Found]:
         found: dict[ExecutionKey, _Found] = {}
-        for chunk in _chunks(keys):
+        unknown: list[ExecutionKey] = []
+        for key in keys:
+            if (known := self._executions.get(key)) is not None:
+                found[key] = known
+            else:
+                unknown.append(key)
+        for chunk in _chunks(unknown):
             marks = ",".join(["(?,?)"] * len(chunk))
             text = self._connection.execute(
                 "SELECT json_group_array(json_array(id, namespace, workflow_id, hex(hash), name, correlation_id, "
@@ -128,99 +148,142 @@ class Writer:
                 _flat(chunk),
             ).get
             for id_, namespace, workflow_id, digest, *fixed in json.loads(text):
-                found[namespace, workflow_id] = _Found(id_, int(digest, 16), tuple(fixed))
+                found[namespace, workflow_id] = _Found(id_, bytes.fromhex(digest), tuple(fixed))
         return found
 
     def _write_executions(
-        self, rows: list[StagedRow], found: dict[ExecutionKey, _Found]
+        self, changes: list[Change], found: dict[ExecutionKey, _Found]
     ) -> tuple[int, dict[ExecutionKey, int], dict[ExecutionKey, int]]:
         """What it adds to the content hash, the ids of all executions, and the ids of those that are gone."""
-        added = 0
         ids = {key: item.id for key, item in found.items()}
+        digests: list[bytes] = []
+        old_digests: list[bytes] = []
+        new: list[tuple[Any, ...]] = []
         puts: list[tuple[Any, ...]] = []
         gone: dict[ExecutionKey, int] = {}
         replaced: list[int] = []
-        for staged in rows:
-            key = execution_of(staged.key)
+        for _, row_key, row, _ in changes:
+            key = execution_of(row_key)
             before = found.get(key)
             if before is not None:
-                added -= before.hash
-            row = staged.row
+                old_digests.append(before.digest)
             if row is None:
+                self._executions.pop(key, None)
                 if before is not None:
                     gone[key] = before.id
                 continue
             assert isinstance(row, Execution)
             fixed = (row.name, row.correlation_id, row.created_ms, row.priority)
             if before is None:
-                ids[key] = self._new_id()
-            elif before.fixed != fixed:
-                # The workflow id was used again: rare, so that the usual update need not touch every index.
-                replaced.append(before.id)
-            digest = row_hash(Table.EXECUTION, staged.key, staged.data)
-            added += digest
-            puts.append((
-                ids[key], *key, row.name, row.correlation_id, row.created_ms, _status(row), _ended_ms(row),
-                row.updated_ms, int(row.compensation), row.priority, _purge_ms(row), _digest(digest), staged.data,
+                id_ = ids[key] = self._new_id()
+            else:
+                id_ = before.id
+                if before.fixed != fixed:
+                    # The workflow id was used again: rare, so that the usual update need not touch every index.
+                    replaced.append(id_)
+            data = encode_row(row)
+            digest = row_digest(Table.EXECUTION, row_key, data)
+            digests.append(digest)
+            self._remember_execution(key, row, _Found(id_, digest, fixed))
+            (new if before is None else puts).append((
+                id_, *key, row.name, row.correlation_id, row.created_ms, _status(row), _ended_ms(row),
+                row.updated_ms, int(row.compensation), row.priority, _purge_ms(row), digest, data,
             ))
         self._delete("execution", [*gone.values(), *replaced])
+        self._insert(f"INSERT INTO execution ({_EXECUTION_COLUMNS})", 14, new, "")
         self._insert(f"INSERT INTO execution ({_EXECUTION_COLUMNS})", 14, puts, _EXECUTION_UPDATE)
-        return added, ids, gone
+        return _sum(digests) - _sum(old_digests), ids, gone
+
+    def _remember_execution(self, key: ExecutionKey, row: Execution, found: _Found) -> None:
+        if row.ended_ms:
+            # Seldom written again.
+            self._executions.pop(key, None)
+        else:
+            self._executions[key] = found
 
     def _write_children(
-        self, table: Table, name: str, rows: list[StagedRow], ids: dict[ExecutionKey, int], gone: set[int]
+        self, table: Table, name: str, changes: list[Change], ids: dict[ExecutionKey, int], gone: set[int]
     ) -> int:
-        added = 0
+        known = self._digests
+        digests: list[bytes] = []
+        old_digests: list[bytes] = []
         touched: list[int] = []
+        new: list[tuple[Any, ...]] = []
         puts: list[tuple[Any, ...]] = []
         deletes: list[int] = []
-        for staged in rows:
-            execution = ids.get(execution_of(staged.key))
-            if execution is None or (execution in gone and staged.row is not None):
-                if staged.row is None:
-                    continue
-                raise InconsistentChanges(f"a row of {table.name} without its execution: {staged.key}")
-            number = staged.key[2]
-            if not isinstance(number, int) or not 0 <= number <= NUMBER_MAX:
-                raise InconsistentChanges(f"a row of {table.name} with a number out of range: {staged.key}")
-            id_ = execution << NUMBER_BITS | number
-            touched.append(id_)
-            if staged.row is None:
+        for _, key, row, existed in changes:
+            id_ = self._child_id(table, key, row, ids, gone)
+            if id_ is None:
+                continue
+            old = known.pop((table, key), None)
+            if old is not None:
+                old_digests.append(old)
+            elif existed:
+                touched.append(id_)
+            if row is None:
                 deletes.append(id_)
-            else:
-                digest = row_hash(table, staged.key, staged.data)
-                added += digest
-                puts.append((id_, *_searched(staged.row), _digest(digest), staged.data))
+                continue
+            data = encode_row(row)
+            digest = row_digest(table, key, data)
+            digests.append(digest)
+            if _will_change(row):
+                known[table, key] = digest
+            (puts if existed else new).append((id_, *_searched(row), digest, data))
         for chunk in _chunks(touched):
             marks = ",".join("?" * len(chunk))
-            added -= self._hash_sum(f"SELECT group_concat(hex(hash), '') FROM {name} WHERE id IN ({marks})", chunk)
+            query = f"SELECT group_concat(hex(hash), '') FROM {name} WHERE id IN ({marks})"
+            old_digests += self._digests_of(query, chunk)
         self._delete(name, deletes)
         columns = _TASK_COLUMNS if table is Table.TASK else _CHILD_COLUMNS
+        self._insert(f"INSERT INTO {name} ({columns})", columns.count(",") + 1, new, "")
         self._insert(f"REPLACE INTO {name} ({columns})", columns.count(",") + 1, puts, "")
-        return added
+        return _sum(digests) - _sum(old_digests)
 
-    def _write_residents(self, rows: list[StagedRow]) -> int:
-        added = 0
+    def _child_id(
+        self, table: Table, key: RowKey, row: Row | None, ids: dict[ExecutionKey, int], gone: set[int]
+    ) -> int | None:
+        """None for a row that goes with its execution, which was never stored."""
+        execution = ids.get(execution_of(key))
+        if execution is None or (row is not None and execution in gone):
+            if row is None:
+                return None
+            raise InconsistentChanges(f"a row of {table.name} without its execution: {key}")
+        number = key[2]
+        if not isinstance(number, int) or not 0 <= number <= NUMBER_MAX:
+            raise InconsistentChanges(f"a row of {table.name} with a number out of range: {key}")
+        return execution << NUMBER_BITS | number
+
+    def _write_residents(self, changes: list[Change]) -> int:
+        known = self._digests
+        digests: list[bytes] = []
+        old_digests: list[bytes] = []
         touched: list[tuple[int, bytes]] = []
+        new: list[tuple[Any, ...]] = []
         puts: list[tuple[Any, ...]] = []
         deletes: list[tuple[int, bytes]] = []
-        for staged in rows:
-            place = (int(staged.table), encode_key(staged.key))
-            touched.append(place)
-            if staged.row is None:
+        for table, key, row, existed in changes:
+            place = (int(table), encode_key(key))
+            old = known.pop((table, key), None)
+            if old is not None:
+                old_digests.append(old)
+            elif existed:
+                touched.append(place)
+            if row is None:
                 deletes.append(place)
-            else:
-                digest = row_hash(staged.table, staged.key, staged.data)
-                added += digest
-                puts.append((*place, _digest(digest), staged.data))
+                continue
+            data = encode_row(row)
+            digest = known[table, key] = row_digest(table, key, data)
+            digests.append(digest)
+            (puts if existed else new).append((*place, digest, data))
         for chunk in _chunks(touched):
             where = f"WHERE (table_number, key) IN (VALUES {','.join(['(?,?)'] * len(chunk))})"
-            added -= self._hash_sum(f"SELECT group_concat(hex(hash), '') FROM resident {where}", _flat(chunk))
+            old_digests += self._digests_of(f"SELECT group_concat(hex(hash), '') FROM resident {where}", _flat(chunk))
         for chunk in _chunks(deletes):
             where = f"WHERE (table_number, key) IN (VALUES {','.join(['(?,?)'] * len(chunk))})"
             self._connection.execute(f"DELETE FROM resident {where}", _flat(chunk))
+        self._insert("INSERT INTO resident (table_number, key, hash, body)", 4, new, "")
         self._insert("INSERT INTO resident (table_number, key, hash, body)", 4, puts, _RESIDENT_UPDATE)
-        return added
+        return _sum(digests) - _sum(old_digests)
 
     def _check_childless(self, gone: dict[ExecutionKey, int]) -> None:
         for key, id_ in gone.items():
@@ -237,10 +300,9 @@ class Writer:
         self._next_id = id_ + 1
         return id_
 
-    def _hash_sum(self, query: str, bindings: Sequence[Any]) -> int:
-        text = self._connection.execute(query, bindings).get or ""
-        width = 2 * HASH_BYTES
-        return sum(int(text[at : at + width], 16) for at in range(0, len(text), width))
+    def _digests_of(self, query: str, bindings: Sequence[Any]) -> list[bytes]:
+        found = bytes.fromhex(self._connection.execute(query, bindings).get or "")
+        return [found[at : at + HASH_BYTES] for at in range(0, len(found), HASH_BYTES)]
 
     def _delete(self, name: str, ids: list[int]) -> None:
         for chunk in _chunks(ids):
@@ -249,7 +311,37 @@ class Writer:
     def _insert(self, head: str, columns: int, rows: list[tuple[Any, ...]], tail: str) -> None:
         one = "(" + ",".join("?" * columns) + ")"
         for chunk in _chunks(rows):
-            self._connection.execute(f"{head} VALUES {','.join([one] * len(chunk))}{tail}", _flat(chunk))
+            text = f"{head} VALUES {','.join([one] * len(chunk))}{tail}"
+            try:
+                self._connection.execute(text, _flat(chunk))
+            except apsw.ConstraintError as error:
+                raise InconsistentChanges(f"a row that was said to be new is there already: {error}") from error
+
+
+def _merged(batches: Sequence[Batch]) -> Collection[Change]:
+    """Each row as the last batch has it, once, and whether there was one before the first."""
+    merged: dict[tuple[Table, RowKey], Change] = {}
+    for batch in batches:
+        for change in batch.changes:
+            place = (change[0], change[1])
+            before = merged.get(place)
+            merged[place] = change if before is None else (*place, change[2], before[3])
+    return [change for change in merged.values() if change[2] is not None or change[3]]
+
+
+def _forget(known: dict[Any, Any]) -> None:
+    """The older half, when there is too much."""
+    if len(known) > _KNOWN_MAX:
+        for key in list(islice(known, len(known) // 2)):
+            del known[key]
+
+
+def _will_change(row: Row) -> bool:
+    return isinstance(row, TaskAttempt) and not row.ended_ms
+
+
+def _sum(digests: Iterable[bytes]) -> int:
+    return sum(map(int.from_bytes, digests))
 
 
 def _status(row: Execution) -> int:
@@ -287,6 +379,3 @@ def _chunks(items: list[T]) -> Iterator[list[T]]:
 def _flat(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
     return [value for row in rows for value in row]
 
-
-def _digest(value: int) -> bytes:
-    return value.to_bytes(HASH_BYTES, "big")

@@ -13,12 +13,11 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.codec.rows import encode_row
 from orchestrator.engine.model import Execution, ExecutionKey, Row, RowKey, Table, TaskAttempt
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from orchestrator.storage import schema
 from orchestrator.storage.reading import read_executions, read_residents
-from orchestrator.storage.staged import Batch, StagedRow
+from orchestrator.storage.staged import Batch, Change
 from orchestrator.storage.writing import Writer
 
 COPIES_PER_TRANSACTION = 1_000
@@ -55,25 +54,25 @@ def add_copies(
             connection.close()
 
 
-def _write(writer: Writer, rows: list[StagedRow]) -> None:
+def _write(writer: Writer, rows: list[Change]) -> None:
     """At the index where the database stands: for the log nothing has happened."""
     at = writer.applied
     writer.commit([Batch(at.index, at.term, at.configuration, at.chain_hash, False, rows, 0)])
 
 
-def _bundle(connection: Any, digest: bytes, more: int) -> StagedRow:
+def _bundle(connection: Any, digest: bytes, more: int) -> Change:
     """The definition that the copies refer to, which counts them."""
     for table, key, row in read_residents(connection):
         if table is Table.BUNDLE and key == (digest,):
-            return _staged(table, key, msgspec.structs.replace(row, executions=row.executions + more))
+            return table, key, msgspec.structs.replace(row, executions=row.executions + more), True
     raise ValueError("the definition of the execution is missing")
 
 
-def _copy(rows: _Rows, number: int) -> list[StagedRow]:
+def _copy(rows: _Rows, number: int) -> list[Change]:
     header = rows[0][2]
     assert isinstance(header, Execution)
     workflow_id = f"{header.workflow_id}-copy-{number}"
-    copies = []
+    copies: list[Change] = []
     for table, key, row in rows:
         copy: Row = row
         if isinstance(row, Execution):
@@ -84,12 +83,8 @@ def _copy(rows: _Rows, number: int) -> list[StagedRow]:
                 task_id=_other_id(row.task_id, number),
                 idempotency_key=_other_id(row.idempotency_key, number),
             )
-        copies.append(_staged(table, (key[0], workflow_id, *key[2:]), copy))
+        copies.append((table, (key[0], workflow_id, *key[2:]), copy, False))
     return copies
-
-
-def _staged(table: Table, key: RowKey, row: Row) -> StagedRow:
-    return StagedRow(table, key, row, encode_row(row))
 
 
 def _other_id(original: str, number: int) -> str:

@@ -13,7 +13,7 @@ from orchestrator.engine.model import Execution, Table, TaskAttempt, TaskStatus,
 from orchestrator.engine.resident import Bundle
 from orchestrator.storage import schema
 from orchestrator.storage.reading import content_hash, read_executions, read_residents
-from orchestrator.storage.staged import encode_batch
+from orchestrator.storage.staged import make_batch
 from orchestrator.storage.writing import Writer
 from tests.benchmarks.arithmetic import (
     cpu_per_1000,
@@ -170,11 +170,11 @@ def database(path: Path, status: WorkflowStatus) -> Path:
     header = Execution("default", "0", "w3", 1, b"d", status, 1000, 1000)
     task = TaskAttempt(1, "t" * 26, "a", "a", "SIMPLE", TaskStatus.COMPLETED, 1, 1, idempotency_key="k" * 26)
     changes = [
-        (Table.EXECUTION, ("default", "0"), header),
-        (Table.TASK, ("default", "0", 1), task),
-        (Table.BUNDLE, (b"d",), Bundle(b"d", b"{}", 1)),
+        (Table.EXECUTION, ("default", "0"), header, False),
+        (Table.TASK, ("default", "0", 1), task, False),
+        (Table.BUNDLE, (b"d",), Bundle(b"d", b"{}", 1), False),
     ]
-    Writer(connection).commit([encode_batch(changes, 7, 1, b"", b"chain", checkpoint=False)])
+    Writer(connection).commit([make_batch(changes, 7, 1, b"", b"chain", checkpoint=False)])
     connection.close()
     return path
 

@@ -112,7 +112,7 @@ def test_a_directory_is_used_again_with_its_ports_and_identities(tmp_path: Path)
     assert again.addresses == first.addresses
     assert (again.nodes["c"].data_dir / "node.json").read_bytes() == made
     config = load(first.nodes["a"].config_file, {}, {})
-    assert config.node == "a" and config.flush_interval_ms == 200  # not asked for the second time
+    assert config.node == "a" and config.flush_interval_ms == 1_000  # not asked for the second time
 
 
 def test_a_base_port_gives_ports_that_can_be_remembered(tmp_path: Path) -> None:

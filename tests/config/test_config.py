@@ -22,7 +22,7 @@ def write(directory: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(("file", "environment", "flag", "expected"), [
-    ("", None, None, 200),
+    ("", None, None, 1_000),
     ("flush_interval_ms = 10", None, None, 10),
     ("flush_interval_ms = 10", "20", None, 20),
     ("flush_interval_ms = 10", "20", 30, 30),

@@ -30,11 +30,13 @@ def test_changes_are_taken_once_and_only_what_the_database_needs(driver: Driver)
     changes = driver.state.take_changes()
     marks = [(change.table, change.key) for change in changes]
     assert len(marks) == len(set(marks))
+    assert [change.existed for change in changes if change.table in (Table.EXECUTION, Table.LEASE)] == [False, False]
     # The READY row came and went.
     assert Table.READY not in [change.table for change in changes]
     assert driver.state.take_changes() == []
     driver.give("a")
-    assert [change.row for change in driver.state.take_changes() if change.table is Table.LEASE] == [None]
+    leases = [change for change in driver.state.take_changes() if change.table is Table.LEASE]
+    assert [(change.row, change.existed) for change in leases] == [(None, True)]
 
 
 def test_an_execution_with_unflushed_changes_stays_hot(driver: Driver) -> None:

@@ -47,7 +47,7 @@ FORKS = (
     b'{"name":"j","taskReferenceName":"j","type":"JOIN"}]}'
 )
 
-Changes = Sequence[tuple[Table, RowKey, Row | None]]
+Changes = Sequence[tuple[Table, RowKey, Row | None, bool]]
 
 
 class Bench:
@@ -122,7 +122,8 @@ class Bench:
         ]
 
     def stage(self, changes: Changes, index: int, term: int, chain: bytes, *, checkpoint: bool) -> None:
-        for table, key, row in changes:
+        for table, key, row, existed in changes:
+            assert existed or (table, key) not in self.rows
             if row is None:
                 self.rows.pop((table, key), None)
             else:

@@ -46,32 +46,37 @@ def execution(workflow_id: str, **fields: Any) -> Execution:
 
 def put_execution(workflow_id: str, **fields: Any) -> Change:
     row = execution(workflow_id, **fields)
-    return Table.EXECUTION, (row.namespace, workflow_id), row
+    return Table.EXECUTION, (row.namespace, workflow_id), row, True
 
 
 def put_task(workflow_id: str, sequence: int, reason: str = "") -> Change:
     row = TaskAttempt(sequence, f"t{sequence}", "a", "a", "SIMPLE", TaskStatus.SCHEDULED, 1, 1, reason=reason)
-    return Table.TASK, ("default", workflow_id, sequence), row
+    return Table.TASK, ("default", workflow_id, sequence), row, True
 
 
 def put_payload(workflow_id: str, number: int, data: bytes) -> Change:
-    return Table.PAYLOAD, ("default", workflow_id, number), PayloadRow(data)
+    return Table.PAYLOAD, ("default", workflow_id, number), PayloadRow(data), True
 
 
 def put_timer(number: int, fire_ms: int = 5) -> Change:
-    return Table.TIMER, (number,), Timer(number, fire_ms, TimerKind.WAIT, "default", "w")
+    return Table.TIMER, (number,), Timer(number, fire_ms, TimerKind.WAIT, "default", "w"), True
 
 
 def put_meta(log_time_ms: int) -> Change:
-    return Table.META, (), Meta(log_time_ms=log_time_ms)
+    return Table.META, (), Meta(log_time_ms=log_time_ms), True
 
 
 def put_bundle(digest: bytes) -> Change:
-    return Table.BUNDLE, (digest,), Bundle(digest, b"{}", 1)
+    return Table.BUNDLE, (digest,), Bundle(digest, b"{}", 1), True
 
 
 def gone(change: Change) -> Change:
-    return change[0], change[1], None
+    return change[0], change[1], None, True
+
+
+def new(change: Change) -> Change:
+    """Of which it is known that there was none before."""
+    return *change[:3], False
 
 
 class Model:
@@ -81,7 +86,7 @@ class Model:
         self.rows: dict[tuple[Table, RowKey], Row] = {}
 
     def change(self, changes: Iterable[Change]) -> None:
-        for table, key, row in changes:
+        for table, key, row, _ in changes:
             if row is None:
                 self.rows.pop((table, key), None)
             else:
@@ -103,19 +108,21 @@ class Model:
 
     def random_changes(self, dice: random.Random, count: int) -> list[Change]:
         """Changes that an engine could make: children only with their execution, and gone before it."""
+        before = dict(self.rows)
         changed: dict[tuple[Table, RowKey], Row | None] = {}
         for _ in range(count):
             workflow_id = f"w{dice.randrange(12)}"
             for change in self._step(dice, workflow_id):
                 changed[change[0], change[1]] = change[2]
                 self.change([change])
-        return [(table, key, row) for (table, key), row in changed.items()]
+        # That there may have been a row is always a good answer.
+        return [(*place, row, place in before or dice.randrange(4) == 0) for place, row in changed.items()]
 
     def _step(self, dice: random.Random, workflow_id: str) -> list[Change]:
         key = ("default", workflow_id)
         match dice.randrange(8):
             case 0:
-                return [(*place, None) for place in reversed(list(self.of_execution(*key)))]
+                return [(*place, None, True) for place in reversed(list(self.of_execution(*key)))]
             case 1:
                 timer = dice.randrange(20)
                 return [put_timer(timer, dice.randrange(1000)), put_meta(dice.randrange(1 << 40))]

@@ -22,6 +22,7 @@ from tests.storage.samples import (
     Store,
     everything,
     gone,
+    new,
     put_execution,
     put_task,
     put_timer,
@@ -193,8 +194,13 @@ async def test_the_database_holds_what_was_staged(tmp_path: Path, seed: int) -> 
         [gone(put_execution("w1"))],
         [gone(put_execution("w1")), put_task("w1", 1)],
         [put_task("w1", NUMBER_MAX + 1)],
+        [new(put_execution("w1"))],
+        [new(put_task("w1", 1))],
     ],
-    ids=["a child alone", "children left", "a child of what is gone", "a number out of range"],
+    ids=[
+        "a child alone", "children left", "a child of what is gone", "a number out of range",
+        "an execution said to be new", "a task said to be new",
+    ],
 )
 async def test_what_cannot_be_stored_stops_the_node(store: Store, changes: list[Change]) -> None:
     store.stage([put_execution("w1"), put_task("w1", 1)], 1)

@@ -89,8 +89,8 @@ async def full(tmp_path: Path) -> AsyncIterator[Store]:
     rows: list[Any] = []
     for header, tasks in PEOPLE:
         key = (header.namespace, header.workflow_id)
-        rows.append((Table.EXECUTION, key, header))
-        rows += [(Table.TASK, (*key, one.sequence), one) for one in tasks]
+        rows.append((Table.EXECUTION, key, header, False))
+        rows += [(Table.TASK, (*key, one.sequence), one, False) for one in tasks]
     store.stage(rows, 1)
     await store.flusher.drain()
     yield store
@@ -332,7 +332,7 @@ async def test_what_cannot_be_read_is_refused(full: Store) -> None:
 async def test_a_search_that_takes_too_long_is_ended(full: Store, tmp_path: Path) -> None:
     store = Store(tmp_path / "many.db")
     rows = [execution(f"many{number}") for number in range(3000)]
-    store.stage([(Table.EXECUTION, ("default", row.workflow_id), row) for row in rows], 1)
+    store.stage([(Table.EXECUTION, ("default", row.workflow_id), row, True) for row in rows], 1)
     await store.flusher.drain()
     for slow in ({"query": "reasonForIncompletion = '*x*'"}, {"free_text": "nothing has it"}):
         with pytest.raises(SearchTimeout):
@@ -361,11 +361,12 @@ async def texts(tmp_path: Path) -> AsyncIterator[Store]:
         execution("in-task", created_ms=3),
         execution("needle-id", namespace="other"),
     ]
-    rows: list[Any] = [(Table.EXECUTION, (row.namespace, row.workflow_id), row) for row in headers]
-    rows += [(Table.PAYLOAD, ("default", name, 1), PayloadRow(LARGE)) for name in ("in-variables", "masked", "in-task")]
+    rows: list[Any] = [(Table.EXECUTION, (row.namespace, row.workflow_id), row, False) for row in headers]
+    large = ("in-variables", "masked", "in-task")
+    rows += [(Table.PAYLOAD, ("default", name, 1), PayloadRow(LARGE), False) for name in large]
     for name, output in (("in-task", 1), ("masked", b'{"card":"needle"}'), ("in-input", b'{"x":"Needle"}')):
         attempt = TaskAttempt(2, f"t-{name}", "a", "a", "SIMPLE", TaskStatus.COMPLETED, 1, 1, output=output)
-        rows.append((Table.TASK, ("default", name, 2), attempt))
+        rows.append((Table.TASK, ("default", name, 2), attempt, False))
     store.stage(rows, 1)
     await store.flusher.drain()
     yield store

@@ -44,7 +44,7 @@ PEOPLE = population(400)
 async def full(tmp_path: Path) -> AsyncIterator[Store]:
     store = Store(tmp_path / "state.db")
     rows = (put_execution(row.workflow_id, namespace=row.namespace)[:2] for row in PEOPLE)
-    store.stage([(*place, row) for place, row in zip(rows, PEOPLE, strict=True)], 1)
+    store.stage([(*place, row, True) for place, row in zip(rows, PEOPLE, strict=True)], 1)
     await store.flusher.drain()
     yield store
     await store.close()
@@ -109,7 +109,7 @@ async def test_pages_go_on_on_another_node(full: Store, tmp_path: Path) -> None:
     """Row ids differ between nodes; start time and workflow id do not."""
     other = Store(tmp_path / "other.db")
     for index, row in enumerate(reversed(PEOPLE), start=1):
-        other.stage([(put_execution("")[0], (row.namespace, row.workflow_id), row)], index)
+        other.stage([(put_execution("")[0], (row.namespace, row.workflow_id), row, True)], index)
     await other.flusher.drain()
     first = await search_executions(full.database, ANY, page_size=50)
     assert await search_executions(other.database, ANY, page_token=first.next_token) == await search_executions(
