@@ -124,8 +124,9 @@ faults: $(INSTALLED) ## Real processes under kill -9, power loss and cut network
 
 # --- to see it work -------------------------------------------------------------------------------------------------
 
-bench: $(INSTALLED) ## Measure; ARGS=--help tells what
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+bench: $(INSTALLED) ## Measure; ARGS=--help tells what, without ARGS everything, for an hour, into .bench
+	@mkdir -p .bench
+	$(BIN)/python -m tests.benchmarks $(or $(ARGS),--json .bench/rows.json --plot .bench/rows.svg)
 
 demo: $(INSTALLED) ## Orders on three nodes while leaders are killed; PLAIN=1 prints lines
 	@PLAIN="$(PLAIN)" $(BIN)/python client/examples/orders/demo.py $(ARGS)
@@ -143,5 +144,5 @@ lock: ## Write requirements/*.lock anew; UPGRADE=1 takes newer versions
 	@$(LOCK) --group proto --output-file requirements/proto.lock
 
 clean: ## Remove everything that make and the tools have put here
-	rm -rf $(VENV) .make .demo .dev .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build dist
+	rm -rf $(VENV) .make .demo .dev .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,7 +20,9 @@ from orchestrator.storage.reading import read_executions, read_residents
 from orchestrator.storage.staged import Batch, Change
 from orchestrator.storage.writing import Writer
 
-COPIES_PER_TRANSACTION = 1_000
+COPIES_PER_TRANSACTION = 5_000
+# Names are in no order, so that each copy changes pages everywhere in the indexes.
+CACHE_BYTES = 256 << 20
 
 _Rows = list[tuple[Table, RowKey, Any]]
 
@@ -32,7 +34,7 @@ def add_copies(
 
     `said` is told after each transaction how many there are.
     """
-    connections = [schema.connect(str(path), None) for path in databases]
+    connections = [schema.connect(str(path), None, cache_bytes=CACHE_BYTES) for path in databases]
     try:
         found = [read_executions(connection, [source]).executions[0] for connection in connections]
         rows = found[0]

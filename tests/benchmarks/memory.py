@@ -47,6 +47,25 @@ def metrics_of_page(page: str) -> dict[str, float]:
     return values
 
 
+def log_costs(before: dict[str, float], after: dict[str, float]) -> str:
+    """What a node, by its metrics, did for the log in between; empty if nothing."""
+
+    def since(name: str) -> float:
+        return after.get(f"orchestrator_{name}", 0.0) - before.get(f"orchestrator_{name}", 0.0)
+
+    entries, commands = since("entry_commands_count"), since("entry_commands_sum")
+    workflows = since("workflows_started_total")
+    if not (entries and commands and workflows):
+        return ""
+    apply_us = 1e6 * since("apply_seconds_sum") / commands
+    commits = since("commit_seconds_count")
+    commit = f", {1000 * since('commit_seconds_sum') / commits:.2f} ms to commit one" if commits else ""
+    return (
+        f"{commands / workflows:.1f} commands a workflow, {commands / entries:.1f} commands an entry, "
+        f"{apply_us:.0f} us to apply a command{commit}"
+    )
+
+
 async def metrics(cluster: LocalCluster, name: str) -> dict[str, float]:
     """Of a node that runs. Raises OSError."""
 

@@ -26,7 +26,7 @@ from tests.benchmarks.arithmetic import (
 )
 from tests.benchmarks.finished import add_copies
 from tests.benchmarks.measurement import Budget, Measurement, remarks, table, targets, to_json
-from tests.benchmarks.memory import metrics_of_page, own_bytes_of_status
+from tests.benchmarks.memory import log_costs, metrics_of_page, own_bytes_of_status
 from tests.benchmarks.offer import Outcomes
 from tests.benchmarks.processes import cpu_of_stat
 
@@ -110,6 +110,17 @@ b{node="a"} 7.0
 c_bucket{le="1"} 5.0
 """
     assert metrics_of_page(page) == {"a_total": 5.0, "b": 7.0}
+
+
+def test_what_the_log_cost_is_of_the_window_only() -> None:
+    names = ("entry_commands_count", "entry_commands_sum", "workflows_started_total", "apply_seconds_sum")
+    before = dict(zip((f"orchestrator_{name}" for name in names), (10.0, 20.0, 5.0, 1.0), strict=True))
+    after = dict(zip((f"orchestrator_{name}" for name in names), (20.0, 120.0, 30.0, 1.01), strict=True))
+    said = "4.0 commands a workflow, 10.0 commands an entry, 100 us to apply a command"
+    assert log_costs(before, after) == said
+    commits = {"orchestrator_commit_seconds_sum": 0.02, "orchestrator_commit_seconds_count": 10.0}
+    assert log_costs(before, after | commits) == f"{said}, 2.00 ms to commit one"
+    assert log_costs(after, after) == ""
 
 
 def test_the_histogram_has_a_line_for_empty_steps_too() -> None:

@@ -16,6 +16,7 @@ from tests.benchmarks.clusters import MeasuredCluster
 from tests.benchmarks.commits import commit_row, raw_log
 from tests.benchmarks.loops import Window, closed_loop
 from tests.benchmarks.measurement import Budget, Measurement
+from tests.benchmarks.memory import log_costs, metrics
 from tests.benchmarks.processes import Measure, Options, Progress, cpu_by_part, running_cluster, running_workers
 from tests.benchmarks.workload import W1, W3, Parcel
 
@@ -96,15 +97,20 @@ async def _windows(
     """One after the other, as many callers as the command line says."""
     measurements = []
     leader = await cluster.wait_ready()
+    pids = ", ".join(f"{name} {cluster.pid(name)}" for name in cluster.nodes)
+    progress.say(f"{row}: processes: nodes {pids}, of which {leader} leads; workers {workers or 'none'}")
     for concurrency in options.concurrency:
         name = f"{row} c={concurrency}"
         progress.say(f"{name}: begins")
+        before = await metrics(cluster, leader)
         window = await closed_loop(
             name, concurrency, options.seconds, call, lambda: cpu_by_part(cluster, leader, workers), progress
         )
-        measurements.append(measurement_of(row, concurrency, window, options, with_workers=bool(workers)))
-    if await cluster.leader() != leader:
-        progress.say(f"{row}: the leader has changed meanwhile, so the CPU times of its parts are mixed up")
+        notes = [log_costs(before, await metrics(cluster, leader))]
+        if await cluster.leader() != leader:
+            notes.append("the leader has changed, so the CPU times of its parts are mixed up")
+        found = measurement_of(row, concurrency, window, options, with_workers=bool(workers))
+        measurements.append(replace(found, notes=tuple(filter(None, notes))))
     return measurements
 
 

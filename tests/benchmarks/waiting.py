@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator_client import Client
@@ -32,18 +32,18 @@ WARM_UP = 1_000
 COLD_BYTES = (2_048, 200)
 
 
-async def start_waiting(client: Client, count: int, progress: Progress) -> list[float]:
-    """Starts workflows `waiting-0` and so on; the milliseconds of each start, ascending."""
-    numbers = itertools.count()
+async def start_waiting(client: Client, count: int, progress: Progress, first: int = 0) -> list[float]:
+    """Starts workflows `waiting-<first>` and so on; the milliseconds of each start, ascending."""
+    numbers = itertools.count(first)
     samples: list[float] = []
 
     async def caller() -> None:
-        while (number := next(numbers)) < count:
+        while (number := next(numbers)) < first + count:
             began = time.perf_counter()
             await client.start(WAITING, Parcel(number), id=f"waiting-{number}")
             samples.append(1000 * (time.perf_counter() - began))
             if len(samples) % SAY_EVERY == 0:
-                progress.say(f"{len(samples)} of {count} wait")
+                progress.say(f"{first + len(samples)} of {first + count} wait")
 
     async with asyncio.TaskGroup() as group:
         for _ in range(STARTERS):
@@ -69,39 +69,59 @@ async def measure_waiting(options: Options, progress: Progress) -> list[Measurem
             )
 
         alone = await w3("w3-alone")
-        each, samples, seconds = await _bytes_each(cluster, client, options.waiting, progress)
+        grown = await _grow(cluster, client, options.waiting, progress)
         hot = max(of["orchestrator_hot_executions"] for of in (await all_metrics(cluster)).values())
         beside = await w3("w3-beside-waiting")
     hot_each = await _hot_bytes_each(options, progress)
     must, aim = COLD_BYTES
     settings = {"waiting": options.waiting, "seconds": options.seconds, **cold.cluster_settings}
+    samples = grown.samples_ms
     waiting = Measurement(
         row="waiting",
         concurrency=STARTERS,
         samples_ms=tuple(samples),
-        per_second=len(samples) / seconds,
-        budgets=(Budget("memory of each, cold", must, "bytes", max(each.values()), aim),),
-        settings=settings | {"bytes_each": each, "bytes_each_hot": hot_each},
+        per_second=len(samples) / grown.seconds,
+        budgets=(Budget("memory of each, cold", must, "bytes", max(grown.each.values()), aim),),
+        settings={
+            **settings, "bytes_each": grown.each, "bytes_each_later": grown.each_later, "bytes_each_hot": hot_each,
+        },
         notes=(
-            f"memory of each of {options.waiting} that wait, bytes: {_by_node(each)}, at most {hot:.0f} of them hot",
-            f"... and when all are hot: {_by_node(hot_each)}",
+            f"bytes for each of {options.waiting} that wait, at most {hot:.0f} of them hot: {_by_node(grown.each)}",
+            f"... of the second half, when caches are fuller: {_by_node(grown.each_later)}",
+            f"... when all are hot: {_by_node(hot_each)}",
             f"W3 beside them: {100 * beside.per_second / alone.per_second:.0f} % of what it was before",
         ),
     )
     return [waiting, _w3("w3-alone", alone, settings), _w3("w3-beside-waiting", beside, settings)]
 
 
-async def _bytes_each(
-    cluster: MeasuredCluster, client: Client, count: int, progress: Progress
-) -> tuple[dict[str, int], list[float], float]:
-    """By how much each node grows for each; and how long their starts took, each and together."""
+@dataclass
+class Grown:
+    """By how much each node grew for each that waits, in all and in the second half; and the starts."""
+
+    each: dict[str, int]
+    each_later: dict[str, int]
+    samples_ms: list[float]
+    seconds: float
+
+
+async def _grow(cluster: MeasuredCluster, client: Client, count: int, progress: Progress) -> Grown:
     await settled(cluster)
-    before, began = node_bytes(cluster), time.perf_counter()
-    samples = await start_waiting(client, count, progress)
-    seconds = time.perf_counter() - began
-    await settled(cluster)
-    after = node_bytes(cluster)
-    return {name: (after[name] - before[name]) // count for name in before}, samples, seconds
+    half = count // 2
+    sizes, samples, seconds = [node_bytes(cluster)], [], 0.0
+    for first, number in ((0, half), (half, count - half)):
+        began = time.perf_counter()
+        samples += await start_waiting(client, number, progress, first)
+        seconds += time.perf_counter() - began
+        await settled(cluster)
+        sizes.append(node_bytes(cluster))
+    begin, middle, end = sizes
+    return Grown(
+        {name: (end[name] - begin[name]) // count for name in begin},
+        {name: (end[name] - middle[name]) // (count - half) for name in begin},
+        sorted(samples),
+        seconds,
+    )
 
 
 async def _hot_bytes_each(options: Options, progress: Progress) -> dict[str, int]:
@@ -111,7 +131,7 @@ async def _hot_bytes_each(options: Options, progress: Progress) -> dict[str, int
         # What a node has only once it has worked is not theirs.
         for number in range(WARM_UP):
             await client.start(W3, Parcel(number))
-        return (await _bytes_each(cluster, client, count, progress))[0]
+        return (await _grow(cluster, client, count, progress)).each
 
 
 def _by_node(each: dict[str, int]) -> str:
