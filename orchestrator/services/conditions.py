@@ -14,6 +14,7 @@ import msgspec
 from orchestrator.engine.commands import DecideEvent
 from orchestrator.engine.evaluations import is_true
 from orchestrator.engine.expressions import assemble_object, dump_string, fields_of
+from orchestrator.engine.expressions.payload_templates import expand_inline
 from orchestrator.engine.results import Rejected
 from orchestrator.engine.triggers import events
 from orchestrator.integrations.work import Ended, Executor, Kind, Work
@@ -113,7 +114,8 @@ class Conditions:
             task_id="",
             name=name,
             reference=row.event,
-            input=row.payload,
+            # As Conductor has it: JSON in its strings counts as what it says, whatever the actions ask for.
+            input=expand_inline(row.payload),
             parameters=assemble_object((("expression", dump_string(parsed.condition)),)),
             idempotency_key="",
             fencing_token=0,

@@ -102,6 +102,14 @@ def bench() -> Bench:
     return Bench()
 
 
+async def test_a_condition_sees_what_json_in_strings_says(bench: Bench) -> None:
+    put_handler(bench.driver, START, condition="$.n > 1")
+    async with bench.leading():
+        bench.do(PublishEvent("default", "paid", "", b'{"n":7,"inner":"{\\"a\\":1}"}'))
+        await bench.until_decided()
+    assert msgspec.json.decode(bench.scripts.asked[0].input) == {"n": 7, "inner": {"a": 1}}
+
+
 async def test_a_condition_decides_whether_the_handler_acts(bench: Bench) -> None:
     put_handler(bench.driver, START, condition="$.n > 1")
     async with bench.leading():

@@ -54,7 +54,7 @@ def fill(raw: bytes, payload: bytes, most: int = PAYLOAD_BYTES_MAX) -> bytes:
 
 
 def expand_inline(payload: bytes) -> bytes:
-    """The document with those of its strings that are JSON texts replaced by what they say."""
+    """The document with those of its strings that are JSON objects or arrays replaced by them; others stay strings."""
     first = payload[:1]
     if first == b"{":
         return assemble_object([(key, expand_inline(bytes(value))) for key, value in fields_of(payload).items()])
@@ -63,6 +63,8 @@ def expand_inline(payload: bytes) -> bytes:
     if first != b'"':
         return payload
     text = text_of(payload).encode("utf-8").strip(b" \t\r\n")
+    if text[:1] not in (b"{", b"["):
+        return payload
     try:
         check_json(text)
     except JsonInvalid:

@@ -41,7 +41,7 @@ def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -
     payload = expand_inline(row.payload) if action.expand else row.payload
     fields = fields_of(fill(action.parameters, payload))
     if action.kind is ActionKind.START_WORKFLOW:
-        return _start(step, row, action, fields, origin)
+        return _start(step, row, action, fields, payload, origin)
     workflow_id = _text(fields, "workflowId")
     if not workflow_id:
         raise LimitExceeded("workflowId is empty")
@@ -81,10 +81,15 @@ def kind_of(message: Message) -> str:
             return ""
 
 
-def _start(step: Step, row: EventRow, action: EventAction, fields: _Fields, origin: Origin) -> StartExecution:
+def _start(
+    step: Step, row: EventRow, action: EventAction, fields: _Fields, payload: bytes, origin: Origin
+) -> StartExecution:
     given = merge_objects(_object(fields, "input"), assemble_object(_of_event(row)))
     check_payload(given)
-    domains = fields_of(_object(fields, "taskToDomain"))
+    # Those of the event where the action names none: an EVENT task publishes those of its workflow.
+    key = "taskToDomain"
+    named = _object(fields, key) if key in fields else fields_of(payload).get(key, NULL)
+    domains = {name: bytes(value) for name, value in fields_of(named).items()}
     return StartExecution(
         namespace=row.namespace,
         workflow_id=step.ids.make(),
@@ -93,7 +98,7 @@ def _start(step: Step, row: EventRow, action: EventAction, fields: _Fields, orig
         input=given,
         correlation_id=_text(fields, "correlationId"),
         priority=action.priority,
-        task_to_domain=tuple(sorted((name, text_of(value)) for name, value in domains.items())),
+        task_to_domain=tuple(sorted((name, text_of(one)) for name, one in domains.items() if one[:1] == b'"')),
         created_by=origin.name,
         origin=origin,
     )
@@ -101,7 +106,8 @@ def _start(step: Step, row: EventRow, action: EventAction, fields: _Fields, orig
 
 def _task_output(row: EventRow, fields: _Fields) -> bytes:
     """The output that is given, with what the task was found by and the event, as in Conductor."""
-    target = [(key, bytes(fields.get(key, NULL))) for key in ("workflowId", "taskId", "taskRefName")]
+    keys = ("workflowId", "taskId", "taskRefName", "reasonForIncompletion")
+    target = [(key, bytes(fields.get(key, NULL))) for key in keys]
     output = merge_objects(assemble_object(target), _object(fields, "output"))
     output = merge_objects(output, assemble_object(_of_event(row)))
     check_payload(output)

@@ -206,7 +206,7 @@ def test_a_result_is_bounded() -> None:
 
 
 def test_inline_json_is_expanded_once_and_what_is_no_json_is_left() -> None:
-    given = msgspec.json.encode({"a": '{"b": "[1]"}', "c": ["true", "word", " 5 "], "d": '{"e": }', "f": {"g": "null"}})
-    assert msgspec.json.decode(expand_inline(given)) == {
-        "a": {"b": "[1]"}, "c": [True, "word", 5], "d": '{"e": }', "f": {"g": None},
+    given = {"a": '{"b": "[1]"}', "c": ["true", "word", " [5] "], "d": '{"e": }', "f": {"g": "null", "h": "0123"}}
+    assert msgspec.json.decode(expand_inline(msgspec.json.encode(given))) == {
+        **given, "a": {"b": "[1]"}, "c": ["true", "word", [5]],
     }

@@ -264,6 +264,14 @@ def test_a_started_workflow_knows_its_event(driver: Driver) -> None:
     }
 
 
+@pytest.mark.parametrize(("own", "chosen"), [({}, (("a", "eu"),)), ({"taskToDomain": {"a": "us"}}, (("a", "us"),))])
+def test_domains_are_those_of_the_event_if_the_action_names_none(driver: Driver, own: Any, chosen: Any) -> None:
+    """taskToDomain of the payload, as an EVENT task publishes it, is that of the workflow that it starts."""
+    put_handler(driver, action("start_workflow", name="report", **own))
+    publish(driver, {"taskToDomain": {"a": "eu", "b": 7}})
+    assert driver.header(only(driver).workflow_id).task_to_domain == chosen
+
+
 def test_a_task_is_completed_from_outside(driver: Driver) -> None:
     driver.start("waiter")
     put_handler(driver, action("complete_task", workflowId="${id}", taskRefName="pay", output={"by": "${by}"}))
@@ -272,7 +280,7 @@ def test_a_task_is_completed_from_outside(driver: Driver) -> None:
     assert driver.header().output == b'{"by":"card"}'
     output = driver.latest("pay").output
     assert isinstance(output, bytes) and msgspec.json.decode(output) == {
-        "workflowId": "w", "taskId": None, "taskRefName": "pay", "by": "card",
+        "workflowId": "w", "taskId": None, "taskRefName": "pay", "reasonForIncompletion": None, "by": "card",
         "conductor.event.messageId": "m", "conductor.event.name": "paid",
     }
     assert (only(driver).workflow_id, only(driver).state) == ("w", EventRunState.COMPLETED)
@@ -345,7 +353,7 @@ def test_strings_that_are_json_are_expanded_if_asked(driver: Driver) -> None:
     plain, expanded = (input_of(driver, run.workflow_id) for run in event_runs(driver))
     assert (plain["b"], plain["p"]) == (None, payload)
     assert expanded["b"] == [1, 2]
-    assert expanded["p"] == {"inner": {"a": {"b": [1, 2]}}, "text": "no json", "number": 17}
+    assert expanded["p"] == {"inner": {"a": {"b": [1, 2]}}, "text": "no json", "number": "17"}
 
 
 @pytest.mark.parametrize(
