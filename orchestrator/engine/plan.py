@@ -126,7 +126,7 @@ class TaskDocuments(Mapping[str, bytes]):
 
 
 def bundle_for(state: State, namespace: str, document: bytes) -> tuple[bytes, bytes]:
-    """(digest, text) of the document with the task definitions and schemas as they are registered now.
+    """(digest, text) of the document with the task definitions, schemas and sub-workflows as they are registered now.
 
     Raises DefinitionError. What was made is remembered until any definition changes.
     """
@@ -134,6 +134,10 @@ def bundle_for(state: State, namespace: str, document: bytes) -> tuple[bytes, by
     if made is None:
         if len(state.bundles_made) >= _BUNDLES_REMEMBERED:
             state.bundles_made.clear()
-        made = make_bundle(document, TaskDocuments(state, namespace), SchemaDocuments(state, namespace))
+
+        def newest(name: str) -> int:
+            return state.highest_version.get((namespace, name), [0])[-1]
+
+        made = make_bundle(document, TaskDocuments(state, namespace), SchemaDocuments(state, namespace), newest)
         state.bundles_made[namespace, document] = made
     return made

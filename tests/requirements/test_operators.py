@@ -175,6 +175,20 @@ def test_a_dynamic_task_may_be_a_system_task(driver: Driver, name: str) -> None:
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
+@pytest.mark.parametrize(("own", "count"), [({}, 2), ({"retryCount": 0}, 0), ({"retryCount": 1}, 1)])
+def test_a_dynamic_task_is_tried_as_often_as_it_says_or_else_its_definition(
+    driver: Driver, own: dict[str, Any], count: int
+) -> None:
+    """effective retryCount = workflowTask.retryCount if set, else TaskDef.retryCount."""
+    driver.register_task(name="a", retryCount=2, retryDelaySeconds=1)
+    begin(driver, element("DYNAMIC", "d1", {"n": "a"}, dynamicTaskNameParam="n", **own))
+    for number in range(count + 1):
+        assert driver.latest("d1").retry_count == number
+        driver.fail("d1")
+        driver.wait(1_000)
+    assert driver.header().status is WorkflowStatus.FAILED
+
+
 @pytest.mark.parametrize("value", [None, "", "SUB_WORKFLOW", 7, {"x": 1}])
 def test_a_dynamic_task_that_is_nothing_ends_the_workflow(driver: Driver, value: Any) -> None:
     """That def must exist, else workflow terminated."""

@@ -9,7 +9,13 @@ import pytest
 
 from orchestrator.engine import limits
 from orchestrator.engine.choices import DeleteEffects, TerminateCompensation
-from orchestrator.engine.commands import AbandonCompensation, DeleteWorkflow, SkipCompensation, TerminateWorkflow
+from orchestrator.engine.commands import (
+    AbandonCompensation,
+    DeleteWorkflow,
+    RestartWorkflow,
+    SkipCompensation,
+    TerminateWorkflow,
+)
 from orchestrator.engine.model import CompensationState, TaskStatus, WorkflowStatus
 from tests.engine.driver import Driver, simple, workflow
 from tests.requirements.elements import begin, element, shown_input, text
@@ -48,6 +54,36 @@ def test_a_sub_workflow_is_another_execution(driver: Driver) -> None:
     assert text(driver, "s1") == {"r": 1, "subWorkflowId": child}
     driver.give("c")
     assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+@pytest.mark.parametrize(("version", "begun"), [(None, 1), (0, 2), (2, 2), ("${workflow.input.v}", 2)])
+def test_the_version_of_a_sub_workflow_is_chosen_with_its_parent(driver: Driver, version: Any, begun: int) -> None:
+    """The definition is copied into the execution at start, and with it the highest version of a sub-workflow that is
+    named without one; 0 is the highest when the sub-workflow begins."""
+    named = {"name": "child", "version": version}
+    begin(driver, simple("c"), sub(subWorkflowParam=named), given=b'{"v":0}')
+    driver.register(workflow("child", simple("d")) | {"version": 2})
+    driver.give("c")
+    assert driver.header(child_of(driver)).version == begun
+    if version is None:
+        assert shown_input(driver, "s1")["subWorkflowVersion"] == 1
+
+
+def test_a_restart_with_the_latest_definitions_takes_the_latest_sub_workflows(driver: Driver) -> None:
+    """useLatestDefinitions swaps the definition, and what it was copied with; otherwise all stays as it was."""
+    begin(driver, sub())
+    driver.register(workflow("child", simple("d")) | {"version": 2})
+    for use_latest, version in ((False, 1), (True, 2)):
+        terminate(driver, compensation=TerminateCompensation.SKIP)
+        driver.ok(RestartWorkflow("default", "w", use_latest))
+        assert driver.header(child_of(driver)).version == version
+
+
+def test_a_sub_workflow_that_is_not_there_yet_is_looked_for_when_it_begins(driver: Driver) -> None:
+    begin(driver, simple("c"), sub(subWorkflowParam={"name": "later"}))
+    driver.register(workflow("later", simple("d")))
+    driver.give("c")
+    assert driver.header(child_of(driver)).name == "later"
 
 
 def test_a_sub_workflow_may_be_defined_in_place(driver: Driver) -> None:

@@ -33,14 +33,15 @@ from orchestrator.engine.definitions.tasks import (
     OPERATOR_TIMEOUTS,
     TaskDefinition,
 )
-from orchestrator.engine.expressions import Template, overlay_template
+from orchestrator.engine.expressions import Template, merge_objects, overlay_template, parse_template
 
 
 def compile_definition(
-    workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinition], gathered: bytes
+    workflow: ParsedWorkflow, tasks: Mapping[str, TaskDefinition], gathered: bytes, versions: Mapping[str, int]
 ) -> CompiledDefinition:
-    """`tasks`: the registered task definitions that the workflow names; `gathered`: the registered schemas."""
-    compiler = Compiler(workflow.inputs, workflow.references, tasks, gathered, workflow.announcements)
+    """`tasks`: the registered task definitions that the workflow names; `gathered`: the registered schemas;
+    `versions`: those of sub-workflows that are named without one."""
+    compiler = Compiler(workflow.inputs, workflow.references, tasks, gathered, workflow.announcements, versions)
     compiler.sequence(workflow.elements, None, 0, 0)
     first = workflow.elements[0].reference
     compiler.nodes.update((node.reference, node) for node in _checks(workflow, gathered, first))
@@ -96,6 +97,7 @@ class Compiler:
         tasks: Mapping[str, TaskDefinition],
         gathered: bytes,
         announcements: Mapping[str, Announcements],
+        versions: Mapping[str, int],
     ) -> None:
         self.nodes: dict[str, TaskNode] = {}
         self._inputs = inputs
@@ -103,6 +105,7 @@ class Compiler:
         self._tasks = tasks
         self._gathered = gathered
         self._announcements = announcements
+        self._versions = versions
 
     def sequence(self, elements: tuple[Element, ...], parent: str | None, branch: int, loops: int) -> None:
         """`loops`: how many are around it."""
@@ -138,7 +141,7 @@ class Compiler:
 
     def _node(self, element: Element, loops: int, is_compensation: bool = False) -> TaskNode:
         definition = element.definition or self._tasks.get(element.name)
-        parameters = self._inputs[element.reference]
+        parameters = self._chosen(element, self._inputs[element.reference], is_compensation)
         undo = element.compensation
         is_checked = definition is not None and element.type not in UNCHECKED and not is_compensation
         schemas = definition.schemas if definition is not None and is_checked else NO_SCHEMAS
@@ -170,6 +173,14 @@ class Compiler:
             input_schema=resolve(schemas.input, self._gathered),
             output_schema=resolve(schemas.output, self._gathered),
         )
+
+    def _chosen(self, element: Element, parameters: Template, is_compensation: bool) -> Template:
+        """The input of a SUB_WORKFLOW says which version of it is meant."""
+        version = self._versions.get(element.sub_workflow, 0)
+        if not version:
+            return parameters
+        given = merge_objects(parameters.source, b'{"subWorkflowVersion":%d}' % version)
+        return parse_template(given, element.input_path, step=is_compensation)
 
     def _overlaid(self, parameters: Template, definition: TaskDefinition) -> Template:
         template = overlay_template(parameters, definition.input)
@@ -205,7 +216,13 @@ def _timeouts(element: Element, definition: TaskDefinition | None) -> Timeouts:
     return Timeouts() if element.type == TaskType.SIMPLE else OPERATOR_TIMEOUTS
 
 
-_DEFAULT_RETRY = {TaskType.SIMPLE: RetryPolicy(), TaskType.HTTP: CALL_RETRY, TaskType.GRPC: CALL_RETRY}
+_DEFAULT_RETRY = {
+    TaskType.SIMPLE: RetryPolicy(),
+    TaskType.HTTP: CALL_RETRY,
+    TaskType.GRPC: CALL_RETRY,
+    # As often as what it becomes.
+    TaskType.DYNAMIC: CALL_RETRY,
+}
 
 
 def _loop(element: Element) -> Loop:

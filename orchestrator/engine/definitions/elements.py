@@ -24,6 +24,7 @@ from orchestrator.engine.definitions.operators import (
     check_terminate,
     check_wait,
     compensation_type,
+    newest_of,
     read_decision,
     read_dynamic_fork,
     read_script,
@@ -113,6 +114,7 @@ class Element(msgspec.Struct, frozen=True):
     async_complete: bool = False
     sink: str = ""
     announced: tuple[Announced, ...] = ()
+    sub_workflow: str = ""  # of which it means the version that is the newest when the workflow begins
 
     def branches(self) -> list[tuple[Element, ...]]:
         return [*self.cases.values(), self.default, *self.forks, self.body]
@@ -199,7 +201,7 @@ class ElementReader:
                     raise fields.invalid("dynamicTaskNameParam", f"there is no input parameter {quoted(parameter)}")
                 return changed(element, parameter=parameter)
             case TaskType.SUB_WORKFLOW:
-                return changed(element, input=read_sub_workflow(fields, element.input))
+                return changed(element, input=read_sub_workflow(fields, element.input), sub_workflow=newest_of(fields))
             case TaskType.EVENT:
                 return changed(element, sink=read_sink(fields))
             case TaskType.HTTP | TaskType.GRPC:
@@ -259,7 +261,8 @@ class ElementReader:
         if not fields.has("inputParameters"):
             element = msgspec.structs.replace(element, input=STEP_RECORD)
         if kind == TaskType.SUB_WORKFLOW:
-            return msgspec.structs.replace(element, input=read_sub_workflow(fields, element.input))
+            given = read_sub_workflow(fields, element.input)
+            return msgspec.structs.replace(element, input=given, sub_workflow=newest_of(fields))
         if kind != TaskType.SIMPLE:
             check_call(kind, Fields(element.input, element.input_path, fields_of(element.input)))
         return element

@@ -59,7 +59,8 @@ def _compile(elements: list[Element], fields: Mapping[str, msgspec.Raw], loops: 
     everything = subtree(tuple(elements))
     tasks = {name: validate_task(bytes(raw)).definition for name, raw in fields_of(fields["definitions"]).items()}
     told = announcements_of(everything, None)
-    compiler = Compiler(read_inputs(everything, None), None, tasks, bytes(fields.get("schemas", b"{}")), told)
+    # Sub-workflows in it are those that are newest when they begin.
+    compiler = Compiler(read_inputs(everything, None), None, tasks, bytes(fields.get("schemas", b"{}")), told, {})
     for branch, element in enumerate(elements):
         compiler.sequence((element,), None, branch, loops)
     return compiler.nodes
@@ -142,7 +143,10 @@ def compile_body(document: bytes, node: TaskNode) -> TaskNode:
     definitions = assemble_object([(name, fields["definition"])] if "definition" in fields else [])
     found = fields_of(assemble_object([("definitions", definitions), ("schemas", fields.get("schemas", b"{}"))]))
     body = _compile(_read([task], _HERE), found, node.loops)[node.reference]
-    retry = body.retry if node.retry.count == 0 else replace(body.retry, count=node.retry.count)
+    retry = body.retry
+    if not node.retry.forgives_losses:
+        # It says how often it is tried itself.
+        retry = replace(retry, count=node.retry.count, forgives_losses=False)
     return replace(
         body,
         path=node.path,

@@ -6,7 +6,7 @@ from orchestrator.engine.definitions.errors import quoted
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.model import DynamicFork, Script, TaskType
 from orchestrator.engine.durations import DurationInvalid, parse_duration, parse_until
-from orchestrator.engine.expressions import assemble_object, merge_objects, text_of
+from orchestrator.engine.expressions import assemble_object, fields_of, is_null, merge_objects, text_of
 
 # Types that exist elsewhere and not here: taken for worker's tasks they would wait for a worker for ever.
 UNBUILT_TYPES = frozenset(
@@ -171,6 +171,15 @@ def read_sub_workflow(fields: Fields, given: bytes) -> bytes:
     return merge_objects(given, assemble_object(shown))
 
 
+def newest_of(fields: Fields) -> str:
+    """The name of the sub-workflow that is meant as it is newest when the workflow begins; "" if a version, a
+    definition or an expression says which."""
+    parameters = fields_of(fields.object("subWorkflowParam"))
+    said = {key for key, raw in parameters.items() if not is_null(bytes(raw))}
+    name = text_of(parameters["name"]) if "name" in said else ""
+    return "" if "${" in name or said & {"version", "workflowDefinition"} else name
+
+
 def check_call(kind: TaskType, parameters: Fields) -> None:
     """An HTTP or GRPC task says what is called: in a field of its own, or in its input itself."""
     request = "http_request" if kind == TaskType.HTTP else "grpc_request"
@@ -190,7 +199,7 @@ def check_loop(parameters: Fields) -> None:
 
 def check_wait(parameters: Fields) -> None:
     duration, until = _literal(parameters, "duration"), _literal(parameters, "until")
-    if duration != "" and until != "":
+    if duration and until:
         raise parameters.invalid("until", "a WAIT has a duration or an until, not both")
     try:
         if duration:

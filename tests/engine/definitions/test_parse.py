@@ -388,6 +388,8 @@ ACCEPTED: list[Json] = [
     workflow(task("t", type="TERMINATE", inputParameters={"terminationStatus": "${workflow.input.status}"})),
     workflow(task("t", type="WAIT")),
     workflow(task("t", type="WAIT", inputParameters={"duration": "${workflow.input.d}", "until": ""})),
+    # One of them may turn out to be null.
+    workflow(task("t", type="WAIT", inputParameters=dict.fromkeys(("duration", "until"), "${workflow.input.d}"))),
     workflow(task("t", type="WAIT", inputParameters={"signal": "paid", "duration": "2h"})),
     workflow({"taskReferenceName": "n", "type": "NOOP"}),
     workflow(
