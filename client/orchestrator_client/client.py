@@ -378,6 +378,11 @@ class Client(Executing, Upkeep, Mocking):
         async for found in searching.tasks(self.connection, request):
             yield found
 
+    async def count_tasks(self, *, query: str = "", free_text: str = "") -> Hits:
+        """How many attempts a search finds; it does not count further than 10,000."""
+        request = searching.tasks_request(self.connection, query=query, free_text=free_text)
+        return await searching.count_tasks(self.connection, request)
+
     async def signal(self, workflow_id: str, name: str, payload: Any = None) -> None:
         """Gives a signal, which is kept until a wait for that name takes it."""
         await self.run(workflow_id).signal(name, payload)

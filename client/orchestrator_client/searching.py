@@ -137,6 +137,13 @@ async def count(connection: Connection, request: pb.SearchWorkflowsRequest) -> H
     return Hits(reply.total_hits, reply.total_is_lower_bound)
 
 
+async def count_tasks(connection: Connection, request: pb.SearchTasksRequest) -> Hits:
+    request.count_total = True
+    request.page.size = 1
+    reply = await connection.call(lambda node: node.workflows.SearchTasks, request)
+    return Hits(reply.total_hits, reply.total_is_lower_bound)
+
+
 def _stamp(moment: datetime | None) -> Timestamp | None:
     if moment is None:
         return None

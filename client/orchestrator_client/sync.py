@@ -221,6 +221,7 @@ class SyncClient(_Blocking[Client]):
     search = _iterating(Client.search)
     search_tasks = _iterating(Client.search_tasks)
     count = _blocking(Client.count)
+    count_tasks = _blocking(Client.count_tasks)
     signal = _blocking(Client.signal)
     pause = _blocking(Client.pause)
     resume = _blocking(Client.resume)

@@ -10,7 +10,7 @@ import click
 from orchestrator.cli.output import moment, status, table
 from orchestrator.cli.session import Session, calls_cluster
 from orchestrator.cli.workflow_commands import task, workflow
-from orchestrator_client import Client, Execution, FoundTask
+from orchestrator_client import Client, Execution, FoundTask, Hits
 
 T = TypeVar("T")
 
@@ -28,6 +28,7 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--full", is_flag=True, help="With --json: with inputs and outputs."),
         click.option("--conductor", is_flag=True, help="As Conductor shows them, in JSON."),
         click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="0 for all."),
+        click.option("--count", is_flag=True, help="Only how many there are; counts up to 10,000."),
     )):
         command = option(command)
     return command
@@ -35,14 +36,12 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @workflow.command("search")
 @_asked
-@click.option("--count", is_flag=True, help="Only how many there are; counts up to 10,000.")
 @calls_cluster
 async def search_workflows(session: Session, client: Client, *, query: str, free_text: str, sort: str, full: bool,
                            conductor: bool, limit: int, count: bool) -> None:
     """Search workflows by conditions on their fields, and by text in them."""
     if count:
-        hits = await client.count(query=query, free_text=free_text)
-        session.output.show(hits, f"{hits.count}{' or more' if hits.is_lower_bound else ''}")
+        _show_count(session, await client.count(query=query, free_text=free_text))
         return
     if conductor:
         documents, more = await _first(client.conductor.search(
@@ -61,8 +60,11 @@ async def search_workflows(session: Session, client: Client, *, query: str, free
 @_asked
 @calls_cluster
 async def search_tasks(session: Session, client: Client, *, query: str, free_text: str, sort: str, full: bool,
-                       conductor: bool, limit: int) -> None:
+                       conductor: bool, limit: int, count: bool) -> None:
     """Search attempts of tasks by conditions on their fields, and by text in them."""
+    if count:
+        _show_count(session, await client.count_tasks(query=query, free_text=free_text))
+        return
     if conductor:
         documents, more = await _first(client.conductor.search_tasks(
             query=query, free_text=free_text, sort=sort, full=full, page_size=_page_size(limit)), limit)
@@ -84,6 +86,10 @@ async def _first(found: AsyncIterator[T], limit: int) -> tuple[list[T], bool]:
             return kept, True
         kept.append(one)
     return kept, False
+
+
+def _show_count(session: Session, hits: Hits) -> None:
+    session.output.show(hits, f"{hits.count}{' or more' if hits.is_lower_bound else ''}")
 
 
 def _page_size(limit: int) -> int:

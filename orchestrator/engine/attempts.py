@@ -266,7 +266,7 @@ def finish(
             or (in_effect and not accepted)
             or (attempt.outcome_unknown and not was_accepted)
             or (was_done and status is not TaskStatus.COMPLETED and attempt.type in WORKED),
-            fencing_token=attempt.reported_by or attempt.fencing_token,
+            fencing_token=_token_of_report(attempt),
             check=Check.NONE,
             reported_by=0,
         )
@@ -284,6 +284,13 @@ def finish(
     if follow:
         step.note(AgendaKind.FOLLOW, attempt.sequence)
     return attempt
+
+
+def _token_of_report(attempt: TaskAttempt) -> int:
+    """The token under which it was executed, and not looked at."""
+    if attempt.check in (Check.OUTPUT, Check.OUTPUT_PASSED):
+        return attempt.reported_by or attempt.fencing_token
+    return attempt.fencing_token
 
 
 def _look_at_output(step: Step, attempt: TaskAttempt, output: Payload, accepted: bool) -> TaskAttempt:

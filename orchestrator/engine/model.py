@@ -324,7 +324,9 @@ class TaskAttempt(Row, frozen=True):
     most_iterations: int = 0  # DO_WHILE: as its input says; 0: as many as any loop
     check: Check = Check.NONE
     check_losses: int = 0  # nodes lost in a row while they looked at it
-    reported_by: int = 0  # while its output is looked at: the token of the worker that reported it
+    # The token of the worker that has reported something last and has it no more: its output, while that is looked at;
+    # that it is not done; or that what it has called goes on.
+    reported_by: int = 0
 
     joined: bool = False  # SUB_WORKFLOW: `child` was there before, and only its end is waited for
 

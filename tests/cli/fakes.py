@@ -152,6 +152,10 @@ class FakeClient:
         self._called("count", query, free_text)
         return Hits(10_000, is_lower_bound=True)
 
+    async def count_tasks(self, *, query: str, free_text: str) -> Hits:
+        self._called("count_tasks", query, free_text)
+        return Hits(7, is_lower_bound=False)
+
     async def search_tasks(self, **asked: Any) -> AsyncIterator[FoundTask]:
         self._called("search_tasks", {key: value for key, value in asked.items() if value})
         for one in FAILED.tasks:

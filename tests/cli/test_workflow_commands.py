@@ -250,6 +250,9 @@ def test_tasks_are_searched(fake: FakeClient) -> None:
     assert "charge" in first and "order-2" in second and "NO_TRUCKS" in second
     [_, found] = json.loads(run(fake, "task", "search", "--json").stdout)
     assert (found["workflow_id"], found["task"]["reference"]) == ("order-2", "ship")
+    counted = run(fake, "task", "search", "-q", "status = FAILED", "-f", "truck", "--count")
+    assert (fake.calls[-1], counted.stdout) == (("count_tasks", "status = FAILED", "truck"), "7\n")
+    assert json.loads(run(fake, "task", "search", "--count", "--json").stdout) == {"count": 7, "is_lower_bound": False}
 
 
 def test_what_is_registered_is_shown(fake: FakeClient) -> None:

@@ -412,6 +412,7 @@ async def test_workflows_and_tasks_are_searched(client: Client) -> None:
     tasks = [each async for each in client.search_tasks(query="workflowType = searched AND status = COMPLETED")]
     assert [(each.workflow_id, each.task.type, each.workflow_status) for each in tasks] == [
         ("searched-1", "WAIT", "COMPLETED")]
+    assert (await client.count_tasks(query="workflowType = searched AND status = IN_PROGRESS")).count == 2
     with pytest.raises(InvalidRequest, match="there is no field 'color'"):
         _ = [each async for each in client.search(query="color = red")]
 

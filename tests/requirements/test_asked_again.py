@@ -90,6 +90,37 @@ def test_another_worker_may_go_on(driver: Driver) -> None:
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
+def test_who_says_it_again_is_answered_as_before(driver: Driver) -> None:
+    """The acknowledgement may be lost: said again, it counts once, be the task waiting or with somebody by then."""
+    begin(driver, simple("a"))
+    attempt = driver.latest("a")
+    again = CompleteTask(
+        "default", "w", attempt.task_id, attempt.fencing_token, TaskStatus.IN_PROGRESS, b"{}", "", "", callback_ms=5_000
+    )
+    assert driver.do(again).verdict is Verdict.ACCEPTED
+    before = driver.rows()
+    assert driver.do(again).verdict is Verdict.ACCEPTED
+    assert driver.rows() == before
+    driver.wait(5_000)
+    assert driver.latest("a").status is TaskStatus.IN_PROGRESS
+    before = driver.rows()
+    assert driver.do(again).verdict is Verdict.ACCEPTED
+    assert driver.rows() == before
+    driver.give("a")
+    assert driver.do(again).verdict is Verdict.FENCED
+    assert driver.latest("a").fencing_token > attempt.fencing_token
+
+
+def test_a_call_that_is_reported_again_is_answered_as_before(driver: Driver) -> None:
+    """So it is with a node that has called what goes on elsewhere: asyncComplete."""
+    driver.ok(OpenSession("n", SessionKind.STREAM, "$system", "", "n", ("system/http",), 1, 10_000))
+    begin(driver, element("HTTP", "h", {"uri": "http://x", "method": "GET"}, asyncComplete=True))
+    token = driver.latest("h").fencing_token
+    for _ in range(2):
+        assert driver.give("h", token=token).verdict is Verdict.ACCEPTED
+        assert driver.latest("h").status is TaskStatus.IN_PROGRESS
+
+
 def test_its_timeout_goes_on(driver: Driver) -> None:
     """Task: now - startTime >= timeoutSeconds, whoever has it, and how often it was handed out."""
     task = {"name": "a", "timeoutSeconds": 10, "timeoutPolicy": "TIME_OUT_WF"}

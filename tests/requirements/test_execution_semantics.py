@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.engine import attempts
 from orchestrator.engine.choices import DeadlineKind, TerminateCompensation
 from orchestrator.engine.commands import (
     ExpireDeadline,
+    FireTimers,
     PauseWorkflow,
     ResumeWorkflow,
     RetryWorkflow,
@@ -305,6 +307,57 @@ def test_the_total_timeout_counts_all_attempts(driver: Driver) -> None:
     assert driver.latest("a").status is TaskStatus.TIMED_OUT
     assert driver.header().status is WorkflowStatus.TIMED_OUT
     assert "exceeded total timeout of 10 seconds" in driver.header().reason
+
+
+SAME = {"timeoutSeconds": 5, "totalTimeoutSeconds": 5, "pollTimeoutSeconds": 5, "responseTimeoutSeconds": 5}
+
+
+@pytest.mark.parametrize("noticed", ["time", "response"])
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        (SAME, attempts.TOTAL_TIMEOUT),
+        ({**SAME, "totalTimeoutSeconds": 6}, attempts.TASK_TIMEOUT),
+        ({"responseTimeoutSeconds": 5}, attempts.RESPONSE_TIMEOUT),
+    ],
+)
+def test_of_timeouts_at_the_same_time_the_first_counts(
+    driver: Driver, fields: dict[str, int], code: str, noticed: str
+) -> None:
+    """For each in order: total timeout, task timeout, poll timeout, response timeout. So a response timeout, which is
+    retried whatever the policy, never stands in for a timeout that ends the workflow by policy."""
+    timeouts(driver, **fields, timeoutPolicy="TIME_OUT_WF")
+    first = driver.latest("a")
+    driver.now_ms += 5_000
+    expired = ExpireDeadline(DeadlineKind.RESPONSE, first.fencing_token)
+    driver.entry(*((expired, FireTimers()) if noticed == "response" else (FireTimers(), expired)))
+    assert driver.hot().tasks[first.sequence].error_code == code
+    ends = code != attempts.RESPONSE_TIMEOUT
+    assert driver.header().status is (WorkflowStatus.TIMED_OUT if ends else WorkflowStatus.RUNNING)
+
+
+@pytest.mark.parametrize("noticed", ["time", "poll"])
+@pytest.mark.parametrize(("total_s", "code"), [(5, attempts.TOTAL_TIMEOUT), (6, attempts.POLL_TIMEOUT)])
+def test_so_it_is_for_a_task_that_nobody_took(driver: Driver, total_s: int, code: str, noticed: str) -> None:
+    """The total timeout comes before the poll timeout."""
+    driver.register_task(name="z", pollTimeoutSeconds=5, totalTimeoutSeconds=total_s, timeoutPolicy="TIME_OUT_WF")
+    begin(driver, simple("z"))
+    [ready] = driver.state.ready.values()
+    driver.now_ms += 5_000
+    expired = ExpireDeadline(DeadlineKind.POLL, ready.number)
+    driver.entry(*((expired, FireTimers()) if noticed == "poll" else (FireTimers(), expired)))
+    assert driver.latest("z").error_code == code
+    assert driver.header().status is WorkflowStatus.TIMED_OUT
+
+
+def test_a_timer_that_comes_late_finds_all_that_is_over(driver: Driver) -> None:
+    """The same order counts where a task timeout and, a little later, the total timeout are seen together."""
+    timeouts(driver, timeoutSeconds=5, totalTimeoutSeconds=6, timeoutPolicy="RETRY")
+    first = driver.latest("a")
+    driver.now_ms += 6_000
+    driver.ok(FireTimers())
+    assert driver.hot().tasks[first.sequence].error_code == attempts.TOTAL_TIMEOUT
+    assert driver.header().status is WorkflowStatus.TIMED_OUT
 
 
 def test_the_start_delay_passes_before_a_worker_gets_the_task(driver: Driver) -> None:

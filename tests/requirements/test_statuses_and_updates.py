@@ -332,6 +332,51 @@ def test_a_retry_of_a_child_goes_on_in_its_parent(driver: Driver) -> None:
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
+def optional_family(driver: Driver, **of_task: Any) -> tuple[str, str]:
+    """Ids of a parent and its child, in a grandparent `w`; the parent has failed while the child went on."""
+    driver.register(workflow("child", simple("a", retryCount=0)))
+    sub = element("SUB_WORKFLOW", "s", subWorkflowParam={"name": "child"}, **of_task)
+    driver.register(workflow("parent", *fork([sub], [simple("b", retryCount=0)])))
+    begin(driver, element("SUB_WORKFLOW", "p", subWorkflowParam={"name": "parent"}))
+    parent = driver.latest("p").child
+    child = driver.latest("s", parent).child
+    driver.fail("b", workflow_id=parent)
+    statuses = [driver.header(one).status for one in ("w", parent, child)]
+    assert statuses == [WorkflowStatus.FAILED, WorkflowStatus.FAILED, WorkflowStatus.TERMINATED]
+    return parent, child
+
+
+def test_the_way_outwards_stops_at_an_optional_task(driver: Driver) -> None:
+    """The walk stops at an optional parent task: the child runs again, and nobody waits for it."""
+    parent, child = optional_family(driver, optional=True)
+    driver.ok(RetryWorkflow("default", child))
+    assert driver.header(child).status is WorkflowStatus.RUNNING
+    assert [driver.header(one).status for one in ("w", parent)] == [WorkflowStatus.FAILED] * 2
+    driver.give("a", workflow_id=child)
+    assert driver.header(child).status is WorkflowStatus.COMPLETED
+    assert driver.latest("s", parent).status is TaskStatus.CANCELED
+
+
+def test_it_goes_all_the_way_otherwise(driver: Driver) -> None:
+    """Each parent that waited for the one that runs again does so again."""
+    parent, child = optional_family(driver)
+    driver.ok(RetryWorkflow("default", child))
+    assert {driver.header(one).status for one in ("w", parent, child)} == {WorkflowStatus.RUNNING}
+
+
+def test_it_stops_at_a_task_that_was_tried_again(driver: Driver) -> None:
+    """... or already retried parent task: the attempt that took its place has a child of its own."""
+    parent, child = optional_family(driver)
+    driver.ok(RetryWorkflow("default", parent))
+    other = driver.latest("s", parent).child
+    assert other != child and driver.header().status is WorkflowStatus.RUNNING
+    driver.ok(TerminateWorkflow("default", parent, "no", TerminateCompensation.SKIP))
+    assert driver.header().status in WORKFLOW_TERMINAL
+    driver.ok(RetryWorkflow("default", child))
+    assert driver.header(child).status is WorkflowStatus.RUNNING
+    assert driver.header(parent).status is WorkflowStatus.TERMINATED
+
+
 @pytest.mark.parametrize("value", ["x", "z"])
 def test_a_switch_without_tasks_in_its_branch_goes_on(driver: Driver, value: Any) -> None:
     """A SWITCH with hasChildren schedules nothing itself; one without goes on."""

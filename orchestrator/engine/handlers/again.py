@@ -144,6 +144,9 @@ def child_reopened(step: Step, message: ChildReopened) -> AnyResult:
         return Done()
     if attempt.status in (TaskStatus.COMPLETED, TaskStatus.COMPLETED_WITH_ERRORS):
         return Done()
+    if attempts.node_of(step, attempt).optional:
+        # Nothing depended on it.
+        return Done()
     if control.was_terminated_by_task(step):
         # It would be ended again.
         return Done()

@@ -76,6 +76,7 @@ def _ask_again(step: Step, attempt: TaskAttempt, after_ms: int, said: Payload) -
             status=TaskStatus.SCHEDULED,
             updated_ms=step.now,
             fencing_token=0,
+            reported_by=attempt.fencing_token,
             ready=0,
             losses=0,
             # Unless it says otherwise at last.
@@ -96,7 +97,14 @@ def _accept(step: Step, attempt: TaskAttempt, command: CompleteTask, output: Pay
         lease = step.state.leases[attempt.fencing_token,]
         leases.end_lease(step, lease)
         step.put_task(
-            replace(attempt, output=output, signal=attempt.reference, fencing_token=0, updated_ms=step.now)
+            replace(
+                attempt,
+                output=output,
+                signal=attempt.reference,
+                fencing_token=0,
+                reported_by=attempt.fencing_token,
+                updated_ms=step.now,
+            )
         )
         return
     attempts.finish(
@@ -150,12 +158,22 @@ def _late(step: Step, command: CompleteTask, attempt: TaskAttempt | None) -> Any
         leases.end_lease(step, lease)
     if attempt is None:
         return Judged(Verdict.UNKNOWN, "there is no such attempt")
-    if attempt.accepted and (attempt.reported_by or attempt.fencing_token) == command.fencing_token:
+    if _is_said_again(attempt, command):
+        return Judged(Verdict.ACCEPTED)
+    if attempt.accepted and attempt.fencing_token == command.fencing_token:
         # Said before: the same answer as then.
         if attempt.error_code == attempts.INVALID_RESULT:
             return Judged(Verdict.INVALID, attempt.reason)
         return Judged(Verdict.ACCEPTED)
     return Judged(Verdict.FENCED, f"the attempt is {attempt.status.name}")
+
+
+def _is_said_again(attempt: TaskAttempt, command: CompleteTask) -> bool:
+    """Whether it is what was said last of the attempt, which goes on since."""
+    if not attempt.reported_by or attempt.reported_by != command.fencing_token:
+        return False
+    # Its output is looked at; or what was called goes on; or it is not done.
+    return attempt.accepted or command.status is (TaskStatus.COMPLETED if attempt.signal else TaskStatus.IN_PROGRESS)
 
 
 def _checked(step: Step, command: CompleteTask) -> Payload:

@@ -75,15 +75,37 @@ def _fire_for_task(step: Step, attempt: TaskAttempt, message: TimerFired) -> Non
     elif message.kind is TimerKind.WAIT:
         attempts.complete_operator(step, attempt, attempt.output or b"{}")
     elif message.kind is TimerKind.TASK_TIMEOUT:
-        node = attempts.node_of(step, attempt)
-        elapsed_ms = step.now - attempt.started_ms - node.start_delay_ms
-        reason = _timed_out("Task", elapsed_ms, "Timeout", node.timeouts.task_ms, node.timeouts.policy)
-        attempts.finish(step, attempt, TaskStatus.TIMED_OUT, reason=reason, error_code=attempts.TASK_TIMEOUT)
+        _time_out(step, attempt, attempts.TASK_TIMEOUT)
     elif message.kind is TimerKind.TASK_TOTAL_TIMEOUT:
-        node = attempts.node_of(step, attempt)
-        elapsed_ms = step.now - attempt.first_scheduled_ms
-        reason = _timed_out("Task", elapsed_ms, "Total timeout", node.timeouts.total_ms, node.timeouts.policy)
-        attempts.finish(step, attempt, TaskStatus.TIMED_OUT, reason=reason, error_code=attempts.TOTAL_TIMEOUT)
+        _time_out(step, attempt, attempts.TOTAL_TIMEOUT)
+
+
+def _time_out(step: Step, attempt: TaskAttempt, noticed: str) -> None:
+    """The attempt has come to the limit that somebody has noticed, or to another that counts before it: first the total
+    timeout, then that of the attempt, then those of polls and of responses."""
+    node = attempts.node_of(step, attempt)
+    limits_hold = node.timeouts.policy != TimeoutPolicy.ALERT_ONLY
+    since_start_ms = step.now - attempt.started_ms - node.start_delay_ms
+    if limits_hold and attempts.is_total_used_up(step, node, attempt):
+        noticed = attempts.TOTAL_TIMEOUT
+    elif limits_hold and attempt.started_ms and 0 < node.timeouts.task_ms <= since_start_ms:
+        noticed = attempts.TASK_TIMEOUT
+    timeouts = node.timeouts
+    match noticed:
+        case attempts.TOTAL_TIMEOUT:
+            elapsed_ms = step.now - attempt.first_scheduled_ms
+            reason = _timed_out("Task", elapsed_ms, "Total timeout", timeouts.total_ms, timeouts.policy)
+        case attempts.TASK_TIMEOUT:
+            reason = _timed_out("Task", since_start_ms, "Timeout", timeouts.task_ms, timeouts.policy)
+        case attempts.POLL_TIMEOUT:
+            elapsed_ms = step.now - attempt.scheduled_ms
+            reason = _timed_out("Task poll", elapsed_ms, "Poll timeout", timeouts.poll_ms, timeouts.policy)
+        case _:
+            reason = (
+                f"responseTimeout: {timeouts.response_ms // 1000} exceeded for the taskId: {attempt.task_id}"
+                f" with Task Definition: {attempt.name}"
+            )
+    attempts.finish(step, attempt, TaskStatus.TIMED_OUT, reason=reason, error_code=noticed)
 
 
 def _timed_out(what: str, elapsed_ms: int, which: str, configured_ms: int, policy: TimeoutPolicy) -> str:
@@ -128,7 +150,7 @@ def deadline_passed(step: Step, message: DeadlinePassed) -> AnyResult:
         elif attempt.status is TaskStatus.IN_PROGRESS and attempt.fencing_token == message.number:
             _miss_response(step, attempt)
     elif attempt.status is TaskStatus.SCHEDULED and attempt.ready == message.number and _is_queued(step, attempt):
-        _miss_poll(step, attempt)
+        _time_out(step, attempt, attempts.POLL_TIMEOUT)
     return Done()
 
 
@@ -143,16 +165,4 @@ def _miss_response(step: Step, attempt: TaskAttempt) -> None:
             leases.fence(step, lease, attempts.RESPONSE_TIMEOUT)
         evaluations.lost(step, attempt)
         return
-    node = attempts.node_of(step, attempt)
-    reason = (
-        f"responseTimeout: {node.timeouts.response_ms // 1000} exceeded for the taskId: {attempt.task_id}"
-        f" with Task Definition: {attempt.name}"
-    )
-    attempts.finish(step, attempt, TaskStatus.TIMED_OUT, reason=reason, error_code=attempts.RESPONSE_TIMEOUT)
-
-
-def _miss_poll(step: Step, attempt: TaskAttempt) -> None:
-    node = attempts.node_of(step, attempt)
-    elapsed_ms = step.now - attempt.scheduled_ms
-    reason = _timed_out("Task poll", elapsed_ms, "Poll timeout", node.timeouts.poll_ms, node.timeouts.policy)
-    attempts.finish(step, attempt, TaskStatus.TIMED_OUT, reason=reason, error_code=attempts.POLL_TIMEOUT)
+    _time_out(step, attempt, attempts.RESPONSE_TIMEOUT)
