@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,19 @@ CALLS = 8
 LIMIT_S = 120
 
 
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Below no directory that only its owner may enter, as that of pytest is: Postgres does not run as root."""
+    with tempfile.TemporaryDirectory(prefix="orchestrator-peer-") as made:
+        yield Path(made)
+
+
 @pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
-async def test_a_peer_runs_workflows_and_is_gone_afterwards(peer: Peer, tmp_path: Path) -> None:
+async def test_a_peer_runs_workflows_and_is_gone_afterwards(peer: Peer, directory: Path) -> None:
     if obstacle := peer.obstacle():
         pytest.skip(obstacle)
     async with asyncio.timeout(LIMIT_S):
-        async with peer.start(tmp_path, CALLS) as running:
+        async with peer.start(directory, CALLS) as running:
             await asyncio.gather(*(running.call(number) for number in range(CALLS)))
             roots = [child.pid for child in (*running.servers, *running.workers, *running.callers)]
             tree = descendants(roots)
