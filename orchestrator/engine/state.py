@@ -275,6 +275,11 @@ class State:
             return hot.execution
         return hot.rows(table).get(cast(int, key[2]))
 
+    @property
+    def unflushed_residents(self) -> int:
+        """How many rows of no execution have changed since changes were last taken."""
+        return len(self._unflushed)
+
     def take_changes(self) -> list[Change]:
         """Each row that changed since the last call, once: execution by execution, then all others.
 

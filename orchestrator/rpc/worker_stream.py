@@ -35,6 +35,8 @@ RESULT_BYTES_MAX = 32 << 20
 DETAILS_BYTES_MAX = 64 * 1024
 # Attempts go out in frames of about this size, which every client accepts.
 FRAME_BYTES = 1 << 20
+# Results, or attempts, between two turns of the loop: about a millisecond.
+SLICE = 32
 
 Judge = Callable[[Backend, pb.TaskResult], Awaitable[pb.TaskVerdict]]
 
@@ -159,10 +161,12 @@ class WorkerConnection:
             self._backend.signs.session_seen(self._session_id)
             match frame.WhichOneof("frame"):
                 case "results":
-                    for result in frame.results.results:
+                    for number, result in enumerate(frame.results.results, 1):
                         size = len(result.output.inline)
                         await self._room.take(size)
                         self._spawn(self._answer(result, size))
+                        if number % SLICE == 0:
+                            await asyncio.sleep(0)
                 case "heartbeat":
                     await self._take_heartbeat(frame.heartbeat)
                 case "release":
@@ -292,7 +296,9 @@ class WorkerConnection:
         """What is still to be delivered of these, by the frame."""
         assignments: list[pb.Assignment] = []
         size = 0
-        for lease in leases:
+        for number, lease in enumerate(leases, 1):
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
             assignment = None if lease.token in self._given else await self._assignment(lease)
             if assignment is None:
                 continue

@@ -278,6 +278,21 @@ async def test_nothing_is_staged_in_the_middle_of_an_entry(bench: Bench) -> None
     assert [staged[0] for staged in bench.staged[len(before) :]] == [index]
 
 
+async def test_much_that_has_changed_is_staged_without_being_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is staged is encoded in one turn, so it must not gather without bound."""
+    monkeypatch.setattr(applier_module, "STAGED_RESIDENTS_MAX", 20)
+    await bench.do(RegisterWorkflows("default", (FORKS,), overwrite=False))
+    for count, is_much in ((10, False), (30, True)):
+        bench.applier.stage_soon()
+        before = len(bench.staged)
+        inputs = b'{"n":[%s1]}' % (b"1," * (count - 1))
+        start_it = StartWorkflow("default", "forks", 0, f"w{count}", IfExists.FAIL, inputs)
+        await bench.do(start_it)
+        assert [index for index, *_ in bench.staged[before:]] == [bench.applier.applied_index] * is_much
+
+
 async def test_what_is_staged_has_the_machines_chain_also_where_only_internal_entries_followed() -> None:
     bench = Bench()
     async with running(bench):

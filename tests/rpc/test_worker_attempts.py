@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from typing import Any
 
 import grpc
 import pytest
@@ -175,6 +177,46 @@ async def test_attempts_that_are_many_and_large_come_in_frames_that_every_client
     given = await worker.assigned(60)
     assert {len(each.input.inline) for each in given} == {200_010}
     assert max(frame.ByteSize() for frame in worker.frames) < 2 << 20
+
+
+async def test_the_loop_turns_while_many_attempts_go_out_and_their_results_come_in(
+    bench: Bench, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, turn, sent, judged = 40, 0, [], []
+    monkeypatch.setattr(worker_stream, "SLICE", 5)
+    assignment = worker_stream.views.assignment
+
+    def note_sent(*given: Any) -> Any:
+        sent.append(turn)
+        return assignment(*given)
+
+    def note_judged(command: commands.AnyCommand) -> None:
+        if isinstance(command, commands.CompleteTask):
+            judged.append(turn)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(worker_stream.views, "assignment", note_sent)
+    bench.refuse = note_judged
+    bench.order("pay")
+    bench.driver.worker("s", "pay", slots=count)
+    for number in range(count):
+        bench.start(f"w{number}")
+    counting = asyncio.create_task(count_turns())
+    try:
+        worker = Worker(stubs)
+        await worker.hello(session_id="s", slots=count)
+        await worker.give(*(result(each) for each in await worker.assigned(count)))
+        await worker.verdicts(count)
+    finally:
+        counting.cancel()
+    for turns in (sent, judged):
+        assert len(turns) == count
+        assert max(Counter(turns).values()) <= 5
 
 
 async def test_an_attempt_that_a_stream_is_given_twice_is_sent_once(bench: Bench, stubs: Stubs) -> None:
