@@ -331,6 +331,9 @@ class Step:
         hot = None if self.key is None else self.state.execution(self.key)
         if hot is not None:
             hot.put_in_order(removed)
+            if self.tasks_before:
+                # Numbers of rows that were made come again, for others.
+                hot.derived.clear()
         if self.removed is not None:
             self.state.put_back(self.removed, self.hot)
         self.state.meta = self._meta

@@ -210,6 +210,11 @@ def test_a_break_at_any_write_changes_nothing(driver: Driver, kind: type, monkey
 
 def complete_a_in_vain(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """c, which follows a, is made and queued; then the step breaks."""
+    in_vain(driver, command_of(driver, commands.CompleteTask), monkeypatch)
+
+
+def in_vain(driver: Driver, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is done; then the step breaks."""
     match = leases.match
 
     def broken(one: step.Step) -> None:
@@ -218,7 +223,8 @@ def complete_a_in_vain(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patched:
         patched.setattr(leases, "match", broken)
-        assert driver.do(command_of(driver, commands.CompleteTask)).code is Code.INTERNAL
+        result = driver.do(command)
+    assert isinstance(result, Rejected) and result.code is Code.INTERNAL
 
 
 def test_what_a_step_that_breaks_had_queued_is_not_mistaken_for_what_is_queued_next(
@@ -241,6 +247,43 @@ def test_what_a_step_that_breaks_had_made_is_unknown_to_operators(
     driver.ok(commands.TerminateWorkflow(*ONE, "stop", TerminateCompensation.SKIP))
     twin = driver.restart()
     assert driver.do(commands.RetryWorkflow(*ONE)) == twin.do(commands.RetryWorkflow(*ONE)) == Done()
+    assert driver.rows() == twin.rows()
+
+
+FORKED: dict[str, Any] = {
+    "name": "f", "taskReferenceName": "f", "type": "FORK_JOIN_DYNAMIC",
+    "inputParameters": {"tasks": "${a.output.tasks}", "inputs": {}},
+    "dynamicForkTasksParam": "tasks", "dynamicForkTasksInputParamName": "inputs",
+}
+SPREAD = {**FORKED, "inputParameters": {"forkTaskName": "b", "forkTaskInputs": "${a.output.tasks}"}}
+LOOPED: dict[str, Any] = {
+    "name": "l", "taskReferenceName": "l", "type": "DO_WHILE", "inputParameters": {"_items": "${a.output.tasks}"},
+    "items": "${a.output.tasks}", "loopOver": [simple("b", inputParameters={"i": "${l.output.loopItem}"})],
+}
+
+
+@pytest.mark.parametrize("after_a", [FORKED, SPREAD, LOOPED], ids=["forked", "spread", "looped"])
+def test_what_a_step_that_breaks_had_derived_is_forgotten(
+    after_a: dict[str, Any], driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers that it had given come again, for something else."""
+    join = [] if after_a is LOOPED else [{"name": "j", "taskReferenceName": "j", "type": "JOIN"}]
+    driver.register(workflow("after", simple("a"), after_a, *join))
+    driver.worker("t", "a", "b", slots=9)
+    driver.start("after", "w2")
+
+    def completed(*references: str) -> commands.CompleteTask:
+        a = driver.latest("a", "w2")
+        output = msgspec.json.encode({"tasks": [{"name": "b", "taskReferenceName": one} for one in references]})
+        return commands.CompleteTask(
+            "default", "w2", a.task_id, a.fencing_token, TaskStatus.COMPLETED, output, "", ""
+        )
+
+    in_vain(driver, completed("x", "y"), monkeypatch)
+    twin = driver.restart()
+    result = driver.do(completed("u", "v", "z"))
+    assert not isinstance(result, Rejected)
+    assert twin.do(completed("u", "v", "z")) == result
     assert driver.rows() == twin.rows()
 
 
