@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
-from orchestrator.engine import limits
+from orchestrator.engine import limits, places
 from orchestrator.engine.definitions.errors import DefinitionInvalid, quoted
 from orchestrator.engine.definitions.expansion import write_body, write_forked, write_spread
 from orchestrator.engine.definitions.model import DynamicFork, TaskNode, TaskType
@@ -50,9 +50,11 @@ def expand_fork(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) 
         tasks, inputs = _pair(fields, node.dynamic_fork)
     _check_count(len(tasks))
     path = node.dynamic_fork.tasks or node.dynamic_fork.both
-    document, references = write_forked(tasks, path, step.x.name, *_registered(step))
-    _check_names(step, attempt, references)
-    return _keep(step, attempt, ExpansionKind.FORKED, document, len(tasks), inputs)
+    document, nodes = write_forked(tasks, path, step.x.name, *_registered(step), len(attempt.iterations))
+    _check_names(step, attempt, nodes)
+    attempt = _keep(step, attempt, ExpansionKind.FORKED, document, len(tasks), inputs)
+    places.compiled(step.hot, attempt.expanded, nodes)
+    return attempt
 
 
 def _registered(step: Step) -> tuple[TaskDocuments, SchemaDocuments]:
@@ -143,7 +145,7 @@ def _check_count(count: int) -> None:
         raise DefinitionInvalid("", f"a dynamic fork may have {limits.FORKED} tasks, not {count}")
 
 
-def _check_names(step: Step, attempt: TaskAttempt, references: list[str]) -> None:
+def _check_names(step: Step, attempt: TaskAttempt, references: Iterable[str]) -> None:
     for reference in references:
         made = step.hot.latest(instance_of(reference, attempt.iterations))
         if reference in step.plan.nodes or made is not None:

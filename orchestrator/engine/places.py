@@ -85,6 +85,11 @@ def plan_at(plan: Plan, hot: ExecutionState, expansion: int) -> Plan:
     return cast(Plan, made)
 
 
+def compiled(hot: ExecutionState, expansion: int, nodes: dict[str, TaskNode]) -> None:
+    """What the expansion compiles to, if that is known already: there may be thousands of tasks."""
+    hot.derived["plan", expansion] = make_plan(nodes)
+
+
 def forget(hot: ExecutionState, expansion: int, base: str) -> None:
     """The expansion is gone, and with it what was derived from it. `base`: the reference of what was expanded."""
     kinds = ("plan", "spread", "node", "forked", "inputs")

@@ -266,6 +266,7 @@ def test_what_expressions_add_is_bounded() -> None:
         (b'{"a":"\xed\xa0\x80"}', "not UTF-8"),
         (b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "deeper than 64"),
         (b'{"a":' * 50_000, "deeper than 64"),
+        (b'{"b":[{},{}],"a":' + b'[{"a":' * 32 + b"0" + b"}]" * 32 + b"}", "deeper than 64"),
         (b'{"a":"' + b"x" * PAYLOAD_BYTES_MAX + b'"}', "the limit is 262144"),
     ],
 )
@@ -280,6 +281,7 @@ def test_what_is_no_payload_is_refused(text: bytes, message: str) -> None:
         b"{}",
         b' {"a": 1e999} \n',
         b'{"a":' + b"[" * 63 + b"]" * 63 + b"}",
+        b'{"b":[' + b'{"c":[]},' * 1_000 + b'{}],"a":' + b'[{"a":' * 31 + b"[]" + b"}]" * 31 + b"}",
         b'{"a":"' + b"[{" * 100 + b'\\"[["}',
         b'{"a":"\\ud83d\\ude00"}',
         b'{"a":' + b"9" * 6000 + b"}",

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.engine import limits, queries
+from orchestrator.engine import limits, places, queries
 from orchestrator.engine.choices import DeadlineKind, IfExists, TerminateCompensation
 from orchestrator.engine.commands import (
     CompleteTask,
@@ -21,9 +21,11 @@ from orchestrator.engine.commands import (
     StartWorkflow,
     TerminateWorkflow,
 )
+from orchestrator.engine.definitions.expansion import compile_forked
 from orchestrator.engine.explain import explain
 from orchestrator.engine.messages import ContinueExecution
 from orchestrator.engine.model import SessionKind, TaskStatus, WorkflowStatus
+from orchestrator.engine.plan import plan_of
 from tests.engine.driver import Driver, simple, workflow
 from tests.requirements.elements import TRUTHS, begin, element, fork, shown_input, switch, text
 
@@ -673,6 +675,23 @@ def test_a_fork_that_is_paused_while_it_is_made_is_made_on_resuming(driver: Driv
     driver.check = True
     driver.verify()
     assert driver.header().status is WorkflowStatus.COMPLETED
+
+
+def test_what_is_checked_when_tasks_are_forked_is_what_a_node_reads_anew(driver: Driver) -> None:
+    """A replica that has just restarted compiles the document; the others have done so when they checked it."""
+    undone = {"name": "b", "type": "SIMPLE", "inputParameters": {"was": "${step.output.n}"}}
+    tasks = [
+        {"name": "a", "taskReferenceName": "x", "type": "SIMPLE", "compensateWith": undone, "retryCount": 7},
+        switch("y", 1, {"c": [simple("c")]}),
+        element("DO_WHILE", "z", items=[1, 2], loopOver=[simple("d")]),
+    ]
+    forked = dynamic_fork({"tasks": "${workflow.input.tasks}", "inputs": {}}, **PAIR)
+    loop = element("DO_WHILE", "around", items=[1], loopOver=[*forked])
+    begin(driver, loop, given=msgspec.json.encode({"tasks": tasks}))
+    hot = driver.hot()
+    [expansion] = hot.expansions.values()
+    known = places.plan_at(plan_of(driver.state, hot.execution.bundle), hot, expansion.number)
+    assert compile_forked(hot.load(expansion.document), expansion.loops) == known.nodes
 
 
 def test_what_was_forked_is_undone(driver: Driver) -> None:

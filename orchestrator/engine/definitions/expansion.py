@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine.definitions.compile import Compiler
 from orchestrator.engine.definitions.elements import Element, ElementReader, check_events, subtree, used_schemas
-from orchestrator.engine.definitions.errors import DefinitionInvalid, quoted
+from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, quoted
 from orchestrator.engine.definitions.exclusive import check_exclusive_joins
 from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.definitions.parse import announcements_of, read_inputs, validate_task
@@ -29,6 +29,7 @@ from orchestrator.engine.expressions import (
 )
 
 _HERE = "task"
+_TASKS = "tasks"
 # Tasks that need nothing but an input, so that a DYNAMIC can become one.
 BODY_TYPES = frozenset(("HTTP", "GRPC", "JSON_JQ_TRANSFORM", "HUMAN", "NOOP"))
 
@@ -70,22 +71,36 @@ def _compile(elements: list[Element], fields: Mapping[str, msgspec.Raw], loops: 
 
 
 def write_forked(
-    tasks: list[bytes], path: str, workflow: str, registered: Mapping[str, bytes], schemas: SchemaTexts
-) -> tuple[bytes, list[str]]:
-    """(document, every reference in it). `workflow`: the name of the definition whose tasks they are."""
-    elements = _read(tasks, path)
-    check_events(workflow, subtree(tuple(elements)))
-    document = assemble_object(
-        [("tasks", assemble_array([compact(task) for task in tasks])), *_named(elements, registered, schemas)]
-    )
-    _compile(elements, fields_of(document), 0)
-    return document, [element.reference for element in subtree(tuple(elements))]
+    tasks: list[bytes],
+    path: str,
+    workflow: str,
+    registered: Mapping[str, bytes],
+    schemas: SchemaTexts,
+    loops: int,
+) -> tuple[bytes, dict[str, TaskNode]]:
+    """(document, what it compiles to).
+
+    `path`: what the tasks are called where they were given; `workflow`: the name of the definition whose tasks they
+    are; `loops`: how many are around the fork.
+    """
+
+    def written(called: str) -> tuple[bytes, dict[str, TaskNode]]:
+        elements = _read(tasks, called)
+        check_events(workflow, subtree(tuple(elements)))
+        document = assemble_object(
+            [(_TASKS, assemble_array([compact(task) for task in tasks])), *_named(elements, registered, schemas)]
+        )
+        return document, _compile(elements, fields_of(document), loops)
+
+    try:
+        return written(_TASKS)
+    except DefinitionError:
+        return written(path)
 
 
 def compile_forked(document: bytes, loops: int) -> dict[str, TaskNode]:
-    """`loops`: how many are around the fork."""
     fields = fields_of(document)
-    elements = _read([bytes(task) for task in elements_of(fields["tasks"])], "tasks")
+    elements = _read([bytes(task) for task in elements_of(fields[_TASKS])], _TASKS)
     return _compile(elements, fields, loops)
 
 

@@ -15,7 +15,7 @@ DEPTH_MAX = 64
 NULL = b"null"
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_BRACKET = re.compile(rb"[\[\]{}]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SMALL_INTEGER = re.compile(rb"-?[0-9]{1,18}")
 _SPACE = b" \t\r\n"
 
@@ -41,9 +41,16 @@ def _is_too_deep(text: bytes) -> bool:
     # Few brackets in all, which is nearly every payload, cannot be deep ones.
     if text.count(b"{") + text.count(b"[") <= DEPTH_MAX:
         return False
+    brackets = _STRING.sub(b"", text).translate(None, _NO_BRACKETS)
+    # Thousands of shallow ones go away in pairs, from the inside: each time at most two levels.
+    shallow = brackets
+    for _ in range(DEPTH_MAX // 2):
+        shallow = shallow.replace(b"{}", b"").replace(b"[]", b"")
+        if not shallow:
+            return False
     depth = 0
-    for match in _BRACKET.finditer(_STRING.sub(b"", text)):
-        if match.group() in b"{[":
+    for bracket in brackets:
+        if bracket in b"{[":
             depth += 1
             if depth > DEPTH_MAX:
                 return True
