@@ -23,7 +23,8 @@ class Workflow:
     """A workflow definition under construction. Its order of calls is the order of its steps.
 
     `input` is the type of its input (a dataclass; None for any object) and `output` that of its output, by which
-    `Run.result()` answers; without one the output's members are attributes.
+    `Run.result()` answers; without one the output's members are attributes. Each status that it comes to is told by the
+    event `conductor:<name>:<status_event>`, if there is one.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Workflow:
         compensation_order: Literal["REVERSE", "PARALLEL"] | None = None,
         compensation_grace_ms: int | None = None,
         failure_workflow: str | None = None,
+        status_event: str | None = None,
         variables: Mapping[str, Any] | None = None,
         concurrent_limit: int | None = None,
         concurrent_limit_key: str = "",
@@ -68,6 +70,9 @@ class Workflow:
             self._settings["compensationGraceSeconds"] = seconds(compensation_grace_ms)
         if failure_workflow:
             self._settings["failureWorkflow"] = failure_workflow
+        if status_event:
+            sink = f"conductor:{status_event}"
+            self._settings |= {"workflowStatusListenerEnabled": True, "workflowStatusListenerSink": sink}
         if variables:
             self._settings["variables"] = encode(variables, "variables")
         if concurrent_limit:
@@ -109,12 +114,15 @@ class Workflow:
         pivot: bool = False,
         optional: bool = False,
         start_delay_ms: int = 0,
+        on_change: Mapping[str, Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> Ref:
         """Executes a task with these arguments and answers a reference to its result.
 
         Once a `pivot` step has completed nothing is undone any more. An `optional` step may fail without failing the
-        workflow. `ref` is the reference name (default: the task's name, numbered from the second use).
+        workflow. `ref` is the reference name (default: the task's name, numbered from the second use). `on_change` says
+        which events tell changes of its state, with what payload: `{"onFailed": {"lost": {"order": order.id}}}` raises
+        `conductor:<workflow>:lost`.
         """
         if not isinstance(task, Task):
             raise TypeError(f"a step executes a @task, and {task!r} is none")
@@ -130,6 +138,11 @@ class Workflow:
             step["pivot"] = True
         if start_delay_ms:
             step["startDelay"] = seconds(start_delay_ms)
+        if on_change:
+            step["onStateChange"] = {
+                change: [{"type": kind, "payload": encode(payload, "payload")} for kind, payload in events.items()]
+                for change, events in on_change.items()
+            }
         if task.compensator is not None:
             step["compensateWith"] = {
                 "name": task.compensator.name,

@@ -262,3 +262,22 @@ def test_how_many_run_at_once_and_what_is_masked_are_conductors_too() -> None:
     document = limited.to_dict()
     assert document["rateLimitConfig"] == {"rateLimitKey": "${workflow.input.region}", "concurrentExecLimit": 2}
     assert document["maskedFields"] == ["card"]
+
+
+def test_what_is_told_of_it_is_a_part_of_the_definition() -> None:
+    flow = Workflow("w", status_event="ends", input=Order)
+    told = {"paid": {"order": flow.input.id}, "seen": {}}
+    paid = flow.step(charge, flow.input, on_change={"onSuccess,onFailed": told})
+    flow.step(ship, flow.input, paid.receipt, on_change={"onStart": {"leaves": {"with": paid.receipt}}})
+    document = flow.to_dict()
+    assert document["workflowStatusListenerEnabled"] is True
+    assert document["workflowStatusListenerSink"] == "conductor:ends"
+    assert [step["onStateChange"] for step in document["tasks"]] == [
+        {
+            "onSuccess,onFailed": [
+                {"type": "paid", "payload": {"order": "${workflow.input.id}"}},
+                {"type": "seen", "payload": {}},
+            ]
+        },
+        {"onStart": [{"type": "leaves", "payload": {"with": "${charge.output.receipt}"}}]},
+    ]

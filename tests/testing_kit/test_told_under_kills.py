@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from orchestrator.testing import Cluster, fail
 from orchestrator_client import task
-from tests.testing_kit.exactness import Json, Story, b, c, element, same_wherever_the_leader_dies, step, undone, workflow
+from tests.testing_kit.exactness import (
+    Json,
+    Story,
+    b,
+    c,
+    element,
+    same_wherever_the_leader_dies,
+    step,
+    undone,
+    workflow,
+)
 
 CHANGES = "onScheduled,onStart,onSuccess,onFailed,onCancelled"
 # One execution for each event: what it was told is its input.
