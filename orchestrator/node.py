@@ -337,11 +337,11 @@ class Node:
 
     # -- what the parts ask of each other --------------------------------------------------------------------------
 
-    async def _submit(self, command: AnyCommand, identity: RequestIdentity | None) -> AnyResult:
+    def _submit(self, command: AnyCommand, identity: RequestIdentity | None) -> asyncio.Future[AnyResult]:
         # Who can't take it anyway has no say in whether there is room.
         if isinstance(command, StartWorkflow) and self._sequencer.is_open:
             self._admission.check()
-        return await self._sequencer.submit(command, identity)
+        return self._sequencer.begin(command, identity)
 
     async def _settle(self) -> None:
         """Returns once everything that is applied now is in the database."""

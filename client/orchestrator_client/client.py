@@ -8,19 +8,20 @@ import random
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import grpc
 
 from orchestrator_api.v1 import cluster_pb2, definitions_pb2, services_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
+from orchestrator_api.v1.asks_pb2 import Ask
 from orchestrator_api.v1.common_pb2 import PageRequest
 from orchestrator_client import definitions as forms
 from orchestrator_client import searching
-from orchestrator_client.codec import decode, dumps, encode
+from orchestrator_client.codec import dumps
 from orchestrator_client.conductor import Conductor
 from orchestrator_client.connection import ChannelFactory, Connection, channel_factory
-from orchestrator_client.errors import AlreadyExists, DeadlineExceeded, InvalidRequest, NoLeader, Overloaded
+from orchestrator_client.errors import AlreadyExists, DeadlineExceeded, NoLeader, Overloaded
 from orchestrator_client.events import Events
 from orchestrator_client.executing import Executing
 from orchestrator_client.execution import (
@@ -31,29 +32,25 @@ from orchestrator_client.execution import (
     TaskQueue,
     WorkflowStatus,
     read_cluster,
+    read_execution,
+    read_payload,
     read_task_queue,
 )
 from orchestrator_client.mocking import Mocking
-from orchestrator_client.runs import Run, object_payload
+from orchestrator_client.runs import WAIT_MS, Run, failed, read_output
 from orchestrator_client.schedules import Schedules
 from orchestrator_client.schemas import Schemas
 from orchestrator_client.searching import FoundTask, Hits
+from orchestrator_client.starting import Startable, output_type_of, write_start
 from orchestrator_client.upkeep import Upkeep
 from orchestrator_client.workflow import Workflow
-
-_IF_EXISTS = {"fail": pb.IF_EXISTS_FAIL, "return": pb.IF_EXISTS_RETURN}
-
-_IDEMPOTENCY = {
-    "fail": pb.IDEMPOTENCY_STRATEGY_FAIL,
-    "return_existing": pb.IDEMPOTENCY_STRATEGY_RETURN_EXISTING,
-    "fail_on_running": pb.IDEMPOTENCY_STRATEGY_FAIL_ON_RUNNING,
-}
 
 
 class Client(Executing, Upkeep, Mocking):
     """Talks to the cluster whose nodes have these gRPC addresses; some of them are enough.
 
-    `deadline_s` is how long a call goes on through changes of the leader and overload before it raises.
+    `deadline_s` is how long a call goes on through changes of the leader and overload before it raises. Starts and
+    waits share one stream, unless `streams` is False: then each is a call of its own.
     """
 
     def __init__(
@@ -65,6 +62,7 @@ class Client(Executing, Upkeep, Mocking):
         credentials: grpc.ChannelCredentials | None = None,
         open_channel: ChannelFactory | None = None,
         rng: random.Random | None = None,
+        streams: bool = True,
     ) -> None:
         addresses = endpoints.split(",") if isinstance(endpoints, str) else endpoints
         self.connection = self._connect(
@@ -73,6 +71,7 @@ class Client(Executing, Upkeep, Mocking):
             open_channel=open_channel or channel_factory(credentials),
             deadline_s=deadline_s,
             rng=rng or random.Random(),
+            streams=streams,
         )
         self.schedules = Schedules(self.connection)
         self.events = Events(self.connection)
@@ -209,7 +208,7 @@ class Client(Executing, Upkeep, Mocking):
 
     async def start(
         self,
-        workflow: Workflow | Mapping[str, Any] | str,
+        workflow: Startable,
         input: Any = None,
         *,
         id: str = "",
@@ -233,63 +232,64 @@ class Client(Executing, Upkeep, Mocking):
         before, AlreadyExists is raised, or it is returned, or ("fail_on_running") a new one is started once it has
         ended.
         """
-        if idempotency_strategy not in _IDEMPOTENCY:
-            raise InvalidRequest(f"idempotency_strategy is one of {sorted(_IDEMPOTENCY)}, not {idempotency_strategy!r}")
-        if if_exists not in _IF_EXISTS:
-            raise InvalidRequest(f"if_exists is 'fail' or 'return', not {if_exists!r}")
-        request = pb.StartWorkflowRequest(
-            namespace=self.connection.namespace,
+        ask = Ask()
+        write_start(
+            ask.start,
+            workflow,
+            input,
+            id=id,
+            if_exists=if_exists,
+            idempotency_key=idempotency_key,
+            idempotency_strategy=idempotency_strategy,
             version=version,
-            workflow_id=id,
-            if_exists=_IF_EXISTS[if_exists],
             correlation_id=correlation_id,
             priority=priority,
             created_by=created_by,
-            task_to_domain=task_to_domain or {},
-            idempotency_key=idempotency_key,
-            idempotency_strategy=_IDEMPOTENCY[idempotency_strategy],
+            task_to_domain=task_to_domain,
+            register=register,
         )
-        output_type = None
-        if isinstance(workflow, Workflow):
-            output_type = workflow.output_type
-            if version not in (0, workflow.version):
-                raise InvalidRequest(f"{workflow!r} was given, and version {version} asked for")
-            if register:
-                await self._ensure_registered(workflow)
-            else:
-                request.definition_json = dumps(workflow.to_dict(inline_tasks=True))
-            request.name, request.version = workflow.name, workflow.version
-            _check_input(workflow, input)
-        elif isinstance(workflow, Mapping):
-            request.definition_json = dumps(workflow)
-            request.name = str(workflow.get("name", ""))
-        else:
-            request.name = workflow
-        request.input.CopyFrom(object_payload(input, "input"))
-        reply = await self.connection.call(
-            lambda node: node.workflows.StartWorkflow, request, mutating=True, timeout_s=timeout_s
-        )
-        return self._handle(reply.workflow_id, output_type, existing=reply.existing)
+        await self._prepare(ask.start, workflow, register)
+        answer = cast(pb.StartWorkflowResponse, await self.connection.ask(ask, timeout_s=timeout_s))
+        return self._handle(answer.workflow_id, output_type_of(workflow), existing=answer.existing)
 
     async def start_and_wait(
         self,
-        workflow: Workflow | Mapping[str, Any] | str,
+        workflow: Startable,
         input: Any = None,
         /,
         *,
         timeout_s: float = 60.0,
+        register: bool = True,
         **options: Any,
     ) -> Any:
         """Starts an execution (options as for `start`) and answers its result (as `Run.result` does).
 
         NoLeader and Overloaded are about the start: it had no effect. After DeadlineExceeded the execution goes on.
         """
-        deadline = self.connection.now() + timeout_s
-        run = await self.start(workflow, input, timeout_s=timeout_s, **options)
+        connection = self.connection
+        deadline = connection.now() + timeout_s
+        ask = Ask()
+        outcome = ask.outcome
+        write_start(outcome.start, workflow, input, register=register, **options)
+        await self._prepare(outcome.start, workflow, register)
+        outcome.wait_ms, outcome.output_only = WAIT_MS, True
+        answer = await connection.ask(ask, timeout_s=deadline - connection.now())
+        if isinstance(answer, pb.Workflow):
+            if answer.status == pb.WORKFLOW_STATUS_COMPLETED:
+                return read_output(read_payload(answer.output), output_type_of(workflow), answer.workflow_id)
+            execution = read_execution(answer)
+            if execution.status.ended:
+                raise failed(execution)
+        run = self._handle(answer.workflow_id, output_type_of(workflow))
         try:
-            return await run.result(max(deadline - self.connection.now(), 0.001))
+            return await run.result(max(deadline - connection.now(), 0.001))
         except (NoLeader, Overloaded) as error:
             raise DeadlineExceeded(f"{run.workflow_id} has started, and its end can't be seen: {error}") from error
+
+    async def _prepare(self, request: pb.StartWorkflowRequest, workflow: Startable, register: bool) -> None:
+        request.namespace = self.connection.namespace
+        if register and isinstance(workflow, Workflow):
+            await self._ensure_registered(workflow)
 
     def run(self, workflow_id: str, *, output: type | None = None) -> Run:
         """A handle of an execution that was started elsewhere; `output` is the type of its result."""
@@ -479,10 +479,3 @@ class Client(Executing, Upkeep, Mocking):
         """Who leads, as the first node that answers knows it."""
         reply = await self.connection.ask_any(lambda node: node.cluster.GetLeader, cluster_pb2.GetLeaderRequest())
         return Leader(reply.leader, reply.grpc_address, reply.term)
-
-
-def _check_input(workflow: Workflow, input: Any) -> None:
-    """Refuses here what the first task would not be able to read."""
-    wanted = workflow.input_type
-    if wanted is not None and type(input) is not wanted:
-        decode(wanted, encode({} if input is None else input, "input"), "input")

@@ -16,6 +16,8 @@ import grpc
 import grpc.aio
 
 from orchestrator_api.v1 import (
+    asks_pb2,
+    asks_pb2_grpc,
     cluster_pb2,
     cluster_pb2_grpc,
     definitions_pb2_grpc,
@@ -28,12 +30,14 @@ from orchestrator_api.v1 import (
     workflows_pb2_grpc,
 )
 from orchestrator_client import errors
+from orchestrator_client.asks import Answer, Asked, AskStream
 from orchestrator_client.leader import LeaderFinder
 from orchestrator_client.requests import RequestLedger, Ticket
 from orchestrator_client.retry import CallRetry, TryAgain
-from orchestrator_client.status import Failure, Kind, final_error, read_failure
+from orchestrator_client.status import Failure, Kind, failure_of, final_error
 
 if TYPE_CHECKING:
+    from orchestrator_api.v1.asks_pb2_grpc import AskServiceAsyncStub
     from orchestrator_api.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
     from orchestrator_api.v1.definitions_pb2_grpc import DefinitionServiceAsyncStub
     from orchestrator_api.v1.events_pb2_grpc import EventServiceAsyncStub
@@ -51,6 +55,10 @@ HEDGE_S = 0.1
 # While nobody leads the nodes are asked this often, for at most this long at a stretch.
 POLL_S = 0.05
 LOCATE_S = 1.0
+# How much later than it was waited for the answer may come.
+ANSWER_S = 5.0
+# How much later than the deadline it may be said that it has not ended.
+LATE_S = 1.0
 # How long one attempt may take before it is sent again.
 ATTEMPT_S = 5.0
 
@@ -84,6 +92,7 @@ class Node:
         self.channel = channel
         # The stubs are the same classes for both kinds of channel; only their types differ.
         self.workflows = cast("WorkflowServiceAsyncStub", workflows_pb2_grpc.WorkflowServiceStub(channel))
+        self.asks = cast("AskServiceAsyncStub", asks_pb2_grpc.AskServiceStub(channel))
         self.definitions = cast("DefinitionServiceAsyncStub", definitions_pb2_grpc.DefinitionServiceStub(channel))
         self.workers = cast("WorkerServiceAsyncStub", workers_pb2_grpc.WorkerServiceStub(channel))
         self.services = cast(
@@ -115,6 +124,7 @@ class Connection:
         open_channel: ChannelFactory,
         deadline_s: float,
         rng: random.Random,
+        streams: bool = True,
     ) -> None:
         self.finder = LeaderFinder(endpoints)
         self.namespace = namespace
@@ -122,6 +132,8 @@ class Connection:
         self.rng = rng
         self._open_channel = open_channel
         self._nodes: dict[str, Node] = {}
+        self._streams_asks = streams
+        self._streams: dict[str, AskStream] = {}
         # One client session, or a few when very many requests are under way at once.
         self._ledgers: list[RequestLedger] = []
         self._ledger_lock = asyncio.Lock()
@@ -144,6 +156,9 @@ class Connection:
         for question in questions:
             question.cancel()
         await asyncio.gather(*questions, return_exceptions=True)
+        streams, self._streams = list(self._streams.values()), {}
+        for stream in streams:
+            await stream.close()
         nodes, self._nodes = list(self._nodes.values()), {}
         for node in nodes:
             await node.channel.close()
@@ -165,7 +180,7 @@ class Connection:
             while True:
                 if mutating:
                     ticket = ticket or await self._begin(deadline)
-                    cast(Any, request).request.CopyFrom(ticket.identity())
+                    ticket.identify(cast(Any, request).request)
                 address = self.finder.current
                 answer = await self._attempt(address, method, request, min(attempt_s, deadline - self.now()))
                 if not isinstance(answer, Failure):
@@ -179,6 +194,75 @@ class Connection:
         finally:
             if ticket is not None:
                 ticket.close()
+
+    async def ask(self, ask: asks_pb2.Ask, *, timeout_s: float | None = None, attempt_s: float = ATTEMPT_S) -> Answer:
+        """The leader's last answer, over the stream that all callers share.
+
+        For an outcome it may be that it has started: then its end has to be waited for. `attempt_s` is for a start how
+        long it may take until it has started.
+        """
+        kind = ask.WhichOneof("ask")
+        start = ask.start if kind == "start" else ask.outcome.start if kind == "outcome" else None
+        deadline = self.now() + (self.deadline_s if timeout_s is None else timeout_s)
+        wait_s = ask.outcome.wait_ms / 1000 + ANSWER_S if kind == "outcome" else 0.0
+        retry: CallRetry | None = None
+        ticket: Ticket | None = None
+        try:
+            while self._streams_asks:
+                if start is not None:
+                    ticket = ticket or await self._begin(deadline)
+                    ticket.identify(start.request)
+                left_s = deadline - self.now()
+                if kind == "outcome":
+                    ask.outcome.wait_ms = max(1, min(ask.outcome.wait_ms, int(left_s * 1000)))
+                    left_s += LATE_S
+                address = self.finder.current
+                asked = Asked(ask, mutating=start is not None, wait_s=wait_s)
+                answer = await self._stream_to(address).answer(asked, min(attempt_s, left_s))
+                if not isinstance(answer, Failure):
+                    self._confirm(address)
+                    return answer
+                if asked.started is not None:
+                    self.report(address, answer)
+                    return asked.started
+                if answer.code is grpc.StatusCode.UNIMPLEMENTED and not answer.reason:
+                    self._streams_asks = False
+                    break
+                retry = retry or CallRetry(
+                    deadline=deadline, identified=True, mutating=start is not None, rng=self.rng
+                )
+                decision = await self.recover(address, answer, retry)
+                if decision.new_session and ticket is not None:
+                    self._forget(ticket.ledger)
+                    ticket.close()
+                    ticket = None
+        finally:
+            if ticket is not None:
+                ticket.close()
+        return await self._ask_alone(ask, max(deadline - self.now(), 0.0), attempt_s)
+
+    async def _ask_alone(self, ask: asks_pb2.Ask, timeout_s: float | None, attempt_s: float) -> Answer:
+        """By a call of its own."""
+        if ask.WhichOneof("ask") == "wait":
+            reply = await self.call(
+                lambda node: node.workflows.WaitWorkflow, ask.wait, timeout_s=timeout_s, attempt_s=attempt_s
+            )
+            return reply.workflow
+        start = ask.outcome.start if ask.WhichOneof("ask") == "outcome" else ask.start
+        return await self.call(
+            lambda node: node.workflows.StartWorkflow, start, mutating=True, timeout_s=timeout_s, attempt_s=attempt_s
+        )
+
+    def _stream_to(self, address: str) -> AskStream:
+        stream = self._streams.get(address)
+        if stream is None or stream.is_over:
+            call = self.node(address).asks.Ask()
+            stream = self._streams[address] = AskStream(call, address, self.now, lambda: self.check(address))
+            for other, idle in list(self._streams.items()):
+                if idle.is_idle and idle is not stream:
+                    idle.end(Failure(Kind.UNREACHABLE, grpc.StatusCode.CANCELLED, f"{other} leads no longer"))
+                    del self._streams[other]
+        return stream
 
     async def ask_any(
         self, method: Callable[[Node], grpc.aio.UnaryUnaryMultiCallable[Request, Reply]], request: Request
@@ -390,6 +474,3 @@ async def _answered(call: Any) -> Any:
         return Failure(Kind.UNREACHABLE, grpc.StatusCode.UNAVAILABLE, str(error))
 
 
-def failure_of(error: grpc.aio.AioRpcError) -> Failure:
-    metadata = cast("Iterable[tuple[str, str | bytes]] | None", error.trailing_metadata())
-    return read_failure(error.code(), error.details() or "", metadata)

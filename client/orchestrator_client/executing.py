@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator_api.v1 import workflows_pb2 as pb
-from orchestrator_client.connection import Connection
+from orchestrator_client.connection import ANSWER_S, Connection
 from orchestrator_client.errors import DeadlineExceeded, InvalidRequest, NoLeader, Overloaded
 from orchestrator_client.execution import (
     Execution,
@@ -19,7 +19,7 @@ from orchestrator_client.execution import (
     read_task,
     read_workflow_status,
 )
-from orchestrator_client.runs import ANSWER_S, WAIT_MS, Run, object_payload
+from orchestrator_client.runs import WAIT_MS, Run, object_payload
 from orchestrator_client.workflow import Workflow
 
 

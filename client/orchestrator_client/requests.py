@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from orchestrator_api.v1.common_pb2 import ClientSession, RequestIdentity
+from orchestrator_api.v1.common_pb2 import RequestIdentity
 
 # How far a session's numbers may run ahead of its oldest open request. The cluster remembers a bounded number of
 # results for each session, and refuses further requests rather than forget one.
@@ -38,10 +38,12 @@ class RequestLedger:
         while self._heap and self._heap[0] not in self._open:
             heapq.heappop(self._heap)
 
-    def identity(self, sequence: int) -> RequestIdentity:
-        lowest = self._heap[0] if self._heap else self._next
-        session = ClientSession(id=self.session_id, sequence=sequence, lowest_unacknowledged=lowest)
-        return RequestIdentity(session=session)
+    def identify(self, request: RequestIdentity, sequence: int) -> None:
+        """Writes who repeats it into a request."""
+        session = request.session
+        session.id = self.session_id
+        session.sequence = sequence
+        session.lowest_unacknowledged = self._heap[0] if self._heap else self._next
 
     def has_room(self) -> bool:
         """Whether a further request may begin; another session has to take it otherwise."""
@@ -63,8 +65,9 @@ class Ticket:
         self.ledger = ledger
         self.sequence = ledger.begin(now)
 
-    def identity(self) -> RequestIdentity:
-        return self.ledger.identity(self.sequence)
+    def identify(self, request: RequestIdentity) -> None:
+        """Writes who repeats it into a request."""
+        self.ledger.identify(request, self.sequence)
 
     def close(self) -> None:
         self.ledger.finish(self.sequence)

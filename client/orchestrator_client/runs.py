@@ -8,9 +8,10 @@ from typing import Any, Literal, cast
 import grpc.aio
 
 from orchestrator_api.v1 import workflows_pb2 as pb
+from orchestrator_api.v1.asks_pb2 import Ask
 from orchestrator_api.v1.common_pb2 import Payload, ReadOptions
 from orchestrator_client.codec import decode, dumps
-from orchestrator_client.connection import Connection
+from orchestrator_client.connection import ANSWER_S, Connection
 from orchestrator_client.errors import (
     CodecError,
     DeadlineExceeded,
@@ -28,8 +29,6 @@ from orchestrator_client.status import Failure, Kind
 PAYLOAD_BYTES_MAX = 256 * 1024
 # One question for the end of an execution; then the next one is asked.
 WAIT_MS = 20_000
-# How much later than that its answer may come.
-ANSWER_S = 5.0
 
 _FAILURES = {WorkflowStatus.TIMED_OUT: WorkflowTimedOut, WorkflowStatus.TERMINATED: WorkflowTerminated}
 COMPENSATION = {
@@ -53,6 +52,11 @@ def delete_effects(effects: str | None) -> pb.DeleteEffects.ValueType:
 
 def object_payload(value: Any, what: str) -> Payload:
     """A JSON object as a payload; None is an empty one."""
+    return Payload(inline=object_json(value, what))
+
+
+def object_json(value: Any, what: str) -> bytes:
+    """The text of a JSON object; None is an empty one."""
     data = dumps({} if value is None else value)
     if not data.startswith(b"{"):
         raise InvalidRequest(f"{what} must be an object (a dataclass or a dict), not {type(value).__name__}")
@@ -60,7 +64,22 @@ def object_payload(value: Any, what: str) -> Payload:
         raise InvalidRequest(
             f"{what} has {len(data)} bytes of JSON", metadata={"field": what, "limit": str(PAYLOAD_BYTES_MAX)}
         )
-    return Payload(inline=data)
+    return data
+
+
+def failed(execution: Execution) -> WorkflowFailed:
+    """The error of an execution that has ended, but not well."""
+    return _FAILURES.get(execution.status, WorkflowFailed)(execution)
+
+
+def read_output(output: Any, kind: type | None, workflow_id: str) -> Any:
+    """What a completed execution has come to, as its caller sees it."""
+    if kind is None:
+        return attributes(output)
+    try:
+        return decode(kind, output, "output")
+    except CodecError as error:
+        raise CodecError(error.path, f"{error.problem} (the output of {workflow_id})") from None
 
 
 class Run:
@@ -93,9 +112,9 @@ class Run:
         """The execution once it has ended, well or not; DeadlineExceeded if it does not in time."""
         connection = self._connection
         deadline = None if timeout_s is None else connection.now() + timeout_s
-        request = pb.WaitWorkflowRequest(
-            namespace=connection.namespace, workflow_id=self.workflow_id, include_tasks=tasks
-        )
+        ask = Ask()
+        request = ask.wait
+        request.namespace, request.workflow_id, request.include_tasks = connection.namespace, self.workflow_id, tasks
         while True:
             request.wait_ms, attempt_s = WAIT_MS, WAIT_MS / 1000 + ANSWER_S
             allowed_s = attempt_s + connection.deadline_s
@@ -105,14 +124,12 @@ class Run:
                 attempt_s = request.wait_ms / 1000 + ANSWER_S
                 allowed_s = min(allowed_s, remaining_s + 1)
             try:
-                reply = await connection.call(
-                    lambda node: node.workflows.WaitWorkflow, request, timeout_s=allowed_s, attempt_s=attempt_s
-                )
+                answer = await connection.ask(ask, timeout_s=allowed_s, attempt_s=attempt_s)
             except NoLeader as error:
                 if deadline is None or connection.now() < deadline:
                     raise
                 raise DeadlineExceeded(f"{self.workflow_id}: {error.message}") from error
-            execution = read_execution(reply.workflow)
+            execution = read_execution(cast(pb.Workflow, answer))
             if execution.status.ended:
                 return execution
             if deadline is not None and connection.now() >= deadline:
@@ -125,13 +142,8 @@ class Run:
         """
         execution = await self.wait(timeout_s)
         if execution.status is not WorkflowStatus.COMPLETED:
-            raise _FAILURES.get(execution.status, WorkflowFailed)(execution)
-        if self._output_type is None:
-            return attributes(execution.output)
-        try:
-            return decode(self._output_type, execution.output, "output")
-        except CodecError as error:
-            raise CodecError(error.path, f"{error.problem} (the output of {self.workflow_id})") from None
+            raise failed(execution)
+        return read_output(execution.output, self._output_type, self.workflow_id)
 
     async def watch(self, *, tasks: bool = False) -> AsyncIterator[Execution]:
         """The execution now and after each change, up to its end. Survives changes of the leader."""

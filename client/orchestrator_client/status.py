@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import cast
 
 import grpc
+import grpc.aio
 from google.protobuf.message import DecodeError
 
 from orchestrator_api.v1.errors_pb2 import ErrorInfo, ErrorStatus, RetryInfo
@@ -65,6 +67,7 @@ _KIND_BY_REASON = {
     "OUTCOME_UNKNOWN": Kind.OUTCOME_UNKNOWN,
     "SESSION_EXPIRED": Kind.SESSION_EXPIRED,
 }
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _UNANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
@@ -84,6 +87,18 @@ def read_failure(
         # The server itself says that it can't at present, in words that this SDK does not know.
         kind = Kind.OVERLOADED if retry_after_s is not None else Kind.OUTCOME_UNKNOWN
     return Failure(kind or Kind.FINAL, code, message, info.reason, dict(info.metadata), retry_after_s)
+
+
+def failure_of(error: grpc.aio.AioRpcError) -> Failure:
+    """What a call has failed with."""
+    metadata = cast("Iterable[tuple[str, str | bytes]] | None", error.trailing_metadata())
+    return read_failure(error.code(), error.details() or "", metadata)
+
+
+def failure_of_status(status: ErrorStatus) -> Failure:
+    """What one of several things has failed with that were asked in one message."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return read_failure(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
 
 
 def final_error(failure: Failure) -> errors.ReplyError:

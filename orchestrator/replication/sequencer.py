@@ -146,14 +146,18 @@ class Sequencer:
         for entry in in_flight.values():
             _fail_all(entry.futures, OutcomeUnknown())
 
-    async def submit(self, command: AnyCommand, identity: RequestIdentity | None = None) -> AnyResult:
+    def begin(self, command: AnyCommand, identity: RequestIdentity | None = None) -> asyncio.Future[AnyResult]:
         """The command's result, once it is on a quorum of disks and applied here.
 
-        Raises NotLeader, Overloaded, EntryTooLarge (all certain to have no effect) or OutcomeUnknown.
+        Raises, or fails with, NotLeader, Overloaded, EntryTooLarge (all certain to have no effect) or OutcomeUnknown.
         """
         future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
         self._put(command, identity, future)
-        return await future
+        return future
+
+    async def submit(self, command: AnyCommand, identity: RequestIdentity | None = None) -> AnyResult:
+        """As `begin`, for who waits for the result."""
+        return await self.begin(command, identity)
 
     async def submit_system(self, command: AnyCommand) -> AnyResult:
         """As `submit`, for the system's own commands: never refused for want of room, for they make room."""

@@ -71,14 +71,28 @@ class Signs(Protocol):
     def attempts_seen(self, session_id: str) -> None: ...
 
 
+class Watcher(Protocol):
+    """What is set after changes: an event, or what else is to be told."""
+
+    def set(self) -> None: ...
+
+
 class Changes(Protocol):
-    """Events that are set after changes."""
+    """Sets events and other watchers after changes."""
 
     def execution(
         self, namespace: str, workflow_id: str, event: asyncio.Event | None = None
     ) -> AbstractAsyncContextManager[asyncio.Event]: ...
 
     def queues(self, keys: list[tuple[str, str, str]]) -> AbstractAsyncContextManager[asyncio.Event]: ...
+
+    def watch_execution(self, namespace: str, workflow_id: str, watcher: Watcher) -> None: ...
+
+    def unwatch_execution(self, namespace: str, workflow_id: str, watcher: Watcher) -> None: ...
+
+    def watch_leadership(self, watcher: Watcher) -> None: ...
+
+    def unwatch_leadership(self, watcher: Watcher) -> None: ...
 
 
 class Log(Protocol):

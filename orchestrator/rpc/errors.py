@@ -29,6 +29,7 @@ from orchestrator.replication.errors import (
     WouldLoseQuorum,
 )
 from orchestrator.storage.errors import DatabaseCorrupt, InvalidPageToken, SearchTimeout, StorageClosed
+from orchestrator_api.v1.errors_pb2 import ErrorStatus
 
 DOMAIN = "orchestrator"
 RETRY_AFTER_MS = 100
@@ -144,6 +145,11 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
         case _:
             logger.error("a request failed unexpectedly", exc_info=error)
             return RpcFailure(grpc.StatusCode.INTERNAL, "INTERNAL", f"{type(error).__name__}: {error}")
+
+
+def status_of(failure: RpcFailure) -> ErrorStatus:
+    """The failure of one of several things in a message, as the status of a call of its own would say it."""
+    return ErrorStatus.FromString(_details(failure))
 
 
 def _details(failure: RpcFailure) -> bytes:

@@ -6,6 +6,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from orchestrator.rpc.asks import AskServicer
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.cluster import ClusterServicer
 from orchestrator.rpc.definitions import DefinitionServicer
@@ -16,6 +17,8 @@ from orchestrator.rpc.services import ServiceRegistryServicer
 from orchestrator.rpc.workers import WorkerServicer
 from orchestrator.rpc.workflows import WorkflowServicer
 from orchestrator_api.v1 import (
+    asks_pb2,
+    asks_pb2_grpc,
     cluster_pb2,
     cluster_pb2_grpc,
     definitions_pb2,
@@ -40,6 +43,7 @@ SERVICES = tuple(
     for descriptor, name in (
         (definitions_pb2.DESCRIPTOR, "DefinitionService"),
         (workflows_pb2.DESCRIPTOR, "WorkflowService"),
+        (asks_pb2.DESCRIPTOR, "AskService"),
         (workers_pb2.DESCRIPTOR, "WorkerService"),
         (cluster_pb2.DESCRIPTOR, "ClusterService"),
         (services_pb2.DESCRIPTOR, "ServiceRegistryService"),
@@ -67,6 +71,7 @@ def add_services(backend: Backend, server: grpc.aio.Server) -> None:
     """All of ours."""
     definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(DefinitionServicer(backend), server)
     workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(backend), server)
+    asks_pb2_grpc.add_AskServiceServicer_to_server(AskServicer(backend), server)
     workers_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(backend), server)
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), server)
     services_pb2_grpc.add_ServiceRegistryServiceServicer_to_server(ServiceRegistryServicer(backend), server)

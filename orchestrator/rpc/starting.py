@@ -52,17 +52,21 @@ def start_command(request: pb.StartWorkflowRequest) -> commands.StartWorkflow:
     )
 
 
+def check_of(backend: Backend, command: commands.StartWorkflow) -> start_checks.StartCheck | None:
+    """What is to be looked at in the input of the start; None: nothing."""
+    if not backend.leading():
+        return None
+    names = (command.namespace, command.name, command.version)
+    return start_checks.check_for(backend.state(), *names, command.document, command.input or b"{}")
+
+
 async def looked_at(backend: Backend, command: commands.StartWorkflow) -> commands.StartWorkflow:
     """With what is found in its input if that has to keep a schema, so that a caller hears of it at once.
 
     Whether it is refused is decided where it is started, by the definition that it has there. What nobody can look at
     now is looked at when the execution begins.
     """
-    given = command.input or b"{}"
-    check = None
-    if backend.leading():
-        names = (command.namespace, command.name, command.version)
-        check = start_checks.check_for(backend.state(), *names, command.document, given)
+    check = check_of(backend, command)
     if check is None:
         return command
     parameters = schema_parameters(check.schema.text, is_quiet=check.is_quiet)

@@ -89,6 +89,16 @@ def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> work
     return message
 
 
+def outcome(held: ExecutionState) -> workflows_pb2.Workflow:
+    """Of one that has completed what its caller asked for: its output."""
+    execution = held.execution
+    message = workflows_pb2.Workflow(workflow_id=execution.workflow_id, status=WORKFLOW_STATUS[execution.status])
+    data = queries.payload(held, execution.output)
+    if data:
+        message.output.inline = masked(data, execution.masked_fields)
+    return message
+
+
 def shown_tasks(held: ExecutionState) -> Iterator[TaskAttempt]:
     """In the order in which they were made."""
     # While it is being cleared, some of what belongs to those that are left may be gone.

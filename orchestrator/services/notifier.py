@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from orchestrator.engine.effects import AnyEffect, ExecutionChanged, ExecutionDeleted, QueueOpened, TaskQueued
 
@@ -12,13 +13,20 @@ QueueKey = tuple[str, str, str]
 """(namespace, domain, task name)"""
 
 _Topic = tuple[str, ...]
+_LEADERSHIP: _Topic = ("leadership",)
+
+
+class Watcher(Protocol):
+    """An event, or what else is to be told."""
+
+    def set(self) -> None: ...
 
 
 class Notifier:
-    """One event per waiter; changes that follow each other closely are seen as one."""
+    """One watcher per waiter; changes that follow each other closely are seen as one."""
 
     def __init__(self) -> None:
-        self._events: dict[_Topic, dict[asyncio.Event, None]] = {}
+        self._watchers: dict[_Topic, dict[Watcher, None]] = {}
 
     def perform(self, effect: AnyEffect) -> None:
         """Wakes the waiters that the effect concerns."""
@@ -34,9 +42,23 @@ class Notifier:
 
     def wake_all(self) -> None:
         """Leadership has changed: every waiter looks again."""
-        for events in self._events.values():
-            for event in events:
-                event.set()
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.set()
+
+    def watch_execution(self, namespace: str, workflow_id: str, watcher: Watcher) -> None:
+        """Until `unwatch_execution` the watcher is set in the turn of each change, and must not do much then."""
+        self._add(("execution", namespace, workflow_id), watcher)
+
+    def unwatch_execution(self, namespace: str, workflow_id: str, watcher: Watcher) -> None:
+        self._remove(("execution", namespace, workflow_id), watcher)
+
+    def watch_leadership(self, watcher: Watcher) -> None:
+        """The watcher is set when this node leads no longer."""
+        self._add(_LEADERSHIP, watcher)
+
+    def unwatch_leadership(self, watcher: Watcher) -> None:
+        self._remove(_LEADERSHIP, watcher)
 
     @asynccontextmanager
     async def execution(
@@ -59,16 +81,22 @@ class Notifier:
         event = event or asyncio.Event()
         topics = list(dict.fromkeys(topics))
         for topic in topics:
-            self._events.setdefault(topic, {})[event] = None
+            self._add(topic, event)
         try:
             yield event
         finally:
             for topic in topics:
-                events = self._events[topic]
-                del events[event]
-                if not events:
-                    del self._events[topic]
+                self._remove(topic, event)
+
+    def _add(self, topic: _Topic, watcher: Watcher) -> None:
+        self._watchers.setdefault(topic, {})[watcher] = None
+
+    def _remove(self, topic: _Topic, watcher: Watcher) -> None:
+        watchers = self._watchers[topic]
+        del watchers[watcher]
+        if not watchers:
+            del self._watchers[topic]
 
     def _wake(self, topic: _Topic) -> None:
-        for event in self._events.get(topic, ()):
-            event.set()
+        for watcher in self._watchers.get(topic, ()):
+            watcher.set()

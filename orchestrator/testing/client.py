@@ -15,6 +15,8 @@ from orchestrator.testing.loop import Process, VirtualLoop
 from orchestrator.testing.machine import Machine
 from orchestrator.testing.rpc import SimulatedChannel
 from orchestrator_api.v1 import workflows_pb2
+from orchestrator_api.v1.asks_pb2 import Ask
+from orchestrator_client.asks import Answer
 from orchestrator_client.client import Client
 from orchestrator_client.connection import ATTEMPT_S, PATIENCE_S, ChannelFactory, Connection
 from orchestrator_client.errors import DeadlineExceeded
@@ -72,6 +74,20 @@ class TestConnection(Connection):
         finally:
             self.under_way -= not waits
             self.waiting -= waits
+
+    async def ask(self, ask: Ask, *, timeout_s: float | None = None, attempt_s: float = ATTEMPT_S) -> Answer:
+        """Waits are calls of their own, which the time that passes goes by, and an outcome is waited for by one."""
+        match ask.WhichOneof("ask"):
+            case "wait":
+                return await self._ask_alone(ask, timeout_s, attempt_s)
+            case "outcome":
+                ask = Ask(start=ask.outcome.start)
+        self.under_way += 1
+        try:
+            answer: Answer = await self._apart(super().ask(ask, timeout_s=timeout_s, attempt_s=attempt_s))
+            return answer
+        finally:
+            self.under_way -= 1
 
     async def ask_any(self, method: Any, request: Any) -> Any:
         return await self._apart(super().ask_any(method, request))

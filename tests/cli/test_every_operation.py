@@ -23,6 +23,7 @@ PROTOS = Path(__file__).parents[2] / "proto/orchestrator_api/v1"
 WAYS = {
     "OpenClientSession": "- -",
     "StartWorkflow": "start workflow/start",
+    "Ask": "start_and_wait workflow/start",
     "StartWorkflowAndWait": "start_and_wait workflow/start",
     "ExecuteWorkflow": "execute workflow/execute",
     "AwaitWorkflow": "wait_blocked workflow/wait-blocked",

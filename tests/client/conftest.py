@@ -18,7 +18,8 @@ async def cluster() -> AsyncIterator[FakeCluster]:
     await fake.stop()
 
 
-@pytest.fixture
-async def client(cluster: FakeCluster) -> AsyncIterator[Client]:
-    async with Client(cluster.addresses, deadline_s=10) as made:
+@pytest.fixture(params=[True, False], ids=["stream", "calls"])
+async def client(cluster: FakeCluster, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """One whose starts and waits share a stream, and one for which each is a call of its own."""
+    async with Client(cluster.addresses, deadline_s=10, streams=request.param) as made:
         yield made

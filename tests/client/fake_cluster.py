@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from orchestrator_api.v1 import (
+    asks_pb2_grpc,
     cluster_pb2,
     cluster_pb2_grpc,
     definitions_pb2,
@@ -24,6 +25,7 @@ from orchestrator_api.v1 import (
     workflows_pb2_grpc,
 )
 from orchestrator_api.v1.errors_pb2 import ErrorInfo, ErrorStatus, RetryInfo
+from tests.client.fake_asks import FakeAsks
 
 SERVER_OPTIONS = (
     # What a node has to allow: clients ping every two seconds.
@@ -189,6 +191,7 @@ class FakeNode(
     services_pb2_grpc.ServiceRegistryServiceServicer,
     cluster_pb2_grpc.ClusterServiceServicer,
     workers_pb2_grpc.WorkerServiceServicer,
+    FakeAsks,
 ):
     """One node. Calls that only the leader answers go through `_serve`."""
 
@@ -209,6 +212,7 @@ class FakeNode(
         definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(self, self.server)
         services_pb2_grpc.add_ServiceRegistryServiceServicer_to_server(self, self.server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self, self.server)
+        asks_pb2_grpc.add_AskServiceServicer_to_server(self, self.server)
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(self, self.server)
         port = self.server.add_insecure_port("127.0.0.1:0")
         self.address = self.advertised = f"127.0.0.1:{port}"

@@ -7,6 +7,7 @@ import random
 import grpc
 import pytest
 
+from orchestrator_api.v1.common_pb2 import ClientSession, RequestIdentity
 from orchestrator_client import errors
 from orchestrator_client.leader import SUSPECT_S, LeaderFinder
 from orchestrator_client.requests import WINDOW, RequestLedger, Ticket
@@ -236,14 +237,20 @@ def test_refusals_become_typed_errors(code: grpc.StatusCode, reason: str, error:
     assert type(final_error(read_failure(code, "why", ((DETAILS_KEY, error_details(reason)),)))) is error
 
 
+def identity_of(ticket: Ticket) -> ClientSession:
+    request = RequestIdentity()
+    ticket.identify(request)
+    return request.session
+
+
 def test_the_lowest_request_without_an_answer_is_told() -> None:
     ledger = RequestLedger("s", idle_timeout_s=10, now=0)
     first, second, third = (Ticket(ledger, now=0) for _ in range(3))
     second.close()
-    assert third.identity().session.lowest_unacknowledged == 1
+    assert identity_of(third).lowest_unacknowledged == 1
     assert not ledger.is_stale(now=100)
     first.close()
-    identity = third.identity().session
+    identity = identity_of(third)
     assert (identity.id, identity.sequence, identity.lowest_unacknowledged) == ("s", 3, 3)
     third.close()
     assert not ledger.is_stale(now=7)

@@ -28,6 +28,7 @@ from orchestrator.services.liveness import Liveness
 from orchestrator.services.notifier import Notifier
 from orchestrator.storage.search import Page
 from orchestrator_api.v1 import (
+    asks_pb2_grpc,
     cluster_pb2_grpc,
     definitions_pb2_grpc,
     events_pb2_grpc,
@@ -220,6 +221,7 @@ class Stubs:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.workflows: Any = workflows_pb2_grpc.WorkflowServiceStub(channel)
+        self.asks: Any = asks_pb2_grpc.AskServiceStub(channel)
         self.definitions: Any = definitions_pb2_grpc.DefinitionServiceStub(channel)
         self.workers: Any = workers_pb2_grpc.WorkerServiceStub(channel)
         self.services: Any = services_pb2_grpc.ServiceRegistryServiceStub(channel)

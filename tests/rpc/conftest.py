@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.rpc.asking import Way
 from tests.rpc.bench import Bench, Stubs, served, until
 
 
@@ -22,6 +23,11 @@ async def stubs(bench: Bench) -> AsyncIterator[Stubs]:
     async with served(bench) as made:
         yield made
     await until("the tasks of the calls to end", lambda: not leaked(before))
+
+
+@pytest.fixture(params=[True, False], ids=["stream", "calls"])
+def way(stubs: Stubs, request: pytest.FixtureRequest) -> Way:
+    return Way(stubs, streams=request.param)
 
 
 def leaked(before: set[asyncio.Task[object]]) -> list[asyncio.Task[object]]:

@@ -349,7 +349,7 @@ async def test_whoever_waits_learns_that_the_node_leads_no_longer(
         else:
             call = signal(stubs, wait_ms=60_000)
     waiting = asyncio.ensure_future(call)
-    await until("the waiter", lambda: bool(families.notifier._events))
+    await until("the waiter", lambda: bool(families.notifier._watchers))
     families.lose_leadership()
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await soon("the failure", waiting)
@@ -360,7 +360,7 @@ async def test_whoever_waits_learns_that_the_node_leads_no_longer(
 async def test_waiting_goes_on_for_an_execution_that_was_started_before(families: Bench, stubs: Stubs) -> None:
     families.apply(_start("waits"))
     call = asyncio.ensure_future(stubs.workflows.AwaitWorkflow(pb.AwaitWorkflowRequest(workflow_id="w")))
-    await until("the waiter", lambda: bool(families.notifier._events))
+    await until("the waiter", lambda: bool(families.notifier._watchers))
     give(families, "a", "w")
     assert (await soon("the wait", call)).awaited.workflow.tasks[-1].reference == "go"
 
@@ -373,7 +373,7 @@ async def test_a_cold_sub_workflow_is_looked_at_and_nobody_is_watched_afterwards
     request = pb.AwaitWorkflowRequest(workflow_id="w", return_strategy=STRATEGIES["BLOCKING_TASK"])
     answer = (await soon("the wait", stubs.workflows.AwaitWorkflow(request))).awaited
     assert (answer.workflow_id, answer.task.reference) == (innermost, "go")
-    assert not families.notifier._events
+    assert not families.notifier._watchers
 
 
 async def test_what_breaks_a_rule_is_refused_before_anything_is_started(families: Bench, stubs: Stubs) -> None:
@@ -399,9 +399,9 @@ async def test_sub_workflows_that_have_ended_are_watched_no_longer(families: Ben
     families.driver.register(workflow("short", simple("a")), workflow("both", sub("first", "short"), simple("b")))
     families.apply(_start("both"))
     call = asyncio.ensure_future(stubs.workflows.AwaitWorkflow(pb.AwaitWorkflowRequest(workflow_id="w")))
-    await until("two to be watched", lambda: len(families.notifier._events) == 2)
+    await until("two to be watched", lambda: len(families.notifier._watchers) == 2)
     give(families, "a", child(families, "w", "first"))
-    await until("one to be watched", lambda: len(families.notifier._events) == 1)
+    await until("one to be watched", lambda: len(families.notifier._watchers) == 1)
     give(families, "b", "w")
     assert (await soon("the end", call)).awaited.target_status == pb.WORKFLOW_STATUS_COMPLETED
 

@@ -48,15 +48,15 @@ async def test_with_nothing_ready_nothing_is_logged(bench: Bench, stubs: Stubs) 
 
 async def test_a_poller_wakes_when_an_attempt_is_queued(bench: Bench, stubs: Stubs) -> None:
     call = poll(stubs, "ship", "pay", wait_ms=60_000)
-    await until("the poller", lambda: len(bench.notifier._events) == 2)
+    await until("the poller", lambda: len(bench.notifier._watchers) == 2)
     bench.start("w1")
     assert [each.workflow_id for each in (await soon("the attempt", call)).assignments] == ["w1"]
-    assert bench.notifier._events == {}
+    assert bench.notifier._watchers == {}
 
 
 async def test_of_two_pollers_one_gets_the_attempt_and_the_other_waits_on(bench: Bench, stubs: Stubs) -> None:
     calls = [poll(stubs, worker_id=f"p{number}", wait_ms=60_000) for number in range(2)]
-    await until("both", lambda: sum(len(events) for events in bench.notifier._events.values()) == 2)
+    await until("both", lambda: sum(len(events) for events in bench.notifier._watchers.values()) == 2)
     bench.start("w1")
     done, waiting = await asyncio.wait([asyncio.ensure_future(call) for call in calls], timeout=10,
                                        return_when=asyncio.FIRST_COMPLETED)
@@ -84,7 +84,7 @@ async def test_a_poller_learns_that_the_node_leads_no_longer(
 ) -> None:
     monkeypatch.setattr(workers, "LEADERSHIP_CHECK_SECONDS", 0.01)
     call = poll(stubs, wait_ms=60_000)
-    await until("the poller", lambda: bench.notifier._events)
+    await until("the poller", lambda: bench.notifier._watchers)
     bench.is_leading, bench.leader = False, "n2"
     error = await failure(call)
     assert info_of(error).reason == "NOT_LEADER"

@@ -18,6 +18,7 @@ from orchestrator.rpc.workflows import WorkflowServicer
 from orchestrator.storage.search import ExecutionFilter, Page
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import ClientSession, PageRequest, Payload, ReadOptions, RequestIdentity
+from tests.rpc.asking import Way
 from tests.rpc.bench import Bench, Stubs, soon, until
 from tests.rpc.statuses import info_of
 
@@ -55,10 +56,12 @@ def finish(bench: Bench, workflow_id: str = "w") -> None:
 # --- starting
 
 
-async def test_a_start_reaches_the_state_machine_with_everything_that_was_given(bench: Bench, stubs: Stubs) -> None:
+async def test_a_start_reaches_the_state_machine_with_everything_that_was_given(
+    bench: Bench, stubs: Stubs, way: Way
+) -> None:
     session = (await stubs.workflows.OpenClientSession(pb.OpenClientSessionRequest())).session_id
     identity = RequestIdentity(session=ClientSession(id=session, sequence=4, lowest_unacknowledged=2))
-    reply = await stubs.workflows.StartWorkflow(
+    reply = await way.start(
         pb.StartWorkflowRequest(
             request=identity, name="order", version=1, workflow_id="w1",
             if_exists=pb.IF_EXISTS_RETURN, input=Payload(inline=b'{"a":1}'), correlation_id="c", priority=5,
@@ -75,13 +78,13 @@ async def test_a_start_reaches_the_state_machine_with_everything_that_was_given(
     assert (reply.workflow_id, reply.existing) == ("w1", False)
 
 
-async def test_a_start_answers_the_id_and_whether_it_existed(stubs: Stubs) -> None:
-    made = await stubs.workflows.StartWorkflow(pb.StartWorkflowRequest(name="order"))
+async def test_a_start_answers_the_id_and_whether_it_existed(way: Way) -> None:
+    made = await way.start(pb.StartWorkflowRequest(name="order"))
     assert made.workflow_id and not made.existing and made.consistency_token
     request = pb.StartWorkflowRequest(name="order", workflow_id="w1", if_exists=pb.IF_EXISTS_RETURN)
-    assert [(await stubs.workflows.StartWorkflow(request)).existing for _ in range(2)] == [False, True]
+    assert [(await way.start(request)).existing for _ in range(2)] == [False, True]
     request.if_exists = pb.IF_EXISTS_FAIL
-    assert (await failure(stubs.workflows.StartWorkflow(request))).code() is grpc.StatusCode.ALREADY_EXISTS
+    assert (await failure(way.start(request))).code() is grpc.StatusCode.ALREADY_EXISTS
 
 
 @pytest.mark.parametrize(
@@ -103,10 +106,10 @@ async def test_a_start_answers_the_id_and_whether_it_existed(stubs: Stubs) -> No
     ],
 )
 async def test_a_start_that_breaks_a_rule_is_refused_with_the_field(
-    bench: Bench, stubs: Stubs, change: dict[str, Any], field: str
+    bench: Bench, way: Way, change: dict[str, Any], field: str
 ) -> None:
     request = pb.StartWorkflowRequest(**({"name": "order"} | change))
-    assert await field_refused(stubs.workflows.StartWorkflow(request)) == field
+    assert await field_refused(way.start(request)) == field
     assert bench.submitted == []
 
 
@@ -206,29 +209,29 @@ async def test_a_search_has_the_filters_that_were_asked_for(bench: Bench, stubs:
 # --- waiting
 
 
-async def test_waiting_answers_the_end(bench: Bench, stubs: Stubs) -> None:
+async def test_waiting_answers_the_end(bench: Bench, way: Way) -> None:
     bench.start("w")
-    call = stubs.workflows.WaitWorkflow(pb.WaitWorkflowRequest(workflow_id="w", include_tasks=True))
-    await until("the waiter", lambda: bench.notifier._events)
+    call = way.wait(pb.WaitWorkflowRequest(workflow_id="w", include_tasks=True))
+    await until("the waiter", lambda: ("execution", "default", "w") in bench.notifier._watchers)
     finish(bench)
     ended = (await soon("the end", call)).workflow
     assert ended.status == pb.WORKFLOW_STATUS_COMPLETED and len(ended.tasks) == 2 and ended.HasField("end_time")
-    assert bench.notifier._events == {}
+    await until("it to be forgotten", lambda: bench.notifier._watchers == {})
 
 
-async def test_waiting_for_what_has_ended_answers_at_once(bench: Bench, stubs: Stubs) -> None:
+async def test_waiting_for_what_has_ended_answers_at_once(bench: Bench, way: Way) -> None:
     bench.start("w")
     finish(bench)
     bench.go_cold()
-    reply = await soon("the end", stubs.workflows.WaitWorkflow(pb.WaitWorkflowRequest(workflow_id="w")))
+    reply = await soon("the end", way.wait(pb.WaitWorkflowRequest(workflow_id="w")))
     assert reply.workflow.status == pb.WORKFLOW_STATUS_COMPLETED
 
 
-async def test_when_the_time_is_over_waiting_answers_the_state_so_far(bench: Bench, stubs: Stubs) -> None:
+async def test_when_the_time_is_over_waiting_answers_the_state_so_far(bench: Bench, way: Way) -> None:
     bench.start("w")
     request = pb.WaitWorkflowRequest(workflow_id="w", wait_ms=30)
-    assert (await stubs.workflows.WaitWorkflow(request)).workflow.status == pb.WORKFLOW_STATUS_RUNNING
-    assert await field_refused(stubs.workflows.WaitWorkflow(pb.WaitWorkflowRequest(workflow_id="w", wait_ms=300_001)))
+    assert (await way.wait(request)).workflow.status == pb.WORKFLOW_STATUS_RUNNING
+    assert await field_refused(way.wait(pb.WaitWorkflowRequest(workflow_id="w", wait_ms=300_001)))
 
 
 @pytest.mark.parametrize("is_told", [True, False], ids=["told", "found out"])
@@ -240,7 +243,7 @@ async def test_whoever_waits_or_watches_learns_that_the_node_leads_no_longer(
     waiting = stubs.workflows.WaitWorkflow(pb.WaitWorkflowRequest(workflow_id="w"))
     watching = stubs.workflows.WatchWorkflow(pb.WatchWorkflowRequest(workflow_id="w"))
     await soon("the first state", watching.read())
-    await until("both", lambda: sum(len(events) for events in bench.notifier._events.values()) == 2)
+    await until("both", lambda: sum(len(events) for events in bench.notifier._watchers.values()) == 2)
     bench.is_leading, bench.leader = False, "n2"
     if is_told:
         bench.notifier.wake_all()
@@ -252,12 +255,12 @@ async def test_whoever_waits_or_watches_learns_that_the_node_leads_no_longer(
 async def test_start_and_wait_answers_the_end_or_the_end_of_a_task(bench: Bench, stubs: Stubs) -> None:
     start = pb.StartWorkflowRequest(name="order", workflow_id="w")
     whole = stubs.workflows.StartWorkflowAndWait(pb.StartWorkflowAndWaitRequest(start=start))
-    await until("the waiter", lambda: bench.notifier._events)
+    await until("the waiter", lambda: bench.notifier._watchers)
     start.if_exists = pb.IF_EXISTS_RETURN
     part = stubs.workflows.StartWorkflowAndWait(
         pb.StartWorkflowAndWaitRequest(start=start, wait_until_task="pay")
     )
-    await until("both", lambda: sum(len(events) for events in bench.notifier._events.values()) == 2)
+    await until("both", lambda: sum(len(events) for events in bench.notifier._watchers.values()) == 2)
     bench.driver.worker("s", "pay")
     attempt = bench.driver.latest("pay")
     bench.apply(
@@ -291,14 +294,14 @@ async def test_watching_tells_each_state_and_ends_after_the_last(bench: Bench, s
     call = stubs.workflows.WatchWorkflow(pb.WatchWorkflowRequest(workflow_id="w", include_tasks=True))
     first = (await soon("the first state", call.read())).workflow
     assert first.status == pb.WORKFLOW_STATUS_RUNNING
-    await until("the watcher", lambda: bench.notifier._events)
+    await until("the watcher", lambda: bench.notifier._watchers)
     bench.apply(commands.PauseWorkflow("default", "w"))
     assert (await soon("the next", call.read())).workflow.status == pb.WORKFLOW_STATUS_PAUSED
     bench.apply(commands.TerminateWorkflow("default", "w", "enough", choices.TerminateCompensation.SKIP))
     last = (await soon("the last", call.read())).workflow
     assert (last.status, last.reason) == (pb.WORKFLOW_STATUS_TERMINATED, "enough")
     assert await soon("the end", call.read()) is grpc.aio.EOF
-    assert bench.notifier._events == {}
+    assert bench.notifier._watchers == {}
 
 
 async def test_an_end_that_comes_while_a_state_is_being_sent_is_told_all_the_same(bench: Bench) -> None:
@@ -316,7 +319,7 @@ async def test_a_watcher_that_goes_away_leaves_nothing_behind(bench: Bench, stub
     call = stubs.workflows.WatchWorkflow(pb.WatchWorkflowRequest(workflow_id="w"))
     await soon("the first state", call.read())
     call.cancel()
-    await until("the watcher to be forgotten", lambda: bench.notifier._events == {})
+    await until("the watcher to be forgotten", lambda: bench.notifier._watchers == {})
 
 
 async def test_an_unexpected_error_while_watching_is_internal(
@@ -373,9 +376,9 @@ async def test_steering_needs_an_execution_and_within_limits(bench: Bench, stubs
     assert bench.submitted == []
 
 
-async def test_many_calls_at_once_each_get_their_own_answer(bench: Bench, stubs: Stubs) -> None:
+async def test_many_calls_at_once_each_get_their_own_answer(bench: Bench, way: Way) -> None:
     calls = [
-        stubs.workflows.StartWorkflow(pb.StartWorkflowRequest(name="order", workflow_id=f"w{number}"))
+        way.start(pb.StartWorkflowRequest(name="order", workflow_id=f"w{number}"))
         for number in range(50)
     ]
     replies = await soon("all answers", asyncio.gather(*calls))

@@ -46,7 +46,7 @@ async def test_who_waits_no_longer_is_forgotten() -> None:
     notifier = Notifier()
     async with notifier.execution("default", "w1"), notifier.queues([("default", "", "pay")]):
         async with notifier.execution("default", "w1"):
-            assert len(notifier._events) == 2
-        assert len(notifier._events) == 2
-    assert notifier._events == {}
+            assert len(notifier._watchers) == 2
+        assert len(notifier._watchers) == 2
+    assert notifier._watchers == {}
     notifier.perform(queued("pay"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_client import errors
@@ -75,9 +76,16 @@ class Caller(Person):
         chosen = mark if roll < 0.3 else f"shared-{self.dice.randint(1, 40)}" if roll < 0.4 else ""
         operation = self.history.invoke(self.name, "start", mark, name)
 
+        is_waited_for = bool(chosen) and self.dice.random() < 0.3
+
         async def start() -> str:
-            run = await client.start(name, id=chosen, **self._start_arguments(mark))
-            return self.space.place(run.workflow_id)
+            arguments = self._start_arguments(mark)
+            if not is_waited_for:
+                return self.space.place((await client.start(name, id=chosen, **arguments)).workflow_id)
+            given, patience = arguments.pop("input"), self.patience_seconds
+            with contextlib.suppress(errors.WorkflowFailed):
+                await client.start_and_wait(name, given, id=chosen, timeout_s=patience, **arguments)
+            return self.space.place(chosen)
 
         if await self._call(operation, start()) == OK:
             self._started(operation)

@@ -61,6 +61,9 @@ class Person:
         def open_channel(address: str) -> Any:
             return SimulatedChannel(self.cluster.network, self._process, self.name, address)
 
+        # Most share one stream for what they start and wait for; to the others each of it is a call.
+        streams = self.cluster.dice(self.name + "/streams").random() < 0.7
+
         async def make() -> Client:
             return Client(
                 endpoints,
@@ -68,6 +71,7 @@ class Person:
                 open_channel=open_channel,
                 rng=self.dice,
                 deadline_s=self.patience_seconds,
+                streams=streams,
             )
 
         return self.machine.spawn(make(), "client")

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.testing import Cluster, NotRepeatable, Stuck, every_leader_kill, fail
 from orchestrator.testing.kills import ONLY, Kill
+from orchestrator_api.v1.common_pb2 import RequestIdentity
 from orchestrator_client import Client, ClusterError, Run, TerminalError, Workflow, WorkflowFailed
 from orchestrator_client.attempts import WorkerSession
 from orchestrator_client.requests import Ticket
@@ -174,11 +175,11 @@ def test_it_finds_a_client_whose_requests_take_effect_twice(monkeypatch: pytest.
 
     every_leader_kill(seed=7)(test)()
 
-    def another_each_time(self: Ticket) -> Any:
+    def another_each_time(self: Ticket, request: RequestIdentity) -> None:
         self.sequence = self.ledger.begin(0.0)
-        return self.ledger.identity(self.sequence)
+        self.ledger.identify(request, self.sequence)
 
-    monkeypatch.setattr(Ticket, "identity", another_each_time)
+    monkeypatch.setattr(Ticket, "identify", another_each_time)
     _, note = failure_of(every_leader_kill(seed=7)(test))
     assert "(StartWorkflow order) was on a majority of disks, and nobody had been told" in note
 

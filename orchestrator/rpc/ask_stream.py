@@ -1,0 +1,421 @@
+"""One client's stream: asks in, answers out, until either side has said everything.
+
+No ask has a task of its own: a start is a future of the sequencer, a wait is a watcher of its execution, and all that
+has come up in one turn of the loop goes out in one frame. What an answer shows is looked at when the frame is made, so
+that a client that does not read keeps a number and a key here for each ask, and no payloads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from functools import partial
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+from orchestrator.engine.commands import RequestIdentity, StartWorkflow
+from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.model import WorkflowStatus
+from orchestrator.engine.results import AnyResult, Rejected, Started
+from orchestrator.engine.transitions import WORKFLOW_TERMINAL
+from orchestrator.replication.errors import OutcomeUnknown, Overloaded
+from orchestrator.rpc import showing, starting, views
+from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.errors import failure_of, invalid, not_found, rejected, status_of
+from orchestrator.rpc.requests import identity_of, namespace_of, required, text, wait_seconds
+from orchestrator_api.v1 import asks_pb2 as pb
+from orchestrator_api.v1 import workflows_pb2
+
+ASKS_MAX = 20_000
+# A stream that is told nothing must learn all the same that this node leads no longer.
+LEADERSHIP_CHECK_SECONDS = 1.0
+# An execution that ends sooner is answered once: that it has started goes without saying then.
+STARTED_AFTER_SECONDS = 0.25
+# Answers go out in frames of about this size, which every client accepts.
+FRAME_BYTES = 1 << 20
+_SLACK = 1_000
+
+
+class _Wait:
+    """Waits for the end of an execution."""
+
+    __slots__ = (
+        "_connection", "include_tasks", "is_ready", "is_watching", "namespace", "number", "output_only", "owed",
+        "seconds", "time_is_over", "workflow_id",
+    )
+
+    def __init__(self, connection: AskConnection, number: int, namespace: str, seconds: float) -> None:
+        self._connection = connection
+        self.number = number
+        self.namespace = namespace
+        self.workflow_id = ""
+        self.seconds = seconds
+        self.include_tasks = False
+        self.output_only = False
+        self.owed: pb.Answer | None = None  # that it has started, which the client has not been told
+        self.is_watching = False
+        self.is_ready = False  # to be answered in the next frame
+        self.time_is_over = False
+
+    def set(self) -> None:
+        """The execution has changed."""
+        self._connection.look(self)
+
+
+class AskConnection:
+    """Answers what one client asks."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._loop = asyncio.get_running_loop()
+        # What has no last answer yet, by number; what only starts has nothing to wait for.
+        self._open: dict[int, _Wait | None] = {}
+        self._mentions: list[pb.Answer] = []
+        self._answers: list[pb.Answer | _Wait] = []
+        # When a wait is over, and when a start is told that is still being waited for: (when, number, which).
+        self._due: list[tuple[float, int, bool]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = 0.0
+        self._starting = 0  # the results of commands that are on their way
+        self._stirred = asyncio.Event()  # there is something to write, or to end for
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._has_read_all = False
+        self._failure: BaseException | None = None
+
+    async def serve(self, frames: AsyncIterator[pb.AskRequest]) -> AsyncGenerator[pb.AskResponse, None]:
+        """The frames to the client, until the stream is to end. Raises what the client did wrong.
+
+        Raises NotLeader before the welcome, and OutcomeUnknown when this node leads no longer.
+        """
+        await _hello(frames)
+        self._backend.require_leading()
+        self._backend.changes.watch_leadership(self)
+        self._pulse = self._loop.call_later(LEADERSHIP_CHECK_SECONDS, self._beat)
+        try:
+            yield pb.AskResponse(welcome=pb.AskWelcome(asks_max=ASKS_MAX))
+            self._spawn(self._read(frames))
+            while True:
+                await self._stirred.wait()
+                self._stirred.clear()
+                is_leaving = not self._backend.leading() and not self._starting
+                if is_leaving:
+                    self._mention_all()
+                for frame in self._frames():
+                    yield frame
+                if self._failure is not None:
+                    raise self._failure
+                if is_leaving:
+                    raise OutcomeUnknown
+                if self._has_read_all and not self._open:
+                    return
+        finally:
+            await self._close()
+
+    def set(self) -> None:
+        """This node may lead no longer."""
+        self._stirred.set()
+
+    def _beat(self) -> None:
+        self._stirred.set()
+        self._pulse = self._loop.call_later(LEADERSHIP_CHECK_SECONDS, self._beat)
+
+    def look(self, wait: _Wait) -> None:
+        """Answers the wait if its execution has ended."""
+        if wait.is_ready:
+            return
+        held = self._held(wait)
+        if held is None:
+            self._spawn(self._look_closely(wait))
+        elif held.execution.status in WORKFLOW_TERMINAL:
+            self._answer(wait)
+
+    # From the client.
+
+    async def _read(self, frames: AsyncIterator[pb.AskRequest]) -> None:
+        async for frame in frames:
+            match frame.WhichOneof("frame"):
+                case "asks":
+                    self._take(frame.asks)
+                case "cancels":
+                    for number in frame.cancels.numbers:
+                        self._end(number)
+                case other:
+                    raise invalid("frame", f"{other} can't come here")
+        self._has_read_all = True
+        self._stirred.set()
+
+    def _take(self, asks: pb.Asks) -> None:
+        waits: list[_Wait] = []
+        for ask in asks.asks:
+            number = ask.number
+            if number in self._open:
+                raise invalid("ask.number", f"{number} is that of another ask")
+            is_full = len(self._open) >= ASKS_MAX
+            self._open[number] = None
+            try:
+                if is_full:
+                    raise Overloaded(f"{ASKS_MAX} asks of this stream wait for their answers")
+                match ask.WhichOneof("ask"):
+                    case "start":
+                        self._start(number, ask.start, None)
+                    case "outcome":
+                        self._start(number, ask.outcome.start, self._outcome(number, ask.outcome))
+                    case "wait":
+                        wait = self._open[number] = self._wait(number, ask.wait)
+                        waits.append(wait)
+                    case _:
+                        raise invalid("ask", "is missing")
+            except Exception as error:  # noqa: BLE001 - it becomes the answer
+                self._refuse(number, error)
+        if waits:
+            self._spawn(self._begin(waits))
+
+    def _outcome(self, number: int, asked: pb.AskOutcome) -> _Wait:
+        wait = _Wait(self, number, namespace_of(asked.start.namespace), wait_seconds("wait_ms", asked.wait_ms))
+        wait.include_tasks, wait.output_only = asked.include_tasks, asked.output_only
+        return wait
+
+    def _wait(self, number: int, request: workflows_pb2.WaitWorkflowRequest) -> _Wait:
+        namespace, workflow_id = namespace_of(request.namespace), required("workflow_id", request.workflow_id)
+        wait = _Wait(self, number, namespace, wait_seconds("wait_ms", request.wait_ms))
+        wait.workflow_id, wait.include_tasks = workflow_id, request.include_tasks
+        return wait
+
+    # Starting.
+
+    def _start(self, number: int, request: workflows_pb2.StartWorkflowRequest, wait: _Wait | None) -> None:
+        backend = self._backend
+        command, identity = starting.start_command(request), identity_of(request.request)
+        submitted: asyncio.Future[AnyResult]
+        if starting.check_of(backend, command) is None:
+            submitted = asyncio.ensure_future(backend.submit_any(command, identity))
+        else:
+            # What becomes of it is the answer to this ask, and no matter of the others.
+            submitted = task = self._loop.create_task(self._look_and_submit(command, identity))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._starting += 1
+        submitted.add_done_callback(partial(self._started, number, wait))
+
+    async def _look_and_submit(self, command: StartWorkflow, identity: RequestIdentity | None) -> AnyResult:
+        return await self._backend.submit_any(await starting.looked_at(self._backend, command), identity)
+
+    def _started(self, number: int, wait: _Wait | None, submitted: asyncio.Future[AnyResult]) -> None:
+        self._starting -= 1
+        self._stirred.set()
+        if submitted.cancelled():
+            return
+        error = submitted.exception()
+        if number not in self._open:
+            # Nobody waits for it any more.
+            return
+        result = None if error is not None else submitted.result()
+        if isinstance(result, Rejected):
+            error = rejected(result)
+        elif not isinstance(result, Started):
+            error = error or TypeError(f"StartWorkflow answered {type(result).__name__}")
+        if error is not None or not isinstance(result, Started):
+            self._refuse(number, error)
+            return
+        answer = pb.Answer(
+            number=number,
+            started=workflows_pb2.StartWorkflowResponse(
+                workflow_id=result.workflow_id, existing=result.existing, consistency_token=self._backend.token()
+            ),
+        )
+        if wait is None:
+            self._answers.append(answer)
+            return
+        wait.workflow_id, wait.owed = result.workflow_id, answer
+        self._open[number] = wait
+        self._remind(STARTED_AFTER_SECONDS, number, is_end=False)
+        self._watch(wait)
+
+    # Waiting.
+
+    async def _begin(self, waits: list[_Wait]) -> None:
+        """They see everything that was acknowledged before they came."""
+        try:
+            await self._backend.wait_applied(await self._backend.log.barrier())
+        except Exception as error:  # noqa: BLE001 - it becomes the answer
+            for wait in waits:
+                self._refuse(wait.number, error)
+            return
+        for wait in waits:
+            if self._open.get(wait.number) is wait:
+                self._watch(wait)
+
+    def _watch(self, wait: _Wait) -> None:
+        self._backend.changes.watch_execution(wait.namespace, wait.workflow_id, wait)
+        wait.is_watching = True
+        self._remind(wait.seconds, wait.number, is_end=True)
+        self.look(wait)
+
+    def _held(self, wait: _Wait) -> ExecutionState | None:
+        """None of one that is not in memory."""
+        held = self._backend.state().execution((wait.namespace, wait.workflow_id))
+        return None if held is None or held.execution.deleted else held
+
+    async def _look_closely(self, wait: _Wait) -> None:
+        held = await self._found(wait)
+        if held is not None and held.execution.status in WORKFLOW_TERMINAL:
+            self._answer(wait)
+
+    async def _found(self, wait: _Wait) -> ExecutionState | None:
+        """None if it was answered that there is none."""
+        held = await self._backend.execution(wait.namespace, wait.workflow_id)
+        if held is None:
+            self._refuse(wait.number, not_found("workflow", wait.workflow_id))
+        return held
+
+    def _remind(self, seconds: float, number: int, *, is_end: bool) -> None:
+        when = self._loop.time() + seconds
+        if len(self._due) > 2 * len(self._open) + _SLACK:
+            self._due = [due for due in self._due if due[1] in self._open]
+            heapify(self._due)
+        heappush(self._due, (when, number, is_end))
+        if self._timer is None or when < self._armed_for:
+            self._arm(when)
+
+    def _arm(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_for = when
+        self._timer = self._loop.call_at(when, self._pass)
+
+    def _pass(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        while self._due and self._due[0][0] <= now:
+            _, number, is_end = heappop(self._due)
+            wait = self._open.get(number)
+            if wait is None:
+                continue
+            if is_end:
+                wait.time_is_over = True
+                self._answer(wait)
+            else:
+                self._mention(wait)
+        if self._due:
+            self._arm(self._due[0][0])
+
+    # To the client.
+
+    def _answer(self, wait: _Wait) -> None:
+        if not wait.is_ready:
+            wait.is_ready = True
+            self._answers.append(wait)
+            self._stirred.set()
+
+    def _mention(self, wait: _Wait) -> None:
+        if wait.owed is not None:
+            self._mentions.append(wait.owed)
+            wait.owed = None
+            self._stirred.set()
+
+    def _mention_all(self) -> None:
+        for wait in self._open.values():
+            if wait is not None:
+                self._mention(wait)
+
+    def _refuse(self, number: int, error: BaseException | None) -> None:
+        if not isinstance(error, Exception):
+            error = RuntimeError(f"the ask ended with {error!r}")
+        status = status_of(failure_of(error, self._backend.addresses))
+        self._answers.append(pb.Answer(number=number, refused=status))
+        self._stirred.set()
+
+    def _frames(self) -> Iterator[pb.AskResponse]:
+        mentions, self._mentions = self._mentions, []
+        ready, self._answers = self._answers, []
+        answers, size = [each for each in mentions if each.number in self._open], 0
+        for each in ready:
+            if each.number not in self._open:
+                continue
+            answer = self._shown(each) if isinstance(each, _Wait) else each
+            if answer is None:
+                continue
+            self._end(each.number)
+            bytes_of_it = _size(answer)
+            if answers and size + bytes_of_it > FRAME_BYTES:
+                yield pb.AskResponse(answers=pb.Answers(answers=answers))
+                answers, size = [], 0
+            answers.append(answer)
+            size += bytes_of_it
+        if answers:
+            yield pb.AskResponse(answers=pb.Answers(answers=answers))
+
+    def _shown(self, wait: _Wait) -> pb.Answer | None:
+        """None if it is not to be answered now: it runs again, or has to be read first."""
+        held = self._held(wait)
+        if held is None or wait.include_tasks:
+            self._spawn(self._show(wait))
+            return None
+        status = held.execution.status
+        if status not in WORKFLOW_TERMINAL and not wait.time_is_over:
+            wait.is_ready = False
+            return None
+        if wait.output_only and status is WorkflowStatus.COMPLETED:
+            return pb.Answer(number=wait.number, workflow=views.outcome(held))
+        workflow = views.workflow(self._backend.state(), held, include_tasks=False)
+        return pb.Answer(number=wait.number, workflow=workflow)
+
+    async def _show(self, wait: _Wait) -> None:
+        held = await self._found(wait)
+        if held is None:
+            return
+        try:
+            workflow = await showing.workflow(
+                self._backend, held, include_tasks=wait.include_tasks, conductors=False
+            )
+        except Exception as error:  # noqa: BLE001 - it becomes the answer
+            self._refuse(wait.number, error)
+            return
+        self._answers.append(pb.Answer(number=wait.number, workflow=workflow))
+        self._stirred.set()
+
+    def _end(self, number: int) -> None:
+        wait = self._open.pop(number, None)
+        if wait is not None and wait.is_watching:
+            self._backend.changes.unwatch_execution(wait.namespace, wait.workflow_id, wait)
+
+    async def _close(self) -> None:
+        self._backend.changes.unwatch_leadership(self)
+        self._pulse.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        for number in list(self._open):
+            self._end(number)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Tasks of this connection: the first that fails ends it.
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and self._failure is None:
+            self._failure = task.exception()
+            self._stirred.set()
+
+
+async def _hello(frames: AsyncIterator[pb.AskRequest]) -> None:
+    async for frame in frames:
+        if frame.WhichOneof("frame") != "hello":
+            break
+        text("hello.client", frame.hello.client)
+        return
+    raise invalid("hello", "must be the first frame")
+
+
+def _size(answer: pb.Answer) -> int:
+    """About; of one with tasks exactly."""
+    workflow = answer.workflow
+    if workflow.tasks:
+        return answer.ByteSize()
+    return 200 + len(workflow.output.inline) + len(workflow.input.inline) + len(workflow.variables.inline)
