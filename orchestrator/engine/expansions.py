@@ -120,11 +120,12 @@ def _spread(
 
 
 def _has_another(step: Step, node: TaskNode, attempt: TaskAttempt) -> bool:
-    """Whether another dynamic fork has been made before."""
+    """Whether another dynamic fork has been made before; in each iteration of a loop the answer is the same."""
     if attempt.expansion:
         return True
     forks = [one.reference for one in step.plan.nodes.values() if one.type == TaskType.FORK_JOIN_DYNAMIC]
-    return any(step.hot.newest(other) is not None for other in forks if other != node.reference)
+    firsts = {one: next(iter(step.hot.named[one])) for one in forks if step.hot.named.get(one)}
+    return min(firsts.values()) < firsts[node.reference]
 
 
 # What the inputs give; here it is only there to be found.

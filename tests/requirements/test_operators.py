@@ -109,6 +109,16 @@ def test_two_dynamic_forks_do_not_share_references(driver: Driver) -> None:
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
+def test_the_references_of_dynamic_forks_are_the_same_in_each_iteration(driver: Driver) -> None:
+    given = {"forkTaskName": "a", "forkTaskInputs": [1]}
+    second = [element("FORK_JOIN_DYNAMIC", "g", given), element("JOIN", "k")]
+    begin(driver, element("DO_WHILE", "l", items=[1, 2], loopCondition="", loopOver=[*dynamic_fork(given), *second]))
+    for number in (1, 2):
+        driver.give(f"_a_0__{number}")
+        driver.give(f"_g_a_0__{number}")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+
+
 PAIR = {"dynamicForkTasksParam": "tasks", "dynamicForkTasksInputParamName": "inputs"}
 TASK = {"name": "a", "taskReferenceName": "x", "type": "SIMPLE"}
 
