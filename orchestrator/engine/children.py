@@ -100,17 +100,17 @@ def request(step: Step, attempt: TaskAttempt, given: bytes) -> StartExecution:
     name = text_of(fields.get("name", b'""'))
     if not name and not document:
         raise NotStartable("startWorkflow.name is missing")
-    domains = fields.get("taskToDomain")
-    correlation_id = fields.get("correlationId")
+    domains = _domains(fields.get("taskToDomain", b"{}"))
+    correlation_id = text_of(fields.get("correlationId", b'""'))
     return StartExecution(
         step.x.namespace,
         text_of(fields.get("workflowId", b'""')) or step.ids.make(),
         name,
         _number(fields.get("version", b"0")),
         fields.get("input", b"{}"),
-        correlation_id=step.x.correlation_id if correlation_id is None else text_of(correlation_id),
+        correlation_id=correlation_id if correlation_id.strip() else step.x.correlation_id,
         priority=_number(fields.get("priority", b"0")),
-        task_to_domain=step.x.task_to_domain if domains is None else _domains(domains),
+        task_to_domain=domains or step.x.task_to_domain,
         created_by=text_of(fields.get("createdBy", b'""')) or step.x.created_by,
         document=document,
         origin=Origin(OriginKind.TASK, step.x.workflow_id, attempt.sequence),

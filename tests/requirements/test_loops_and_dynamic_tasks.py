@@ -404,6 +404,17 @@ def test_a_decision_is_a_switch_by_another_name(driver: Driver) -> None:
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
+def test_an_empty_case_of_a_decision_is_the_defaults(driver: Driver) -> None:
+    """Of a DECISION the default is gone also where the case has no tasks; of a SWITCH an empty list means nothing."""
+    branches = {"decisionCases": {"x": [], "y": [simple("a")]}, "defaultCase": [simple("b")]}
+    begin(driver, element("DECISION", "d1", {"v": "x"}, caseValueParam="v", **branches))
+    driver.give("b")
+    assert driver.header().status is WorkflowStatus.COMPLETED
+    driver.register(workflow("switch", switch("s1", "x", branches["decisionCases"], branches["defaultCase"])))
+    driver.start("switch", "other")
+    assert driver.header("other").status is WorkflowStatus.COMPLETED
+
+
 def test_an_inline_script_is_evaluated_by_a_node(driver: Driver) -> None:
     """expression raw with `$` the input; output.result."""
     begin(driver, element("INLINE", "i", {"v": 2, "evaluatorType": "graaljs", "expression": "`${$.v}`"}))

@@ -249,6 +249,25 @@ def test_a_started_workflow_is_independent(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "correlation_id", "domains"),
+    [
+        ({}, "corr", (("a", "x"),)),
+        ({"correlationId": "", "taskToDomain": {}}, "corr", (("a", "x"),)),
+        ({"correlationId": "own", "taskToDomain": {"a": "y"}}, "own", (("a", "y"),)),
+    ],
+)
+def test_a_started_workflow_inherits_what_is_not_said(
+    driver: Driver, asked: dict[str, Any], correlation_id: str, domains: Any
+) -> None:
+    """START_WORKFLOW: inherits taskToDomain and correlationId if absent, and empty ones are."""
+    request = {"name": "child", "workflowId": "free", **asked}
+    driver.register(workflow("flow", element("START_WORKFLOW", "t", {"startWorkflow": request})))
+    driver.start("flow", correlation_id="corr", task_to_domain=(("a", "x"),))
+    header = driver.header("free")
+    assert (header.correlation_id, header.task_to_domain) == (correlation_id, domains)
+
+
+@pytest.mark.parametrize(
     "request_", [{"name": "nothing"}, {}, {"name": "child", "wrong": 1}, "child", {"name": "child", "version": "x"}]
 )
 def test_an_invalid_request_to_start_fails(driver: Driver, request_: Any) -> None:

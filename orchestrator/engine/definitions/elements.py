@@ -287,6 +287,9 @@ class ElementReader:
         default = self.sequence(fields.items("defaultCase"), fields.at("defaultCase"))
         if not cases and not default:
             raise fields.invalid("decisionCases", "a SWITCH needs decisionCases or a defaultCase")
+        if element.reported:
+            # An empty case of a DECISION is none at all, and the default's turn.
+            cases = {case: branch for case, branch in cases.items() if branch}
         key = "caseOutput" if element.reported else "evaluationResult"
         return msgspec.structs.replace(
             element, evaluator=evaluator, expression=expression, output_key=key, cases=cases, default=default
