@@ -39,7 +39,7 @@ async def drawn(backend: Backend, held: ExecutionState, draw: Callable[[Executio
         if found is None:
             raise not_found("workflow", key[1])
         held = found
-    return _in_one_go(draw(held))
+    return at_once(draw(held))
 
 
 def _of_one_state(held: ExecutionState, slices: Slices[T]) -> Slices[T]:
@@ -67,7 +67,8 @@ async def in_turns(slices: Slices[T]) -> T:
             await asyncio.sleep(0)
 
 
-def _in_one_go(slices: Slices[T]) -> T:
+def at_once(slices: Slices[T]) -> T:
+    """The whole, in one go."""
     while True:
         try:
             next(slices)
