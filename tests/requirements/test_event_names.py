@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.engine.definitions.errors import DefinitionInvalid
+from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, DefinitionUnimplemented
 from orchestrator.engine.definitions.parse import validate_workflow
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from tests.engine.driver import Driver, workflow
 from tests.requirements.elements import element
+from tests.requirements.listening import heard, listen
 
 ROOM = 200 - len("conductor:flow:")
 
@@ -55,3 +56,42 @@ def test_a_fork_that_brings_such_a_task_fails() -> None:
     assert driver.header().status is WorkflowStatus.FAILED
     assert "the name of one may have 200" in driver.header().reason
     assert driver.latest("f").status is not TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("sink", "name"),
+    [
+        ("conductor:${workflow.input.kind}", "conductor:flow:paid"),
+        ("conductor:order-${workflow.input.n}", "conductor:flow:order-7"),
+        ("${workflow.input.sink}", "conductor:flow:e"),
+    ],
+)
+def test_a_sink_may_have_expressions(sink: str, name: str) -> None:
+    """They are resolved when the task's turn comes."""
+    driver = Driver()
+    listen(driver, name)
+    driver.register(workflow("flow", event(sink)))
+    driver.start("flow", given=b'{"kind":"paid","n":7,"sink":"conductor"}')
+    assert driver.header().status is WorkflowStatus.COMPLETED
+    assert [event for event, _ in heard(driver)] == [name]
+
+
+@pytest.mark.parametrize("kind", ["kafka:topic", "", "conductor:" + "x" * 190])
+def test_a_sink_that_turns_out_to_be_none_fails_the_task(kind: str) -> None:
+    """What is elsewhere, or no name, is found when it is resolved."""
+    driver = Driver()
+    driver.register(workflow("flow", event("${workflow.input.sink}")))
+    driver.start("flow", given=msgspec.json.encode({"sink": kind}))
+    assert driver.latest("e").status is TaskStatus.FAILED
+    assert driver.header().status is WorkflowStatus.FAILED
+
+
+@pytest.mark.parametrize(
+    ("sink", "refusal"),
+    [("conductor:${nobody.output.x}", DefinitionInvalid), ("kafka:${workflow.input.x}", DefinitionUnimplemented)],
+)
+def test_what_is_known_of_such_a_sink_is_checked(sink: str, refusal: type[DefinitionError]) -> None:
+    """References to tasks that are not there, and sinks of other kinds, are refused all the same."""
+    with pytest.raises(refusal) as refused:
+        validate_workflow(msgspec.json.encode(workflow("flow", event(sink))))
+    assert refused.value.path == "tasks[0].sink"

@@ -25,6 +25,7 @@ from orchestrator.engine.definitions.model import (
 )
 from orchestrator.engine.definitions.parse import ParsedWorkflow
 from orchestrator.engine.definitions.schemas import NO_SCHEMAS, resolve
+from orchestrator.engine.definitions.sinks import is_expression
 from orchestrator.engine.definitions.tasks import (
     CALL_RETRY,
     COMPENSATION_RETRY,
@@ -33,7 +34,7 @@ from orchestrator.engine.definitions.tasks import (
     OPERATOR_TIMEOUTS,
     TaskDefinition,
 )
-from orchestrator.engine.expressions import Template, merge_objects, overlay_template, parse_template
+from orchestrator.engine.expressions import Template, dump_string, merge_objects, overlay_template, parse_template
 
 
 def compile_definition(
@@ -167,6 +168,7 @@ class Compiler:
             dynamic_fork=element.dynamic_fork,
             async_complete=element.async_complete,
             sink=element.sink,
+            sink_expression=parse_template(dump_string(element.sink), "") if is_expression(element.sink) else None,
             limits=NO_LIMITS if element.definition is None else element.definition.limits,
             queue=_queue(element, definition),
             announcements=self._announcements.get(element.reference, {}),

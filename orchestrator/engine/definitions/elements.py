@@ -34,7 +34,7 @@ from orchestrator.engine.definitions.operators import (
     task_type,
 )
 from orchestrator.engine.definitions.schemas import SchemaUse
-from orchestrator.engine.definitions.sinks import Announced, check_event, events_of, read_announcements, read_sink
+from orchestrator.engine.definitions.sinks import Announced, check_event, events_of, read_announcements, read_task_sink
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task
 from orchestrator.engine.expressions import assemble_object, elements_of, fields_of, merge_objects, text_of
 
@@ -203,7 +203,7 @@ class ElementReader:
             case TaskType.SUB_WORKFLOW:
                 return changed(element, input=read_sub_workflow(fields, element.input), sub_workflow=newest_of(fields))
             case TaskType.EVENT:
-                return changed(element, sink=read_sink(fields))
+                return changed(element, sink=read_task_sink(fields))
             case TaskType.HTTP | TaskType.GRPC:
                 check_call(kind, parameters)
             case TaskType.JOIN:

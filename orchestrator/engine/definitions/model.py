@@ -213,6 +213,7 @@ class TaskNode(msgspec.Struct, frozen=True):
     instead: tuple[str, ...] = ()  # EXCLUSIVE_JOIN: whose output it takes if there is none of those it joins
     async_complete: bool = False  # what it calls only accepts: the end is reported from outside
     sink: str = ""  # EVENT
+    sink_expression: Template | None = None  # that gives it
     limits: TaskLimits = NO_LIMITS  # of the inline task definition
     queue: str = ""  # of a worker's task: where it waits, if that is not called like the task
     announcements: Announcements = {}

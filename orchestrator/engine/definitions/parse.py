@@ -18,7 +18,7 @@ from orchestrator.engine.definitions.model import Announcements, CompensationOrd
 from orchestrator.engine.definitions.rate_limit import read_rate_limit
 from orchestrator.engine.definitions.schemas import NO_SCHEMAS, Schemas, read_schemas
 from orchestrator.engine.definitions.scripts import spare
-from orchestrator.engine.definitions.sinks import compile_announcements, read_status_sink
+from orchestrator.engine.definitions.sinks import compile_announcements, is_expression, read_status_sink
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task
 from orchestrator.engine.expressions import (
     JsonInvalid,
@@ -206,6 +206,9 @@ def read_inputs(elements: list[Element], names: frozenset[str] | None) -> dict[s
             script = spare(element.script.expression, known, may_be_others=names is None)
             given = merge_objects(given, assemble_object([(element.script.key, dump_string(script))]))
         inputs[element.reference] = parse_template(given, element.input_path, names)
+        if is_expression(element.sink):
+            # Whether it can be resolved; the compiler makes what it is resolved by.
+            parse_template(dump_string(element.sink), f"{element.path}.sink", names)
         undo = element.compensation
         if undo is not None:
             inputs[undo.reference] = parse_template(undo.input, undo.input_path, names, step=True)

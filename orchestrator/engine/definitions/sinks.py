@@ -29,6 +29,18 @@ class Announced(msgspec.Struct, frozen=True):
     path: str
 
 
+def is_expression(sink: str) -> bool:
+    """Whether it is only known when its task's turn comes."""
+    return "${" in sink
+
+
+def read_task_sink(fields: Fields) -> str:
+    """As `read_sink`, or with expressions in it."""
+    sink = fields.name("sink")
+    # Of what kind it is may be known all the same.
+    return sink if is_expression(sink.partition(":")[0]) else read_sink(fields)
+
+
 def read_sink(fields: Fields, key: str = "sink") -> str:
     """`conductor`, or `conductor:<name>`."""
     sink = fields.name(key)
@@ -56,8 +68,12 @@ def read_status_sink(fields: Fields, workflow: str) -> str:
     is_enabled = fields.flag("workflowStatusListenerEnabled")
     if not fields.is_set("workflowStatusListenerSink"):
         return ""
-    event = event_of_sink(read_sink(fields, "workflowStatusListenerSink"), workflow, STATUS_EVENT)
-    check_event(event, fields.at("workflowStatusListenerSink"))
+    key = "workflowStatusListenerSink"
+    sink = read_sink(fields, key)
+    if is_expression(sink):
+        raise fields.unimplemented(key, "an expression in the sink of a workflow is not supported yet")
+    event = event_of_sink(sink, workflow, STATUS_EVENT)
+    check_event(event, fields.at(key))
     return event if is_enabled else ""
 
 
@@ -120,8 +136,8 @@ def event_of_announcement(workflow: str, kind: str) -> str:
 
 
 def events_of(workflow: str, reference: str, sink: str, announced: Iterable[Announced]) -> Iterator[tuple[str, str]]:
-    """(event, where the task says so, "" in its sink) of each event that the task may publish."""
-    if sink:
+    """(event, where the task says so, "" in its sink) of what the task may publish, as far as that is known."""
+    if sink and not is_expression(sink):
         yield event_of_sink(sink, workflow, reference), ""
     for one in announced:
         yield event_of_announcement(workflow, one.type), f"{one.path}.type"

@@ -6,13 +6,15 @@ from msgspec.structs import replace
 
 from orchestrator.engine import attempts
 from orchestrator.engine.announcing import about_workflow
+from orchestrator.engine.definitions.errors import quoted
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.definitions.sinks import event_of_sink
 from orchestrator.engine.errors import LimitExceeded
-from orchestrator.engine.expressions import assemble_object, dump_string, merge_objects
+from orchestrator.engine.expressions import assemble_object, dump_string, merge_objects, resolve, text_of
 from orchestrator.engine.model import TaskAttempt, TaskStatus
 from orchestrator.engine.payloads import drop, store
 from orchestrator.engine.results import Rejected
+from orchestrator.engine.scopes import ExecutionScope
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
 from orchestrator.engine.triggers import events
@@ -20,7 +22,12 @@ from orchestrator.engine.triggers import events
 
 class Event:
     def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
-        name = event_of_sink(node.sink, step.x.name, node.reference)
+        sink = _sink(step, node, attempt)
+        name = event_of_sink(sink, step.x.name, node.reference)
+        if not name:
+            reason = f"the sink {quoted(sink)} is not supported, conductor and conductor:NAME are"
+            attempts.finish(step, attempt, TaskStatus.FAILED, reason=reason)
+            return
         payload = merge_objects(given, about_workflow(step.x))
         try:
             output = store(step, merge_objects(payload, assemble_object([("event_produced", dump_string(name))])))
@@ -48,3 +55,10 @@ class Event:
             )
         )
 
+
+
+def _sink(step: Step, node: TaskNode, attempt: TaskAttempt) -> str:
+    if node.sink_expression is None:
+        return node.sink
+    scope = ExecutionScope(step.plan, step.hot, step.x, task_id=attempt.task_id)
+    return text_of(resolve(node.sink_expression, scope))

@@ -321,6 +321,7 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
     *((workflow(task("e", type="EVENT", sink=f"{kind}:x")), "tasks[0].sink") for kind in BROKERS),
     *((workflow(workflowStatusListenerSink=f"{kind}:x"), "workflowStatusListenerSink") for kind in BROKERS),
     (workflow(task("a", onStateChange={"onStart": [{"type": "${x}"}]})), "tasks[0].onStateChange.onStart[0].type"),
+    (workflow(workflowStatusListenerSink="conductor:${workflow.input.x}"), "workflowStatusListenerSink"),
     (workflow(task("a", taskDefinition={"baseType": "x"})), "tasks[0].taskDefinition.baseType"),
     (workflow(switch("s", evaluatorType="python", decisionCases={"x": []})), "tasks[0].evaluatorType"),
     (workflow(task("a", inputParameters={"k": "${workflow.secrets.x}"})), "tasks[0].inputParameters.k"),
