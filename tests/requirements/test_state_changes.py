@@ -89,6 +89,7 @@ def test_a_change_is_an_event_of_the_workflow(driver: Driver) -> None:
         ("conductor:flow:t", {"of": [1], "said": "yes", **about}),
         ("conductor:flow:other", about),
     ]
+    assert len({row.message_id for row in driver.state.resident[Table.EVENT].values()} - {""}) == 2
 
 
 def test_a_task_that_completes(driver: Driver) -> None:

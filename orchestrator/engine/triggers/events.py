@@ -72,7 +72,9 @@ def tell_changes(step: Step) -> None:
         names = step.state.triggers.handlers_of(step.x.namespace, one.event)
         if names:
             is_short = step.state.triggers.event_bytes + len(one.payload) > limits.EVENT_BYTES
-            _begin(step, step.x.namespace, one.event, "", one.about if is_short else one.payload, names)
+            payload = one.about if is_short else one.payload
+            # An id of its own, though nobody can say it twice: what handlers start may be told apart by it.
+            _begin(step, step.x.namespace, one.event, step.ids.make(), payload, names)
 
 
 def _refusal(state: State, name: str, message_id: str, payload: bytes) -> Rejected | None:
