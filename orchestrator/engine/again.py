@@ -130,9 +130,11 @@ def _lead_on(step: Step, attempt: TaskAttempt) -> None:
     is_open = attempt.status is TaskStatus.IN_PROGRESS
     if node.type == TaskType.DO_WHILE and is_open:
         assert node.loop is not None
+        attempts.limit_time(step, attempt)
         step.note(AgendaKind.SCHEDULE, attempt.sequence, node.loop.body[0])
     elif node.type == TaskType.JOIN and is_open:
         join.count(step, node, attempt)
+        attempts.limit_time(step, step.hot.tasks[attempt.sequence])
     elif attempt.status not in clearing.COMPLETE:
         step.note(AgendaKind.RETRY, attempt.sequence)
     elif node.type == TaskType.SWITCH and (branch := clearing.branch_of(step, node, attempt)):

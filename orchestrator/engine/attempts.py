@@ -200,21 +200,29 @@ def skip(step: Step, place: Place, output: Payload) -> TaskAttempt:
     return finish(step, made[0], TaskStatus.SKIPPED, output=output, follow=False)
 
 
+def limit_time(step: Step, attempt: TaskAttempt) -> TaskAttempt:
+    """What is in progress without anybody who executes it, as a WAIT, a loop or a sub-workflow, has its time, too."""
+    if attempt.status is not TaskStatus.IN_PROGRESS:
+        return attempt
+    timers = leases.limit_time(step, attempt)
+    return step.put_task(replace(attempt, timers=(*attempt.timers, *timers))) if timers else attempt
+
+
 def wait_again(step: Step, attempt: TaskAttempt) -> TaskAttempt:
     """A sub-workflow that had ended runs again: its task is in progress again."""
     check_task(attempt.status, TaskStatus.IN_PROGRESS)
     step.change(open_tasks=step.x.open_tasks + 1)
-    return step.put_task(
-        replace(
-            attempt,
-            status=TaskStatus.IN_PROGRESS,
-            ended_ms=0,
-            updated_ms=step.now,
-            output=b"",
-            reason="",
-            error_code="",
-        )
+    attempt = replace(
+        attempt,
+        status=TaskStatus.IN_PROGRESS,
+        started_ms=step.now,
+        ended_ms=0,
+        updated_ms=step.now,
+        output=b"",
+        reason="",
+        error_code="",
     )
+    return limit_time(step, step.put_task(attempt))
 
 
 # --- how they end

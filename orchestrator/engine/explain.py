@@ -75,6 +75,7 @@ def _about(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt) 
 def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> tuple[str, int]:
     timers = [state.timers[number,] for number in attempt.timers if (number,) in state.timers]
     fires = {timer.kind: timer.fire_ms for timer in timers}
+    timeout_ms = fires.get(TimerKind.TASK_TIMEOUT, 0)
     if TimerKind.TASK_READY in fires:
         return "its delay, or that before its next attempt", fires[TimerKind.TASK_READY]
     ready = state.ready.get((attempt.ready,))
@@ -83,22 +84,22 @@ def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt)
     if attempt.fencing_token and attempt.is_looked_at:
         return f"a node, which checks {checks.what(attempt)} against its schema", 0
     if attempt.fencing_token:
-        return f"{attempt.worker_id or 'a worker'}, which executes it", fires.get(TimerKind.TASK_TIMEOUT, 0)
+        return f"{attempt.worker_id or 'a worker'}, which executes it", timeout_ms
     if attempt.child:
         # Whose it is matters: what an idempotency key leads to may wait for whoever waits for it.
         whose = ", which was started by others with the same idempotency key" if attempt.joined else ""
-        return f"the workflow {attempt.child}{whose}", fires.get(TimerKind.TASK_TIMEOUT, 0)
+        return f"the workflow {attempt.child}{whose}", timeout_ms
     if TimerKind.WAIT in fires:
         signal = f", or the signal {attempt.signal!r}" if attempt.signal else ""
         return f"its time{signal}", fires[TimerKind.WAIT]
     if attempt.type == TaskType.JOIN:
-        return _joined(plan, hot, attempt), 0
+        return _joined(plan, hot, attempt), timeout_ms
     if attempt.type == TaskType.EXCLUSIVE_JOIN:
-        return f"the task that it joins: {_exclusively_joined(plan, hot, attempt)}", 0
+        return f"the task that it joins: {_exclusively_joined(plan, hot, attempt)}", timeout_ms
     if attempt.signal == inbox.QUEUE:
-        return "a message in the workflow's queue, or an update of the task", 0
+        return "a message in the workflow's queue, or an update of the task", timeout_ms
     if attempt.signal:
-        return f"the signal {attempt.signal!r}, or an update of the task", 0
+        return f"the signal {attempt.signal!r}, or an update of the task", timeout_ms
     return STEP_OF_THE_LOG, 0
 
 

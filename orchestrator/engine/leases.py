@@ -215,10 +215,7 @@ def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> N
     if attempt.status is not TaskStatus.IN_PROGRESS:
         # A loop is in progress by itself; the lease is for its condition.
         check_task(attempt.status, TaskStatus.IN_PROGRESS)
-    timeout_ms = _timeout_ms(step, attempt)
-    timers = attempt.timers
-    if timeout_ms and not _is_timed(step, attempt):
-        timers = (*timers, step.arm(TimerKind.TASK_TIMEOUT, timeout_ms, attempt.sequence))
+    timers = (*attempt.timers, *limit_time(step, attempt))
     step.put_task(
         replace(
             attempt,
@@ -232,6 +229,14 @@ def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> N
         )
     )
     _deliver(step, lease)
+
+
+def limit_time(step: Step, attempt: TaskAttempt) -> tuple[int, ...]:
+    """The timer of its timeout, which begins now; none if it has none, or it runs already."""
+    timeout_ms = _timeout_ms(step, attempt)
+    if not timeout_ms or _is_timed(step, attempt):
+        return ()
+    return (step.arm(TimerKind.TASK_TIMEOUT, timeout_ms, attempt.sequence),)
 
 
 def _is_timed(step: Step, attempt: TaskAttempt) -> bool:

@@ -183,6 +183,15 @@ def fail_around(step: Step, attempt: TaskAttempt) -> TaskAttempt | None:
     return None
 
 
+def left(step: Step, attempt: TaskAttempt) -> TaskAttempt:
+    """The walk goes on behind the attempt: if it is a loop whose time was over, what is open in it is cancelled."""
+    if attempt.type != TaskType.DO_WHILE or not attempt.waiting:
+        return attempt
+    step.change(open_branches=step.x.open_branches - attempt.waiting)
+    step.note(AgendaKind.ABANDON, attempt.sequence)
+    return step.put_task(replace(attempt, waiting=0))
+
+
 def is_counted_at_end(step: Step, node: TaskNode, attempt: TaskAttempt) -> bool:
     """Whether it is permissive, and its failure counts when everything has ended; one in a loop fails the loop."""
     return node.permissive and not _has_loop(step, attempt)

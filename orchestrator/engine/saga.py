@@ -166,7 +166,7 @@ def _begin(step: Step, attempt: TaskAttempt, given: bytes, delay_ms: int) -> Non
         attempts.queue_for_worker(step, attempt)
     else:
         try:
-            children.start(step, attempt, given)
+            attempts.limit_time(step, children.start(step, attempt, given))
         except children.NotStartable as error:
             attempts.finish(step, attempt, TaskStatus.FAILED, reason=str(error))
 

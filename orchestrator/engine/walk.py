@@ -149,14 +149,20 @@ def _begin(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes, delay
     if delay_ms > 0:
         attempts.delay(step, attempt, delay_ms)
     else:
-        OPERATORS[node.type].begin(step, node, attempt, given)
+        _go(step, node, attempt, given)
+
+
+def _go(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
+    OPERATORS[node.type].begin(step, node, attempt, given)
+    if node.timeouts.task_ms or node.type == TaskType.DYNAMIC:
+        attempts.limit_time(step, step.hot.tasks[attempt.sequence])
 
 
 def _begin_delayed(step: Step, attempt: TaskAttempt) -> None:
     """Its delay has passed, or its lease was lost before it was taken up."""
     if attempt.status is TaskStatus.SCHEDULED:
         node = attempts.node_of(step, attempt)
-        OPERATORS[node.type].begin(step, node, attempt, attempts.input_of(step, attempt))
+        _go(step, node, attempt, attempts.input_of(step, attempt))
     elif evaluations.is_waiting(attempt):
         evaluations.ask(step, attempt)
 
@@ -168,8 +174,10 @@ def _retry_by_hand(step: Step, attempt: TaskAttempt) -> None:
     node = attempts.node_of(step, attempt)
     if node.type == TaskType.JOIN and attempt.status in TASK_TERMINAL:
         join.reopen(step, node, attempt)
+        attempts.limit_time(step, step.hot.tasks[attempt.sequence])
     elif node.type == TaskType.DO_WHILE and attempt.status in TASK_TERMINAL:
         loops.reopen(step, node, attempt)
+        attempts.limit_time(step, step.hot.tasks[attempt.sequence])
     else:
         schedule(step, places.place_of(step.plan, step.hot, attempt), attempt)
 
@@ -189,9 +197,10 @@ def _follow(step: Step, attempt: TaskAttempt) -> None:
         _try_again(step, attempt, how)
     elif node.optional:
         check_task(attempt.status, TaskStatus.COMPLETED_WITH_ERRORS)
-        pass_on(step, node, step.put_task(replace(attempt, status=TaskStatus.COMPLETED_WITH_ERRORS)))
+        attempt = replace(loops.left(step, attempt), status=TaskStatus.COMPLETED_WITH_ERRORS)
+        pass_on(step, node, step.put_task(attempt))
     elif loops.is_counted_at_end(step, node, attempt):
-        pass_on(step, node, attempt)
+        pass_on(step, node, loops.left(step, attempt))
     else:
         _fail(step, node, attempt, total_used_up=total_used_up)
 
@@ -207,6 +216,7 @@ def _fail(step: Step, node: TaskNode, attempt: TaskAttempt, *, total_used_up: bo
     """Fails the loops around it, and the workflow unless one of them lets the walk go on."""
     loop = loops.fail_around(step, attempt)
     if loop is not None:
+        loops.left(step, attempt)
         pass_on(step, attempts.node_of(step, loop), loop)
         return
     # A permissive task fails nothing but its loop: that is what has failed the workflow then.

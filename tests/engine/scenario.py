@@ -44,6 +44,7 @@ from tests.engine.driver import Driver, workflow
 
 NAMES = ("n0", "n1", "n2", "undo")
 SYSTEM = ("system/http", "system/script")
+TIMED = ("WAIT", "HUMAN", "DO_WHILE", "SUB_WORKFLOW")
 ENDS = (TaskStatus.COMPLETED, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR)
 OUTPUTS = (b'{"v":1}', b"{}", b"", b'{"big":"' + b"x" * 5000 + b'"}', b"[]")
 
@@ -107,6 +108,11 @@ class Definitions:
         self._count += 1
         reference = f"r{self._count}"
         task: dict[str, Any] = {"name": kind, "taskReferenceName": reference, "type": kind}
+        if kind in TIMED and self._rng.random() < 0.2:
+            policy = self._rng.choice(("RETRY", "TIME_OUT_WF", "ALERT_ONLY"))
+            task["taskDefinition"] = {
+                "name": "timed", "timeoutSeconds": 4, "timeoutPolicy": policy, "retryCount": 1, "retryDelaySeconds": 1
+            }
         made: list[dict[str, Any]] = getattr(self, f"_{kind.lower()}")(task, depth)
         self._made.append(reference)
         return made

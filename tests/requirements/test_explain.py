@@ -56,9 +56,11 @@ def test_limits_are_named(driver: Driver) -> None:
 
 def test_waits_and_people_are_named(driver: Driver) -> None:
     waits = [element("WAIT", "w1", {"duration": "5 seconds", "signal": "go"})]
-    begin(driver, *fork(waits, [element("HUMAN", "h")]))
+    begin(driver, *fork(waits, [element("HUMAN", "h", taskDefinition={"name": "h", "timeoutSeconds": 60})]))
     assert said(driver)["w1"] == "its time, or the signal 'go'"
     assert said(driver)["h"] == "the signal 'h', or an update of the task"
+    until = {one.reference: one.until_ms for one in explain(driver.state, driver.hot())}
+    assert until == {"w1": driver.now_ms + 5_000, "h": driver.now_ms + 60_000, "j": 0}
 
 
 def test_a_condition_waits_for_a_node(driver: Driver) -> None:

@@ -14,6 +14,7 @@ from orchestrator.engine.commands import (
     RecordHeartbeat,
     ResumeWorkflow,
     RetryWorkflow,
+    SignalWorkflow,
     TerminateWorkflow,
     UpdateTask,
 )
@@ -175,6 +176,92 @@ def test_the_delay_of_a_retry_does_not_count_as_waiting_for_a_worker(driver: Dri
     assert driver.latest("z").status is TaskStatus.SCHEDULED
     driver.wait(1)
     assert driver.latest("z").status is TaskStatus.IN_PROGRESS
+
+
+BY_ITSELF = [
+    ("HUMAN", {}),
+    ("WAIT", {"inputParameters": {"duration": "1 hours"}}),
+    ("SUB_WORKFLOW", {"subWorkflowParam": {"name": "child"}}),
+    ("DO_WHILE", {"loopCondition": "true", "loopOver": [simple("a")]}),
+    ("EVENT", {"sink": "conductor", "asyncComplete": True}),
+    ("PULL_WORKFLOW_MESSAGES", {}),
+]
+
+
+def timed(policy: str, **fields: Any) -> dict[str, Any]:
+    return {"taskDefinition": {"name": "t", "timeoutSeconds": 5, "timeoutPolicy": policy, "retryCount": 0, **fields}}
+
+
+@pytest.mark.parametrize(("kind", "fields"), BY_ITSELF)
+def test_what_nobody_executes_has_its_time_too(driver: Driver, kind: str, fields: dict[str, Any]) -> None:
+    """Task timeout: startTime > 0, and now - (startTime + startDelay) >= timeoutSeconds; whatever type it is of."""
+    driver.register(workflow("child", simple("a")))
+    begin(driver, element(kind, "h", **fields, **timed("TIME_OUT_WF"), startDelay=2))
+    driver.wait(8_999)
+    assert driver.header().status is WorkflowStatus.RUNNING
+    driver = driver.restart()
+    driver.wait(1)
+    assert (driver.header().status, driver.latest("h").status) == (WorkflowStatus.TIMED_OUT, TaskStatus.TIMED_OUT)
+    assert driver.header().reason.startswith("Task timed out after ")
+    child = driver.latest("h").child
+    assert not child or driver.header(child).status is WorkflowStatus.TERMINATED
+
+
+def test_a_join_has_its_time_too(driver: Driver) -> None:
+    """The same; an operator's retry gives it anew."""
+    begin(driver, *fork([simple("a")], **timed("TIME_OUT_WF")))
+    driver.wait(5_000)
+    assert driver.header().status is WorkflowStatus.TIMED_OUT
+    driver.ok(RetryWorkflow(*ONE))
+    driver.wait(4_999)
+    assert driver.header().status is WorkflowStatus.RUNNING
+    driver.wait(1)
+    assert driver.header().status is WorkflowStatus.TIMED_OUT
+
+
+def test_a_human_is_asked_again_by_policy_retry(driver: Driver) -> None:
+    """RETRY = TIMED_OUT then 2.3; ALERT_ONLY = log only."""
+    asked = element("HUMAN", "h", **timed("RETRY", retryCount=1, retryDelaySeconds=1))
+    begin(driver, asked, element("HUMAN", "k", **timed("ALERT_ONLY")))
+    driver.wait(6_000)
+    assert (driver.latest("h").status, driver.latest("h").retry_count) == (TaskStatus.IN_PROGRESS, 1)
+    driver.ok(SignalWorkflow(*ONE, "h", b"{}"))
+    driver.wait(60_000)
+    assert driver.latest("k").status is TaskStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize("how", ["optional", "permissive"])
+def test_a_loop_whose_time_is_over_is_left(driver: Driver, how: str, outer: bool) -> None:
+    """TIMED_OUT, optional or permissive: the walk goes on, and what is open in the loop is cancelled."""
+    lenient = {} if outer and how == "optional" else {how: True}
+    tasks = [element("DO_WHILE", "l", loopCondition="true", loopOver=fork([simple("a")], [simple("b")]),
+                     **timed("RETRY"), **lenient)]
+    if outer:
+        tasks = [element("DO_WHILE", "o", loopCondition="true", loopOver=tasks, optional=True)]
+    begin(driver, *tasks, simple("c"))
+    suffix = "__1" if outer else ""
+    driver.give(f"a{suffix}__1")
+    driver.wait(5_000)
+    assert driver.latest(f"b{suffix}__1").status is TaskStatus.CANCELED
+    driver.give("c")
+    # What is permissive fails the workflow in the end.
+    assert driver.header().status is (WorkflowStatus.COMPLETED if how == "optional" else WorkflowStatus.FAILED)
+
+
+def test_a_loop_whose_time_was_over_goes_on_by_a_retry(driver: Driver) -> None:
+    """A retried DO_WHILE resumes its current iteration, and has its time again."""
+    begin(driver, element("DO_WHILE", "l", items=[1, 2], loopCondition="", loopOver=[simple("a"), simple("b")],
+                          **timed("TIME_OUT_WF")))
+    driver.give("a__1")
+    driver.wait(5_000)
+    assert driver.header().status is WorkflowStatus.TIMED_OUT
+    driver.ok(RetryWorkflow(*ONE))
+    for reference in ("b__1", "a__2", "b__2"):
+        driver.wait(1_000)
+        driver.give(reference)
+    assert driver.header().status is WorkflowStatus.COMPLETED
+    assert not driver.state.timers
 
 
 def test_what_is_ended_from_outside_has_no_response_timeout(driver: Driver) -> None:
