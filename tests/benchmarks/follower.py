@@ -24,6 +24,7 @@ from tests.benchmarks.workload import W3
 CALLERS = 64
 WARM_UP_S = 2.0
 POLL_S = 0.1
+SAY_EVERY_S = 1.0
 CAUGHT_UP_S = 120.0
 # Of the slow one.
 SYNC_MS = 50
@@ -68,10 +69,10 @@ async def _measure(
             await cluster.kill_node(follower)
             await phase("follower-down", stream, for_a_while)
             await asyncio.to_thread(cluster.start_node, follower)
-            await phase(back, stream, lambda: _caught_up(cluster, leader, follower, notes, back))
+            await phase(back, stream, lambda: _caught_up(cluster, leader, follower, notes, back, progress))
             if not only_back:
                 await _slow_down(cluster, follower)
-                await _caught_up(cluster, leader, follower, notes, "")
+                await _caught_up(cluster, leader, follower, notes, "follower-slow", progress)
                 await phase("follower-slow", stream, for_a_while)
                 notes["follower-slow"] = f"its disk takes {SYNC_MS} ms to sync"
         if await cluster.leader() != leader:
@@ -88,22 +89,31 @@ async def _slow_down(cluster: MeasuredCluster, follower: str) -> None:
 
 
 async def _caught_up(
-    cluster: MeasuredCluster, leader: str, follower: str, notes: dict[str, str], name: str
+    cluster: MeasuredCluster, leader: str, follower: str, notes: dict[str, str], name: str, progress: Progress
 ) -> None:
     """Until it has applied what the leader had committed a moment before, as nearly as any follower has."""
-    began = time.perf_counter()
+    began = said = time.perf_counter()
     goal = (await metrics(cluster, leader))["orchestrator_commit_index"]
+    served_s = 0.0
     while True:
         commit = (await metrics(cluster, leader))["orchestrator_commit_index"]
         found = await _metrics_of_starting(cluster, follower)
-        if found.get("orchestrator_applied_index", 0.0) >= commit:
+        now = time.perf_counter()
+        served_s = served_s or (now - began if found else 0.0)
+        applied = found.get("orchestrator_applied_index", 0.0)
+        if applied >= commit:
             break
-        if time.perf_counter() - began > CAUGHT_UP_S:
-            raise TimeoutError(f"after {CAUGHT_UP_S} s {follower} is at {found}, and the leader at {commit}")
+        if now - began > CAUGHT_UP_S:
+            raise TimeoutError(f"after {CAUGHT_UP_S} s {follower} is at {applied:.0f}, and the leader at {commit:.0f}")
+        if now - said > SAY_EVERY_S:
+            said = now
+            progress.say(f"{name}: {follower} is at {applied:.0f}, and the leader at {commit:.0f}")
         await asyncio.sleep(POLL_S)
     took = time.perf_counter() - began
     how = "by a copy" if found["orchestrator_snapshots_installed_total"] else "from the journal"
-    notes[name] = f"caught up in {took:.1f} s {how}; entry {goal:.0f} was the last when it was started"
+    notes[name] = (
+        f"caught up in {took:.1f} s {how}, after {served_s:.1f} s to start; entry {goal:.0f} was the last then"
+    )
 
 
 async def _metrics_of_starting(cluster: MeasuredCluster, name: str) -> dict[str, float]:
