@@ -27,16 +27,15 @@ from orchestrator.engine.commands import (
 from orchestrator.engine.results import AnyResult
 from orchestrator.replication.clock import LogClock
 from orchestrator.replication.errors import EntryTooLarge, NotLeader, OutcomeUnknown, Overloaded, Stopped
-from orchestrator.replication.turns import Owner, Taken, Turns
+from orchestrator.replication.turns import Owner, Shares, Taken, Turns
 
 PARTITION = 0
 NEVER_REFUSED = (CompleteTask, ReleaseTask, RecordHeartbeat, CloseSession, TerminateWorkflow)
 # Commits slower than this are worth overlapping.
 SLOW_COMMIT_SECONDS = 0.003
-# Commands of one execution: in an entry, and in all that are under way. Others wait for no more than these; and two
-# entries can overlap.
-EXECUTION_SHARE_OF_ENTRY = 32
-EXECUTION_SHARE_UNDER_WAY = 64
+# Nobody waits for more commands of another execution than these.
+EXECUTION_SHARES = Shares(alone=128, usual=32, beside=8, alone_after=8)
+ENTRIES_IN_FLIGHT_MAX = 4
 
 
 class Appends(Protocol):
@@ -55,15 +54,22 @@ class _Waiting:
 
 
 class _InFlight:
-    __slots__ = ("appended_at", "futures", "owners", "term")
+    __slots__ = ("appended_at", "futures", "is_large", "owners", "term")
 
     def __init__(
-        self, term: int, futures: list[asyncio.Future[AnyResult]], owners: Mapping[Owner, int], appended_at: float
+        self,
+        term: int,
+        futures: list[asyncio.Future[AnyResult]],
+        owners: Mapping[Owner, int],
+        appended_at: float,
+        *,
+        is_large: bool,
     ) -> None:
         self.term = term
         self.futures = futures
         self.owners = owners
         self.appended_at = appended_at
+        self.is_large = is_large
 
 
 class Sequencer:
@@ -93,7 +99,7 @@ class Sequencer:
         self._entry_commands_max = entry_commands_max
         self._entries_in_flight_max = entries_in_flight_max
         self._on_commit_seconds = on_commit_seconds
-        self._queue = _new_queue()
+        self._queue: Turns[_Waiting] = Turns(EXECUTION_SHARES)
         self._queue_bytes = 0
         self._starts = 0  # in the queue
         self._in_flight: dict[int, _InFlight] = {}
@@ -142,7 +148,7 @@ class Sequencer:
         self._open = False
         self._refuse_waiting(leader)
         in_flight, self._in_flight = self._in_flight, {}
-        self._queue = _new_queue()
+        self._queue = Turns(EXECUTION_SHARES)
         for entry in in_flight.values():
             _fail_all(entry.futures, OutcomeUnknown())
 
@@ -220,10 +226,15 @@ class Sequencer:
     def _depth(self) -> int:
         return self._entries_in_flight_max if self._commit_seconds > SLOW_COMMIT_SECONDS else 1
 
+    def _has_room(self) -> bool:
+        """Whether another entry may be in flight. Those of a large execution count apart: nobody waits for them."""
+        count = sum(not entry.is_large for entry in self._in_flight.values())
+        return count < self._depth() and len(self._in_flight) < ENTRIES_IN_FLIGHT_MAX
+
     def _pump(self) -> None:
         self._pump_scheduled = False
-        while self._open and self._queue.is_any_due and len(self._in_flight) < self._depth():
-            batch, owners = self._take_batch()
+        while self._open and self._queue.is_any_due and self._has_room():
+            batch, owners, is_large = self._take_batch()
             futures = [item.future for item in batch]
             try:
                 header = EntryHeader(self._behaviour_level(), PARTITION, self._clock.next_ms(), self._node)
@@ -232,7 +243,7 @@ class Sequencer:
                 self._queue.give_back(owners, self._monotonic())
                 self._not_appended(futures, error)
             else:
-                self._in_flight[index] = _InFlight(term, futures, owners, self._monotonic())
+                self._in_flight[index] = _InFlight(term, futures, owners, self._monotonic(), is_large=is_large)
 
     def _not_appended(self, futures: list[asyncio.Future[AnyResult]], error: BaseException) -> None:
         if isinstance(error, EntryTooLarge):
@@ -260,10 +271,6 @@ class Sequencer:
             self._queue_bytes -= len(item.data)
             self._starts -= item.is_start
         return taken
-
-
-def _new_queue() -> Turns[_Waiting]:
-    return Turns(share_of_entry=EXECUTION_SHARE_OF_ENTRY, share_under_way=EXECUTION_SHARE_UNDER_WAY)
 
 
 def _fail_all(futures: Sequence[asyncio.Future[AnyResult]], error: Exception) -> None:

@@ -1,8 +1,9 @@
 """What waits for its log entry: executions take turns, each with its own commands in their order.
 
 One with thousands of tasks sends thousands of results, and whoever came after them would wait for all. So one command
-is taken of each execution in turn, and none has more than its share of an entry, or of what is under way: appended and
-not yet applied. A command that concerns no execution has a turn to itself.
+is taken of each execution in turn, and none has more than its share under way: appended and not yet applied. The share
+is larger while an execution has the log for itself, as large entries cost less. A command that concerns no execution
+has a turn to itself.
 """
 
 from __future__ import annotations
@@ -28,9 +29,19 @@ class Item(Protocol):
 T = TypeVar("T", bound=Item)
 
 
+class Shares(NamedTuple):
+    """How many commands of one execution may be under way, and so in one entry."""
+
+    alone: int  # after so many entries in which there was no other
+    usual: int
+    beside: int  # in an entry with all that somebody else wanted
+    alone_after: int
+
+
 class Taken(NamedTuple, Generic[T]):
     items: list[T]
     owners: dict[Owner, int]  # how many of each execution
+    is_large: bool  # one of them has its full share
 
 
 class _Line(Generic[T]):
@@ -46,12 +57,15 @@ class _Line(Generic[T]):
 class Turns(Generic[T]):
     """The order in which what waits is taken."""
 
-    def __init__(self, *, share_of_entry: int, share_under_way: int) -> None:
-        self._share_of_entry = share_of_entry
-        self._share_under_way = share_under_way
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+        self._share = shares.usual
         self._lines: dict[Owner, _Line[T]] = {}
         self._turns: deque[Owner] = deque()  # of those that may be taken
+        self._resting: set[Owner] = set()  # those that wait and have their share under way
         self._under_way: dict[Owner, int] = {}
+        self._alone: Owner | None = None  # the only execution of the last entries
+        self._entries_alone = 0
         self._numbers = count()
         self._count = 0
 
@@ -76,15 +90,14 @@ class Turns(Generic[T]):
             line.items.append(item)
             return
         self._lines[owner] = _Line(item, now)
-        if self._under_way.get(owner, 0) < self._share_under_way:
-            self._turns.append(owner)
+        self._queue_up(owner)
 
     def take(self, count_max: int, bytes_max: int, now: float) -> Taken[T]:
         """What goes into the next entry: under way until it is given back. The first may be of any size."""
         items: list[T] = []
         owners: dict[Owner, int] = {}
         sated: list[Owner] = []
-        size = 0
+        most, size = self._share, 0
         while self._turns and len(items) < count_max:
             owner = self._turns[0]
             line = self._lines[owner]
@@ -93,31 +106,39 @@ class Turns(Generic[T]):
                 break
             self._turns.popleft()
             items.append(line.items.popleft())
+            taken = owners.get(owner, 0) + 1
             if not line.items:
                 del self._lines[owner]
+                if taken == 1:
+                    most = self._shares.beside
             if isinstance(owner, int):
                 continue
-            owners[owner] = owners.get(owner, 0) + 1
-            under_way = self._under_way[owner] = self._under_way.get(owner, 0) + 1
-            if not line.items or under_way >= self._share_under_way:
+            owners[owner] = taken
+            self._under_way[owner] = self._under_way.get(owner, 0) + 1
+            if not line.items:
                 continue
             line.since = now
-            (sated if owners[owner] >= self._share_of_entry else self._turns).append(owner)
-        self._turns.extend(sated)
+            if taken >= most:
+                sated.append(owner)
+            else:
+                self._queue_up(owner)
+        for owner in sated:
+            self._queue_up(owner)
         self._count -= len(items)
-        return Taken(items, owners)
+        self._note_company(owners)
+        return Taken(items, owners, is_large=max(owners.values(), default=0) >= self._shares.usual)
 
     def give_back(self, owners: Mapping[Owner, int], now: float) -> None:
         """What was taken together is under way no longer."""
         for owner, number in owners.items():
-            before = self._under_way[owner]
-            if before > number:
-                self._under_way[owner] = before - number
+            left = self._under_way[owner] - number
+            if left:
+                self._under_way[owner] = left
             else:
                 del self._under_way[owner]
-            line = self._lines.get(owner) if before >= self._share_under_way else None
-            if line is not None:
-                line.since = now
+            if owner in self._resting and left < self._share:
+                self._resting.remove(owner)
+                self._lines[owner].since = now
                 self._turns.append(owner)
 
     def clear(self) -> list[T]:
@@ -125,5 +146,22 @@ class Turns(Generic[T]):
         items = [item for line in self._lines.values() for item in line.items]
         self._lines.clear()
         self._turns.clear()
+        self._resting.clear()
         self._count = 0
         return items
+
+    def _queue_up(self, owner: Owner) -> None:
+        if self._under_way.get(owner, 0) < self._share:
+            self._turns.append(owner)
+        else:
+            self._resting.add(owner)
+
+    def _note_company(self, owners: Mapping[Owner, int]) -> None:
+        """Who has had the log for itself for a while has a larger share, until somebody else comes."""
+        if not owners:
+            return
+        owner = next(iter(owners))
+        is_alone = len(owners) == 1 and owner == self._alone
+        self._entries_alone = self._entries_alone + 1 if is_alone else 0
+        self._alone = owner
+        self._share = self._shares.alone if self._entries_alone >= self._shares.alone_after else self._shares.usual

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from orchestrator.codec.entries import decode_entry
 from orchestrator.engine.choices import IfExists
@@ -25,7 +26,8 @@ from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import AnyResult, Polled
 from orchestrator.replication.clock import LogClock
 from orchestrator.replication.errors import EntryTooLarge, NotLeader, OutcomeUnknown, Overloaded, Stopped
-from orchestrator.replication.sequencer import EXECUTION_SHARE_OF_ENTRY, EXECUTION_SHARE_UNDER_WAY, Sequencer
+from orchestrator.replication.sequencer import ENTRIES_IN_FLIGHT_MAX, Sequencer
+from orchestrator.replication.sequencer import EXECUTION_SHARES as SHARES
 
 DEADLINE_S = 10.0
 
@@ -229,27 +231,48 @@ async def test_an_entry_closes_at_its_size_and_one_command_above_it_goes_alone()
 
 
 async def test_results_of_one_execution_keep_nobody_else_waiting() -> None:
-    """A thousand are there before another command: it is in the next entry all the same."""
+    """A thousand come before another command: it is in the next entry all the same, and that is in flight at once."""
     bench = Bench()
-    sequencer = bench.sequencer(entry_commands_max=1_000, entries_in_flight_max=4)
+    sequencer = bench.sequencer(entry_commands_max=1_000)
     many = [submit(sequencer, completion()) for _ in range(1_000)]
     await turn()
-    bench.now += 1  # so that slow commits overlap
+    assert [len(bench.log.commands(position)) for position in range(len(bench.log.entries))] == [SHARES.usual]
+    others = [submit(sequencer, start())]
+    await turn()
+    assert bench.log.commands(1) == [start()]
     apply(sequencer, bench.log, 0)
+    others.append(submit(sequencer, start()))
     await turn()
-    assert len(bench.log.commands(0)) == EXECUTION_SHARE_OF_ENTRY
-    under_way = sum(len(bench.log.commands(position)) for position in range(1, len(bench.log.entries)))
-    assert under_way == EXECUTION_SHARE_UNDER_WAY
-    other = submit(sequencer, start())
+    # An entry of others counts: this one comes with the next.
+    assert len(bench.log.entries) == 2
+    apply(sequencer, bench.log, 1)
     await turn()
-    assert bench.log.commands(len(bench.log.entries) - 1) == [start()]
-    position = 1
+    assert bench.log.commands(2).count(start()) == 1
+    assert len(bench.log.commands(2)) == 1 + SHARES.beside
+    position = 2
     while position < len(bench.log.entries):
+        assert sequencer.in_flight <= ENTRIES_IN_FLIGHT_MAX
         apply(sequencer, bench.log, position)
         await turn()
         position += 1
-    assert [type(await outcome(task)) for task in (*many, other)] == [Polled] * 1_001
-    assert position > 1_000 / EXECUTION_SHARE_OF_ENTRY
+    assert [type(await outcome(task)) for task in (*many, *others)] == [Polled] * 1_002
+    assert max(len(bench.log.commands(position)) for position in range(position)) == SHARES.alone
+
+
+async def test_however_many_large_executions_there_are_entries_in_flight_are_bounded() -> None:
+    bench = Bench()
+    sequencer = bench.sequencer(entry_commands_max=SHARES.usual)
+    command = completion()
+    tasks = []
+    for number in range(20):
+        one = structs.replace(command, workflow_id=f"w{number}")
+        tasks += [submit(sequencer, one) for _ in range(SHARES.usual)]
+        await turn()
+        assert sequencer.in_flight == min(number + 1, ENTRIES_IN_FLIGHT_MAX)
+    for position in range(20):
+        apply(sequencer, bench.log, position)
+        await turn()
+    assert [type(await outcome(task)) for task in tasks] == [Polled] * len(tasks)
 
 
 async def test_what_was_not_appended_is_under_way_no_longer() -> None:
@@ -257,7 +280,7 @@ async def test_what_was_not_appended_is_under_way_no_longer() -> None:
     sequencer = bench.sequencer(entry_commands_max=1_000)
     for refused in (NotLeader("n2"), EntryTooLarge("too large")):
         bench.log.refuse = refused
-        tasks = [submit(sequencer, completion()) for _ in range(EXECUTION_SHARE_UNDER_WAY)]
+        tasks = [submit(sequencer, completion()) for _ in range(SHARES.usual)]
         await turn(2 * len(tasks))
         assert [type(await outcome(task)) for task in tasks] == [type(refused)] * len(tasks)
     bench.log.refuse = None
