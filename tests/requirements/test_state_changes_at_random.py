@@ -27,11 +27,12 @@ class Telling(Driver):
     """Every task announces all changes of its state, every workflow its statuses, and somebody listens."""
 
     def register(self, *documents: dict[str, Any]) -> None:
-        told = {",".join(Change): [{"type": "t", "payload": {"n": "${workflow.variables.n}"}}]}
         for document in documents:
             document.update(workflowStatusListenerEnabled=True, workflowStatusListenerSink="conductor")
             for task in tasks_in(document["tasks"]):
-                task["onStateChange"] = told
+                whose = task.get("taskReferenceName", "step")
+                payload = {"n": "${workflow.variables.n}", "own": [f"${{{whose}.output}}", f"${{{whose}.input}}"]}
+                task["onStateChange"] = {",".join(Change): [{"type": "t", "payload": payload}]}
             listen(self, f"conductor:{document['name']}:t", f"conductor:{document['name']}:status")
         super().register(*documents)
 
