@@ -15,8 +15,8 @@ from orchestrator.engine.model import RowKey, SessionKind
 from orchestrator.engine.resident import Ready, Session
 
 QueueKey = tuple[str, str, str]
-"""(namespace, domain, queue), where the queue is called like its task unless the task definition says more (see
-`queue_name`); for system work (NAMESPACE, "", queue), whatever namespace the execution is in"""
+"""(namespace, domain, queue): called like its task, unless the task's definition adds an execution namespace or an
+isolation group; for system work (NAMESPACE, "", queue), whatever namespace the execution is in"""
 
 _PoolKey = tuple[str, str, tuple[str, ...]]
 _STALE_SLACK = 64

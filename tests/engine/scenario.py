@@ -43,6 +43,7 @@ from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from tests.engine.driver import Driver, workflow
 
 NAMES = ("n0", "n1", "n2", "undo")
+QUEUES = (*NAMES, "n0-gold", "n1-gold", "n2-gold")
 SYSTEM = ("system/http", "system/script")
 TIMED = ("WAIT", "HUMAN", "DO_WHILE", "SUB_WORKFLOW")
 ENDS = (TaskStatus.COMPLETED, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR)
@@ -135,6 +136,8 @@ class Definitions:
             "rateLimitPerFrequency": rng.choice((0, 0, 0, 2)),
             "rateLimitFrequencyInSeconds": 2,
         }
+        if not self._for_workers:
+            task["taskDefinition"]["isolationGroupId"] = rng.choice(("", "", "gold"))
         if self._made:
             task["inputParameters"] = {"from": f"${{{rng.choice(self._made)}.output}}", "v": "${workflow.variables}"}
         chance = rng.random()
@@ -279,7 +282,7 @@ class Events:
             self._sessions += 1
             kind = SessionKind.STREAM
             name = f"s{self._sessions}"
-            command = OpenSession(name, kind, "default", "", "w", NAMES, self._rng.randint(1, 4), 10_000)
+            command = OpenSession(name, kind, "default", "", "w", QUEUES, self._rng.randint(1, 4), 10_000)
             driver.ok(command)
 
     def _open_node(self, driver: Driver, name: str = "node") -> None:
@@ -335,7 +338,7 @@ class Events:
             AbandonCompensation(*one, "enough"),
             UpdateVariables(*one, b'{"n":4}'),
             UpdateTask(*one, f"r{rng.randint(1, 9)}", rng.choice((TaskStatus.IN_PROGRESS, *ENDS)), b'{"u":1}'),
-            PollTasks("p", "default", "", "poller", NAMES, rng.randint(1, 2)),
+            PollTasks("p", "default", "", "poller", QUEUES, rng.randint(1, 2)),
         ]
         if rng.random() < 0.3:
             choices.append(TerminateWorkflow(*one, "stop", rng.choice(list(TerminateCompensation))))
@@ -378,7 +381,7 @@ class Events:
             self._sessions += 1
             name = f"good{self._sessions}"
             if not any(key[0].startswith("good") for key in driver.state.sessions):
-                driver.ok(OpenSession(name, SessionKind.STREAM, "default", "", "w", NAMES, 8, 10_000))
+                driver.ok(OpenSession(name, SessionKind.STREAM, "default", "", "w", QUEUES, 8, 10_000))
             if not any(key[0].startswith("steady") for key in driver.state.sessions):
                 self._open_node(driver, "steady")
             for workflow_id in self._everyone(driver):
