@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import msgspec
-
 from orchestrator.engine import places
 from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.execution_state import ExecutionState, base_of, instance_of
@@ -75,16 +73,16 @@ def instance_in(loop: TaskAttempt, reference: str, iteration: int) -> str:
     return instance_of(reference, (*loop.iterations, iteration))
 
 
-def items_of(hot: ExecutionState, loop: TaskAttempt) -> list[msgspec.Raw]:
+def items_of(hot: ExecutionState, loop: TaskAttempt) -> list[bytes]:
     """What the loop goes through."""
     key = ("items", loop.sequence)
     made = hot.derived.get(key)
     if made is None:
         # The input of a loop is always kept as it was resolved.
-        items = fields_of(hot.load(loop.input)).get("_items", msgspec.Raw(NULL))
-        is_one = bytes(items)[:1] != b"[" and not is_null(bytes(items))
+        items = fields_of(hot.load(loop.input)).get("_items", NULL)
+        is_one = items[:1] != b"[" and not is_null(items)
         made = hot.derived[key] = [items] if is_one else elements_of(items)
-    return cast(list[msgspec.Raw], made)
+    return cast(list[bytes], made)
 
 
 def iteration_size(plan: Plan, hot: ExecutionState, loop: TaskAttempt, node: TaskNode, iteration: int) -> int:
@@ -115,7 +113,7 @@ def _output_of_loop(plan: Plan, hot: ExecutionState, loop: TaskAttempt, wanted: 
 def _item(hot: ExecutionState, loop: TaskAttempt) -> list[tuple[str, bytes]]:
     """Where a loop that has begun stands in its items."""
     items = items_of(hot, loop)
-    item = bytes(items[loop.position - 1]) if loop.position <= len(items) else NULL
+    item = items[loop.position - 1] if loop.position <= len(items) else NULL
     return [("loopIndex", b"%d" % (loop.position - 1)), ("loopItem", item)]
 
 
@@ -134,7 +132,7 @@ def condition_input(plan: Plan, hot: ExecutionState, loop: TaskAttempt, given: b
     output."""
     node = places.node_at(plan, hot, base_of(loop), loop.expansion)
     assert node.loop is not None
-    fields = {key: bytes(value) for key, value in fields_of(given).items()}
+    fields = fields_of(given)
     for reference in node.loop.seen:
         attempt = hot.newest(reference)
         if attempt is not None:

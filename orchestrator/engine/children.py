@@ -51,7 +51,7 @@ class NotStartable(Exception):
 
 def start(step: Step, attempt: TaskAttempt, given: bytes) -> TaskAttempt:
     """Asks for the child; the attempt is in progress. Raises NotStartable."""
-    fields = {key: bytes(value) for key, value in fields_of(given).items() if not is_null(bytes(value))}
+    fields = {key: value for key, value in fields_of(given).items() if not is_null(value)}
     document = fields.get("subWorkflowDefinition", b"")
     name = text_of(fields.get("subWorkflowName", b'""'))
     if document and not is_json_object(document):
@@ -90,9 +90,9 @@ def start(step: Step, attempt: TaskAttempt, given: bytes) -> TaskAttempt:
 def request(step: Step, attempt: TaskAttempt, given: bytes) -> StartExecution:
     """What a START_WORKFLOW asks for, as a request to start says it. Raises NotStartable."""
     asked = fields_of(given).get("startWorkflow")
-    if asked is None or not is_json_object(bytes(asked)):
+    if asked is None or not is_json_object(asked):
         raise NotStartable("startWorkflow must be the request to start")
-    fields = {key: bytes(value) for key, value in fields_of(asked).items() if not is_null(bytes(value))}
+    fields = {key: value for key, value in fields_of(asked).items() if not is_null(value)}
     unknown = sorted(fields.keys() - _REQUEST)
     if unknown:
         raise NotStartable(f"startWorkflow has no field {unknown[0]}")

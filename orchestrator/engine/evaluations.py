@@ -35,9 +35,9 @@ def is_waiting(attempt: TaskAttempt) -> bool:
 
 def answered(status: TaskStatus, output: bytes, reason: str) -> Answer:
     if status is TaskStatus.COMPLETED:
-        return Answer(bytes(fields_of(output).get("result", b"null")), "")
+        return Answer(fields_of(output).get("result", b"null"), "")
     said = fields_of(output).get("error")
-    error = reason if said is None or is_null(bytes(said)) else text_of(said)
+    error = reason if said is None or is_null(said) else text_of(said)
     return Answer(b"null", error or "the script failed")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
 from msgspec.structs import replace
 
 from orchestrator.engine import limits, places
@@ -28,7 +27,7 @@ from orchestrator.engine.plan import TaskDocuments
 from orchestrator.engine.schema_texts import SchemaDocuments
 from orchestrator.engine.step import Step
 
-_Fields = dict[str, msgspec.Raw]
+_Fields = dict[str, bytes]
 
 
 def name_body(step: Step, attempt: TaskAttempt, name: str) -> TaskAttempt:
@@ -42,7 +41,7 @@ def expand_fork(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) 
     fields = fields_of(given)
     spread = fields.get("forkTaskInputs")
     assert node.dynamic_fork is not None
-    if spread is not None and bytes(spread)[:1] == b"[":
+    if spread is not None and spread[:1] == b"[":
         return _spread(step, node, attempt, fields, elements_of(spread))
     if node.dynamic_fork.both:
         tasks, inputs = _both(fields, node.dynamic_fork.both)
@@ -65,28 +64,28 @@ def _pair(fields: _Fields, names: DynamicFork) -> tuple[list[bytes], bytes]:
     """Tasks in their JSON shape, and their inputs by reference."""
     if not names.tasks:
         raise DefinitionInvalid("forkTaskInputs", "it must be a list")
-    tasks, inputs = fields.get(names.tasks), bytes(fields.get(names.inputs, b"null"))
-    if tasks is None or bytes(tasks)[:1] != b"[":
+    tasks, inputs = fields.get(names.tasks), fields.get(names.inputs, b"null")
+    if tasks is None or tasks[:1] != b"[":
         raise DefinitionInvalid(names.tasks, "it must be a list of tasks")
     if is_null(inputs):
         inputs = b"{}"
     if not is_json_object(inputs):
         raise DefinitionInvalid(names.inputs, "it must be an object of inputs by taskReferenceName")
-    return [bytes(task) for task in elements_of(tasks)], inputs
+    return elements_of(tasks), inputs
 
 
 def _both(fields: _Fields, name: str) -> tuple[list[bytes], bytes]:
     """The old form: each task in a shape of its own, with its input."""
     value = fields.get(name)
     listed = fields_of(value).get("dynamicTasks") if value is not None else None
-    if listed is None or bytes(listed)[:1] != b"[":
+    if listed is None or listed[:1] != b"[":
         raise DefinitionInvalid(name, "it must be an object with a list of dynamicTasks")
     tasks, inputs = [], []
     for entry in elements_of(listed):
         its = fields_of(entry)
-        kept = [(key, its[old]) for old, key in _OLD_NAMES if old in its and not is_null(bytes(its[old]))]
+        kept = [(key, its[old]) for old, key in _OLD_NAMES if old in its and not is_null(its[old])]
         tasks.append(assemble_object(kept))
-        inputs.append((text_of(its.get("referenceName", b'""')), bytes(its.get("input", b"{}"))))
+        inputs.append((text_of(its.get("referenceName", b'""')), its.get("input", b"{}")))
     return tasks, assemble_object(inputs)
 
 
@@ -94,7 +93,7 @@ _OLD_NAMES = (("taskName", "name"), ("referenceName", "taskReferenceName"), ("ty
 
 
 def _spread(
-    step: Step, node: TaskNode, attempt: TaskAttempt, fields: _Fields, inputs: Sequence[msgspec.Raw]
+    step: Step, node: TaskNode, attempt: TaskAttempt, fields: _Fields, inputs: Sequence[bytes]
 ) -> TaskAttempt:
     """The same task for each of the inputs."""
     _check_count(len(inputs))
@@ -104,7 +103,7 @@ def _spread(
     if workflow:
         version = fields.get("forkTaskWorkflowVersion")
         chosen = [("name", dump_string(workflow))]
-        if version is not None and not is_null(bytes(version)):
+        if version is not None and not is_null(version):
             chosen.append(("version", _number(text_of(version))))
         task += [("type", b'"SUB_WORKFLOW"'), ("subWorkflowParam", assemble_object(chosen))]
     else:
@@ -134,7 +133,7 @@ _NEED_INPUT = {"HTTP": b'{"uri":""}', "GRPC": b'{"method":""}', "JSON_JQ_TRANSFO
 
 def _text(fields: _Fields, key: str) -> str:
     value = fields.get(key)
-    return "" if value is None or is_null(bytes(value)) else text_of(value)
+    return "" if value is None or is_null(value) else text_of(value)
 
 
 def _number(text: str) -> bytes:

@@ -46,7 +46,7 @@ def begin(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> Non
 def _number(given: bytes, key: str) -> int | None:
     """0 if there is none; None if it is no number."""
     value = fields_of(given).get(key)
-    if value is None or is_null(bytes(value)):
+    if value is None or is_null(value):
         return 0
     text = text_of(value)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None

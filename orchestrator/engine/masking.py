@@ -27,11 +27,11 @@ def _value(text: bytes, paths: list[_Path], begun: list[_Path]) -> bytes:
     """`begun`: what is left of paths that have begun further out."""
     first = text.lstrip()[:1]
     if first == b"[":
-        return assemble_array(_value(bytes(element), paths, begun) for element in elements_of(text))
+        return assemble_array(_value(element, paths, begun) for element in elements_of(text))
     if first != b"{":
         return text
     items = []
     for name, value in fields_of(text).items():
         rest = [path[1:] for path in (*paths, *begun) if path[0] == name]
-        items.append((name, MASK if () in rest else _value(bytes(value), paths, rest)))
+        items.append((name, MASK if () in rest else _value(value, paths, rest)))
     return assemble_object(items)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple, cast
 
-import msgspec
 from msgspec.structs import replace
 
 from orchestrator.engine.definitions.expansion import compile_body, compile_forked, compile_spread
@@ -145,25 +144,24 @@ def given_input(hot: ExecutionState, place: Place) -> bytes:
     row = hot.expansions[place.expansion]
     inputs = _inputs(hot, row)
     if isinstance(inputs, dict):
-        given = bytes(inputs.get(place.node.reference, b"{}"))
+        given = inputs.get(place.node.reference, b"{}")
         return given if is_json_object(given) else b"{}"
     position = int(place.node.reference[len(_spread(hot, row)[1]) :])
     return _indexed(inputs[position], position)
 
 
-def _inputs(hot: ExecutionState, row: Expansion) -> dict[str, msgspec.Raw] | list[msgspec.Raw]:
+def _inputs(hot: ExecutionState, row: Expansion) -> dict[str, bytes] | list[bytes]:
     """By reference, or by position."""
     key = ("inputs", row.number)
     made = hot.derived.get(key)
     if made is None:
         text = hot.load(row.inputs)
         made = hot.derived[key] = fields_of(text) if row.kind is ExpansionKind.FORKED else elements_of(text)
-    return cast(dict[str, msgspec.Raw] | list[msgspec.Raw], made)
+    return cast(dict[str, bytes] | list[bytes], made)
 
 
-def _indexed(value: msgspec.Raw, position: int) -> bytes:
-    text = bytes(value)
-    fields = fields_of(text) if is_json_object(text) else {"input": value}
+def _indexed(value: bytes, position: int) -> bytes:
+    fields = fields_of(value) if is_json_object(value) else {"input": value}
     return assemble_object([*fields.items(), ("__index", b"%d" % position)])
 
 

@@ -217,7 +217,7 @@ def workflow_definition(state: State, namespace: str, name: str, version: int) -
 def execution_document(state: State, hot: ExecutionState) -> bytes:
     """The definition that the execution runs, as it was when it was started."""
     bundle = cast(Bundle, state.resident[Table.BUNDLE][hot.execution.bundle,])
-    return bytes(fields_of(bundle.document)["definition"])
+    return fields_of(bundle.document)["definition"]
 
 
 def workflow_definitions(state: State, namespace: str) -> list[WorkflowDefinitionRow]:

@@ -44,7 +44,7 @@ def run(
     given: T,
     identity: RequestIdentity | None = None,
 ) -> StepRun:
-    """One step, which adds to what has `changed`. A request that was done before is answered as before, and does nothing."""
+    """One step; rows that it changes are noted in `changed`. A request that was done before is answered as before."""
     step = Step(state, ids)
     try:
         if identity is not None:

@@ -30,7 +30,7 @@ class SchemaDocuments(Mapping[tuple[str, int], bytes]):
         row = registered_schema(self._state, self._namespace, *key)
         if row is None:
             raise KeyError(key)
-        return bytes(fields_of(row.document)["data"])
+        return fields_of(row.document)["data"]
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         keys = sorted(cast(dict[tuple[str, str, int], SchemaRow], self._state.resident[Table.SCHEMA]))

@@ -194,13 +194,13 @@ def _timeouts(fields: Fields, protocol: Protocol) -> tuple[int, int, int]:
 
 def _pairs(fields: Fields, key: str, protocol: Protocol) -> tuple[tuple[str, str], ...]:
     """Texts by name, in the order of the document."""
-    given: Mapping[str, msgspec.Raw] = fields.mapping(key)
+    given: Mapping[str, bytes] = fields.mapping(key)
     if len(given) > HEADERS_MAX:
         raise fields.invalid(key, f"there may be {HEADERS_MAX}")
     pairs = []
     for name, raw in given.items():
         where = f"{key}.{name}"
-        if bytes(raw)[:1] != b'"':
+        if raw[:1] != b'"':
             raise fields.invalid(where, "it must be a string")
         value = text_of(raw)
         if problem := header_problem(name, value, protocol):

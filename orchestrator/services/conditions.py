@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import msgspec
-
 from orchestrator.engine.commands import DecideEvent
 from orchestrator.engine.evaluations import is_true
 from orchestrator.engine.expressions import assemble_object, dump_string, fields_of
@@ -126,5 +124,5 @@ class Conditions:
             return None
         if outcome.ended is not Ended.COMPLETED:
             return DecideEvent(number, name, kept.revision, False, outcome.reason or "the condition failed")
-        value = bytes(fields_of(outcome.output).get("result", msgspec.Raw(b"null")))
+        value = fields_of(outcome.output).get("result", b"null")
         return DecideEvent(number, name, kept.revision, is_true(value))

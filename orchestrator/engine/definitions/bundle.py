@@ -52,10 +52,10 @@ def make_bundle(
 def compile_bundle(document: bytes) -> CompiledDefinition:
     """Of what make_bundle made."""
     fields = fields_of(document)
-    workflow = validate_workflow(bytes(fields["definition"]))
-    tasks = {name: validate_task(bytes(raw)).definition for name, raw in fields_of(fields["tasks"]).items()}
-    versions = {name: int(bytes(raw)) for name, raw in fields_of(fields.get("subWorkflows", b"{}")).items()}
-    return compile_definition(workflow, tasks, bytes(fields.get("schemas", b"{}")), versions)
+    workflow = validate_workflow(fields["definition"])
+    tasks = {name: validate_task(raw).definition for name, raw in fields_of(fields["tasks"]).items()}
+    versions = {name: int(raw) for name, raw in fields_of(fields.get("subWorkflows", b"{}")).items()}
+    return compile_definition(workflow, tasks, fields.get("schemas", b"{}"), versions)
 
 
 def _versions(workflow: ParsedWorkflow, newest: Callable[[str], int]) -> list[tuple[str, bytes]]:

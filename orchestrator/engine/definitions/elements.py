@@ -343,10 +343,10 @@ def _list_of(fields: Fields, key: str) -> bytes | None:
     return None if raw is None or (raw[:1] == b'"' and not text_of(raw).strip()) else raw
 
 
-def _items(raw: bytes | msgspec.Raw, path: str) -> list[bytes]:
-    if bytes(raw)[:1] != b"[":
+def _items(raw: bytes, path: str) -> list[bytes]:
+    if raw[:1] != b"[":
         raise DefinitionInvalid(path, "it must be a list")
-    return [bytes(item) for item in elements_of(raw)]
+    return elements_of(raw)
 
 
 def _check_join(previous: Element | None, join: Element) -> None:

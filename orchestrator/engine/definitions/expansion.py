@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
 from msgspec.structs import replace
 
 from orchestrator.engine.definitions.compile import Compiler
@@ -54,14 +53,14 @@ def _named(elements: list[Element], registered: Mapping[str, bytes], schemas: Sc
     return [*fields, ("schemas", gather(uses, schemas))] if uses else fields
 
 
-def _compile(elements: list[Element], fields: Mapping[str, msgspec.Raw], loops: int) -> dict[str, TaskNode]:
+def _compile(elements: list[Element], fields: Mapping[str, bytes], loops: int) -> dict[str, TaskNode]:
     """`fields`: with what `_named` found."""
     check_exclusive_joins(tuple(elements))
     everything = subtree(tuple(elements))
-    tasks = {name: validate_task(bytes(raw)).definition for name, raw in fields_of(fields["definitions"]).items()}
+    tasks = {name: validate_task(raw).definition for name, raw in fields_of(fields["definitions"]).items()}
     told = announcements_of(everything, None)
     # Sub-workflows in it are those that are newest when they begin.
-    compiler = Compiler(read_inputs(everything, None), None, tasks, bytes(fields.get("schemas", b"{}")), told, {})
+    compiler = Compiler(read_inputs(everything, None), None, tasks, fields.get("schemas", b"{}"), told, {})
     for branch, element in enumerate(elements):
         compiler.sequence((element,), None, branch, loops)
     return compiler.nodes
@@ -100,7 +99,7 @@ def write_forked(
 
 def compile_forked(document: bytes, loops: int) -> dict[str, TaskNode]:
     fields = fields_of(document)
-    elements = _read([bytes(task) for task in elements_of(fields[_TASKS])], _TASKS)
+    elements = _read(elements_of(fields[_TASKS]), _TASKS)
     return _compile(elements, fields, loops)
 
 
@@ -119,7 +118,7 @@ def write_spread(task: bytes, prefix: str, registered: Mapping[str, bytes], sche
 def compile_spread(document: bytes, loops: int) -> tuple[TaskNode, str]:
     """(the task, the beginning of the references)"""
     fields = fields_of(document)
-    elements = _read([bytes(fields["task"])], _HERE)
+    elements = _read([fields["task"]], _HERE)
     nodes = _compile(elements, fields, loops)
     return nodes[elements[0].reference], text_of(fields["prefix"])
 

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import TypeVar
 
-import msgspec
-
 from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented, quoted
 from orchestrator.engine.expressions import elements_of, fields_of, is_null, text_of
 
@@ -37,7 +35,7 @@ class Fields:
         if raw[:1] != b"{":
             raise DefinitionInvalid(path, "it must be an object")
         self.path = path
-        values = {key: bytes(value) for key, value in fields_of(raw).items()}
+        values = fields_of(raw)
         self._values = {key: value for key, value in values.items() if not is_null(value)}
         known, unbuilt = frozenset(known), frozenset(unbuilt)
         for key, value in values.items():
@@ -139,14 +137,14 @@ class Fields:
             raise self.invalid(key, "it must be an object")
         return raw
 
-    def mapping(self, key: str) -> Mapping[str, msgspec.Raw]:
+    def mapping(self, key: str) -> Mapping[str, bytes]:
         return fields_of(self.object(key))
 
     def items(self, key: str) -> list[bytes]:
         raw = self._values.get(key, b"[]")
         if raw[:1] != b"[":
             raise self.invalid(key, "it must be a list")
-        return [bytes(element) for element in elements_of(raw)]
+        return elements_of(raw)
 
     def texts(self, key: str) -> tuple[str, ...]:
         texts = []

@@ -231,7 +231,7 @@ class CompiledDefinition(msgspec.Struct, frozen=True):
     nodes: dict[str, TaskNode]  # by reference name, compensations not included
     top: tuple[str, ...]  # the references of the outermost sequence
     output: Template | None  # None: the last task's output
-    input_template: dict[str, msgspec.Raw]  # put-if-absent defaults of the workflow's input
+    input_template: dict[str, bytes]  # put-if-absent defaults of the workflow's input
     variables: bytes  # a JSON object
     timeout_ms: int
     timeout_policy: TimeoutPolicy

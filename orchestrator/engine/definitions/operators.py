@@ -175,7 +175,7 @@ def newest_of(fields: Fields) -> str:
     """The name of the sub-workflow that is meant as it is newest when the workflow begins; "" if a version, a
     definition or an expression says which."""
     parameters = fields_of(fields.object("subWorkflowParam"))
-    said = {key for key, raw in parameters.items() if not is_null(bytes(raw))}
+    said = {key for key, raw in parameters.items() if not is_null(raw)}
     name = text_of(parameters["name"]) if "name" in said else ""
     return "" if "${" in name or said & {"version", "workflowDefinition"} else name
 

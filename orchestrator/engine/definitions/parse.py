@@ -77,7 +77,7 @@ class ParsedWorkflow(msgspec.Struct, frozen=True):
     references: frozenset[str]  # of the tasks, compensations not included
     inputs: dict[str, Template]  # by the reference names of tasks and compensations
     output: Template | None
-    input_template: dict[str, msgspec.Raw]
+    input_template: dict[str, bytes]
     variables: bytes
     timeout_ms: int
     timeout_policy: TimeoutPolicy

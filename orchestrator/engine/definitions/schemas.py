@@ -146,7 +146,7 @@ def gather(uses: list[SchemaUse], registered: SchemaTexts) -> bytes:
 def resolve(use: SchemaUse | None, gathered: bytes) -> PayloadSchema | None:
     if use is None:
         return None
-    return PayloadSchema(use.label, use.data or bytes(fields_of(gathered)[_key(use)]))
+    return PayloadSchema(use.label, use.data or fields_of(gathered)[_key(use)])
 
 
 def _key(use: SchemaUse) -> str:

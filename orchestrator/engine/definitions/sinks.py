@@ -92,9 +92,9 @@ def read_announcements(fields: Fields) -> tuple[Announced, ...]:
     found: list[Announced] = []
     path = fields.at("onStateChange")
     for key, raw in fields.mapping("onStateChange").items():
-        if bytes(raw)[:1] != b"[":
+        if raw[:1] != b"[":
             raise DefinitionInvalid(f"{path}.{key}", "it must be a list of events")
-        events = [_event(bytes(item), f"{path}.{key}[{at}]") for at, item in enumerate(elements_of(raw))]
+        events = [_event(item, f"{path}.{key}[{at}]") for at, item in enumerate(elements_of(raw))]
         for name in key.split(","):
             change = _change(name.strip(), f"{path}.{key}")
             found += [Announced(change, kind, payload, at) for kind, payload, at in events]

@@ -164,16 +164,16 @@ def _apply(function: Function, value: bytes) -> bytes | None:
 def _child(value: bytes, step: str | int) -> bytes | None:
     if isinstance(step, str):
         field = fields_of(value).get(step)
-        return None if field is None else bytes(field)
+        return None if field is None else field
     elements = elements_of(value)
     if not -len(elements) <= step < len(elements):
         return None
-    return bytes(elements[step])
+    return elements[step]
 
 
 def _children(value: bytes) -> list[bytes]:
     children = fields_of(value).values() if value[:1] == b"{" else elements_of(value)
-    return [bytes(child) for child in children]
+    return list(children)
 
 
 def _containers(value: bytes) -> Iterator[bytes]:

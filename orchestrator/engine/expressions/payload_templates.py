@@ -31,10 +31,10 @@ def check_payload_template(raw: bytes, path: str) -> None:
     first = raw[:1]
     if first == b"{":
         for key, value in fields_of(raw).items():
-            check_payload_template(bytes(value), f"{path}.{key}" if path else key)
+            check_payload_template(value, f"{path}.{key}" if path else key)
     elif first == b"[":
         for position, element in enumerate(elements_of(raw)):
-            check_payload_template(bytes(element), f"{path}[{position}]")
+            check_payload_template(element, f"{path}[{position}]")
     elif first == b'"':
         try:
             for text, is_path in _split(text_of(raw)):
@@ -57,9 +57,9 @@ def expand_inline(payload: bytes) -> bytes:
     """The document with those of its strings that are JSON objects or arrays replaced by them; others stay strings."""
     first = payload[:1]
     if first == b"{":
-        return assemble_object([(key, expand_inline(bytes(value))) for key, value in fields_of(payload).items()])
+        return assemble_object([(key, expand_inline(value)) for key, value in fields_of(payload).items()])
     if first == b"[":
-        return assemble_array([expand_inline(bytes(element)) for element in elements_of(payload)])
+        return assemble_array([expand_inline(element) for element in elements_of(payload)])
     if first != b'"':
         return payload
     text = text_of(payload).encode("utf-8").strip(b" \t\r\n")
@@ -83,9 +83,9 @@ class _Filler:
         if b"$" not in raw and b"\\u0" not in raw:
             return raw
         if first == b"{":
-            return assemble_object([(key, self.value(bytes(value))) for key, value in fields_of(raw).items()])
+            return assemble_object([(key, self.value(value)) for key, value in fields_of(raw).items()])
         if first == b"[":
-            return assemble_array([self.value(bytes(element)) for element in elements_of(raw)])
+            return assemble_array([self.value(element) for element in elements_of(raw)])
         return self._string(raw) if first == b'"' else raw
 
     def _string(self, raw: bytes) -> bytes:

@@ -181,7 +181,7 @@ def resolve_value(template: Template, scope: Scope) -> object:
 
 def overlay_template(template: Template, defaults: Template) -> Template:
     """Two templates of objects as one: fields that the first lacks, or that are null in it, come from the second."""
-    raw = {key: bytes(value) for key, value in fields_of(defaults.source).items()}
+    raw = fields_of(defaults.source)
     if not raw:
         return template
     if not template.parts and not defaults.parts:
@@ -240,8 +240,8 @@ def _fill(defaults: tuple[tuple[str, Template], ...], value: bytes, scope: Scope
     fields = fields_of(value)
     room = most - len(value)
     for key, default in defaults:
-        if room >= 0 and (key not in fields or is_null(bytes(fields[key]))):
-            fields[key] = msgspec.Raw(resolve(default, scope, most))
+        if room >= 0 and (key not in fields or is_null(fields[key])):
+            fields[key] = resolve(default, scope, most)
             room -= len(fields[key])
     return assemble_object(fields.items())
 
@@ -319,7 +319,7 @@ class _Parser:
         elif first == b"[":
             for position, element in enumerate(elements_of(raw)):
                 self._texts.append(b"," if position else b"[")
-                self.value(bytes(element), f"{path}[{position}]")
+                self.value(element, f"{path}[{position}]")
             self._texts.append(b"]")
         elif first == b'"':
             self._string(raw, path)
@@ -330,7 +330,7 @@ class _Parser:
         separator = b"{"
         for key, value in fields_of(raw).items():
             self._texts.append(b"%b%b:" % (separator, dump_string(key)))
-            self.value(bytes(value), f"{path}.{key}" if path else key)
+            self.value(value, f"{path}.{key}" if path else key)
             separator = b","
         self._texts.append(b"}" if separator == b"," else b"{}")
 

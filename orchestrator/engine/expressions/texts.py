@@ -96,25 +96,25 @@ def compact(text: bytes) -> bytes:
     return msgspec.json.format(text, indent=-1)
 
 
-def fields_of(text: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+def fields_of(text: bytes) -> dict[str, bytes]:
     """The fields of an object, in their order; none if it is something else."""
     try:
-        return _decode_object(text)
+        return {key: bytes(raw) for key, raw in _decode_object(text).items()}
     except msgspec.MsgspecError:
         return {}
 
 
-def elements_of(text: bytes | msgspec.Raw) -> list[msgspec.Raw]:
+def elements_of(text: bytes) -> list[bytes]:
     """The elements of an array; none if it is something else."""
     try:
-        return _decode_array(text)
+        return [bytes(raw) for raw in _decode_array(text)]
     except msgspec.MsgspecError:
         return []
 
 
-def value_of(text: bytes | msgspec.Raw) -> object:
+def value_of(text: bytes) -> object:
     """As Python values; numbers that are not small integers stay a Raw, with their own text."""
-    raw = bytes(text).strip(_SPACE)
+    raw = text.strip(_SPACE)
     first = raw[:1]
     if first == b"{":
         return {key: value_of(value) for key, value in fields_of(raw).items()}
@@ -129,9 +129,9 @@ def value_of(text: bytes | msgspec.Raw) -> object:
     return int(raw) if _SMALL_INTEGER.fullmatch(raw) else msgspec.Raw(raw)
 
 
-def text_of(value: bytes | msgspec.Raw) -> str:
+def text_of(value: bytes) -> str:
     """As text among other text: a string's characters, anything else as its compact JSON."""
-    raw = bytes(value).strip(_SPACE)
+    raw = value.strip(_SPACE)
     if raw[:1] == b'"':
         return _decode_string(raw)
     return compact(raw).decode("utf-8")
@@ -141,13 +141,13 @@ def dump_string(text: str) -> bytes:
     return msgspec.json.encode(text)
 
 
-def assemble_object(items: Iterable[tuple[str, bytes | msgspec.Raw]]) -> bytes:
+def assemble_object(items: Iterable[tuple[str, bytes]]) -> bytes:
     """An object of values that are JSON texts already."""
-    return b"{" + b",".join([b"%b:%b" % (dump_string(key), bytes(value)) for key, value in items]) + b"}"
+    return b"{" + b",".join([b"%b:%b" % (dump_string(key), value) for key, value in items]) + b"}"
 
 
-def assemble_array(values: Iterable[bytes | msgspec.Raw]) -> bytes:
-    return b"[" + b",".join([bytes(value) for value in values]) + b"]"
+def assemble_array(values: Iterable[bytes]) -> bytes:
+    return b"[" + b",".join(values) + b"]"
 
 
 def merge_objects(base: bytes, over: bytes) -> bytes:
@@ -162,13 +162,12 @@ def merge_objects(base: bytes, over: bytes) -> bytes:
     return assemble_object(fields.items())
 
 
-def put_if_absent(defaults: Mapping[str, msgspec.Raw | bytes], value: bytes) -> bytes:
+def put_if_absent(defaults: Mapping[str, bytes], value: bytes) -> bytes:
     """The object with the defaults of those fields that it lacks or that are null in it."""
     fields = fields_of(value)
-    missing = [key for key in defaults if key not in fields or is_null(bytes(fields[key]))]
+    missing = [key for key in defaults if key not in fields or is_null(fields[key])]
     if not missing:
         return value
     for key in missing:
-        default = defaults[key]
-        fields[key] = default if isinstance(default, msgspec.Raw) else msgspec.Raw(default)
+        fields[key] = defaults[key]
     return assemble_object(fields.items())

@@ -78,7 +78,7 @@ def _update(step: Step, message: UpdateVariables) -> AnyResult:
         lists = {
             key: assemble_array([*elements_of(kept[key]), *elements_of(value)])
             for key, value in fields_of(added).items()
-            if key in kept and bytes(kept[key])[:1] == b"[" and bytes(value)[:1] == b"["
+            if key in kept and kept[key][:1] == b"[" and value[:1] == b"["
         }
         added = merge_objects(added, assemble_object(lists.items()))
     return updates.update_variables(step, commands.UpdateVariables(message.namespace, message.workflow_id, added))

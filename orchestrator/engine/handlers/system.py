@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from orchestrator.engine import dedup, origins
 from orchestrator.engine.commands import Checkpoint, Continue, RaiseBehaviour
 from orchestrator.engine.errors import refuse

@@ -16,7 +16,7 @@ class Inline:
         if not node.parameter:
             evaluations.ask(step, attempt)
             return
-        value = bytes(fields_of(given).get(node.parameter, b"null"))
+        value = fields_of(given).get(node.parameter, b"null")
         try:
             output = store(step, assemble_object([("result", value)]))
         except LimitExceeded as error:

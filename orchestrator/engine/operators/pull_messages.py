@@ -14,7 +14,7 @@ from orchestrator.engine.transitions import check_task
 
 class PullMessages:
     def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
-        fields = {key: text_of(value) for key, value in fields_of(given).items() if not is_null(bytes(value))}
+        fields = {key: text_of(value) for key, value in fields_of(given).items() if not is_null(value)}
         size = fields.get("batchSize", "1")
         # More than the limit is the limit; what is no number is one.
         most = min(int(size), limits.MESSAGES_PULLED) if size.isascii() and size.isdigit() and len(size) < 10 else 1

@@ -28,7 +28,7 @@ class SwitchCase:
         switch = node.switch
         assert switch is not None
         if switch.evaluator == _BY_PARAMETER:
-            _choose(step, node, attempt, given, bytes(fields_of(given).get(switch.expression, b"null")))
+            _choose(step, node, attempt, given, fields_of(given).get(switch.expression, b"null"))
         else:
             evaluations.ask(step, attempt)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from orchestrator.engine import attempts, outcomes
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
@@ -34,7 +32,7 @@ class Terminate:
             attempts.fail_at_limit(step, attempt, error)
             return
         given_reason = fields.get("terminationReason")
-        reason = "" if given_reason is None or is_null(bytes(given_reason)) else text_of(given_reason)
+        reason = "" if given_reason is None or is_null(given_reason) else text_of(given_reason)
         reason = reason or f"Workflow is {named} by TERMINATE task: {attempt.task_id}"
         attempts.finish(step, attempt, TaskStatus.COMPLETED, output=output, follow=False)
         if status is WorkflowStatus.COMPLETED:
@@ -45,10 +43,9 @@ class Terminate:
         outcomes.end_badly(step, status, reason, output=output, compensate=compensate)
 
 
-def _output(step: Step, fields: dict[str, msgspec.Raw]) -> Payload:
+def _output(step: Step, fields: dict[str, bytes]) -> Payload:
     value = fields.get("workflowOutput")
-    if value is None or is_null(bytes(value)):
+    if value is None or is_null(value):
         # It is the workflow's nonetheless.
         return b"{}"
-    text = bytes(value)
-    return store(step, text if is_json_object(text) else assemble_object([("output", text)]))
+    return store(step, value if is_json_object(value) else assemble_object([("output", value)]))

@@ -18,7 +18,7 @@ from orchestrator.engine.transitions import check_task
 
 class Wait:
     def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
-        fields = {key: text_of(value) for key, value in fields_of(given).items() if not is_null(bytes(value))}
+        fields = {key: text_of(value) for key, value in fields_of(given).items() if not is_null(value)}
         duration, until, signal = fields.get("duration", ""), fields.get("until", ""), fields.get("signal", "")
         try:
             if duration and until:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
 from orchestrator.engine import limits
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import (
@@ -33,7 +31,7 @@ from orchestrator.engine.step import Step
 from orchestrator.engine.triggers.event_documents import ActionKind, EventAction
 from orchestrator.engine.triggers.rows import EventRow
 
-_Fields = Mapping[str, msgspec.Raw]
+_Fields = Mapping[str, bytes]
 
 
 def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -> Message:
@@ -89,7 +87,7 @@ def _start(
     # Those of the event where the action names none: an EVENT task publishes those of its workflow.
     key = "taskToDomain"
     named = _object(fields, key) if key in fields else fields_of(payload).get(key, NULL)
-    domains = {name: bytes(value) for name, value in fields_of(named).items()}
+    domains = fields_of(named)
     return StartExecution(
         namespace=row.namespace,
         workflow_id=step.ids.make(),
@@ -107,7 +105,7 @@ def _start(
 def _task_output(row: EventRow, fields: _Fields) -> bytes:
     """The output that is given, with what the task was found by and the event, as in Conductor."""
     keys = ("workflowId", "taskId", "taskRefName", "reasonForIncompletion")
-    target = [(key, bytes(fields.get(key, NULL))) for key in keys]
+    target = [(key, fields.get(key, NULL)) for key in keys]
     output = merge_objects(assemble_object(target), _object(fields, "output"))
     output = merge_objects(output, assemble_object(_of_event(row)))
     check_payload(output)
@@ -123,7 +121,7 @@ def _of_event(row: EventRow) -> list[tuple[str, bytes]]:
 
 def _text(fields: _Fields, key: str) -> str:
     """A field as text; "" for none. Longer than any name may be, it names nothing."""
-    raw = bytes(fields.get(key, NULL))
+    raw = fields.get(key, NULL)
     text = "" if is_null(raw) else text_of(raw)
     if len(text) > limits.REASON_CHARS:
         raise LimitExceeded(f"{key} has more than {limits.REASON_CHARS} characters")
@@ -131,7 +129,7 @@ def _text(fields: _Fields, key: str) -> str:
 
 
 def _object(fields: _Fields, key: str) -> bytes:
-    raw = bytes(fields.get(key, NULL))
+    raw = fields.get(key, NULL)
     if is_null(raw):
         return b"{}"
     if raw[:1] != b"{" or len(raw) > PAYLOAD_BYTES_MAX:

@@ -115,7 +115,7 @@ def read_domains(fields: Fields, key: str) -> tuple[tuple[str, str], ...]:
     if len(mapping) > DOMAINS_MAX:
         raise fields.invalid(key, f"it may have {DOMAINS_MAX} names")
     for name, value in mapping.items():
-        if bytes(value)[:1] != b'"':
+        if value[:1] != b'"':
             raise fields.invalid(f"{key}.{name}", "it must be a string")
     return tuple(sorted((name, text_of(value)) for name, value in mapping.items()))
 
