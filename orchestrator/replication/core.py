@@ -1,6 +1,6 @@
 """The raft node: PySyncObj's `SyncObj` with every method overridden that its bugs live in.
 
-Driven by the event loop: `doTick` runs soon after a message, a command or a finished fsync, and when a deadline
+Driven by the event loop: `tick` runs soon after a message, a command or a finished fsync, and when a deadline
 passes. Nothing here blocks, and nothing is caught: an error in a tick or a message stops the node.
 """
 
@@ -18,6 +18,7 @@ from orchestrator.replication.frames import (
     Ack,
     AnyMessage,
     Append,
+    CommitNotice,
     Gossip,
     Heartbeat,
     PreVoteReply,
@@ -79,6 +80,7 @@ class SyncObj(RaftState):
             TimeoutNow: self.elections.on_timeout_now,
             Append: self._from_leader(self.follower.on_append),
             Heartbeat: self._from_leader(self.follower.on_heartbeat),
+            CommitNotice: self._from_leader(self.follower.on_notice),
             SnapshotBegin: self._from_leader(self._on_snapshot_begin),
             SnapshotChunk: self._from_leader(self._on_snapshot_chunk),
             Ack: self._to_leader(self.replicator.on_ack),
@@ -149,16 +151,21 @@ class SyncObj(RaftState):
     # -- the tick ------------------------------------------------------------------------------------------------
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
-        now = self.clock.monotonic()
+        self.tick(self.clock.monotonic())
+
+    def tick(self, now: float) -> None:
+        """Everything that follows from what has happened, and from the time."""
         if self.participating:
             self.elections.tick(now)
-            if self.role is Role.LEADER and not (self.is_voter and self.replicator.has_quorum_contact(now)):
+            leads = self.role is Role.LEADER
+            if leads and not (self.is_voter and self.replicator.has_quorum_contact(now)):
                 self.follow(self.term, None)
-            if self.role is Role.LEADER:
+                leads = False
+            if leads:
                 self.replicator.advance_commit()
             self.__applyLogEntries()
-            if self.role is Role.LEADER:
-                self.__sendAppendEntries()
+            if leads:
+                self.replicator.send(now)
             else:
                 self.follower.send_ack()
             if self.receiver is not None:
@@ -179,6 +186,7 @@ class SyncObj(RaftState):
         return False
 
     def __sendAppendEntries(self) -> None:
+        """Called at the begin of a leader's term."""
         self.replicator.send(self.clock.monotonic())
 
     def __onBecomeLeader(self) -> None:

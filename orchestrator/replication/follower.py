@@ -7,7 +7,7 @@ over entries that were checked against this leader's log.
 
 from __future__ import annotations
 
-from orchestrator.replication.frames import Ack, Append, Heartbeat, Reject, WireEntry
+from orchestrator.replication.frames import Ack, Append, CommitNotice, Heartbeat, Reject, WireEntry
 from orchestrator.replication.state import SyncObj
 
 
@@ -40,6 +40,9 @@ class Follower:
     def on_heartbeat(self, message: Heartbeat) -> None:
         self._round = max(self._round, message.round)
         self._ack_due = True
+        self._follow_commit(message.commit_index)
+
+    def on_notice(self, message: CommitNotice) -> None:
         self._follow_commit(message.commit_index)
 
     def on_append(self, message: Append) -> None:

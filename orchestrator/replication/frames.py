@@ -109,6 +109,13 @@ class Heartbeat(Message, frozen=True):
     round: Count
 
 
+class CommitNotice(Message, frozen=True):
+    """What is committed, where no entries that could say so followed soon. It is not answered."""
+
+    term: Count
+    commit_index: Count
+
+
 class Ack(Message, frozen=True):
     term: Count
     # Everything up to here is the leader's of this term, and durable.
@@ -163,6 +170,7 @@ AnyMessage = (
     | TimeoutNow
     | Append
     | Heartbeat
+    | CommitNotice
     | Ack
     | Reject
     | SnapshotBegin

@@ -41,7 +41,6 @@ class SegmentWriter:
         self._directory = directory
         self._file: WritableFile | None = None
         self._buffer: list[bytes] = []
-        self._dirty = False
 
     def open(self, path: Path) -> None:
         self._file = self._files.open_append(path)
@@ -50,10 +49,10 @@ class SegmentWriter:
         self._buffer.append(data)
 
     def sync(self) -> None:
-        self._drain()
-        if self._dirty and self._file is not None:
-            self._file.fdatasync()
-            self._dirty = False
+        """Everything written so far is durable when it returns."""
+        if self._buffer:
+            assert self._file is not None
+            self._file.write_synced(self.take())
 
     def roll(self, path: Path, header: bytes) -> None:
         """The old segment is whole on disk before the new one exists: only the last can be torn."""
@@ -86,13 +85,11 @@ class SegmentWriter:
             self._file.close()
             self._file = None
 
-    def _drain(self) -> None:
-        if self._buffer:
-            assert self._file is not None
-            data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
-            self._buffer.clear()
-            self._file.write(data)
-            self._dirty = True
+    def take(self) -> bytes:
+        """What was written and is not yet in the file."""
+        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
+        self._buffer.clear()
+        return data
 
 
 class Journal:
@@ -131,6 +128,9 @@ class Journal:
         # Called when the newest of them became another one.
         self.on_configuration: Callable[[], None] = lambda: None
         self.durable_index = 0
+        # Where it ends, in memory.
+        self.last_index = 0
+        self.last_term = 0
 
     # -- open and close ------------------------------------------------------------------------------------------
 
@@ -144,6 +144,7 @@ class Journal:
             self._join(segment, path, torn=torn)
         if not self._segments:
             self._begin(1, 0, 0)
+        self._look_at_end()
         self._writer.open(self._segments[-1].path)
         self._disk.sync = self._writer.sync
         self.durable_index = self.last_index
@@ -201,14 +202,6 @@ class Journal:
         return self.base_index + 1
 
     @property
-    def last_index(self) -> int:
-        return self._segments[-1].last_index
-
-    @property
-    def last_term(self) -> int:
-        return self._segments[-1].last_term
-
-    @property
     def size_bytes(self) -> int:
         return sum(segment.size for segment in self._segments)
 
@@ -250,6 +243,7 @@ class Journal:
         if segment.offsets and segment.size + len(encoded) > self._segment_bytes:
             segment = self._roll(index - 1, self.last_term, reset=False)
         segment.add(term, len(encoded))
+        self.last_index, self.last_term = index, term
         self._disk.add(partial(self._writer.write, encoded))
         self._unsubmitted = True
         self._cache[index] = record
@@ -285,6 +279,7 @@ class Journal:
         segment = self._segments[-1]
         if index <= segment.last_index:
             segment.cut(index)
+        self._look_at_end()
         self._generation += 1
         self._lower(index - 1)
         self._disk.add(partial(self._writer.cut, segment.path, segment.size, later))
@@ -299,6 +294,7 @@ class Journal:
         self._lower(self.base_index)
         self._roll(index, term, reset=True)
         del self._segments[:-1]
+        self._look_at_end()
         # Also what lies below the base, which nobody will ask for.
         self._cache.clear()
         self._cached_bytes, self._cache_low = 0, index + 1
@@ -344,6 +340,9 @@ class Journal:
         segment = Segment(sequence, path, index, term, reset=reset)
         self._segments.append(segment)
         return segment
+
+    def _look_at_end(self) -> None:
+        self.last_index, self.last_term = self._segments[-1].last_index, self._segments[-1].last_term
 
     def _lower(self, last_index: int) -> None:
         self.durable_index = min(self.durable_index, last_index)
@@ -411,6 +410,8 @@ class Journal:
         return records
 
     def _segment_of(self, index: int) -> Segment:
+        if index > self._segments[-1].base_index:
+            return self._segments[-1]
         position = bisect.bisect_left(self._segments, index, key=lambda segment: segment.base_index) - 1
         return self._segments[position]
 

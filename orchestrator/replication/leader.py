@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.replication.barrier import ReadBarrier
-from orchestrator.replication.frames import Ack, EncodedAppend, Heartbeat, Reject, wire_entry
+from orchestrator.replication.frames import Ack, CommitNotice, EncodedAppend, Heartbeat, Reject, wire_entry
 from orchestrator.replication.segment import WIRE_OVERHEAD_BYTES, Record
 from orchestrator.replication.state import Role, SyncObj
 
@@ -66,6 +66,8 @@ class Replicator:
         self._heartbeat_at = 0.0
         # When followers are to be told of the commit index, if nothing else tells them first.
         self._notice_at: float | None = None
+        # A majority was heard so lately that nobody has to look before this.
+        self._contact_until = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- role and connections ------------------------------------------------------------------------------------
@@ -75,11 +77,13 @@ class Replicator:
         self.progress = {name: Progress() for name in self._raft.peers}
         self._heartbeat_at = 0.0
         self._notice_at = None
+        self._contact_until = float("-inf")
 
     def peers_changed(self, renewed: set[str]) -> None:
         """Another configuration is in force; of `renewed` peers nothing is known any more."""
         kept = {name: progress for name, progress in self.progress.items() if name not in renewed}
         self.progress = {name: kept.get(name) or Progress() for name in self._raft.peers}
+        self._contact_until = float("-inf")
         now = self._raft.clock.monotonic()
         if self._raft.role is Role.LEADER:
             for name in sorted(self.progress.keys() - kept.keys()):
@@ -142,7 +146,8 @@ class Replicator:
         elif now >= self._notice_at:
             self._notice_at = None
             for name in behind:
-                self._send_heartbeat(name)
+                self.progress[name].commit_sent = commit_index
+                raft.send(name, CommitNotice(raft.term, commit_index))
 
     def _send_entries(self, name: str, now: float) -> None:
         raft, progress = self._raft, self.progress[name]
@@ -229,7 +234,7 @@ class Replicator:
             raise AssertionError(
                 f"{name} acknowledges index {message.match_index}, but this leader's log ends at {raft.last_index}"
             )
-        quiet = progress.mode is Mode.REPLICATE and message.match_index <= raft.match_index(name)
+        quiet = progress.mode is Mode.REPLICATE and self._changes_nothing(name, message.match_index)
         raft.raise_match_index(name, message.match_index)
         progress.landed(message.match_index)
         if progress.mode is Mode.SNAPSHOT:
@@ -239,6 +244,14 @@ class Replicator:
             progress.mode = Mode.REPLICATE
             raft.set_next_index(name, max([message.match_index, *(last for last, _ in progress.in_flight)]) + 1)
         return quiet
+
+    def _changes_nothing(self, name: str, match_index: int) -> bool:
+        """Whether an acknowledgement neither commits anything nor makes room for what is to be sent."""
+        raft = self._raft
+        if match_index <= raft.match_index(name):
+            return True
+        # A learner's may make a member of it.
+        return match_index <= raft.commit_index and raft.next_index(name) > raft.last_index and name in raft.voters
 
     def on_reject(self, name: str, message: Reject) -> None:
         raft, progress = self._raft, self.progress[name]
@@ -299,9 +312,16 @@ class Replicator:
             raft.commit_index = index
 
     def has_quorum_contact(self, now: float) -> bool:
+        if now < self._contact_until:
+            return True
         raft = self._raft
-        limit = now - raft.settings.election_timeout_max_ms / 1000
-        return 1 + len([name for name in raft.other_voters if raft.last_contact(name) > limit]) >= raft.majority
+        timeout = raft.settings.election_timeout_max_ms / 1000
+        # This node, and of the others those that were heard last.
+        heard = sorted((raft.last_contact(name) for name in raft.other_voters), reverse=True)
+        heard.insert(0, now)
+        # Until then this goes on to hold, for whoever is heard is heard later and later.
+        self._contact_until = heard[raft.majority - 1] + timeout
+        return now < self._contact_until
 
     def reachable(self, now: float) -> set[str]:
         """Peers that answered within an election timeout, and this node."""

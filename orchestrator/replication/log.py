@@ -247,10 +247,10 @@ class ReplicatedLog:
             return
         raft = self._raft
         try:
-            raft.doTick()
+            now = self._clock.monotonic()
+            raft.tick(now)
             self._membership.committed_up_to(raft.commit_index)
             self._changes.promote()
-            now = self._clock.monotonic()
             self._gossiper.tick(now)
             self._transport.drop_silent()
         except Exception as error:  # noqa: BLE001 - an invariant does not hold: stop rather than guess

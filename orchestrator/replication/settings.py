@@ -20,7 +20,7 @@ class RaftSettings:
     # A learner whose log is this close to the leader's becomes a member that votes.
     learner_lag_entries_max: int = 100
     # Followers learn a new commit index at most this late when no entry carries it.
-    commit_notice_ms: int = 5
+    commit_notice_ms: int = 10
     gossip_interval_ms: int = 250
     # Nothing heard from a peer for so long, or for three election timeouts: its connections are made anew.
     peer_silence_ms: int = 3_000

@@ -21,6 +21,7 @@ from orchestrator.replication.frames import (
     PROTOCOL_VERSION,
     AnyMessage,
     Append,
+    CommitNotice,
     Heartbeat,
     Hello,
     Outgoing,
@@ -39,7 +40,7 @@ from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.tls import count_failures
 
 # Said by leaders and candidates; what they mean is checked by term and log, not by who is counted here.
-FROM_ABOVE = (Append, Heartbeat, SnapshotBegin, SnapshotChunk, TimeoutNow, PreVoteRequest, VoteRequest)
+FROM_ABOVE = (Append, Heartbeat, CommitNotice, SnapshotBegin, SnapshotChunk, TimeoutNow, PreVoteRequest, VoteRequest)
 # Connections of nodes that no configuration lists, as those that wait to be admitted.
 STRANGERS_MAX = 32
 # Accepted connections that have not said who they are, or stand behind a member of the same name.

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.replication.files import WritableFile
+from orchestrator.replication.files import WritableFile, WriteThenSync
 from orchestrator.testing.loop import Process, current_process
 
 SECTOR_BYTES = 512
@@ -266,7 +266,7 @@ class SimulatedDisk:
         self._unsynced_names.append((_directory_of(path), change))
 
 
-class AppendFile:
+class AppendFile(WriteThenSync):
     """A file of the journal or of a snapshot, open for writing at its end."""
 
     def __init__(self, disk: SimulatedDisk, path: str) -> None:

@@ -61,7 +61,7 @@ class Counts:
             member.machine.disk.on_sync = self._synced
         with contextlib.ExitStack() as patches:
             for owner, name, count in (
-                (SyncObj, "doTick", self._ticked),
+                (SyncObj, "tick", self._ticked),
                 (ReplicatedLog, "append", self._appended),
                 (machine, "run", self._ran),
                 (Writer, "commit", self._committed),
@@ -72,7 +72,7 @@ class Counts:
     def _synced(self, path: str) -> None:
         self._seen["syncs_of_journals" if path.endswith(".journal") else "syncs_of_databases"] += 1
 
-    def _ticked(self, result: None, raft: SyncObj) -> None:
+    def _ticked(self, result: None, raft: SyncObj, now: float) -> None:
         self._seen["ticks"] += 1
 
     def _appended(self, result: tuple[int, int], log: ReplicatedLog, data: bytes) -> None:

@@ -17,7 +17,7 @@ from orchestrator import config as settings
 from orchestrator.cli.die_with_parent import die_with_parent
 from orchestrator.cli.node_commands import run_until_signal
 from orchestrator.node import NodeFailed, run_node
-from orchestrator.replication.files import RealFile, RealFiles, WritableFile
+from orchestrator.replication.files import RealFile, RealFiles, WritableFile, WriteThenSync
 from orchestrator.telemetry import logs
 from orchestrator.world import World
 
@@ -30,6 +30,10 @@ class SlowFile(RealFile):
     def fdatasync(self) -> None:
         super().fdatasync()
         time.sleep(self._extra_s)
+
+    def write_synced(self, data: bytes) -> None:
+        # As every file can: then it takes longer once, whatever this one does.
+        WriteThenSync.write_synced(self, data)
 
 
 class SlowFiles(RealFiles):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from orchestrator.replication.files import WriteThenSync
+
 
 class Inode:
     def __init__(self, data: bytes = b"") -> None:
@@ -25,7 +27,7 @@ class NotPowered(OSError):
     """The machine is off."""
 
 
-class Handle:
+class Handle(WriteThenSync):
     def __init__(self, disk: PowerLossFiles, inode: Inode) -> None:
         self._disk = disk
         self._inode = inode

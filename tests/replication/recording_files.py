@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.replication.files import Files, WritableFile
+from orchestrator.replication.files import Files, WritableFile, WriteThenSync
 
 Operation = tuple[str, str]
 """What was done, and the name of the file or directory."""
 
 
-class RecordingFile:
+class RecordingFile(WriteThenSync):
     def __init__(self, owner: RecordingFiles, name: str, file: WritableFile) -> None:
         self._owner = owner
         self._name = name

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orchestrator.replication.files import WritableFile
+from orchestrator.replication.files import WritableFile, WriteThenSync
 
 SECTOR_BYTES = 512
 UNNAMED = "unnamed"
@@ -246,7 +246,7 @@ class PowerLossDisk:
             time.sleep(self._dice.random() * self._settings.sync_ms / 1000)
 
 
-class AppendFile:
+class AppendFile(WriteThenSync):
     """A file of the journal or of a snapshot, open for writing at its end."""
 
     def __init__(self, disk: PowerLossDisk, path: Path) -> None:
