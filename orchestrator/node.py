@@ -117,6 +117,7 @@ class Node:
         self.backend = self._make_backend()
         loops = (
             self._applier.run(),
+            self._database.learn_names(),
             self._flush(),
             self._tell(),
             self._keep_time(),

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from orchestrator.storage import schema
 from orchestrator.storage.errors import DatabaseCorrupt, StorageClosed, StorageError
 from orchestrator.storage.files import DatabaseFiles, RealFiles
 from orchestrator.storage.lanes import Lane, LaneFactory, ThreadLane, run_in
+from orchestrator.storage.names import Names, count_names, read_names
 from orchestrator.storage.reading import LoadedExecutions, StoredRow, lay_over, read_executions, read_residents
 from orchestrator.storage.schema import Applied, Identity
 from orchestrator.storage.staged import Batch, Change, Overlay
@@ -29,6 +31,8 @@ from orchestrator.storage.writing import Committed, Writer
 T = TypeVar("T")
 
 _EXECUTIONS_PER_READ = 256
+# Between two pages of names: nobody waits for them, and the loop has other things to do.
+_NAMES_PAUSE_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Database:
         self.settings = settings
         self.files = files
         self.overlay = Overlay()
+        self.names = Names()
         # Told when what is stored is not what was written, whoever asked for it: the node must stop.
         self.on_damage: Callable[[BaseException], None] = lambda error: None
         self._closed = False
@@ -141,10 +146,28 @@ class Database:
         if self._closed:
             raise StorageClosed("the database is closed")
         key = (namespace, workflow_id)
+        if not self.names.may_have(key):
+            return []
         request = _Request(key, self.overlay.capture(key))
         self._requests.append(request)
         self._read_more()
         return await request.future
+
+    async def learn_names(self) -> None:
+        """Fills the filter of names whenever it has to be, until cancelled."""
+        while True:
+            await self.names.wanted.wait()
+            count = await self.search(count_names)
+            filling = self.names.begin(count, self.overlay.executions())
+            last = ("", "")
+            while page := await self.search(partial(read_names, after=last)):
+                if not self.names.is_filling(filling):
+                    break
+                for last in page:
+                    filling.add(last)
+                await asyncio.sleep(_NAMES_PAUSE_SECONDS)
+            if self.names.is_filling(filling):
+                self.names.filled()
 
     async def search(self, job: Callable[[apsw.Connection], T]) -> T:
         """Runs one query that may take long; one at a time, on a connection of their own."""
@@ -188,6 +211,7 @@ class Database:
             try:
                 await run_in(self._write_lane, lambda: self._replace(incoming))
             finally:
+                self.names.forget()
                 self._paused = False
                 self._read_more()
 

@@ -85,6 +85,11 @@ class Overlay:
     def clear(self) -> None:
         self._waiting.clear()
 
+    def executions(self) -> set[ExecutionKey]:
+        """Of whose rows something is staged."""
+        changes = (change for batch in self._waiting for change in batch.changes)
+        return {execution_of(key) for table, key, _, _ in changes if is_execution_row(table)}
+
     def capture(self, execution: ExecutionKey) -> list[tuple[int, list[Change]]]:
         """What is staged for an execution now, oldest first, with the indexes."""
         found = ((batch.index, batch.of(execution)) for batch in self._waiting)
