@@ -10,16 +10,19 @@ import argparse
 import asyncio
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.benchmarks.measurement import Measurement, remarks, table, targets, to_json
+from tests.benchmarks.measurement import Measurement, failed, remarks, table, targets, to_json
 from tests.benchmarks.peers import comparison
 from tests.benchmarks.peers.catalogue import PEERS
 from tests.benchmarks.peers.comparison import Comparison
 from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.plot import svg
 from tests.benchmarks.processes import Options, Progress, surroundings
-from tests.benchmarks.rows import PRIVATE, ROWS
+from tests.benchmarks.rows import PART, PRIVATE, ROWS
 from tests.cluster.faults import network
 
 BUDGET_MISSED = 1
@@ -53,23 +56,38 @@ def main() -> int:
         rtt_ms=arguments.rtt_ms,
         node_settings=dict(arguments.set),
     )
-    measurements, comparisons = asyncio.run(
-        _measure(arguments.rows, options, _installed(arguments.peers), arguments.rounds)
-    )
-    print(table(measurements))
-    if promised := targets(measurements):
-        print(f"\n{promised}\n")
-    for line in [line for compared in comparisons for line in compared.ratios()]:
-        print(line)
-    for line in remarks(measurements):
-        print(line)
-    if arguments.json is not None:
-        arguments.json.write_text(to_json(measurements), encoding="utf-8")
-    if arguments.plot is not None:
-        arguments.plot.write_text(svg(measurements), encoding="utf-8")
-    if any(measurement.faults for measurement in measurements):
+    report = Report(arguments.json, arguments.plot)
+    asyncio.run(_measure(arguments.rows, options, _installed(arguments.peers), arguments.rounds, report))
+    report.show()
+    if any(measurement.faults for measurement in report.measurements):
         return WRONG
-    return BUDGET_MISSED if arguments.strict and not all(each.kept for each in measurements) else 0
+    return BUDGET_MISSED if arguments.strict and not all(each.kept for each in report.measurements) else 0
+
+
+@dataclass
+class Report:
+    """What was measured; the files have every row as soon as it is."""
+
+    json: Path | None
+    plot: Path | None
+    measurements: list[Measurement] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    def add(self, measurements: Iterable[Measurement]) -> None:
+        self.measurements += measurements
+        if self.json is not None:
+            self.json.write_text(to_json(self.measurements), encoding="utf-8")
+        if self.plot is not None:
+            self.plot.write_text(svg(self.measurements), encoding="utf-8")
+
+    def show(self) -> None:
+        print(table(self.measurements))
+        if promised := targets(self.measurements):
+            print(f"\n{promised}\n")
+        for line in [line for compared in self.comparisons for line in compared.ratios()]:
+            print(line)
+        for line in remarks(self.measurements):
+            print(line)
 
 
 def _installed(names: list[str]) -> list[Peer]:
@@ -82,35 +100,39 @@ def _installed(names: list[str]) -> list[Peer]:
     return found
 
 
-async def _measure(
-    rows: list[str], options: Options, peers: list[Peer], rounds: int
-) -> tuple[list[Measurement], list[Comparison]]:
+async def _measure(rows: list[str], options: Options, peers: list[Peer], rounds: int, report: Report) -> None:
     progress = Progress()
-    measurements = []
-    comparisons = []
     for row in rows:
-        if row == comparison.ROW and (peers or rounds > 1):
-            compared = await comparison.compare(ROWS[row], peers, rounds, options, progress)
-            measurements += [measurement for each in compared for measurement in each.typical()]
-            comparisons += compared
-            continue
-        # Before each row: it is about what else runs now.
-        around = surroundings(options)
-        progress.say(
-            f"{row}: {around['cpus']} processors, load {around['load_1m']}, fsync of 4 KiB {around['fsync_p50_ms']} ms"
-        )
-        found = await ROWS[row](options, progress)
-        for measurement in found:
-            measurement.settings.update(around)
-        measurements += found
-    return measurements, comparisons
+        try:
+            if row == comparison.ROW and (peers or rounds > 1):
+                compared = await comparison.compare(ROWS[row], peers, rounds, options, progress)
+                report.comparisons += compared
+                report.add(measurement for each in compared for measurement in each.typical())
+            else:
+                report.add(await _measure_row(row, options, progress))
+        except Exception as error:  # noqa: BLE001 - it is this row's fault, and the others are measured all the same
+            traceback.print_exception(error)
+            report.add([failed(row, error)])
+
+
+async def _measure_row(row: str, options: Options, progress: Progress) -> list[Measurement]:
+    # Before each row: it is about what else runs now.
+    around = surroundings(options)
+    progress.say(
+        f"{row}: {around['cpus']} processors, load {around['load_1m']}, fsync of 4 KiB {around['fsync_p50_ms']} ms"
+    )
+    found = await ROWS[row](options, progress)
+    for measurement in found:
+        measurement.settings.update(around)
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=_rows, default=[row for row in ROWS if row != PRIVATE],
-                        metavar=",".join(ROWS), help=f"default: all but {PRIVATE}, which needs to be root")
+    parser.add_argument("--rows", type=_rows, default=[row for row in ROWS if row not in (PRIVATE, PART)],
+                        metavar=",".join(ROWS),
+                        help=f"default: all but {PRIVATE}, which needs to be root, and {PART}, a part of start")
     parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 128], metavar="N,N,...",
                         help="callers at once (%(default)s)")
     parser.add_argument("--peers", type=_peers, default=[], metavar=",".join(PEERS),

@@ -102,6 +102,13 @@ class Measurement:
         return values
 
 
+def failed(row: str, error: BaseException) -> Measurement:
+    """A row that was not measured, because of an error, or of several in a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return Measurement(row, 0, (), math.nan, faults=(f"not measured: {type(error).__name__}: {error}",))
+
+
 _HEAD = ("row", "system", "c", "n", "per s", "p50 ms", "p99", "p99.9", "worst", "CPU s/1000", "verdict")
 _WORDS = ("row", "system", "verdict")
 _BUDGET_HEAD = ("target of", "what", "measured", "must be below", "aim", "verdict")

@@ -55,8 +55,9 @@ def series(measurements: Iterable[Measurement], value: Callable[[Measurement], f
         number = value(measurement)
         if math.isfinite(number) and number > 0 and measurement.samples_ms and measurement.concurrency:
             found.setdefault(label(measurement), []).append((measurement.concurrency, number))
-    several = any(len(points) > 1 for points in found.values())
-    return {name: sorted(points) for name, points in found.items() if len(points) > 1 or not several}
+    callers = {name: len({number for number, _ in points}) for name, points in found.items()}
+    several = any(number > 1 for number in callers.values())
+    return {name: sorted(points) for name, points in found.items() if callers[name] > 1 or not several}
 
 
 def label(measurement: Measurement) -> str:

@@ -51,3 +51,5 @@ ROWS: dict[str, Measure] = {
 }
 # Needs network namespaces, and so to be asked for.
 PRIVATE = "partition"
+# Measured with another row in any case.
+PART = "commit"

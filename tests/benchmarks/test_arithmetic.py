@@ -25,7 +25,7 @@ from tests.benchmarks.arithmetic import (
     percentile,
 )
 from tests.benchmarks.finished import add_copies
-from tests.benchmarks.measurement import Budget, Measurement, remarks, table, targets, to_json
+from tests.benchmarks.measurement import Budget, Measurement, failed, remarks, table, targets, to_json
 from tests.benchmarks.memory import log_costs, metrics_of_page, own_bytes_of_status
 from tests.benchmarks.offer import Outcomes
 from tests.benchmarks.processes import cpu_of_stat
@@ -162,6 +162,12 @@ def test_the_report_has_every_row_as_text_and_as_json() -> None:
     assert (first["row"], first["system"], first["concurrency"]) == ("w3", "orchestrator-cluster", 16)
     assert (first["per_second"], first["p50_ms"], first["p99_ms"], first["cpu_s_per_1000"]) == (12.5, 2.0, 3.0, 0.75)
     assert second["p50_ms"] is second["cpu_s_per_1000"] is None
+
+
+def test_a_row_that_could_not_be_measured_is_wrong_and_says_why() -> None:
+    row = failed("w3", ExceptionGroup("several", [ExceptionGroup("more", [RuntimeError("workflow 7 answered 8")])]))
+    assert (row.verdict, row.faults) == ("WRONG", ("not measured: RuntimeError: workflow 7 answered 8",))
+    assert json.loads(to_json([row]))[0]["per_second"] is None
 
 
 def test_targets_stand_beside_what_was_measured() -> None:

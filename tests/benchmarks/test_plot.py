@@ -46,7 +46,7 @@ def test_points_are_by_row_and_system_in_the_order_of_callers() -> None:
 def test_rows_with_one_number_of_callers_are_drawn_where_there_are_no_others() -> None:
     measurements = [Measurement("failover", 16, (1.0,), 3), Measurement("w3", 1, (1.0,), 3)]
     assert len(series(measurements, lambda each: each.per_second)) == 2
-    more = [*measurements, Measurement("w3", 2, (1.0,), 4)]
+    more = [*measurements, Measurement("w3", 2, (1.0,), 4), Measurement("failover", 16, (1.0,), 5)]
     assert list(series(more, lambda each: each.per_second)) == ["w3 · orchestrator-cluster"]
 
 
