@@ -28,7 +28,7 @@ from orchestrator.engine.commands import (
 )
 from orchestrator.engine.explain import explain
 from orchestrator.engine.messages import UpdateVariables as VariablesSent
-from orchestrator.engine.model import SessionKind, Table, TaskStatus, WorkflowStatus
+from orchestrator.engine.model import SessionKind, TaskStatus, WorkflowStatus
 from orchestrator.engine.results import Code, Rejected, Verdict
 from orchestrator.engine.transitions import TASK_TERMINAL
 from tests.engine.driver import Driver, simple
