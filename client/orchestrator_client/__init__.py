@@ -53,6 +53,7 @@ from orchestrator_client.mocking import Mocks, Rehearsed, TaskMock
 from orchestrator_client.options import Retry, TaskOptions
 from orchestrator_client.output import Output
 from orchestrator_client.refs import Ref
+from orchestrator_client.running import run
 from orchestrator_client.runs import Run
 from orchestrator_client.schedules import FireTime, Schedule, ScheduleRun, ScheduleRunState, StartedRun
 from orchestrator_client.searching import FoundTask, Hits
@@ -136,5 +137,6 @@ __all__ = [
     "WrongState",
     "decode",
     "encode",
+    "run",
     "task",
 ]

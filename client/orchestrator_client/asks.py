@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -18,6 +18,7 @@ import grpc.aio
 
 from orchestrator_api.v1 import asks_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
+from orchestrator_client.silence import Check, Silence
 from orchestrator_client.status import Failure, Kind, failure_of, failure_of_status
 
 ASKS_PER_FRAME = 1_000
@@ -27,8 +28,6 @@ PATIENCE_S = 0.3
 _SLACK = 1_000
 
 Answer = workflows_pb2.StartWorkflowResponse | workflows_pb2.Workflow
-Check = Callable[[], Awaitable[bool]]
-"""Asks the node for a sign of life: whether asks to it are still well placed."""
 
 
 class Asked:
@@ -55,7 +54,6 @@ class AskStream:
         self._call = call
         self._address = address
         self._now = now
-        self._check = check
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._unsent: deque[Asked] = deque()
@@ -66,8 +64,8 @@ class AskStream:
         self._asks_max = ASKS_PER_FRAME
         self._wake = asyncio.Event()
         self.is_over = False
-        self._heard_at = now()
-        self._watch: asyncio.TimerHandle | None = None
+        self._silence = Silence(check, PATIENCE_S, now, lambda: bool(self._open))
+        self._silence.broken.add_done_callback(self._on_silence)
         # When an ask is given up: (when, number).
         self._due: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -90,14 +88,13 @@ class AskStream:
             raise
 
     def _put(self, asked: Asked, timeout_s: float) -> None:
+        if not self._open:
+            self._silence.listen()
         asked.number = asked.ask.number = next(self._numbers)
         asked.is_sent = False
         self._open[asked.number] = asked
         self._unsent.append(asked)
         self._remind(self._now() + timeout_s, asked.number)
-        if self._watch is None:
-            self._heard_at = self._now()
-            self._watch = self._loop.call_later(PATIENCE_S, self._look)
         self._wake.set()
 
     def _give_up(self, asked: Asked) -> None:
@@ -112,9 +109,9 @@ class AskStream:
         if self.is_over:
             return
         self.is_over = True
-        for timer in (self._watch, self._timer):
-            if timer is not None:
-                timer.cancel()
+        self._silence.end()
+        if self._timer is not None:
+            self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         self._call.cancel()
@@ -148,7 +145,7 @@ class AskStream:
                 frame = await self._call.read()
                 if not isinstance(frame, pb.AskResponse):
                     break
-                self._heard_at = self._now()
+                self._silence.heard()
                 kind = frame.WhichOneof("frame")
                 if kind == "answers":
                     self._take(frame.answers)
@@ -207,24 +204,11 @@ class AskStream:
         if had_no_room and self._unsent:
             self._wake.set()
 
-    # Silence and deadlines.
-
-    def _look(self) -> None:
-        self._watch = None
-        if not self._open:
-            return
-        quiet_s = self._now() - self._heard_at
-        if quiet_s < PATIENCE_S:
-            self._watch = self._loop.call_later(PATIENCE_S - quiet_s, self._look)
-        else:
-            self._spawn(self._ask_for_sign())
-
-    async def _ask_for_sign(self) -> None:
-        heard_at = self._heard_at
-        if not await self._check() and self._heard_at == heard_at:
+    def _on_silence(self, broken: asyncio.Future[None]) -> None:
+        if not broken.cancelled():
             self.end(Failure(Kind.UNREACHABLE, grpc.StatusCode.UNAVAILABLE, f"{self._address} is silent"))
-        elif self._watch is None and self._open:
-            self._watch = self._loop.call_later(PATIENCE_S, self._look)
+
+    # Silence and deadlines.
 
     def _remind(self, when: float, number: int) -> None:
         if len(self._due) > 2 * len(self._open) + _SLACK:

@@ -155,7 +155,9 @@ class WorkerSession:
             return Events(stale=True)
         self.term, self.generation = frame.term, frame.generation
         if kind == "assignments":
-            return Events(start=[a for given in frame.assignments.assignments for a in self._assigned(given)])
+            verdicts = [pair for verdict in frame.assignments.verdicts for pair in self._judged(verdict)]
+            start = [a for given in frame.assignments.assignments for a in self._assigned(given)]
+            return Events(start=start, verdicts=verdicts)
         if kind == "cancellations":
             return Events(cancel=[a for told in frame.cancellations.cancellations for a in self._cancelled(told)])
         if kind == "verdicts":

@@ -12,6 +12,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 from orchestrator_client.client import Client
 from orchestrator_client.conductor import Conductor
 from orchestrator_client.events import Events
+from orchestrator_client.running import loop_factory
 from orchestrator_client.runs import Run
 from orchestrator_client.schedules import Schedules
 from orchestrator_client.schemas import Schemas
@@ -27,7 +28,7 @@ class LoopThread:
     """An event loop in a daemon thread, to which blocking callers hand coroutines."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = loop_factory()()
         self._thread = threading.Thread(target=self._loop.run_forever, name="orchestrator-client", daemon=True)
         self._thread.start()
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol, cast
 
 import grpc
@@ -23,7 +22,8 @@ from orchestrator_client.attempts import Attempt, Events, State, WorkerSession
 from orchestrator_client.connection import Connection
 from orchestrator_client.retry import CallRetry
 from orchestrator_client.runner import failed
-from orchestrator_client.status import Failure, Kind
+from orchestrator_client.silence import Silence
+from orchestrator_client.status import Failure, Kind, failure_of
 
 # How long the stream may be silent before its node is asked for a sign of life.
 PATIENCE_S = 1.0
@@ -199,15 +199,29 @@ class WorkLoop:
     async def _stream(self, address: str) -> Failure:
         """Serves one stream to its end; answers why it ended."""
         stream = self._connection.node(address).workers.Work()
+        silence = Silence(lambda: self._connection.check(address), PATIENCE_S, self._connection.now)
+        silence.listen()
+        receiving = asyncio.ensure_future(self._receive(address, stream, silence))
+        try:
+            either: set[asyncio.Future[Any]] = {receiving, silence.broken}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done():
+                return receiving.result()
+            return Failure(Kind.UNREACHABLE, grpc.StatusCode.UNAVAILABLE, f"{address} is silent")
+        finally:
+            silence.end()
+            receiving.cancel()
+            cast(Any, stream).cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+
+    async def _receive(self, address: str, stream: Any, silence: Silence) -> Failure:
         helpers: list[asyncio.Task[None]] = []
         try:
-            hello = pb.WorkRequest(hello=self._session.hello())
-            read: Callable[[], Any] = partial(_write_and_read, stream, hello)
+            with contextlib.suppress(asyncio.InvalidStateError):  # it is over already; reading says why
+                await stream.write(pb.WorkRequest(hello=self._session.hello()))
             while True:
-                answer = await self._connection.watchful(address, read, PATIENCE_S)
-                read = stream.read
-                if isinstance(answer, Failure):
-                    return answer
+                answer = await stream.read()
+                silence.heard()
                 if not isinstance(answer, pb.WorkResponse):
                     return Failure(Kind.UNREACHABLE, grpc.StatusCode.UNAVAILABLE, "the stream ended")
                 events = self._session.receive(answer)
@@ -220,10 +234,13 @@ class WorkLoop:
                 self._take_up(events)
                 if events.welcome is not None and not helpers:
                     helpers = [asyncio.ensure_future(self._send(stream)), asyncio.ensure_future(self._tick())]
+        except grpc.aio.AioRpcError as error:
+            return failure_of(error)
+        except (grpc.aio.UsageError, grpc.aio.InternalError) as error:
+            return Failure(Kind.UNREACHABLE, grpc.StatusCode.UNAVAILABLE, str(error))
         finally:
             for helper in helpers:
                 helper.cancel()
-            cast(Any, stream).cancel()
 
     def _take_up(self, events: Events) -> None:
         if events.welcome is not None:
@@ -334,9 +351,3 @@ def _as_failure(told: pb.WorkGoAway, by: str) -> Failure:
         return Failure(Kind.OUTCOME_UNKNOWN, grpc.StatusCode.UNAVAILABLE, told.reason)
     metadata = {"leader_address": told.leader_address} if told.leader_address else {}
     return Failure(Kind.NOT_LEADER, grpc.StatusCode.UNAVAILABLE, told.reason, "NOT_LEADER", metadata)
-
-
-async def _write_and_read(stream: Any, frame: pb.WorkRequest) -> Any:
-    with contextlib.suppress(asyncio.InvalidStateError):  # it is over already; reading says why
-        await stream.write(frame)
-    return await stream.read()

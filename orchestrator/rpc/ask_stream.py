@@ -8,7 +8,7 @@ that a client that does not read keeps a number and a key here for each ask, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -33,6 +33,8 @@ LEADERSHIP_CHECK_SECONDS = 1.0
 STARTED_AFTER_SECONDS = 0.25
 # Answers go out in frames of about this size, which every client accepts.
 FRAME_BYTES = 1 << 20
+# So many asks or answers are dealt with in one turn of the loop.
+SLICE = 64
 _SLACK = 1_000
 
 
@@ -100,7 +102,7 @@ class AskConnection:
                 is_leaving = not self._backend.leading() and not self._starting
                 if is_leaving:
                     self._mention_all()
-                for frame in self._frames():
+                async for frame in self._frames():
                     yield frame
                 if self._failure is not None:
                     raise self._failure
@@ -135,7 +137,7 @@ class AskConnection:
         async for frame in frames:
             match frame.WhichOneof("frame"):
                 case "asks":
-                    self._take(frame.asks)
+                    await self._take(frame.asks)
                 case "cancels":
                     for number in frame.cancels.numbers:
                         self._end(number)
@@ -144,9 +146,11 @@ class AskConnection:
         self._has_read_all = True
         self._stirred.set()
 
-    def _take(self, asks: pb.Asks) -> None:
+    async def _take(self, asks: pb.Asks) -> None:
         waits: list[_Wait] = []
-        for ask in asks.asks:
+        for place, ask in enumerate(asks.asks, 1):
+            if place % SLICE == 0:
+                await asyncio.sleep(0)
             number = ask.number
             if number in self._open:
                 raise invalid("ask.number", f"{number} is that of another ask")
@@ -241,7 +245,9 @@ class AskConnection:
             for wait in waits:
                 self._refuse(wait.number, error)
             return
-        for wait in waits:
+        for place, wait in enumerate(waits, 1):
+            if place % SLICE == 0:
+                await asyncio.sleep(0)
             if self._open.get(wait.number) is wait:
                 self._watch(wait)
 
@@ -325,11 +331,13 @@ class AskConnection:
         self._answers.append(pb.Answer(number=number, refused=status))
         self._stirred.set()
 
-    def _frames(self) -> Iterator[pb.AskResponse]:
+    async def _frames(self) -> AsyncIterator[pb.AskResponse]:
         mentions, self._mentions = self._mentions, []
         ready, self._answers = self._answers, []
         answers, size = [each for each in mentions if each.number in self._open], 0
-        for each in ready:
+        for place, each in enumerate(ready, 1):
+            if place % SLICE == 0:
+                await asyncio.sleep(0)
             if each.number not in self._open:
                 continue
             answer = self._shown(each) if isinstance(each, _Wait) else each

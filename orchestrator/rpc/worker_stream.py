@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,12 +19,14 @@ import msgspec
 
 from orchestrator.engine import commands
 from orchestrator.engine.effects import Cancel
+from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.resident import Lease, Session
-from orchestrator.engine.results import Rejected, SessionOpened
+from orchestrator.engine.results import AnyResult, Rejected, SessionOpened
 from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, invalid
 from orchestrator.rpc.hello import SLOTS_MAX, command_of, require_same
+from orchestrator.rpc.judging import completion, verdict_on
 from orchestrator.rpc.requests import in_range, json_value, log_lines
 from orchestrator_api.v1 import workers_pb2 as pb
 
@@ -37,9 +40,8 @@ DETAILS_BYTES_MAX = 64 * 1024
 FRAME_BYTES = 1 << 20
 # Results, or attempts, between two turns of the loop: about a millisecond.
 SLICE = 32
-
-Judge = Callable[[Backend, pb.TaskResult], Awaitable[pb.TaskVerdict]]
-
+# Verdicts go with attempts, or alone when none have come up for so long: no execution waits for them.
+VERDICTS_AFTER_SECONDS = 0.01
 
 class _Answer(msgspec.Struct):
     verdict: pb.TaskVerdict
@@ -56,14 +58,17 @@ _Outgoing = Lease | _Answer | Cancel | _GoAway
 class WorkerConnection:
     """Speaks for one session on one stream."""
 
-    def __init__(self, backend: Backend, judge: Judge) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._judge = judge
         self._outgoing: deque[_Outgoing] = deque()
         self._alive_owed = False
+        self._is_urgent = False  # something besides verdicts is to be written
+        self._are_verdicts_due = False
+        self._verdicts_timer: asyncio.TimerHandle | None = None
         self._stirred = asyncio.Event()  # there is something to write, or to end for
         self._room = _Room()
-        self._tasks: set[asyncio.Task[None]] = set()
+        # What is on its way: the reader, and commands without their results.
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._reader: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._given: set[int] = set()  # tokens of the attempts that the worker has
@@ -85,6 +90,7 @@ class WorkerConnection:
 
     def _put(self, item: _Outgoing) -> None:
         self._outgoing.append(item)
+        self._is_urgent = self._is_urgent or not isinstance(item, _Answer)
         self._stirred.set()
 
     async def serve(self, frames: AsyncIterator[pb.WorkRequest]) -> AsyncGenerator[pb.WorkResponse, None]:
@@ -110,6 +116,7 @@ class WorkerConnection:
                 yield frame
         finally:
             backend.dispatch.detach(session.id, self)
+            self._forget_verdicts()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -163,8 +170,9 @@ class WorkerConnection:
                 case "results":
                     for number, result in enumerate(frame.results.results, 1):
                         size = len(result.output.inline)
-                        await self._room.take(size)
-                        self._spawn(self._answer(result, size))
+                        if not self._room.take_now(size):
+                            await self._room.take(size)
+                        self._judge(result, size)
                         if number % SLICE == 0:
                             await asyncio.sleep(0)
                 case "heartbeat":
@@ -183,10 +191,21 @@ class WorkerConnection:
                 case other:
                     raise invalid("frame", f"{other} can't come here")
 
-    async def _answer(self, result: pb.TaskResult, size: int) -> None:
-        verdict = await self._judge(self._backend, result)
+    def _judge(self, result: pb.TaskResult, size: int) -> None:
+        command, broken = completion(result)
+        judging = asyncio.ensure_future(self._backend.submit_any(command, None))
+        self._tasks.add(judging)
+        judging.add_done_callback(partial(self._judged, result, broken, size))
+
+    def _judged(self, result: pb.TaskResult, broken: str, size: int, judging: asyncio.Future[AnyResult]) -> None:
+        self._ended(judging)
+        if judging.cancelled() or judging.exception() is not None:
+            return
         self._given.discard(result.fencing_token)
-        self._put(_Answer(verdict, size))
+        try:
+            self._put(_Answer(verdict_on(result, broken, judging.result()), size))
+        except TypeError as error:
+            self._fail(error)
 
     async def _take_heartbeat(self, frame: pb.WorkHeartbeat) -> None:
         if frame.all_attempts:
@@ -252,7 +271,11 @@ class WorkerConnection:
             self._stirred.clear()
             if self._failure is not None:
                 raise self._failure
+            if self._postpones():
+                continue
             batch, self._outgoing = self._outgoing, deque()
+            self._are_verdicts_due = self._is_urgent = False
+            self._forget_verdicts()
             alive, self._alive_owed = self._alive_owed, False
             async for frame in self._frames(batch):
                 yield frame
@@ -268,52 +291,82 @@ class WorkerConnection:
                 # The worker says nothing more, and everything that it said is answered.
                 return
 
+    def _postpones(self) -> bool:
+        """Verdicts wait a little for attempts to go with: a message costs more than all that is in it."""
+        is_ending = self._reader is not None and self._reader.done()
+        if not self._outgoing or self._is_urgent or self._alive_owed or self._are_verdicts_due or is_ending:
+            return False
+        if self._verdicts_timer is None:
+            loop = asyncio.get_running_loop()
+            self._verdicts_timer = loop.call_later(VERDICTS_AFTER_SECONDS, self._tell_verdicts)
+        return True
+
+    def _forget_verdicts(self) -> None:
+        if self._verdicts_timer is not None:
+            self._verdicts_timer.cancel()
+            self._verdicts_timer = None
+
+    def _tell_verdicts(self) -> None:
+        self._verdicts_timer = None
+        self._are_verdicts_due = True
+        self._stirred.set()
+
     async def _frames(self, batch: deque[_Outgoing]) -> AsyncIterator[pb.WorkResponse]:
         """What is queued, in few frames; attempts come before their cancellations."""
-        answers = [item for item in batch if isinstance(item, _Answer)]
-        if answers:
-            yield self._frame(verdicts=pb.WorkVerdicts(verdicts=[answer.verdict for answer in answers]))
-        for answer in answers:
-            self._room.give_back(answer.size)
-        async for assignments in self._assignments([item for item in batch if isinstance(item, Lease)]):
-            yield self._frame(assignments=pb.WorkAssignments(assignments=assignments))
-        cancels: list[Cancel] = []
+        verdicts: list[pb.TaskVerdict] = []
+        for item in batch:
+            if isinstance(item, _Answer):
+                verdicts.append(item.verdict)
+                self._room.give_back(item.size)
+        async for frame in self._assignments(item for item in batch if isinstance(item, Lease)):
+            if verdicts:
+                frame.assignments.verdicts.extend(verdicts)
+                verdicts = []
+            yield frame
+        if verdicts:
+            yield self._frame(verdicts=pb.WorkVerdicts(verdicts=verdicts))
+        cancellations = [views.cancellation(cancel) for cancel in self._cancels(batch)]
+        if cancellations:
+            yield self._frame(cancellations=pb.WorkCancellations(cancellations=cancellations))
+
+    def _cancels(self, batch: deque[_Outgoing]) -> Iterator[Cancel]:
+        """Of what the worker has by now."""
         for item in batch:
             if isinstance(item, Cancel) and item.token in self._given:
-                cancels.append(item)
+                yield item
             elif isinstance(item, Cancel) and item.fenced:
                 # The attempt ended before it was sent: the worker has nothing to stop, so its slot is free.
                 self._spawn(self._release(item.token))
-        if cancels:
-            cancellations = [views.cancellation(cancel) for cancel in cancels]
-            yield self._frame(cancellations=pb.WorkCancellations(cancellations=cancellations))
 
     async def _release(self, token: int) -> None:
         await self._room.take(0)
         await self._submitted(commands.ReleaseTask(self._session_id, token))
 
-    async def _assignments(self, leases: list[Lease]) -> AsyncIterator[list[pb.Assignment]]:
-        """What is still to be delivered of these, by the frame."""
-        assignments: list[pb.Assignment] = []
-        size = 0
+    async def _assignments(self, leases: Iterable[Lease]) -> AsyncIterator[pb.WorkResponse]:
+        """What is still to be delivered of these."""
+        frame, size = self._frame(), 0
         for number, lease in enumerate(leases, 1):
             if number % SLICE == 0:
                 await asyncio.sleep(0)
-            assignment = None if lease.token in self._given else await self._assignment(lease)
-            if assignment is None:
+            if lease.token in self._given:
                 continue
-            self._given.add(lease.token)
-            assignments.append(assignment)
-            size += assignment.ByteSize()
+            held = self._backend.state().execution((lease.namespace, lease.workflow_id))
+            if held is None or held.execution.deleted:
+                held = await self._backend.execution(lease.namespace, lease.workflow_id)
+            # The attempt is written where it is sent from: this is done for each of them.
+            size += 0 if held is None else self._assign(frame, held, lease)
             if size >= FRAME_BYTES:
-                yield assignments
-                assignments, size = [], 0
-        if assignments:
-            yield assignments
+                yield frame
+                frame, size = self._frame(), 0
+        if size:
+            yield frame
 
-    async def _assignment(self, lease: Lease) -> pb.Assignment | None:
-        held = await self._backend.execution(lease.namespace, lease.workflow_id)
-        return None if held is None else views.assignment(self._backend.state(), held, lease.token)
+    def _assign(self, frame: pb.WorkResponse, held: ExecutionState, lease: Lease) -> int:
+        """Adds the attempt if it is to be delivered; answers how many bytes it has, about, or 0."""
+        size = views.add_assignment(frame.assignments.assignments, self._backend.state(), held, lease.token)
+        if size:
+            self._given.add(lease.token)
+        return size
 
     def _frame(self, **content: Any) -> pb.WorkResponse:
         return pb.WorkResponse(term=self._term, generation=self._generation, **content)
@@ -323,14 +376,19 @@ class WorkerConnection:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._watch(asyncio.create_task(work))
 
-    def _watch(self, task: asyncio.Task[None]) -> None:
+    def _watch(self, task: asyncio.Future[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and self._failure is None:
-            self._failure = task.exception()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+        self._stirred.set()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
         self._stirred.set()
 
 
@@ -342,12 +400,18 @@ class _Room:
         self._bytes = 0
         self._freed = asyncio.Event()
 
-    async def take(self, size: int) -> None:
-        while self._count >= RESULTS_MAX or (self._count and self._bytes + size > RESULT_BYTES_MAX):
-            self._freed.clear()
-            await self._freed.wait()
+    def take_now(self, size: int) -> bool:
+        """Takes it if there is room now, and says whether."""
+        if self._count >= RESULTS_MAX or (self._count and self._bytes + size > RESULT_BYTES_MAX):
+            return False
         self._count += 1
         self._bytes += size
+        return True
+
+    async def take(self, size: int) -> None:
+        while not self.take_now(size):
+            self._freed.clear()
+            await self._freed.wait()
 
     def give_back(self, size: int) -> None:
         self._count -= 1

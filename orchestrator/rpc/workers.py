@@ -9,18 +9,16 @@ from contextlib import aclosing
 from typing import Any
 
 from orchestrator.engine import commands, throttle
-from orchestrator.engine.model import TaskStatus
-from orchestrator.engine.results import Done, Judged, Polled, Rejected, Verdict
+from orchestrator.engine.results import Done, Judged, Polled
 from orchestrator.replication.errors import ReplicationError
 from orchestrator.rpc import views
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.errors import RpcFailure, abort, answers, invalid
+from orchestrator.rpc.errors import RpcFailure, abort, answers
 from orchestrator.rpc.hello import poller_session_id
+from orchestrator.rpc.judging import VERDICTS, completion, verdict_on
 from orchestrator.rpc.poll_data import PollData
 from orchestrator.rpc.requests import (
-    NAME_CHARACTERS_MAX,
     in_range,
-    json_object,
     log_lines,
     namespace_of,
     required,
@@ -31,23 +29,13 @@ from orchestrator.rpc.task_queues import task_queues
 from orchestrator.rpc.worker_stream import WorkerConnection
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workers_pb2_grpc as pb_grpc
-from orchestrator_api.v1 import workflows_pb2
 
 logger = logging.getLogger(__name__)
 
-ERROR_CHARACTERS_MAX = 10_000
 POLL_TASKS_MAX = 1_000
 POLL_WAIT_MS_MAX = 60_000
 # A poller learns at this interval that the node leads no longer.
 LEADERSHIP_CHECK_SECONDS = 1.0
-
-_REPORTED = {
-    workflows_pb2.TASK_STATUS_IN_PROGRESS: TaskStatus.IN_PROGRESS,
-    workflows_pb2.TASK_STATUS_COMPLETED: TaskStatus.COMPLETED,
-    workflows_pb2.TASK_STATUS_FAILED: TaskStatus.FAILED,
-    workflows_pb2.TASK_STATUS_FAILED_WITH_TERMINAL_ERROR: TaskStatus.FAILED_WITH_TERMINAL_ERROR,
-}
-_VERDICTS = {verdict: pb.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
 
 
 class WorkerServicer(pb_grpc.WorkerServiceServicer):
@@ -59,7 +47,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         )
 
     async def Work(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.WorkResponse]:
-        connection = WorkerConnection(self.backend, judge)
+        connection = WorkerConnection(self.backend)
         try:
             async with aclosing(connection.serve(request_iterator)) as responses:
                 async for response in responses:
@@ -90,7 +78,9 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
 
     @answers
     async def CompleteTask(self, request: pb.CompleteTaskRequest, context: Any) -> Any:
-        return pb.CompleteTaskResponse(verdict=await judge(self.backend, request.result))
+        command, broken = completion(request.result)
+        outcome = await self.backend.submit_any(command, None)
+        return pb.CompleteTaskResponse(verdict=verdict_on(request.result, broken, outcome))
 
     @answers
     async def ListTaskQueues(self, request: pb.ListTaskQueuesRequest, context: Any) -> Any:
@@ -114,7 +104,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         verdict = pb.TaskVerdict(
             task_id=given.task_id,
             fencing_token=given.fencing_token,
-            verdict=_VERDICTS[judged.verdict],
+            verdict=VERDICTS[judged.verdict],
             message=judged.message,
         )
         return pb.AddTaskLogsResponse(verdict=verdict)
@@ -172,48 +162,3 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             await self.backend.wait_applied(self.backend.applied_index() + 1)
         held = await self.backend.execution(lease.namespace, lease.workflow_id)
         return None if held is None else views.assignment(self.backend.state(), held, token)
-
-
-async def judge(backend: Backend, result: pb.TaskResult) -> pb.TaskVerdict:
-    """Submits a worker's result and answers its verdict. Raises RpcFailure if the result can't be read at all."""
-    status = _REPORTED.get(result.status)
-    if status is None:
-        raise invalid("result.status", "a worker reports IN_PROGRESS, COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR")
-    reason = result.reason[:ERROR_CHARACTERS_MAX]
-    unknown = result.outcome_unknown
-    try:
-        output, broken = json_object("result.output", result.output), ""
-    except RpcFailure as failure:
-        # The worker would only send the same again: the attempt fails for good, and says why.
-        output, broken = b"{}", failure.message
-        # Whoever reported COMPLETED has done something, though it can't be said what.
-        unknown = unknown or status in (TaskStatus.COMPLETED, TaskStatus.IN_PROGRESS)
-        status, reason = TaskStatus.FAILED_WITH_TERMINAL_ERROR, broken
-    if status is TaskStatus.IN_PROGRESS and not result.HasField("output"):
-        # What it said before stays.
-        output = b""
-    command = commands.CompleteTask(
-        namespace=namespace_of(result.namespace),
-        workflow_id=required("result.workflow_id", result.workflow_id),
-        task_id=required("result.task_id", result.task_id),
-        fencing_token=result.fencing_token,
-        status=status,
-        output=output,
-        reason=reason,
-        error_code=result.error_code[:NAME_CHARACTERS_MAX],
-        outcome_unknown=unknown,
-        logs=log_lines(result.logs),
-        callback_ms=result.callback_after_ms,
-    )
-    outcome = await backend.submit_any(command, None)
-    if isinstance(outcome, Judged):
-        verdict, message = _VERDICTS[outcome.verdict], outcome.message
-        if broken and outcome.verdict is Verdict.ACCEPTED:
-            verdict, message = pb.VERDICT_INVALID, broken
-    elif isinstance(outcome, Rejected):
-        verdict, message = pb.VERDICT_INVALID, outcome.message
-    else:
-        raise TypeError(f"CompleteTask answered {type(outcome).__name__}")
-    return pb.TaskVerdict(
-        task_id=result.task_id, fencing_token=result.fencing_token, verdict=verdict, message=message
-    )

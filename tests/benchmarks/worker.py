@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 
-from orchestrator_client import Client, Worker
+from orchestrator_client import Client, Worker, run
 from tests.benchmarks.workload import TASKS
 
 
@@ -36,4 +36,4 @@ def _end_with_input() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_input, daemon=True).start()
-    asyncio.run(serve(sys.argv[1], int(sys.argv[2]), sys.argv[3].split(",") if len(sys.argv) > 3 else []))
+    run(serve(sys.argv[1], int(sys.argv[2]), sys.argv[3].split(",") if len(sys.argv) > 3 else []))

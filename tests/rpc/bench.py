@@ -247,6 +247,7 @@ class Worker:
     def __init__(self, stubs: Stubs) -> None:
         self.call = stubs.workers.Work()
         self.frames: list[workers_pb2.WorkResponse] = []
+        self._verdicts: list[workers_pb2.TaskVerdict] = []
 
     async def hello(self, *names: str, **fields: Any) -> workers_pb2.WorkWelcome:
         given: dict[str, Any] = {"worker_id": "w-1", "task_names": names or ("pay",), "slots": 2} | fields
@@ -267,12 +268,15 @@ class Worker:
     async def assigned(self, count: int = 1) -> list[workers_pb2.Assignment]:
         found: list[workers_pb2.Assignment] = []
         while len(found) < count:
-            found.extend((await self.next("assignments")).assignments.assignments)
+            new = (await self.next("assignments")).assignments
+            found.extend(new.assignments)
+            self._verdicts.extend(new.verdicts)
         assert len(found) == count
         return found
 
     async def verdicts(self, count: int = 1) -> list[workers_pb2.TaskVerdict]:
-        found: list[workers_pb2.TaskVerdict] = []
+        """They may have come with new attempts before."""
+        found, self._verdicts = self._verdicts, []
         while len(found) < count:
             found.extend((await self.next("verdicts")).verdicts.verdicts)
         assert len(found) == count

@@ -55,7 +55,7 @@ def terminate(bench: Bench, workflow_id: str = "w") -> None:
 
 async def waits(bench: Bench, count: int) -> None:
     """Returns once so many executions are watched; besides the leadership."""
-    await until("the waits", lambda: len(bench.notifier._watchers) == count + 1)
+    await until("the waits", lambda: len(bench.notifier._watchers) == count + 1, deadline_s=60)
 
 
 # --- asking

@@ -184,7 +184,7 @@ async def test_the_loop_turns_while_many_attempts_go_out_and_their_results_come_
 ) -> None:
     count, turn, sent, judged = 40, 0, [], []
     monkeypatch.setattr(worker_stream, "SLICE", 5)
-    assignment = worker_stream.views.assignment
+    assignment = worker_stream.views.add_assignment
 
     def note_sent(*given: Any) -> Any:
         sent.append(turn)
@@ -200,7 +200,7 @@ async def test_the_loop_turns_while_many_attempts_go_out_and_their_results_come_
             turn += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(worker_stream.views, "assignment", note_sent)
+    monkeypatch.setattr(worker_stream.views, "add_assignment", note_sent)
     bench.refuse = note_judged
     bench.order("pay")
     bench.driver.worker("s", "pay", slots=count)

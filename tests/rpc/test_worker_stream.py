@@ -8,6 +8,8 @@ import grpc
 import pytest
 
 from orchestrator.engine import commands
+from orchestrator.engine.model import WorkflowStatus
+from orchestrator.rpc import worker_stream
 from orchestrator_api.v1 import workers_pb2 as pb
 from tests.rpc.attempts import held, result
 from tests.rpc.bench import Bench, Stubs, Worker, until
@@ -269,3 +271,22 @@ async def test_an_unexpected_error_is_internal_and_logged(
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "boom" in (error.details() or "")
     assert any(record.exc_info and "unexpectedly" in record.message for record in caplog.records)
+
+
+async def test_a_verdict_goes_with_the_next_attempt_or_alone_soon_after(
+    bench: Bench, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_stream, "VERDICTS_AFTER_SECONDS", 60)
+    bench.order("pay")
+    worker = Worker(stubs)
+    await worker.hello()
+    bench.start("v")
+    (first,) = await worker.assigned()
+    await worker.give(result(first))
+    await until("the result", lambda: bench.driver.header("v").status is WorkflowStatus.COMPLETED)
+    bench.start("w")
+    frame = (await worker.next("assignments")).assignments
+    assert [verdict.task_id for verdict in frame.verdicts] == [first.task_id]
+    monkeypatch.setattr(worker_stream, "VERDICTS_AFTER_SECONDS", 0.001)
+    await worker.give(result(frame.assignments[0]))
+    assert [verdict.verdict for verdict in await worker.verdicts()] == [pb.VERDICT_ACCEPTED]

@@ -288,16 +288,22 @@ class WorkAssignments(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ASSIGNMENTS_FIELD_NUMBER: builtins.int
+    VERDICTS_FIELD_NUMBER: builtins.int
     @property
     def assignments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Assignment]:
         """The attempts."""
+
+    @property
+    def verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TaskVerdict]:
+        """Verdicts that have come up with them."""
 
     def __init__(
         self,
         *,
         assignments: collections.abc.Iterable[global___Assignment] | None = ...,
+        verdicts: collections.abc.Iterable[global___TaskVerdict] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["assignments", b"assignments"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["assignments", b"assignments", "verdicts", b"verdicts"]) -> None: ...
 
 global___WorkAssignments = WorkAssignments
 
@@ -612,7 +618,7 @@ global___AttemptLogs = AttemptLogs
 
 @typing.final
 class WorkVerdicts(google.protobuf.message.Message):
-    """One verdict for each result."""
+    """One verdict for each result. They may come with new attempts instead: see WorkAssignments."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
