@@ -88,14 +88,14 @@ def _toml(values: dict[str, object]) -> str:
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-def _nodes(count: int, ports: Iterator[int]) -> list[Node]:
+def nodes_of(count: int, ports: Iterator[int]) -> list[Node]:
     return [Node(name, next(ports), next(ports), next(ports)) for name in _NODE_NAMES[:count]]
 
 
 @contextlib.asynccontextmanager
 async def _start(count: int, handler: str, directory: Path, callers: int) -> AsyncIterator[Running]:
     ports = free_ports()
-    nodes = _nodes(count, ports)
+    nodes = nodes_of(count, ports)
     async with children(directory) as started:
         worker, uri = await _start_handlers(started, next(ports))
         servers = []
