@@ -39,6 +39,12 @@ class Counts:
         """From here on it counts."""
         self._before = self._now()
 
+    async def settle(self) -> None:
+        """Returns once everything is in the databases."""
+        for member in self._members():
+            assert member.node is not None
+            await member.machine.spawn(member.node._settle(), "settles")
+
     def per(self, workflows: int) -> dict[str, float]:
         """What happened since, for each of so many workflows."""
         counted = self._now() - self._before
@@ -123,7 +129,10 @@ def cost_of_w3(concurrency: int, workflows: int) -> dict[str, float]:
             await _run(cluster.client, 1, WARM_UP, "warm-up")
             counts.begin()
             await _run(cluster.client, concurrency, workflows, "counted")
-            return counts.per(workflows)
+            cost = counts.per(workflows)
+            await counts.settle()
+            stored = counts.per(workflows)
+            return cost | {name: stored[name] for name in ("transactions", "rows_written", "syncs_of_databases")}
 
         with counts.listening():
             return cluster.run(measured())
