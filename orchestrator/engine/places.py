@@ -13,7 +13,14 @@ from msgspec.structs import replace
 from orchestrator.engine.definitions.expansion import compile_body, compile_forked, compile_spread
 from orchestrator.engine.definitions.model import RetryPolicy, TaskNode, TaskType, Timeouts
 from orchestrator.engine.execution_state import ExecutionState, base_of, instance_of
-from orchestrator.engine.expressions import Template, assemble_object, elements_of, fields_of, is_json_object
+from orchestrator.engine.expressions import (
+    Template,
+    append_field,
+    assemble_object,
+    elements_of,
+    fields_of,
+    is_json_object,
+)
 from orchestrator.engine.model import Expansion, ExpansionKind, SagaRecord, TaskAttempt
 from orchestrator.engine.plan import Plan, make_plan
 
@@ -51,13 +58,14 @@ def node_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> TaskNode:
 def node_at(plan: Plan, hot: ExecutionState, base: str, expansion: int) -> TaskNode:
     if not expansion:
         return plan.nodes[base]
+    # A step asks again and again for the same one.
+    made = cast(TaskNode | None, hot.derived.get(expansion))
+    if made is not None and made.reference == base:
+        return made
     row = hot.expansions[expansion]
     if row.kind is not ExpansionKind.SPREAD:
         return plan_at(plan, hot, expansion).nodes[base]
-    # A step asks again and again for the same one.
-    made = cast(TaskNode | None, hot.derived.get(("node", expansion)))
-    if made is None or made.reference != base:
-        made = hot.derived["node", expansion] = replace(_spread(hot, row)[0], reference=base)
+    made = hot.derived[expansion] = replace(_spread(hot, row)[0], reference=base)
     return made
 
 
@@ -91,8 +99,8 @@ def compiled(hot: ExecutionState, expansion: int, nodes: dict[str, TaskNode]) ->
 
 def forget(hot: ExecutionState, expansion: int, base: str) -> None:
     """The expansion is gone, and with it what was derived from it. `base`: the reference of what was expanded."""
-    kinds = ("plan", "spread", "node", "forked", "inputs")
-    for key in (*((kind, expansion) for kind in kinds), ("body", expansion, base)):
+    kinds = ("plan", "spread", "forked", "inputs")
+    for key in (expansion, *((kind, expansion) for kind in kinds), ("body", expansion, base)):
         hot.derived.pop(key, None)
 
 
@@ -161,8 +169,8 @@ def _inputs(hot: ExecutionState, row: Expansion) -> dict[str, bytes] | list[byte
 
 
 def _indexed(value: bytes, position: int) -> bytes:
-    fields = fields_of(value) if is_json_object(value) else {"input": value}
-    return assemble_object([*fields.items(), ("__index", b"%d" % position)])
+    text = value if is_json_object(value) else assemble_object([("input", value)])
+    return append_field(text, "__index", b"%d" % position)
 
 
 # --- around an attempt

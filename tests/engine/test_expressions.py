@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from orchestrator.engine.expressions import (
     PAYLOAD_BYTES_MAX,
     JsonInvalid,
     PayloadInvalid,
+    append_field,
     check_json,
     check_payload,
     compact,
@@ -403,3 +405,18 @@ def test_what_passes_the_door_can_be_taken_apart(text: bytes) -> None:
     value_of(text)
     text_of(text)
     compact(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        (b"{}", {"i": 1}),
+        (b" { } \n", {"i": 1}),
+        (b'{"a":{}}', {"a": {}, "i": 1}),
+        (b'{"a":"{" }', {"a": "{", "i": 1}),
+        (b'{"i":0,"a":[]}', {"i": 1, "a": []}),
+    ],
+)
+def test_a_field_is_appended_to_an_object(text: bytes, fields: dict[str, object]) -> None:
+    found = fields_of(append_field(text, "i", b"1"))
+    assert [(key, msgspec.json.decode(value)) for key, value in found.items()] == list(fields.items())

@@ -150,6 +150,12 @@ def assemble_array(values: Iterable[bytes]) -> bytes:
     return b"[" + b",".join(values) + b"]"
 
 
+def append_field(text: bytes, key: str, value: bytes) -> bytes:
+    """The object with another field at its end, which is the one that counts if the key is there already."""
+    fields = text.rstrip(_SPACE)[:-1].rstrip(_SPACE)
+    return b"%b%b%b:%b}" % (fields, b"" if fields.endswith(b"{") else b",", dump_string(key), value)
+
+
 def merge_objects(base: bytes, over: bytes) -> bytes:
     """The fields of both; those of `over` win. Not deep. What is not an object counts as an empty one."""
     added = fields_of(over)
