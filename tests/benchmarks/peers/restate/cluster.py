@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import platform
+import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,10 @@ _ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 # As many as there are processors: the default of 24 would only make batches smaller.
 _PARTITIONS = 2
 # By default, hypercorn closes a connection after 1,000 requests, upon which Restate waits half a second to try again,
-# and takes fewer requests at once than Restate sends.
-_HYPERCORN = {"worker_class": "uvloop", "keep_alive_max_requests": 10**9, "h2_max_concurrent_streams": 1_000}
+# and takes fewer requests at once than Restate sends. A worker of its own would be a process that outlives a killed one.
+_HYPERCORN = {
+    "worker_class": "uvloop", "workers": 0, "keep_alive_max_requests": 10**9, "h2_max_concurrent_streams": 1_000,
+}
 
 
 def _package() -> str:
@@ -127,6 +130,7 @@ async def _start_handlers(started: Children, port: int) -> tuple[Child, str]:
     worker = await started.start(
         "handlers",
         [python(RESTATE.directory), "-I", "-m", "hypercorn", "--config", config, f"{_HERE / 'service.py'}:app"],
+        end=signal.SIGKILL,  # it would wait for connections that Restate keeps, and has nothing to lose
     )
     await worker.wait_port(port)
     return worker, f"http://{HOST}:{port}"
