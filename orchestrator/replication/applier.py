@@ -58,8 +58,12 @@ class Store(Protocol):
     ) -> None:
         """Takes over changed rows, to be made durable in the background in this order."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the store can take more."""
+
     async def wait_room(self) -> None:
-        """Returns once the store can take more."""
+        """Returns once the store can take more. Raises its error, after which it never has room."""
 
 
 class Observer(Protocol):
@@ -128,7 +132,8 @@ class Applier:
             self._turn_began = self._clock.monotonic()
             stood_still = self._stood_still
             for entry in entries:
-                await self._store.wait_room()
+                if not self._store.has_room:
+                    await self._store.wait_room()
                 async with self._moving:
                     if self._stood_still != stood_still:
                         # The database may be another one by now: the log says what comes next.

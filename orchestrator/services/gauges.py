@@ -75,13 +75,16 @@ class Gauges:
             self._metrics.entry_commands.observe(len(results))
         if not leading:
             return
-        self._metrics.workflows_started.inc(
-            sum(isinstance(effect, ExecutionChanged) and effect.started for effect in effects)
-        )
-        self._metrics.workflows_deleted.inc(sum(isinstance(effect, ExecutionDeleted) for effect in effects))
-        self._metrics.sessions_lost.inc(
-            sum(isinstance(effect, SessionEnded) and effect.lost for effect in effects)
-        )
+        started = 0
+        for effect in effects:
+            if isinstance(effect, ExecutionChanged):
+                started += effect.started
+            elif isinstance(effect, ExecutionDeleted):
+                self._metrics.workflows_deleted.inc()
+            elif isinstance(effect, SessionEnded) and effect.lost:
+                self._metrics.sessions_lost.inc()
+        if started:
+            self._metrics.workflows_started.inc(started)
 
     def _count_drops(self, counters: Mapping[str, int]) -> None:
         for reason, count in counters.items():

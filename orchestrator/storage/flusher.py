@@ -99,6 +99,11 @@ class Flusher:
         if self._dirty_bytes > self._settings.dirty_bytes_max:
             self._room.clear()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `wait_room` returns at once."""
+        return self._failure is None and self._room.is_set()
+
     async def wait_room(self) -> None:
         """Returns once less than `dirty_bytes_max` is staged."""
         await self._room.wait()

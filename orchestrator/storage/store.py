@@ -24,5 +24,9 @@ class Store:
     def stage(self, changes: Sequence[Any], index: int, term: int, chain: bytes, *, checkpoint: bool) -> None:
         self._flusher.stage(changes, index, term, self._configuration(index), chain, checkpoint=checkpoint)
 
+    @property
+    def has_room(self) -> bool:
+        return self._flusher.has_room
+
     async def wait_room(self) -> None:
         await self._flusher.wait_room()

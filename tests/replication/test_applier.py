@@ -130,6 +130,10 @@ class Bench:
                 self.rows[table, key] = row
         self.staged.append((index, term, chain, checkpoint))
 
+    @property
+    def has_room(self) -> bool:
+        return self.room.is_set()
+
     async def wait_room(self) -> None:
         await self.room.wait()
 

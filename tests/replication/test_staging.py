@@ -49,6 +49,8 @@ class Surroundings:
         await self.loaded.wait()
         return []
 
+    has_room = True
+
     async def wait_room(self) -> None:
         return
 

@@ -45,6 +45,20 @@ def test_every_metric_is_explained_and_says_its_unit(metrics: Metrics) -> None:
             assert family.name.endswith(("_seconds", "_commands", "_bytes"))
 
 
+def test_what_is_observed_is_counted_up_to_each_bound(metrics: Metrics) -> None:
+    for commands in (1, 2, 3, 1_000, 2_000):
+        metrics.entry_commands.observe(commands)
+    lines = metrics.page()[0].decode().splitlines()
+    counted = {}
+    for line in lines:
+        if line.startswith("orchestrator_entry_commands_bucket"):
+            counted[line.partition('le="')[2].partition('"')[0]] = line.rpartition(" ")[2]
+    assert (counted["1.0"], counted["2.0"], counted["5.0"], counted["1000.0"], counted["+Inf"]) == tuple(
+        f"{count}.0" for count in (1, 2, 3, 4, 5))
+    assert 'orchestrator_entry_commands_count{node="a",partition="0"} 5.0' in lines
+    assert 'orchestrator_entry_commands_sum{node="a",partition="0"} 3006.0' in lines
+
+
 def test_two_nodes_in_one_process_do_not_share_their_numbers(metrics: Metrics) -> None:
     other = Metrics(node="b", version="0.1.0")
     metrics.commit_index.set(7)
