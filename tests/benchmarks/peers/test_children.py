@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.clusters import ROOT
 from tests.benchmarks.peers.children import ChildError, Stat, children, cpu_of_trees, descendants
 
 needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv")
@@ -22,6 +23,18 @@ child.stdout.readline()
 print(child.pid, flush=True)
 print("ready", flush=True)
 child.wait()
+"""
+
+# Starts a child as the benchmark does, says its id, and waits to be killed.
+BENCHMARK = """
+import asyncio, pathlib, sys
+from tests.benchmarks.clusters import ROOT
+from tests.benchmarks.peers.children import Children
+async def main():
+    child = await Children(pathlib.Path(sys.argv[1])).start("child", ["sleep", "600"])
+    print(child.pid, flush=True)
+    await child.process.wait()
+asyncio.run(main())
 """
 
 
@@ -65,3 +78,24 @@ async def test_a_process_that_never_gets_ready_is_waited_for_in_vain(tmp_path: P
         child = await started.start("idle", ["sleep", "600"])
         with pytest.raises(ChildError, match=r"idle listens: not within 0\.2 s"):
             await child.wait_until(never, "listens", 0.2)
+
+
+@needs_setpriv
+async def test_no_process_outlives_a_benchmark_that_is_killed(tmp_path: Path) -> None:
+    async with children(tmp_path) as started:
+        benchmark = await started.start(
+            "benchmark", [sys.executable, "-c", BENCHMARK, tmp_path], environment={"PYTHONPATH": str(ROOT)}
+        )
+
+        async def said() -> bool:
+            return benchmark.said().endswith("\n")
+
+        async def gone() -> bool:
+            return not descendants([child])
+
+        await benchmark.wait_until(said, "says its child's id")
+        child = int(benchmark.said())
+        assert descendants([benchmark.pid]) == {benchmark.pid, child}
+        other = await started.start("other", ["sleep", "600"])
+        benchmark.process.kill()
+        await other.wait_until(gone, "the child is gone")

@@ -25,7 +25,8 @@ _ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 # As many as there are processors: the default of 24 would only make batches smaller.
 _PARTITIONS = 2
 # By default, hypercorn closes a connection after 1,000 requests, upon which Restate waits half a second to try again,
-# and takes fewer requests at once than Restate sends. A worker of its own would be a process that outlives a killed one.
+# and takes fewer requests at once than Restate sends.
+# A worker of its own would outlive a parent that is killed.
 _HYPERCORN = {
     "worker_class": "uvloop", "workers": 0, "keep_alive_max_requests": 10**9, "h2_max_concurrent_streams": 1_000,
 }
