@@ -185,7 +185,11 @@ class AskStream:
             self._sent += 1
             asks.append(asked.ask)
             size += _size(asked.ask)
-        return pb.AskRequest(asks=pb.Asks(asks=asks)) if asks else None
+        if not asks:
+            return None
+        frame = pb.AskRequest()
+        frame.asks.asks.extend(asks)  # a frame made of messages in messages copies each twice
+        return frame
 
     def _take(self, answers: pb.Answers) -> None:
         had_no_room = self._sent >= self._asks_max

@@ -346,12 +346,12 @@ class AskConnection:
             self._end(each.number)
             bytes_of_it = _size(answer)
             if answers and size + bytes_of_it > FRAME_BYTES:
-                yield pb.AskResponse(answers=pb.Answers(answers=answers))
+                yield _answers_frame(answers)
                 answers, size = [], 0
             answers.append(answer)
             size += bytes_of_it
         if answers:
-            yield pb.AskResponse(answers=pb.Answers(answers=answers))
+            yield _answers_frame(answers)
 
     def _shown(self, wait: _Wait) -> pb.Answer | None:
         """None if it is not to be answered now: it runs again, or has to be read first."""
@@ -419,6 +419,12 @@ async def _hello(frames: AsyncIterator[pb.AskRequest]) -> None:
         text("hello.client", frame.hello.client)
         return
     raise invalid("hello", "must be the first frame")
+
+
+def _answers_frame(answers: list[pb.Answer]) -> pb.AskResponse:
+    frame = pb.AskResponse()
+    frame.answers.answers.extend(answers)  # a frame made of messages in messages copies each twice
+    return frame
 
 
 def _size(answer: pb.Answer) -> int:

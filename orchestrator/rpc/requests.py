@@ -40,7 +40,8 @@ def text(field: str, value: str, limit: int = NAME_CHARACTERS_MAX) -> str:
     """The value, if it is not too long and has no control characters."""
     if len(value) > limit:
         raise invalid(field, f"has {len(value)} characters; the limit is {limit}", str(limit))
-    if _CONTROL.search(value):
+    # Most is printable, which is known much sooner than that there is nothing of the pattern in it.
+    if not value.isprintable() and _CONTROL.search(value):
         raise invalid(field, "has control characters")
     return value
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from orchestrator.engine.effects import AnyEffect, Cancel, Deliver, SessionEnded
 from orchestrator.engine.pending import effects_owed_to
 from orchestrator.engine.resident import Lease
-from orchestrator.services.ports import CurrentMachine
+from orchestrator.services.ports import CurrentMachine, Performs, perform
 
 
 class WorkerStream(Protocol):
@@ -33,6 +33,11 @@ class Dispatcher:
         self._session_seen = session_seen
         self._streams: dict[str, WorkerStream] = {}
         self._generation = 0
+        self.performs: Performs = {
+            Deliver: self._hand_over,
+            Cancel: self._cancel,
+            SessionEnded: self._session_ended,
+        }
 
     @property
     def stream_count(self) -> int:
@@ -66,27 +71,28 @@ class Dispatcher:
 
     def perform(self, effect: AnyEffect) -> None:
         """Sends what the effect says to the stream it concerns, if that is connected here."""
-        match effect:
-            case Deliver(session_id=session_id):
-                stream = self._streams.get(session_id)
-                if stream is not None:
-                    self._deliver(stream, effect)
-            case Cancel(session_id=session_id):
-                stream = self._streams.get(session_id)
-                if stream is not None:
-                    stream.cancel(effect)
-            case SessionEnded(session_id=session_id, reason=reason):
-                stream = self._streams.pop(session_id, None)
-                if stream is not None:
-                    stream.go_away(f"the session has ended: {reason}")
-            case _:
-                pass
+        perform(self, effect)
 
     def end(self, reason: str) -> None:
         """This node leads no longer: all streams go elsewhere."""
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.go_away(reason)
+
+    def _hand_over(self, effect: Deliver) -> None:
+        stream = self._streams.get(effect.session_id)
+        if stream is not None:
+            self._deliver(stream, effect)
+
+    def _cancel(self, effect: Cancel) -> None:
+        stream = self._streams.get(effect.session_id)
+        if stream is not None:
+            stream.cancel(effect)
+
+    def _session_ended(self, effect: SessionEnded) -> None:
+        stream = self._streams.pop(effect.session_id, None)
+        if stream is not None:
+            stream.go_away(f"the session has ended: {effect.reason}")
 
     def _deliver(self, stream: WorkerStream, effect: Deliver) -> None:
         lease = self._machine().state.leases.get((effect.token,))

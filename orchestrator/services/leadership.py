@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, get_args
 
 from orchestrator.engine import pending
 from orchestrator.engine.effects import AnyEffect
@@ -53,6 +53,10 @@ class Leadership:
         self.notifier = Notifier()
         self.liveness = Liveness(submit, machine, monotonic)
         self.dispatcher = Dispatcher(machine, self.liveness.session_seen)
+        parts = (self.liveness, self.dispatcher, self.notifier)
+        self._performs = {
+            kind: [part.performs[kind] for part in parts if kind in part.performs] for kind in get_args(AnyEffect)
+        }
         self._ticker = Ticker(submit, machine, log_time_ms)
         self._checkpointer = Checkpointer(submit)
         self._services = services
@@ -90,9 +94,8 @@ class Leadership:
         if not self._leading:
             return
         for effect in effects:
-            self.liveness.perform(effect)
-            self.dispatcher.perform(effect)
-            self.notifier.perform(effect)
+            for performs in self._performs[type(effect)]:
+                performs(effect)
         self._ticker.entry_applied()
         self._checkpointer.entry_applied()
         self._scheduler.entry_applied()

@@ -16,7 +16,7 @@ from orchestrator.engine.commands import AnyCommand, ExpireDeadline, ExpireSessi
 from orchestrator.engine.effects import AnyEffect, Deliver, LeaseEnded, SessionEnded, TaskQueued
 from orchestrator.engine.model import SessionKind
 from orchestrator.engine.state import State
-from orchestrator.services.ports import CurrentMachine, Submit
+from orchestrator.services.ports import CurrentMachine, Performs, Submit, perform
 
 SCAN_SECONDS = 0.2
 # What has passed and is still there, because its proposal was lost or refused, is proposed again after this.
@@ -36,6 +36,12 @@ class Liveness:
         self._sessions: _Deadlines[str] = _Deadlines()
         self._leases: _Deadlines[int] = _Deadlines()
         self._polls: _Deadlines[int] = _Deadlines()
+        self.performs: Performs = {
+            Deliver: self._delivered,
+            LeaseEnded: self._lease_ended,
+            SessionEnded: self._session_ended,
+            TaskQueued: self._queued,
+        }
 
     def session_seen(self, session_id: str) -> None:
         """A sign of life of the session's worker."""
@@ -53,17 +59,7 @@ class Liveness:
 
     def perform(self, effect: AnyEffect) -> None:
         """Begins and ends deadlines as leases and queued attempts come and go."""
-        match effect:
-            case Deliver(token=token):
-                self._watch_lease(token)
-            case LeaseEnded(token=token):
-                self._leases.drop(token)
-            case SessionEnded(session_id=session_id):
-                self._sessions.drop(session_id)
-            case TaskQueued(number=number, poll_timeout_ms=timeout_ms) if timeout_ms:
-                self._polls.add(number, timeout_ms, self._monotonic())
-            case _:
-                pass
+        perform(self, effect)
 
     def begin(self, owed: Iterable[AnyEffect]) -> None:
         """This node leads now: everything starts with a full timeout."""
@@ -106,6 +102,19 @@ class Liveness:
             *(one.at for one in self._polls if (one.key,) in state.ready),
         ]
         return min(found, default=None)
+
+    def _delivered(self, effect: Deliver) -> None:
+        self._watch_lease(effect.token)
+
+    def _lease_ended(self, effect: LeaseEnded) -> None:
+        self._leases.drop(effect.token)
+
+    def _session_ended(self, effect: SessionEnded) -> None:
+        self._sessions.drop(effect.session_id)
+
+    def _queued(self, effect: TaskQueued) -> None:
+        if effect.poll_timeout_ms:
+            self._polls.add(effect.number, effect.poll_timeout_ms, self._monotonic())
 
     def _is_awaited(self, token: int) -> bool:
         lease = self._state().leases.get((token,))

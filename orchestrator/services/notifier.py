@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from orchestrator.engine.effects import AnyEffect, ExecutionChanged, ExecutionDeleted, QueueOpened, TaskQueued
+from orchestrator.services.ports import Performs, perform
 
 QueueKey = tuple[str, str, str]
 """(namespace, domain, task name)"""
@@ -27,18 +28,22 @@ class Notifier:
 
     def __init__(self) -> None:
         self._watchers: dict[_Topic, dict[Watcher, None]] = {}
+        self.performs: Performs = {
+            ExecutionChanged: self._execution_changed,
+            ExecutionDeleted: self._execution_changed,
+            TaskQueued: self._queue_changed,
+            QueueOpened: self._queue_changed,
+        }
 
     def perform(self, effect: AnyEffect) -> None:
         """Wakes the waiters that the effect concerns."""
-        match effect:
-            case ExecutionChanged() | ExecutionDeleted():
-                self._wake(("execution", effect.namespace, effect.workflow_id))
-            case TaskQueued(namespace=namespace, domain=domain, name=name) | QueueOpened(
-                namespace=namespace, domain=domain, name=name
-            ):
-                self._wake(("queue", namespace, domain, name))
-            case _:
-                pass
+        perform(self, effect)
+
+    def _execution_changed(self, effect: ExecutionChanged | ExecutionDeleted) -> None:
+        self._wake(("execution", effect.namespace, effect.workflow_id))
+
+    def _queue_changed(self, effect: TaskQueued | QueueOpened) -> None:
+        self._wake(("queue", effect.namespace, effect.domain, effect.name))
 
     def wake_all(self) -> None:
         """Leadership has changed: every waiter looks again."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import get_args
 
 import pytest
 
 from orchestrator.engine.commands import AnyCommand, FireTimers
+from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.results import AnyResult
 from orchestrator.replication.errors import NotLeader, OutcomeUnknown
 from orchestrator.services import leadership as leadership_module
@@ -118,3 +120,9 @@ async def test_a_second_term_begins_afresh(bench: Bench) -> None:
     bench.leadership.begin(5)
     bench.now += 9
     assert bench.leadership.liveness.expired() == []
+
+
+async def test_every_effect_is_performed_by_somebody(bench: Bench) -> None:
+    leadership = bench.leadership
+    parts = (leadership.liveness, leadership.dispatcher, leadership.notifier)
+    assert {kind for part in parts for kind in part.performs} == set(get_args(AnyEffect))
