@@ -172,7 +172,7 @@ def _measurement(row: str, one: Large, small_part_ms: float, before: str, option
         budgets.append(Budget("ratio", RATIO_MAX, "", ratio))
         notes.append(f"each took {ratio:.2f} times as long as one of {SMALL}")
     return Measurement(
-        row=f"{row}-{one.size}",
+        row=f"{row}-{LARGE}" + ("-tenth" if one.size == SMALL else ""),
         concurrency=1,
         samples_ms=tuple(one.samples_ms),
         per_second=one.size / one.seconds,
