@@ -105,9 +105,9 @@ async def _measure(rows: list[str], options: Options, peers: list[Peer], rounds:
     for row in rows:
         try:
             if row == comparison.ROW and (peers or rounds > 1):
-                compared = await comparison.compare(ROWS[row], peers, rounds, options, progress)
-                report.comparisons += compared
-                report.add(measurement for each in compared for measurement in each.typical())
+                async for compared in comparison.compare(ROWS[row], peers, rounds, options, progress):
+                    report.comparisons.append(compared)
+                    report.add(compared.typical())
             else:
                 report.add(await _measure_row(row, options, progress))
         except Exception as error:  # noqa: BLE001 - it is this row's fault, and the others are measured all the same

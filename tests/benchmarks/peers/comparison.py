@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from tests.benchmarks.arithmetic import cpu_per_1000, median
@@ -17,14 +17,15 @@ ROW = "w3"
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured with one number of callers: in each round ours first, then each peer."""
+    """What was measured with one number of callers: ours in each round, and each peer in as many."""
 
-    rounds: tuple[tuple[Measurement, ...], ...]
+    ours: tuple[Measurement, ...]
+    peers: tuple[tuple[Measurement, ...], ...]
 
     def typical(self) -> list[Measurement]:
         """Of each system the whole of one round, that of its median throughput: no number is of another run."""
         found = []
-        for runs in zip(*self.rounds, strict=True):
+        for runs in (self.ours, *self.peers):
             ordered = sorted(runs, key=lambda run: run.per_second)
             rates = [round(run.per_second, 1) for run in runs]
             middle = ordered[(len(ordered) - 1) // 2]
@@ -34,9 +35,9 @@ class Comparison:
 
     def ratios(self) -> list[str]:
         """Ours to each peer's: the median over the rounds, and what it lies between."""
-        ours = [measured[0] for measured in self.rounds]
+        ours = self.ours
         lines = []
-        for theirs in list(zip(*self.rounds, strict=True))[1:]:
+        for theirs in self.peers:
             pairs = list(zip(ours, theirs, strict=True))
             shares = [
                 _spread("throughput", [one.per_second / other.per_second for one, other in pairs]),
@@ -60,23 +61,30 @@ def _spread(what: str, values: Sequence[float]) -> str:
 
 async def compare(
     ours: Measure, peers: Sequence[Peer], rounds: int, options: Options, progress: Progress
-) -> list[Comparison]:
-    """One for each number of callers. Every window has a system started for it, and no other runs meanwhile."""
-    systems = [ours, *(_measure(peer) for peer in peers)]
-    found = []
+) -> AsyncIterator[Comparison]:
+    """One for each number of callers. Every window has a system started for it, and no other runs meanwhile.
+
+    A peer that fails is left out with these callers, and the reason is said; the others are measured all the same.
+    """
     for concurrency in options.concurrency:
         alone = replace(options, concurrency=(concurrency,))
-        found.append(Comparison(tuple([await _round(systems, alone, progress) for _ in range(rounds)])))
-    return found
+        own: list[Measurement] = []
+        others: dict[str, list[Measurement]] = {peer.name: [] for peer in peers}
+        for _ in range(rounds):
+            own.append(await _turn(ours, alone, progress))
+            for peer in [peer for peer in peers if peer.name in others]:
+                try:
+                    others[peer.name].append(await _turn(_measure(peer), alone, progress))
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is this peer's
+                    del others[peer.name]
+                    progress.say(f"{peer.name}: c={concurrency} is left out: {error!r}")
+        yield Comparison(tuple(own), tuple(map(tuple, others.values())))
 
 
-async def _round(systems: Sequence[Measure], options: Options, progress: Progress) -> tuple[Measurement, ...]:
-    measured = []
-    for measure in systems:
-        around = surroundings(options)
-        [measurement] = await measure(options, progress)
-        measured.append(replace(measurement, settings={**measurement.settings, **around}))
-    return tuple(measured)
+async def _turn(measure: Measure, options: Options, progress: Progress) -> Measurement:
+    around = surroundings(options)
+    [measurement] = await measure(options, progress)
+    return replace(measurement, settings={**measurement.settings, **around})
 
 
 def _measure(peer: Peer) -> Measure:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import loops
 from tests.benchmarks.measurement import Measurement
 from tests.benchmarks.peers.comparison import Comparison, compare
+from tests.benchmarks.peers.peer import Peer, Running
 from tests.benchmarks.processes import Options, Progress
 
 
@@ -14,12 +23,10 @@ def measured(system: str, per_second: float, p50_ms: float = 10.0, faults: tuple
     )
 
 
+OURS = "orchestrator-cluster"
 THREE = Comparison(
-    (
-        (measured("orchestrator-cluster", 300, 5), measured("other", 100)),
-        (measured("orchestrator-cluster", 100, 20, ("lost",)), measured("other", 400)),
-        (measured("orchestrator-cluster", 200), measured("other", 100)),
-    )
+    (measured(OURS, 300, 5), measured(OURS, 100, 20, ("lost",)), measured(OURS, 200)),
+    ((measured("other", 100), measured("other", 400), measured("other", 100)),),
 )
 
 
@@ -44,7 +51,8 @@ def test_ratios_are_of_what_was_measured_in_one_round() -> None:
 
 
 def test_of_one_round_no_spread_is_said() -> None:
-    assert "throughput x 2.00, p50" in Comparison(THREE.rounds[2:]).ratios()[0]
+    one = Comparison(THREE.ours[2:], (THREE.peers[0][2:],))
+    assert "throughput x 2.00, p50" in one.ratios()[0]
 
 
 async def test_every_number_of_callers_has_its_rounds() -> None:
@@ -52,9 +60,38 @@ async def test_every_number_of_callers_has_its_rounds() -> None:
 
     async def ours(options: Options, progress: Progress) -> list[Measurement]:
         asked.append(options.concurrency)
-        return [measured("orchestrator-cluster", 1)]
+        return [measured(OURS, 1)]
 
-    found = await compare(ours, [], 2, Options(concurrency=(1, 16)), Progress())
+    found = [each async for each in compare(ours, [], 2, Options(concurrency=(1, 16)), Progress())]
     assert asked == [(1,), (1,), (16,), (16,)]
-    assert [len(each.rounds) for each in found] == [2, 2]
+    assert [len(each.ours) for each in found] == [2, 2]
     assert "fsync_p50_ms" in found[0].typical()[0].settings
+
+
+async def test_a_peer_that_fails_is_left_out_and_the_others_are_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "WARM_UP_S", 0)
+    turns = {"steady": 0, "brief": 0}
+
+    def peer(name: str, turns_max: int) -> Peer:
+        async def call(number: int) -> None:
+            await asyncio.sleep(0)
+
+        @contextlib.asynccontextmanager
+        async def start(directory: Path, callers: int) -> AsyncIterator[Running]:
+            turns[name] += 1
+            if turns[name] > turns_max:
+                raise OSError("no more")
+            yield Running(call, servers=(), workers=())
+
+        return Peer(name, (), start)
+
+    async def ours(options: Options, progress: Progress) -> list[Measurement]:
+        return [measured(OURS, 1)]
+
+    options = Options(concurrency=(1,), seconds=0.01)
+    [found] = [each async for each in compare(ours, [peer("brief", 1), peer("steady", 3)], 3, options, Progress())]
+    assert turns == {"steady": 3, "brief": 2}
+    assert [[run.system for run in runs] for runs in found.peers] == [["steady"] * 3]
+    assert "brief: c=1 is left out: OSError('no more')" in capsys.readouterr().err
