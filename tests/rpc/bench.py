@@ -247,6 +247,7 @@ class Worker:
     def __init__(self, stubs: Stubs) -> None:
         self.call = stubs.workers.Work()
         self.frames: list[workers_pb2.WorkResponse] = []
+        self._assigned: list[workers_pb2.Assignment] = []
         self._verdicts: list[workers_pb2.TaskVerdict] = []
 
     async def hello(self, *names: str, **fields: Any) -> workers_pb2.WorkWelcome:
@@ -257,30 +258,35 @@ class Worker:
     async def say(self, **frame: Any) -> None:
         await soon("the server to read", self.call.write(workers_pb2.WorkRequest(**frame)))
 
-    async def next(self, kind: str) -> workers_pb2.WorkResponse:
-        """The next frame, which must be of this kind."""
-        frame = await soon(f"a frame of {kind}", self.call.read())
-        assert frame is not grpc.aio.EOF, f"the stream ended instead of {kind}: {await self.call.code()}"
+    async def next(self, *kinds: str) -> workers_pb2.WorkResponse:
+        """The next frame, which must be of one of these kinds."""
+        what = " or ".join(kinds)
+        frame = await soon(f"a frame of {what}", self.call.read())
+        assert frame is not grpc.aio.EOF, f"the stream ended instead of {what}: {await self.call.code()}"
         self.frames.append(frame)
-        assert frame.WhichOneof("frame") == kind, frame
+        assert frame.WhichOneof("frame") in kinds, frame
         return frame
 
     async def assigned(self, count: int = 1) -> list[workers_pb2.Assignment]:
-        found: list[workers_pb2.Assignment] = []
-        while len(found) < count:
-            new = (await self.next("assignments")).assignments
-            found.extend(new.assignments)
-            self._verdicts.extend(new.verdicts)
+        while len(self._assigned) < count:
+            await self._take("assignments")
+        found, self._assigned = self._assigned, []
         assert len(found) == count
         return found
 
     async def verdicts(self, count: int = 1) -> list[workers_pb2.TaskVerdict]:
-        """They may have come with new attempts before."""
+        """They may come with new attempts, which are kept for `assigned` then."""
+        while len(self._verdicts) < count:
+            await self._take("assignments", "verdicts")
         found, self._verdicts = self._verdicts, []
-        while len(found) < count:
-            found.extend((await self.next("verdicts")).verdicts.verdicts)
         assert len(found) == count
         return found
+
+    async def _take(self, *kinds: str) -> None:
+        frame = await self.next(*kinds)
+        self._assigned.extend(frame.assignments.assignments)
+        self._verdicts.extend(frame.assignments.verdicts)
+        self._verdicts.extend(frame.verdicts.verdicts)
 
     async def give(self, *results: workers_pb2.TaskResult) -> None:
         await self.say(results=workers_pb2.WorkResults(results=results))
