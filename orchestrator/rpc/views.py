@@ -215,6 +215,7 @@ def _write_assignment(message: workers_pb2.Assignment, view: queries.AssignmentV
         ("correlation_id", view.correlation_id),
         ("kind", view.kind),
         ("parameters_json", view.parameters),
+        ("queue", view.queue),
     ):
         if value:
             setattr(message, name, value)
@@ -222,8 +223,9 @@ def _write_assignment(message: workers_pb2.Assignment, view: queries.AssignmentV
         message.input.inline = view.input
     if view.heartbeat_details:
         message.heartbeat_details.inline = view.heartbeat_details
-    scheduled = message.scheduled_time
-    scheduled.seconds, scheduled.nanos = view.scheduled_ms // 1000, view.scheduled_ms % 1000 * 1_000_000
+    if view.scheduled_ms:
+        scheduled = message.scheduled_time
+        scheduled.seconds, scheduled.nanos = view.scheduled_ms // 1000, view.scheduled_ms % 1000 * 1_000_000
     undone = view.compensation
     if undone is not None:
         message.compensation.CopyFrom(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from orchestrator.engine import queries
 from orchestrator.engine.model import CompensationState, TaskStatus, WorkflowStatus
 from orchestrator.engine.results import Verdict
 from orchestrator.rpc import views
@@ -99,3 +102,20 @@ def test_a_summary_has_no_payloads_and_no_tasks(driver: Driver) -> None:
     made = views.summary(driver.header())
     assert not made.tasks and not made.HasField("input") and not made.definition_json
     assert made.workflow_id == "w" and made.HasField("start_time")
+
+
+def test_an_attempt_is_handed_out_with_all_that_its_view_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = queries.StepView("pay", "pay", 1, b"{}", b"{}", False, "k")
+    view = queries.AssignmentView(
+        namespace="n", workflow_id="w", workflow_name="order", correlation_id="c", task_id="t", fencing_token=1,
+        idempotency_key="i", name="a", reference="r", iteration=1, retry_count=1, input=b"{}", timeout_ms=1,
+        response_timeout_ms=1, heartbeat_details=b"{}", scheduled_ms=1_001, compensation=step, kind="k",
+        parameters=b"{}", queue="q",
+    )
+    monkeypatch.setattr(queries, "assignment_view", lambda *given: view)
+    held: Any = None
+    frame = workers_pb2.WorkAssignments()
+    assert views.add_assignment(frame.assignments, held, held, 1)
+    assert frame.assignments[0] == views.assignment(held, held, 1)
+    told = {field.name for field, _ in frame.assignments[0].ListFields()}
+    assert told == set(workers_pb2.Assignment.DESCRIPTOR.fields_by_name)
