@@ -158,12 +158,31 @@ def engine_has_no_hidden_inputs(source: Source) -> Iterator[Fault]:
             yield node.iter.lineno, "the order of a set differs between processes: sort it"
 
 
+def engine_names_each_exception_by_itself(source: Source) -> Iterator[Fault]:
+    """Compiled, a name has the type that it had first in its function: for a second exception it would be wrong."""
+    if not source.of_engine:
+        return
+    for function in ast.walk(source.tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        caught: dict[str, str] = {}
+        for node in ast.walk(function):
+            if isinstance(node, ast.ExceptHandler) and node.name and node.type is not None:
+                kind = ast.unparse(node.type)
+                if caught.setdefault(node.name, kind) != kind:
+                    yield node.lineno, f"`{node.name}` is another exception elsewhere in {function.name}: another name"
+
+
 def is_set(node: ast.expr) -> bool:
     called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"set", "frozenset"}
     return called or isinstance(node, ast.Set | ast.SetComp)
 
 
 LONG_FUNCTION = '"""Promise."""\ndef f():\n' + "    x = 1\n" * FUNCTION_LINES_MAX
+TWO_EXCEPTIONS = (
+    '"""Promise."""\ndef f():\n    try:\n        x = 1\n    except KeyError as e:\n        raise\n'
+    "    except ValueError as e:\n        raise\n"
+)
 SERVER = "orchestrator/rpc/tasks.py"
 ENGINE = "orchestrator/engine/tasks.py"
 CLIENT = "client/orchestrator_client/tasks.py"
@@ -205,6 +224,7 @@ RULES: dict[Callable[[Source], Iterator[Fault]], list[Source]] = {
         Source(ENGINE, "for x in {1, 2}: pass\n"),
         Source(ENGINE, "y = [x for x in set('ab')]\n"),
     ],
+    engine_names_each_exception_by_itself: [Source(ENGINE, TWO_EXCEPTIONS)],
 }
 
 # Sources that come near a rule without breaking any.

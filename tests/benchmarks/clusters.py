@@ -76,6 +76,5 @@ class MeasuredCluster(LocalCluster):
 
 
 def environment() -> dict[str, str]:
-    """Of a child that runs a module of the tests or of the project."""
-    paths = [str(ROOT / folder) for folder in (".", "client", "proto")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
+    """Of a child that runs a module of the tests or of the project: it finds each where this process does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}

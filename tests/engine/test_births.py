@@ -111,6 +111,7 @@ def test_payloads_that_are_too_large_leave_no_trace_of_the_definition(
     assert driver.state.resident[Table.BUNDLE] == {}
 
 
+@pytest.mark.patches_engine
 def test_whoever_wanted_one_is_told_too_if_its_step_breaks(
     driver: Driver, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:

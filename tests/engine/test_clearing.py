@@ -236,6 +236,7 @@ def test_any_run_is_cleared_alike_in_small_steps(
 # --- at size
 
 
+@pytest.mark.patches_engine
 def test_thousands_of_tasks_are_cleared_a_few_at_a_time(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """No step removes or reads anew more than its bound of attempts, however many there are."""
     count = 3_500

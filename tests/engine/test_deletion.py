@@ -176,6 +176,7 @@ def test_it_goes_on_after_a_restart(driver: Driver, monkeypatch: pytest.MonkeyPa
     assert not other.state.messages
 
 
+@pytest.mark.patches_engine
 def test_a_removal_that_breaks_leaves_every_row_and_their_order(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

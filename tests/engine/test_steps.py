@@ -227,6 +227,7 @@ def in_vain(driver: Driver, command: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert isinstance(result, Rejected) and result.code is Code.INTERNAL
 
 
+@pytest.mark.patches_engine
 def test_what_a_step_that_breaks_had_queued_is_not_mistaken_for_what_is_queued_next(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +241,7 @@ def test_what_a_step_that_breaks_had_queued_is_not_mistaken_for_what_is_queued_n
     assert driver.latest("x", "w2").worker_id == "worker-u"
 
 
+@pytest.mark.patches_engine
 def test_what_a_step_that_breaks_had_made_is_unknown_to_operators(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +264,7 @@ LOOPED: dict[str, Any] = {
 }
 
 
+@pytest.mark.patches_engine
 @pytest.mark.parametrize("after_a", [FORKED, SPREAD, LOOPED], ids=["forked", "spread", "looped"])
 def test_what_a_step_that_breaks_had_derived_is_forgotten(
     after_a: dict[str, Any], driver: Driver, monkeypatch: pytest.MonkeyPatch
@@ -327,6 +330,7 @@ def test_a_process_that_is_not_well_stops(
         driver.do(commands.Continue())
 
 
+@pytest.mark.patches_engine
 def test_an_internal_rejection_is_not_remembered(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = RequestIdentity(request_id=ulid(driver.now_ms))
     command = EVERY_COMMAND[commands.StartWorkflow]

@@ -106,8 +106,8 @@ def signal_workflow(step: Step, command: SignalWorkflow) -> AnyResult:
         signal = Signal(step.x.next_number, command.name, b"", step.now)
         step.change(next_number=step.x.next_number + 1)
         signal = Signal(signal.number, signal.name, store(step, payload), step.now)
-    except LimitExceeded as error:
-        refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(error), limit="execution_bytes")
+    except LimitExceeded as exceeded:
+        refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(exceeded), limit="execution_bytes")
     signals.give(step, signal, len(payload))
     if step.x.signals - step.x.messages > limits.SIGNALS or step.x.signal_bytes > limits.SIGNAL_BYTES:
         message = f"an execution keeps at most {limits.SIGNALS} signals and {limits.SIGNAL_BYTES} bytes of them"
@@ -136,8 +136,8 @@ def push_message(step: Step, command: PushMessage) -> AnyResult:
         refuse(Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING", "the workflow is compensating: it takes no messages")
     try:
         return MessagePushed(inbox.push(step, command.payload or b"{}"))
-    except LimitExceeded as error:
-        refuse(Code.RESOURCE_EXHAUSTED, "MESSAGES_FULL", str(error), limit="messages")
+    except LimitExceeded as exceeded:
+        refuse(Code.RESOURCE_EXHAUSTED, "MESSAGES_FULL", str(exceeded), limit="messages")
 
 
 def retry_workflow(step: Step, command: RetryWorkflow) -> AnyResult:

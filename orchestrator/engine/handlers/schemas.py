@@ -22,8 +22,8 @@ def register_schemas(step: Step, command: RegisterSchemas) -> AnyResult:
     for document in command.documents:
         try:
             record = validate_schema(document)
-        except DefinitionUnimplemented as error:
-            refuse(Code.UNIMPLEMENTED, "NOT_SUPPORTED", str(error), path=error.path)
+        except DefinitionUnimplemented as unbuilt:
+            refuse(Code.UNIMPLEMENTED, "NOT_SUPPORTED", str(unbuilt), path=unbuilt.path)
         except DefinitionError as error:
             refuse(Code.INVALID_ARGUMENT, "SCHEMA_INVALID", str(error), path=error.path)
         _register(step, command, record)

@@ -179,8 +179,8 @@ def _request(raw: bytes, created_by: str) -> StartRequest:
     given = fields.object("input")
     try:
         check_payload(given)
-    except PayloadInvalid as error:
-        raise fields.invalid("input", str(error)) from None
+    except PayloadInvalid as invalid:
+        raise fields.invalid("input", str(invalid)) from None
     document = fields.object("workflowDef") if fields.is_set("workflowDef") else b""
     if document:
         try:

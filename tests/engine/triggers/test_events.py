@@ -426,6 +426,7 @@ def test_only_the_newest_records_are_kept(driver: Driver, monkeypatch: pytest.Mo
 # --- once, whatever breaks
 
 
+@pytest.mark.patches_engine
 def test_an_action_whose_step_breaks_is_recorded_and_nothing_waits_for_it(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +441,7 @@ def test_an_action_whose_step_breaks_is_recorded_and_nothing_waits_for_it(
     assert driver.state.resident[Table.EVENT] == {}
 
 
+@pytest.mark.patches_engine
 def test_a_handler_that_breaks_as_it_begins_is_recorded(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.check = False
     put_handler(driver, START)

@@ -641,6 +641,7 @@ def test_there_may_be_so_many_schedules(driver: Driver, monkeypatch: pytest.Monk
 # --- what must not happen
 
 
+@pytest.mark.patches_engine
 def test_a_schedule_that_breaks_stands_still_and_all_others_go_on(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

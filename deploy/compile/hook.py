@@ -1,0 +1,76 @@
+"""Compiles the modules that applying a log entry is made of, with mypyc: `python deploy/compile/hook.py DESTINATION`.
+
+The destination becomes a folder for PYTHONPATH: the packages as they are, and extension modules beside the sources that
+were compiled. The same is the build hook of compiled wheels. Needs mypy, setuptools and a C compiler; takes minutes.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # nobody builds a wheel
+    BuildHookInterface = object  # type: ignore[assignment, misc]
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PACKAGES = ("orchestrator", "client/orchestrator_client", "proto/orchestrator_api")
+COMPILED = ("orchestrator/engine", "orchestrator/codec")
+
+
+def modules(root: Path) -> list[str]:
+    """The modules that can be compiled, relative to `root`, sorted."""
+    found = [path for folder in COMPILED for path in (root / folder).rglob("*.py")]
+    return sorted(str(path.relative_to(root)) for path in found if path.name != "__init__.py" and _can_be(path))
+
+
+def _can_be(path: Path) -> bool:
+    # mypyc knows nothing of what metaclasses make of a class: msgspec's structs, whose options are keywords, and
+    # enumerations.
+    classes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ClassDef)]
+    return not any(one.keywords or any(ast.unparse(base).endswith("Enum") for base in one.bases) for one in classes)
+
+
+def compile_to(destination: Path) -> None:
+    """Raises CalledProcessError; the compilers' words are on standard error by then."""
+    destination.mkdir(parents=True)
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / package, destination / Path(package).name, ignore=ignored)
+    command = [sys.executable, str(HERE / "in_place.py"), str(ROOT / "pyproject.toml"), *modules(destination)]
+    subprocess.run(command, cwd=destination, check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(destination / "build")
+
+
+class CompileHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ignore]
+    """Puts the extension modules into a wheel."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="orchestrator-compile-")
+        built = Path(self._folder.name) / "built"
+        compile_to(built)
+        build_data["force_include"] |= {str(path): str(path.relative_to(built)) for path in built.rglob("*.so")}
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        self._folder.cleanup()
+
+
+def main(destination: Path) -> None:
+    fresh = destination.with_name(destination.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    compile_to(fresh)
+    shutil.rmtree(destination, ignore_errors=True)
+    fresh.rename(destination)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
