@@ -69,6 +69,17 @@ def test_the_readme_is_the_page_of_the_distribution() -> None:
     assert PYPROJECT["project"].get("readme") == ("README.md" if (ROOT / "README.md").exists() else None)
 
 
+def test_what_is_compiled_is_the_engine_but_for_what_metaclasses_make() -> None:
+    """mypyc would take a struct for an ordinary class, and leave out its options, without a word."""
+    command = [sys.executable, "-c", "import hook; print(*hook.modules(hook.ROOT))"]
+    told = subprocess.run(command, cwd=ROOT / "deploy/compile", check=True, capture_output=True, text=True, timeout=60)
+    compiled = set(told.stdout.split())
+    assert {f"orchestrator/engine/{name}.py" for name in ("machine", "step", "state", "walk", "leases")} <= compiled
+    assert not {f"orchestrator/engine/{name}.py" for name in ("model", "choices", "commands", "plan")} & compiled
+    for name in compiled:
+        assert not re.search(r"^class \w+\((msgspec\.Struct|Row|\w*Enum)\b", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+
+
 def test_raft_is_the_release_that_was_hardened() -> None:
     """Methods of it are overridden whole, so another release is another program: read what changed first."""
     assert "pysyncobj==0.3.17" in PYPROJECT["project"]["dependencies"]
