@@ -41,9 +41,9 @@ CONDUCTOR = {
     ),
 }
 UNIMPLEMENTED = {
-    "task definition": {"baseType", "runtimeMetadata"},
+    "task definition": {"runtimeMetadata"},
     "workflow": {"cacheConfig"},
-    "task": {"joinStatus", "cacheConfig"},
+    "task": {"cacheConfig"},
 }
 
 

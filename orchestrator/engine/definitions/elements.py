@@ -65,14 +65,14 @@ _OF_TYPES = {
     TaskType.SUB_WORKFLOW: ["subWorkflowParam"],
     TaskType.EVENT: ["sink"],
 }
-_UNBUILT = "joinStatus cacheConfig".split()
+_UNBUILT = ["cacheConfig"]
 _OF_ANY = frozenset(key for keys in _OF_TYPES.values() for key in keys)
 # Of another type they say nothing, and editors leave them there. All others are work that would not be done.
 _SAYS_NOTHING = frozenset(
     "joinOn joinMode defaultExclusiveJoinTask evaluatorType expression caseValueParam caseExpression"
     " scriptExpression".split()
 )
-_KNOWN = [*_COMMON, *_OF_STEPS, *sorted(_OF_ANY), "rateLimited", "workflowTaskType"]
+_KNOWN = [*_COMMON, *_OF_STEPS, *sorted(_OF_ANY), "rateLimited", "workflowTaskType", "joinStatus"]
 _COMPENSABLE = frozenset((TaskType.SIMPLE, TaskType.HTTP, TaskType.GRPC, TaskType.SUB_WORKFLOW))
 _ASYNC = frozenset((TaskType.EVENT, TaskType.HTTP, TaskType.GRPC))
 _FORKS = frozenset((TaskType.FORK_JOIN, TaskType.FORK_JOIN_DYNAMIC))

@@ -22,11 +22,11 @@ _KNOWN = (
     " inputSchema outputSchema enforceSchema concurrentExecLimit rateLimitPerFrequency rateLimitFrequencyInSeconds"
     # For readers only.
     " description ownerEmail ownerApp inputKeys outputKeys createTime updateTime createdBy updatedBy"
-    " taskStatusListenerEnabled"
+    " taskStatusListenerEnabled baseType"
     # Where its attempts wait.
     " executionNameSpace isolationGroupId"
 ).split()
-_UNBUILT = "baseType runtimeMetadata".split()
+_UNBUILT = ["runtimeMetadata"]
 _RETRY_FIELDS = (
     "retryCount retryLogic retryDelaySeconds backoffScaleFactor maxRetryDelaySeconds backoffJitterMs"
 ).split()

@@ -71,7 +71,6 @@ def test_a_broken_rule_is_refused_at_its_path(fields: dict[str, Any], path: str)
 @pytest.mark.parametrize(
     "fields",
     [
-        {"baseType": "x"},
         {"runtimeMetadata": ["SECRET"]},
     ],
 )
@@ -89,7 +88,7 @@ def test_what_is_not_built_is_refused(fields: dict[str, Any]) -> None:
         {"inputKeys": ["a"], "outputKeys": [], "description": "x", "ownerEmail": "a@b.c", "createTime": 0},
         {"timeoutSeconds": 10},
         {"inputSchema": {"name": "x"}},
-        {"taskStatusListenerEnabled": True},
+        {"taskStatusListenerEnabled": True, "baseType": "x"},
     ],
 )
 def test_what_asks_for_nothing_is_accepted(fields: dict[str, Any]) -> None:
