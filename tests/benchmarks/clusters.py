@@ -71,10 +71,16 @@ class MeasuredCluster(LocalCluster):
                 "--sync-ms", str(self.sync_ms[node.name]), "--die-with-parent", str(os.getpid())]
 
     def _child_environment(self) -> dict[str, str]:
-        inherited = super()._child_environment()
+        inherited = _with_bytecode(super()._child_environment())
         return inherited | {"PYTHONPATH": os.pathsep.join([inherited["PYTHONPATH"], str(ROOT)])}
 
 
 def environment() -> dict[str, str]:
     """Of a child that runs a module of the tests or of the project: it finds each where this process does."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+    paths = os.pathsep.join(filter(None, sys.path))
+    return {**_with_bytecode(os.environ), "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
+
+
+def _with_bytecode(environment: Mapping[str, str]) -> dict[str, str]:
+    """What is installed is compiled once: no start of a node that is measured may do it anew."""
+    return {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.clusters import MeasuredCluster
+from tests.benchmarks.clusters import MeasuredCluster, environment
 from tests.benchmarks.node import SlowFiles
 
 EXTRA_S = 0.005
@@ -52,3 +52,11 @@ def test_with_a_relay_a_node_listens_where_it_did_and_advertises_the_relay(tmp_p
     assert [line for line in lines if line.startswith("peer_")] == [
         f'peer_listen = "{listen}"', 'peer_advertise = "127.0.0.1:1"',
     ]
+
+
+def test_processes_that_are_measured_keep_their_bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("KEPT", "yes")
+    for given in (environment(), MeasuredCluster(tmp_path, {})._child_environment()):
+        assert "PYTHONDONTWRITEBYTECODE" not in given
+        assert given["KEPT"] == "yes"
