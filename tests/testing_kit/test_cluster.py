@@ -13,7 +13,7 @@ from orchestrator.replication.log import EntryKind
 from orchestrator.testing import Cluster, ClusterFailed, slow
 from orchestrator.testing.kills import described
 from orchestrator.testing.nodes import LogObserver, TestMember, TestNode
-from orchestrator_client import NoLeader
+from orchestrator_client import DeadlineExceeded, NoLeader
 from tests.testing_kit.shop import ORDER, charge, reserve, saga, ship
 
 
@@ -62,6 +62,18 @@ async def test_a_paused_leader_gives_way_too(cluster: Cluster) -> None:
     cluster.resume(leader)
     cluster.serve(reserve, charge, ship)
     assert (await (await cluster.client.start(saga, ORDER)).result()).tracking == "tracking 17"
+
+
+async def test_who_starts_and_waits_does_so_in_the_time_of_the_test(cluster: Cluster) -> None:
+    cluster.serve(reserve, slow(charge, 8), ship)
+    with pytest.raises(DeadlineExceeded):
+        await cluster.client.start_and_wait(saga, ORDER, id="a", timeout_s=1)
+    waiting = asyncio.ensure_future(
+        cluster.client.start_and_wait(saga, ORDER, id="a", if_exists="return", timeout_s=7_200)
+    )
+    await cluster.advance(seconds=1)
+    cluster.kill_leader(restart_after=60)
+    assert (await waiting).tracking == "tracking 17"
 
 
 async def test_without_a_majority_nothing_is_acknowledged(cluster: Cluster) -> None:
