@@ -387,6 +387,8 @@ class Syncs:
         self.count = 0
         for name in ("fsync", "fdatasync", "sync"):
             monkeypatch.setattr(os, name, self._counting(getattr(os, name)))
+        if hasattr(os, "RWF_DSYNC"):
+            monkeypatch.setattr(os, "pwritev", self._counting_synced(os.pwritev))
         flush = journal.ResizableFile.flush
         monkeypatch.setattr(journal.ResizableFile, "flush", self._counting(flush))
 
@@ -394,6 +396,13 @@ class Syncs:
         def counted(*args: Any) -> Any:
             self.count += 1
             return call(*args)
+
+        return counted
+
+    def _counting_synced(self, write: Any) -> Any:
+        def counted(descriptor: int, data: Any, offset: int, flags: int = 0) -> Any:
+            self.count += bool(flags & os.RWF_DSYNC)
+            return write(descriptor, data, offset, flags)
 
         return counted
 
