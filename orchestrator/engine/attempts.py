@@ -173,6 +173,8 @@ def queue_for_worker(step: Step, attempt: TaskAttempt, delay_ms: int = 0) -> Non
 
 
 def _domain(step: Step, name: str, queue: str) -> str:
+    if not step.x.task_to_domain:
+        return ""
     chosen: dict[str, str] = dict(step.x.task_to_domain)
     domains = [domain.strip() for domain in chosen.get(name, chosen.get("*", "")).split(",")]
     domains = ["" if domain == "NO_DOMAIN" else domain for domain in domains]

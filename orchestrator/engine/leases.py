@@ -66,6 +66,16 @@ def match(step: Step) -> None:
             step.write(Table.READY, (row.number,), row)
             step.ready_queues[queue_of(row)] = None
             step.queued.append(row.number)
+    if state.ready:
+        _match_what_waits(step)
+    throttle.watch(step)
+    for number in step.queued:
+        waiting = state.ready.get((number,))
+        if waiting is not None:
+            step.effects.append(TaskQueued(number, *queue_of(waiting), waiting.poll_timeout_ms))
+
+
+def _match_what_waits(step: Step) -> None:
     queues = list(step.ready_queues)
     for queue in queues:
         _match_queue(step, queue)
@@ -75,11 +85,6 @@ def match(step: Step) -> None:
         _match_name(step, namespace, name)
     for queue in list(step.ready_queues)[len(queues) :]:
         _match_queue(step, queue)
-    throttle.watch(step)
-    for number in step.queued:
-        waiting = state.ready.get((number,))
-        if waiting is not None:
-            step.effects.append(TaskQueued(number, *queue_of(waiting), waiting.poll_timeout_ms))
 
 
 def _pass_queue(step: Step, row: Ready) -> bool:
