@@ -26,6 +26,7 @@ _NOT_SETTINGS = {"ORCHESTRATOR_CONFIG", "ORCHESTRATOR_ENDPOINTS", "ORCHESTRATOR_
 # What Kubernetes puts into every container when a service is called orchestrator or orchestrator-something.
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_VARIABLE_PREFIX = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)?")
 _EVERY_INTERFACE = {"", "0.0.0.0", "::", "*"}
 
 
@@ -120,6 +121,10 @@ class Config:
     system_drain_ms: int = _setting("a node that stops gives its system tasks this long to end, then hands them to "
                                     "another node", 10_000, min=0, max=600_000)
 
+    task_environment_prefix: str = _setting("workers get variables of this node's environment that begin so, where the "
+                                            "runtimeMetadata of their task names what follows; empty: none",
+                                            "CONDUCTOR_ENV_")
+
     log_format: str = _setting("human or json", "human", choices=("human", "json"))
     log_level: str = _setting("debug, info, warning or error", "info", choices=("debug", "info", "warning", "error"))
 
@@ -128,6 +133,7 @@ class Config:
             _check(field, getattr(self, field.name))
         if not _NODE_NAME.fullmatch(self.node):
             raise ConfigError(f"node must be 1 to 63 letters, digits, '-', '_' or '.', not {self.node!r}")
+        self._check_task_environment()
         for listen, advertise in (("grpc_listen", "grpc_advertise"), ("peer_listen", "peer_advertise")):
             self._check_addresses(listen, advertise)
         self._check_together("peer_tls_certificate", "peer_tls_key", "peer_tls_authority")
@@ -135,6 +141,16 @@ class Config:
         _check_above("election_timeout_max_ms", self.election_timeout_max_ms,
                      "election_timeout_min_ms", self.election_timeout_min_ms)
         _check_above("max_queue_bytes", self.max_queue_bytes, "entry_close_bytes", self.entry_close_bytes)
+
+    def _check_task_environment(self) -> None:
+        prefix = self.task_environment_prefix
+        if not _VARIABLE_PREFIX.fullmatch(prefix):
+            raise ConfigError("task_environment_prefix must be letters, digits and '_', the first no digit, not "
+                              f"{prefix!r}")
+        # Variables of this name are settings, of which an unknown one is an error.
+        if prefix.startswith(ENVIRONMENT_PREFIX):
+            raise ConfigError(f"task_environment_prefix must not begin with {ENVIRONMENT_PREFIX}, as settings do: "
+                              f"{prefix!r}")
 
     def _check_addresses(self, listen: str, advertise: str) -> None:
         if not getattr(self, listen):

@@ -34,6 +34,7 @@ from orchestrator.replication.skew import SkewWatch
 from orchestrator.replication.tls import peer_contexts
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
+from orchestrator.rpc.runtime_metadata import Environment, RuntimeMetadata
 from orchestrator.rpc.server import RpcServer
 from orchestrator.services.admission import Admission, AdmissionLimits, AdmissionReadings
 from orchestrator.services.checkpoints import ContentCheck
@@ -327,6 +328,7 @@ class Node:
             log_time_ms=self._log_clock.peek_ms,
             check_source=self._system.check_source,
             evaluate=self._system.evaluate,
+            runtime_metadata=RuntimeMetadata(Environment(self._world.environment, self.config.task_environment_prefix)),
         )
 
     def _free_disk_bytes(self) -> int:

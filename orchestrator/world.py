@@ -1,4 +1,4 @@
-"""Everything outside the process that a node touches: clocks, randomness, disk, network, threads.
+"""Everything outside of itself that a node touches: clocks, randomness, disk, network, threads, the environment.
 
 `World()` is the real one. A simulation hands in another, and the node does not know the difference.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,8 @@ class World:
     workers: WorkerFactory = thread_worker
     lanes: LaneFactory = ThreadLane
     free_disk_bytes: Callable[[Path], int] = free_disk_bytes
+    # Of this process; there are secrets among them, which no repr shows.
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     # How the node's own session reaches the nodes, by the address of their gRPC service.
     open_channel: ChannelFactory = field(default_factory=lambda: channel_factory(None))
     executors: ExecutorFactory = executors_of

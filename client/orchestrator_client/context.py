@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -53,6 +53,8 @@ class TaskContext:
     # The details of the newest heartbeat of the attempt before, or of the NotDone that this one has raised before; None
     # if there were none.
     previous_details: Any = None
+    # What the task's `runtime_metadata` names and the cluster has a value of; what it has not is not in here.
+    runtime_metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     # Set when the attempt has ended without this worker (a plain function looks here; an async one is cancelled).
     cancelled: threading.Event = field(default_factory=threading.Event)
     _beat: Callable[[Any], None] = field(default=lambda details: None, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +90,8 @@ class TaskOptions:
     # The queue in which its attempts wait: only workers that serve it get them.
     execution_namespace: str | None = None
     isolation_group: str | None = None
+    # Names of values, such as secrets, that the cluster's nodes have and workers get: `ctx.runtime_metadata`.
+    runtime_metadata: Sequence[str] = ()
     description: str = ""
     # What the cluster sees to: an input that violates its schema never comes to a worker, an output fails the task.
     input_schema: SchemaRef | None = None
@@ -102,6 +105,8 @@ class TaskOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, or None for no limit; it is {value}")
+        if isinstance(self.runtime_metadata, str) or not all(self.runtime_metadata):
+            raise ValueError(f"runtime_metadata is a list of non-empty names, not {self.runtime_metadata!r}")
         if (self.rate_limit is None) != (self.rate_window_ms is None):
             raise ValueError("rate_limit and rate_window_ms go together")
         if self.timeout_ms and self.response_timeout_ms and self.response_timeout_ms >= self.timeout_ms:
@@ -134,4 +139,6 @@ class TaskOptions:
             document["executionNameSpace"] = self.execution_namespace
         if self.isolation_group:
             document["isolationGroupId"] = self.isolation_group
+        if self.runtime_metadata:
+            document["runtimeMetadata"] = list(self.runtime_metadata)
         return document | enforced(self.input_schema, self.output_schema) | self.extra

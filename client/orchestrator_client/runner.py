@@ -65,6 +65,7 @@ def make_context(
         "attempt": assignment.retry_count + 1,
         "iteration": assignment.iteration,
         "previous_details": details,
+        "runtime_metadata": dict(assignment.runtime_metadata),
         "_beat": encode_and_beat,
         "_keep": keep,
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -195,6 +195,7 @@ def task(
     rate_window_ms: int | None = None,
     execution_namespace: str | None = None,
     isolation_group: str | None = None,
+    runtime_metadata: Sequence[str] = (),
     description: str = "",
     input_schema: SchemaRef | None = None,
     output_schema: SchemaRef | None = None,

@@ -136,6 +136,7 @@ class AssignmentView(msgspec.Struct, frozen=True):
     kind: str = ""  # of system work: the queue it came from
     parameters: bytes = b""  # of system work: a JSON object
     queue: str = ""  # that it came from, if that is not called like the task
+    runtime_metadata: tuple[str, ...] = ()  # names; the values are looked up where it is handed out
 
 
 def assignment_view(state: State, hot: ExecutionState, token: int) -> AssignmentView | None:
@@ -176,6 +177,7 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
         kind=lease.name if is_system else "",
         parameters=assignments.parameters_of(plan, node, attempt, given) if is_system else b"",
         queue=lease.queue,
+        runtime_metadata=node.runtime_metadata,
     )
 
 

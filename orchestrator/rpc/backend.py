@@ -9,7 +9,7 @@ import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, overload
 
 from orchestrator.engine.commands import AnyCommand, RequestIdentity
@@ -33,6 +33,7 @@ from orchestrator.engine.state import State
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.errors import Addresses, invalid, rejected
+from orchestrator.rpc.runtime_metadata import RuntimeMetadata
 from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
 from orchestrator.storage.search import ExecutionFilter, Page
 from orchestrator.storage.task_search import TaskFilter, TaskPage
@@ -150,6 +151,7 @@ class Backend:
     log_time_ms: Callable[[], int]  # now; the last entry may be of long ago
     check_source: CheckSource = unchecked  # of scripts that are registered
     evaluate: Evaluate = unevaluated  # scripts and queries, outside of this process
+    runtime_metadata: RuntimeMetadata = field(default_factory=RuntimeMetadata)  # that goes out with attempts
 
     async def submit(
         self, command: AnyCommand, expected: type[R], identity: RequestIdentity | None = None

@@ -14,6 +14,7 @@ from orchestrator.engine.explain import Waiting
 from orchestrator.engine.masking import masked
 from orchestrator.engine.model import CompensationState, Execution, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.state import State
+from orchestrator.rpc.runtime_metadata import RuntimeMetadata
 from orchestrator_api.v1 import common_pb2, workers_pb2, workflows_pb2
 
 TASK_STATUS = {status: workflows_pb2.TaskStatus.Value(f"TASK_STATUS_{status.name}") for status in TaskStatus}
@@ -176,25 +177,43 @@ def waiting(one: Waiting) -> workflows_pb2.Waiting:
     )
 
 
-def assignment(state: State, held: ExecutionState, token: int) -> workers_pb2.Assignment | None:
+def assignment(
+    state: State, held: ExecutionState, token: int, metadata: RuntimeMetadata
+) -> workers_pb2.Assignment | None:
     """A leased attempt, with its input resolved and nothing masked; None if it is not to be delivered (any more)."""
     view = queries.assignment_view(state, held, token)
     if view is None:
         return None
     message = workers_pb2.Assignment()
     _write_assignment(message, view)
+    _add_metadata(message, view, metadata)
     return message
 
 
 def add_assignment(
-    assignments: RepeatedCompositeFieldContainer[workers_pb2.Assignment], state: State, held: ExecutionState, token: int
+    assignments: RepeatedCompositeFieldContainer[workers_pb2.Assignment],
+    state: State,
+    held: ExecutionState,
+    token: int,
+    metadata: RuntimeMetadata,
 ) -> int:
     """Adds what `assignment` answers; answers about how many bytes it has, or 0 if there is nothing to add."""
     view = queries.assignment_view(state, held, token)
     if view is None:
         return 0
-    _write_assignment(assignments.add(), view)
-    return _ASSIGNMENT_BYTES + len(view.input) + len(view.heartbeat_details) + len(view.parameters)
+    message = assignments.add()
+    _write_assignment(message, view)
+    size = _ASSIGNMENT_BYTES + len(view.input) + len(view.heartbeat_details) + len(view.parameters)
+    return size + _add_metadata(message, view, metadata)
+
+
+def _add_metadata(message: workers_pb2.Assignment, view: queries.AssignmentView, metadata: RuntimeMetadata) -> int:
+    """Answers about how many bytes it has."""
+    if not view.runtime_metadata:
+        return 0
+    values = metadata.values(view.namespace, view.runtime_metadata)
+    message.runtime_metadata.update(values)
+    return sum(len(name) + len(value) for name, value in values.items())
 
 
 def _write_assignment(message: workers_pb2.Assignment, view: queries.AssignmentView) -> None:

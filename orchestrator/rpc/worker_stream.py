@@ -363,7 +363,8 @@ class WorkerConnection:
 
     def _assign(self, frame: pb.WorkResponse, held: ExecutionState, lease: Lease) -> int:
         """Adds the attempt if it is to be delivered; answers how many bytes it has, about, or 0."""
-        size = views.add_assignment(frame.assignments.assignments, self._backend.state(), held, lease.token)
+        backend, assignments = self._backend, frame.assignments.assignments
+        size = views.add_assignment(assignments, backend.state(), held, lease.token, backend.runtime_metadata)
         if size:
             self._given.add(lease.token)
         return size

@@ -161,4 +161,6 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             # Its execution takes the lease up in a later entry.
             await self.backend.wait_applied(self.backend.applied_index() + 1)
         held = await self.backend.execution(lease.namespace, lease.workflow_id)
-        return None if held is None else views.assignment(self.backend.state(), held, token)
+        if held is None:
+            return None
+        return views.assignment(self.backend.state(), held, token, self.backend.runtime_metadata)

@@ -240,6 +240,10 @@ class Cluster:
         """
         return self._stubs.add(kind, handler)
 
+    def environment(self, node: str) -> dict[str, str]:
+        """The node's variables, none at first, to be set: its tasks may ask for them by `runtimeMetadata`."""
+        return self._member(node).machine.environment
+
     @property
     def now(self) -> datetime:
         """The time of the cluster; log time follows it."""

@@ -64,6 +64,8 @@ class Machine:
         # Others that run here, and end with it.
         self.companions: dict[str, Process] = {}
         self.boots = 0
+        # The variables of a node that runs here.
+        self.environment: dict[str, str] = {}
         # Of the system work of a node that runs here.
         self.executors: ExecutorFactory = lambda config, surroundings: {}
 
@@ -145,6 +147,7 @@ class Machine:
             free_disk_bytes=lambda directory: 0 if self.disk.full else FREE_DISK_BYTES,
             open_channel=open_channel,
             executors=self.executors,
+            environment=self.environment,
         )
 
     def job_delay(self, *, reads: bool) -> float:

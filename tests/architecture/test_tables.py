@@ -94,7 +94,7 @@ def state(owner: str, field: str) -> str:
 FIELDS = {
     "workflow": {*parse._KNOWN, *parse._UNBUILT},
     "task": {*elements._KNOWN, *elements._UNBUILT},
-    "task definition": {*tasks._KNOWN, *tasks._UNBUILT},
+    "task definition": {*tasks._KNOWN},
 }
 
 

@@ -60,6 +60,28 @@ async def test_the_queue_says_which_function_is_meant(cluster: FakeCluster, clie
     assert (definition["executionNameSpace"], definition["isolationGroupId"]) == ("eu", "gold")
 
 
+async def test_a_task_is_given_what_it_asks_for(cluster: FakeCluster, client: Client) -> None:
+    told = []
+
+    @task(runtime_metadata=["KEY", "URL"])
+    def call(ctx: TaskContext) -> list[str]:
+        told.append(repr(ctx))
+        return [f"{name}={value}" for name, value in ctx.runtime_metadata.items()]
+
+    async with streaming(cluster, client, call) as stream:
+        stream.assign(assignment("call", runtime_metadata={"KEY": "hunter2"}), assignment("call", 2, 2))
+        results = {result.task_id: result.output.inline for result in await stream.results(2)}
+    assert results == {"t1": b'{"result":["KEY=hunter2"]}', "t2": b'{"result":[]}'}
+    assert call.definition()["runtimeMetadata"] == ["KEY", "URL"]
+    assert len(told) == 2 and "hunter2" not in "".join(told)
+
+
+@pytest.mark.parametrize("names", ["KEY", ["KEY", ""]])
+def test_what_a_task_asks_for_is_a_list_of_names(names: Any) -> None:
+    with pytest.raises(ValueError, match="list of non-empty names"):
+        task(runtime_metadata=names)
+
+
 @pytest.mark.parametrize(
     ("output", "expected"),
     [

@@ -21,6 +21,7 @@ from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
+from orchestrator.rpc.runtime_metadata import Environment, RuntimeMetadata
 from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
 from orchestrator.rpc.server import RpcServer
 from orchestrator.services.dispatcher import Dispatcher
@@ -83,6 +84,7 @@ class Bench:
         self.dispatcher = Dispatcher(lambda: self.driver.machine, self.liveness.session_seen)
         self.check_source: CheckSource = unchecked
         self.evaluate: Evaluate = unevaluated
+        self.environment: dict[str, str] = {}
         self.server: RpcServer  # while it is served
 
     def backend(self) -> Backend:
@@ -106,6 +108,7 @@ class Bench:
             log_time_ms=lambda: self.driver.now_ms,
             check_source=self._check_source,
             evaluate=self._evaluate,
+            runtime_metadata=RuntimeMetadata(Environment(self.environment, "TASK_")),
         )
 
     async def _check_source(self, source: Source) -> str | None:

@@ -171,6 +171,7 @@ class Compiler:
             sink_expression=parse_template(dump_string(element.sink), "") if is_expression(element.sink) else None,
             limits=NO_LIMITS if element.definition is None else element.definition.limits,
             queue=_queue(element, definition),
+            runtime_metadata=_runtime_metadata(element, definition),
             announcements=self._announcements.get(element.reference, {}),
             input_schema=resolve(schemas.input, self._gathered),
             output_schema=resolve(schemas.output, self._gathered),
@@ -210,6 +211,11 @@ def _queue(element: Element, definition: TaskDefinition | None) -> str:
     if definition is None or not definition.queue_suffix or element.type != TaskType.SIMPLE:
         return ""
     return element.name + definition.queue_suffix
+
+
+def _runtime_metadata(element: Element, definition: TaskDefinition | None) -> tuple[str, ...]:
+    """What nodes do themselves asks for nothing: only workers are given values."""
+    return () if definition is None or element.type != TaskType.SIMPLE else definition.runtime_metadata
 
 
 def _timeouts(element: Element, definition: TaskDefinition | None) -> Timeouts:

@@ -216,6 +216,7 @@ class TaskNode(msgspec.Struct, frozen=True):
     sink_expression: Template | None = None  # that gives it
     limits: TaskLimits = NO_LIMITS  # of the inline task definition
     queue: str = ""  # of a worker's task: where it waits, if that is not called like the task
+    runtime_metadata: tuple[str, ...] = ()  # of a worker's task: names of the values that go out with its attempts
     announcements: Announcements = {}
     # What its payloads have to keep.
     input_schema: PayloadSchema | None = None

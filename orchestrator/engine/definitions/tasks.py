@@ -25,8 +25,9 @@ _KNOWN = (
     " taskStatusListenerEnabled baseType"
     # Where its attempts wait.
     " executionNameSpace isolationGroupId"
+    # What goes with them.
+    " runtimeMetadata"
 ).split()
-_UNBUILT = ["runtimeMetadata"]
 _RETRY_FIELDS = (
     "retryCount retryLogic retryDelaySeconds backoffScaleFactor maxRetryDelaySeconds backoffJitterMs"
 ).split()
@@ -35,6 +36,8 @@ COMPENSATION_RETRY = RetryPolicy(count=19, logic=RetryLogic.EXPONENTIAL_BACKOFF,
 OPERATOR_RETRY = RetryPolicy(count=0)
 CALL_RETRY = RetryPolicy(count=0, forgives_losses=True)
 OPERATOR_TIMEOUTS = Timeouts(response_ms=0)
+
+RUNTIME_METADATA_MAX = 100
 
 EMPTY = Template(b"{}")
 
@@ -50,11 +53,12 @@ class TaskDefinition(msgspec.Struct, frozen=True):
     limits: TaskLimits = NO_LIMITS
     schemas: Schemas = NO_SCHEMAS
     queue_suffix: str = ""  # of the queue's name, behind that of the task
+    runtime_metadata: tuple[str, ...] = ()  # names of the values that its workers get
 
 
 def read_task(raw: bytes, path: str, name: str = "", is_inline: bool = False) -> TaskDefinition:
     """`name`: what it is called if the document, being part of another, does not say."""
-    fields = Fields(raw, path, _KNOWN, _UNBUILT)
+    fields = Fields(raw, path, _KNOWN)
     own_name = fields.task_name("name", name)
     return TaskDefinition(
         name=own_name,
@@ -65,6 +69,7 @@ def read_task(raw: bytes, path: str, name: str = "", is_inline: bool = False) ->
         limits=_read_limits(fields),
         schemas=read_schemas(fields, enforced=False),
         queue_suffix=_read_queue(fields, name or own_name),
+        runtime_metadata=_read_runtime_metadata(fields),
     )
 
 
@@ -76,6 +81,19 @@ def _read_queue(fields: Fields, task_name: str) -> str:
         key = "isolationGroupId" if group else "executionNameSpace"
         raise fields.invalid(key, f"{task_name}{suffix}: the name of a queue may have {NAME_CHARACTERS_MAX} characters")
     return suffix
+
+
+def _read_runtime_metadata(fields: Fields) -> tuple[str, ...]:
+    """Each name once."""
+    names = fields.texts("runtimeMetadata")
+    if len(names) > RUNTIME_METADATA_MAX:
+        raise fields.invalid("runtimeMetadata", f"there may be {RUNTIME_METADATA_MAX} names")
+    for position, name in enumerate(names):
+        if not name:
+            raise fields.invalid(f"runtimeMetadata[{position}]", "it must be a non-empty string")
+        if len(name) > NAME_CHARACTERS_MAX:
+            raise fields.invalid(f"runtimeMetadata[{position}]", f"a name may have {NAME_CHARACTERS_MAX} characters")
+    return tuple(dict.fromkeys(names))
 
 
 def _read_retry(fields: Fields) -> RetryPolicy:

@@ -313,6 +313,22 @@ class Assignment(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class RuntimeMetadataEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: builtins.int
     WORKFLOW_ID_FIELD_NUMBER: builtins.int
     TASK_ID_FIELD_NUMBER: builtins.int
@@ -333,6 +349,7 @@ class Assignment(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     PARAMETERS_JSON_FIELD_NUMBER: builtins.int
     QUEUE_FIELD_NUMBER: builtins.int
+    RUNTIME_METADATA_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
@@ -381,6 +398,12 @@ class Assignment(google.protobuf.message.Message):
     def scheduled_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the attempt was created (log time)."""
 
+    @property
+    def runtime_metadata(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What the task definition's `runtimeMetadata` names and the node that hands this out has: values by their names, at
+        most 16 KiB each. Often secrets: not to be logged or stored.
+        """
+
     def __init__(
         self,
         *,
@@ -404,9 +427,10 @@ class Assignment(google.protobuf.message.Message):
         kind: builtins.str = ...,
         parameters_json: builtins.bytes = ...,
         queue: builtins.str = ...,
+        runtime_metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["compensation", b"compensation", "heartbeat_details", b"heartbeat_details", "input", b"input", "scheduled_time", b"scheduled_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "kind", b"kind", "name", b"name", "namespace", b"namespace", "parameters_json", b"parameters_json", "queue", b"queue", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "scheduled_time", b"scheduled_time", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "kind", b"kind", "name", b"name", "namespace", b"namespace", "parameters_json", b"parameters_json", "queue", b"queue", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "runtime_metadata", b"runtime_metadata", "scheduled_time", b"scheduled_time", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
 
 global___Assignment = Assignment
 

@@ -268,6 +268,11 @@ INVALID: list[tuple[Json, str, str]] = [
     # Compensation.
     (workflow(step(type="SUB_WORKFLOW")), "tasks[0].compensateWith.subWorkflowParam.name", "non-empty string"),
     (workflow(step(type="HTTP")), "tasks[0].compensateWith.inputParameters.http_request", "what is called"),
+    (
+        workflow(task("a", taskDefinition={"runtimeMetadata": ["X", ""]})),
+        "tasks[0].taskDefinition.runtimeMetadata[1]",
+        "non-empty string",
+    ),
     (workflow(step(name="")), "tasks[0].compensateWith.name", "non-empty string"),
     (workflow(task("a", compensateWith="undo")), "tasks[0].compensateWith", "must be an object"),
     (workflow(step(type="WAIT")), "tasks[0].compensateWith.type", "must be a SIMPLE"),
@@ -321,7 +326,6 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
     *((workflow(workflowStatusListenerSink=f"{kind}:x"), "workflowStatusListenerSink") for kind in BROKERS),
     (workflow(task("a", onStateChange={"onStart": [{"type": "${x}"}]})), "tasks[0].onStateChange.onStart[0].type"),
     (workflow(workflowStatusListenerSink="conductor:${workflow.input.x}"), "workflowStatusListenerSink"),
-    (workflow(task("a", taskDefinition={"runtimeMetadata": ["X"]})), "tasks[0].taskDefinition.runtimeMetadata"),
     (workflow(switch("s", evaluatorType="python", decisionCases={"x": []})), "tasks[0].evaluatorType"),
     (workflow(task("a", inputParameters={"k": "${workflow.secrets.x}"})), "tasks[0].inputParameters.k"),
     (workflow(task("a", inputParameters={"k": "${NETFLIX_ENV}"})), "tasks[0].inputParameters.k"),
