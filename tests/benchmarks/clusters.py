@@ -13,7 +13,7 @@ from orchestrator.cli.local_cluster import LocalCluster, LocalNode
 from orchestrator.config import Address
 from tests.benchmarks import relay
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 RELAY_READY_S = 20
 
 
