@@ -292,5 +292,7 @@ def _tell_errors(entry: Entry, what: str, result: AnyResult) -> None:
     """An unexpected error in a step is the same on every node, changes nothing, and is ours to mend."""
     if isinstance(result, Rejected) and result.code is Code.INTERNAL:
         logger.error(
-            "a step failed: %s", result.message, extra={"index": entry.index, "step": what, "reason": result.reason}
+            "a step failed: %s",
+            result.message,
+            extra={"index": entry.index, "step": what, "reason": result.reason, **dict(result.metadata)},
         )
