@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,52 @@ def test_the_generator_is_not_newer_than_the_oldest_runtime() -> None:
 
 def messages_stub() -> str:
     return (ROOT / "proto/orchestrator_api/v1/common_pb2.py").read_text(encoding="utf-8")
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A distribution that only the development's tools bring would be missing where `pip install` is all there is."""
+    paths = [*(ROOT / "orchestrator").rglob("*.py"), *(ROOT / "client/orchestrator_client").rglob("*.py")]
+    modules = {module for path in paths for module in _imported(ast.parse(path.read_text("utf-8")))}
+    owners = {file.as_posix(): _canonical(one.name) for one in distributions() for file in one.files or ()}
+    installed = _with_their_own(PYPROJECT["project"]["dependencies"])
+    found = {module: owners[file] for module in modules for file in _files_of(module) if file in owners}
+    assert {"google.rpc", "google.protobuf", "grpc", "msgspec", "pysyncobj"} <= found.keys()
+    # pytest is there wherever its plugin is loaded.
+    assert {module: owner for module, owner in found.items() if owner not in installed | {"pytest"}} == {}
+
+
+def _with_their_own(requirements: list[str]) -> set[str]:
+    """What these requirements bring, optional extras left out."""
+    found: set[str] = set()
+    pending = list(requirements)
+    while pending:
+        text = pending.pop()
+        name = _canonical(re.split(r"[^\w.-]", text)[0])
+        if name not in found and "extra ==" not in text:
+            found.add(name)
+            with suppress(PackageNotFoundError):  # what other systems need
+                pending += requires(name) or []
+    return found
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def _files_of(module: str) -> Iterator[str]:
+    """Where a module may lie, or a package, which need not have a file of its own."""
+    place = module.replace(".", "/")
+    yield from (f"{place}.py", f"{place}/__init__.py")
+    if module == "google.rpc":
+        yield f"{place}/status_pb2.py"
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_locks_hold_every_dependency_by_hash_and_no_address() -> None:
