@@ -96,6 +96,9 @@ class Children:
         if user is not None:
             tied += ["--reuid", user, "--regid", user, "--init-groups"]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        if user is None:
+            # What it leaves there goes with the directory.
+            inherited["TMPDIR"] = str(self.directory)
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *tied, "--", *map(str, command), cwd=self.directory, env={**inherited, **(environment or {})},

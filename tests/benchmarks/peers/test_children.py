@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
@@ -46,6 +47,16 @@ def test_the_time_of_a_process_and_of_those_it_waited_for_is_read_behind_its_nam
 def test_a_process_that_is_gone_costs_nothing() -> None:
     assert descendants([2**22 + 1]) == set()
     assert cpu_of_trees([2**22 + 1]) == 0
+
+
+@needs_setpriv
+async def test_temporary_files_of_a_process_go_with_its_directory(tmp_path: Path) -> None:
+    async with children(tmp_path) as started:
+        command = [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"]
+        asked = await started.start("asked", command)
+        async with asyncio.timeout(60):
+            await asked.process.wait()
+        assert asked.said().strip() == str(tmp_path)
 
 
 @needs_setpriv
