@@ -112,7 +112,7 @@ def end_idle_session(step: Step, timer: Timer) -> None:
 
 
 def _arm(step: Step, session_id: str, namespace: str, fire_ms: int) -> int:
-    number = step.next_timer()
+    number = step.timer_number()
     row = Timer(number, fire_ms, TimerKind.CLIENT_SESSION_IDLE, namespace, session_id)
     step.write(Table.TIMER, (number,), row)
     return number

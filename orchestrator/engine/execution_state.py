@@ -109,15 +109,9 @@ class ExecutionState:
         old = self.tasks.get(sequence)
         if row is None:
             self.tasks.pop(sequence, None)
-            self.task_changed(old, None)
         else:
             self.tasks[sequence] = row
-            if old is None:
-                self.task_changed(None, row)
-            elif row.status in TASK_TERMINAL:
-                self.open.pop(sequence, None)
-            else:
-                self.open[sequence] = None
+        self._task_changed(old, row)
         return old
 
     def put_in_order(self, tables: set[Table]) -> None:
@@ -147,8 +141,7 @@ class ExecutionState:
         sequences = self.undoing.get(record)
         return self.tasks[sequences[-1]] if sequences else None
 
-    def task_changed(self, old: TaskAttempt | None, new: TaskAttempt | None) -> None:
-        """Corrects the indexes."""
+    def _task_changed(self, old: TaskAttempt | None, new: TaskAttempt | None) -> None:
         if new is None:
             if old is not None:
                 sequences = self._siblings(old)

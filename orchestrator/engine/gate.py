@@ -53,7 +53,7 @@ def enter(step: Step) -> None:
         step.write(Table.WORKFLOW_GROUP, (x.group,), replace(group, running=group.running + 1))
         step.change(has_place=True)
         return
-    number = step.next_ready()
+    number = step.ready_number()
     row = WaitingExecution(number, x.group, x.namespace, x.workflow_id, limit.at_once)
     step.write(Table.WAITING, (number,), row)
     step.change(waits=number)

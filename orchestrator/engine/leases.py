@@ -35,7 +35,7 @@ def enqueue(
     It is queued at the end of the step, if it can't be leased at once.
     """
     row = Ready(
-        step.next_ready(),
+        step.ready_number(),
         step.x.namespace,
         domain,
         system_queue or attempt.name,

@@ -1,9 +1,10 @@
 """What the replicated state is made of: plain rows, each of which is encoded, hashed and stored by itself.
 
-Rows are immutable values: a handler replaces a row through the unit of work and never changes one in place, so a
-step that fails leaves nothing behind. Fields are encoded by position: add new ones at the end, with a default.
-Times are milliseconds of log time. A payload is the JSON text as bytes when it has at most ``INLINE_PAYLOAD_BYTES``,
-otherwise the number of a PAYLOAD row of the same execution; ``b""`` is no payload.
+Rows are values: a handler replaces a row through the unit of work and never changes one in place, so a step that fails
+leaves nothing behind. Of META and its execution's header, which nearly every step changes several times, a step has a
+copy of its own that it does change in place, until it is committed. Fields are encoded by position: add new ones at the
+end, with a default. Times are milliseconds of log time. A payload is the JSON text as bytes when it has at most
+``INLINE_PAYLOAD_BYTES``, otherwise the number of a PAYLOAD row of the same execution; ``b""`` is no payload.
 """
 
 from __future__ import annotations

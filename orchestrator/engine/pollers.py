@@ -55,7 +55,7 @@ def _row(step: Step, key: QueueKey) -> Poller | None:
 
 def _arm(step: Step, key: QueueKey, seen_ms: int) -> int:
     namespace, domain, name = key
-    number = step.next_timer()
+    number = step.timer_number()
     fire_ms = seen_ms + limits.POLLER_KNOWN_MS
     step.write(Table.TIMER, (number,), Timer(number, fire_ms, TimerKind.POLLER, namespace, "", 0, name, domain))
     return number

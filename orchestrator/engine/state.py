@@ -204,14 +204,14 @@ class State:
         if table is Table.EXECUTION:
             return self._write_execution(execution_key, hot, row)
         assert hot is not None
+        if table is Table.TASK:
+            return hot.put_task(cast(int, key[2]), row)
         rows = hot.rows(table)
         old = rows.get(key[2])
         if row is None:
             rows.pop(key[2], None)
         else:
             rows[key[2]] = row
-        if table is Table.TASK:
-            hot.task_changed(old, row)
         return old
 
     def _write_execution(

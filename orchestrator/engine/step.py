@@ -228,13 +228,13 @@ class Step:
             state.meta = copy(self._meta)
         return state.meta
 
-    def next_timer(self) -> int:
+    def timer_number(self) -> int:
         """A number that no timer has had."""
         meta = self.meta
         meta.next_timer += 1
         return meta.next_timer - 1
 
-    def next_ready(self) -> int:
+    def ready_number(self) -> int:
         """A number that nothing waiting has had."""
         meta = self.meta
         meta.next_ready += 1
@@ -242,7 +242,7 @@ class Step:
 
     def arm(self, kind: TimerKind, after_ms: int, sequence: int = 0) -> int:
         """A timer for the step's execution, or one of its attempts; answers its number."""
-        number = self.next_timer()
+        number = self.timer_number()
         self.write(
             Table.TIMER,
             (number,),

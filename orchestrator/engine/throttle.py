@@ -167,6 +167,6 @@ def _counting(step: Step, rate: TaskRate) -> tuple[tuple[int, int], ...]:
 
 def _arm(step: Step, key: TaskKey, fire_ms: int) -> int:
     namespace, name = key
-    number = step.next_timer()
+    number = step.timer_number()
     step.write(Table.TIMER, (number,), Timer(number, fire_ms, TimerKind.TASK_RATE, namespace, "", 0, name))
     return number

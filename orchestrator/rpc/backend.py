@@ -203,8 +203,7 @@ def assembled(rows: Sequence[tuple[Table, RowKey, Row]]) -> ExecutionState:
         number = key[2]
         match row:
             case TaskAttempt():
-                held.tasks[row.sequence] = row
-                held.task_changed(None, row)
+                held.put_task(row.sequence, row)
             case SagaRecord():
                 held.records[row.number] = row
             case Signal():

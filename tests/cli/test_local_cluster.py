@@ -122,7 +122,7 @@ def test_a_base_port_gives_ports_that_can_be_remembered(tmp_path: Path) -> None:
     assert str(cluster.nodes["c"].metrics_address) == "127.0.0.1:7602"
 
 
-def testfree_ports_are_different_and_below_those_of_outgoing_connections() -> None:
+def test_free_ports_are_different_and_below_those_of_outgoing_connections() -> None:
     ports = [next(local_cluster.free_ports()) for _ in range(3)]
     assert all(20_000 <= port < 32_000 for port in ports)
 

@@ -58,7 +58,7 @@ def arm(step: Step, row: ScheduleRow, look_again_ms: int = 0) -> ScheduleRow:
         time_ms = look_again_ms
     else:
         return replace(row, timer=0)
-    number = step.next_timer()
+    number = step.timer_number()
     timer = Timer(number, time_ms, TimerKind.SCHEDULE, row.namespace, "", name=row.name)
     step.write(Table.TIMER, (number,), timer)
     return replace(row, timer=number)
