@@ -6,10 +6,7 @@ Everything that touches the world comes from a `World` and is handed down: clock
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,8 +53,6 @@ logger = logging.getLogger(__name__)
 
 GOSSIP_SECONDS = 0.2
 PEER_SILENCE_MS_MIN = 3_000
-THREAD_SWITCH_SECONDS = 0.0001
-GARBAGE_THRESHOLD = 50_000
 STOP_GRACE_SECONDS = 1.0
 # A node that is further behind than this is not ready to serve.
 CAUGHT_UP_ENTRIES = 1_000
@@ -471,30 +466,3 @@ class Node:
         if self._log.role is Role.LEADER:
             return self._leadership.leading
         return self._log.commit_index - self._applier.applied_index < CAUGHT_UP_ENTRIES
-
-
-async def run_node(config: Config, world: World | None = None) -> None:
-    """Runs a node until SIGTERM or SIGINT. Raises NodeFailed if it had to stop itself."""
-    # A busy loop keeps other threads, and so fsync and the database, waiting for this long; the default is 5 ms.
-    sys.setswitchinterval(THREAD_SWITCH_SECONDS)
-    node = Node(config, world)
-    await node.start()
-    await node.serve()
-    # What was made until now stays: the collector need not look at it again, nor as often at what comes and goes.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    failed = asyncio.create_task(node.wait_failed())
-    asked = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({failed, asked}, return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            failed.result()
-    finally:
-        asked.cancel()
-        failed.cancel()
-        await node.stop()

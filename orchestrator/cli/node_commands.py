@@ -112,7 +112,8 @@ def serve(config_file: Path | None, check: bool, parent: int | None, **flags: An
         return
     _check_peer_address(config)
     logs.configure(node=config.node, log_format=config.log_format, level=config.log_level)
-    from orchestrator.node import NodeFailed, run_node  # noqa: PLC0415 - all other commands start without a server
+    from orchestrator.node import NodeFailed  # noqa: PLC0415 - all other commands start without a server
+    from orchestrator.running import run_node  # noqa: PLC0415 - same
 
     raise click.exceptions.Exit(run_until_signal(lambda: run_node(config), logged_already=NodeFailed))
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import uvloop
 
 from orchestrator.cli.die_with_parent import die_with_parent
-from orchestrator.node import THREAD_SWITCH_SECONDS
 from orchestrator.replication.files import Files, RealFiles
 from orchestrator.replication.settings import RaftSettings
+from orchestrator.running import THREAD_SWITCH_SECONDS
 from tests.benchmarks.node import SlowFiles
 from tests.replication.cluster import Node
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from orchestrator import config as settings
 from orchestrator.cli.die_with_parent import die_with_parent
 from orchestrator.cli.node_commands import run_until_signal
-from orchestrator.node import NodeFailed, run_node
+from orchestrator.node import NodeFailed
 from orchestrator.replication.files import RealFile, RealFiles, WritableFile, WriteThenSync
+from orchestrator.running import run_node
 from orchestrator.telemetry import logs
 from orchestrator.world import World
 

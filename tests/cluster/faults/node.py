@@ -18,7 +18,8 @@ from orchestrator import config as settings
 from orchestrator.cli.die_with_parent import die_with_parent
 from orchestrator.cli.node_commands import run_until_signal
 from orchestrator.config import Config
-from orchestrator.node import NodeFailed, run_node
+from orchestrator.node import NodeFailed
+from orchestrator.running import run_node
 from orchestrator.storage.vfs import KeptVFS
 from orchestrator.telemetry import logs
 from orchestrator.world import World
