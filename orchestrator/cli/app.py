@@ -21,6 +21,7 @@ from orchestrator.cli.search_commands import workflow
 from orchestrator.cli.service_commands import service
 from orchestrator.cli.session import Session, common_options, current_session
 from orchestrator.cli.task_commands import task
+from orchestrator.cli.tls_commands import tls
 
 
 class OneLineErrors(click.Group):
@@ -71,7 +72,7 @@ def version() -> None:
     current_session().output.show(values, f"orchestrator {values['version']} (Python {values['python']})")
 
 
-for command in (init, serve, dev, cluster, workflow, task, service, schema, schedule, event):
+for command in (init, serve, dev, cluster, workflow, task, service, schema, schedule, event, tls):
     cli.add_command(command)
 for module in (definition_commands, start_commands, upkeep_commands):
     for command in module.WORKFLOW_COMMANDS:

@@ -1,0 +1,1 @@
+"""Certificates: read from files and again when these change, judged, and made."""
