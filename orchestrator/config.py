@@ -125,6 +125,9 @@ class Config:
                                             "runtimeMetadata of their task names what follows; empty: none",
                                             "CONDUCTOR_ENV_")
 
+    secret_keys_file: str = _setting("file, relative to this one: keys of secrets, one per line, of which the first "
+                                     "seals and all open; read again when it changes; empty: no secrets", "", file=True)
+
     log_format: str = _setting("human or json", "human", choices=("human", "json"))
     log_level: str = _setting("debug, info, warning or error", "info", choices=("debug", "info", "warning", "error"))
 

@@ -33,6 +33,8 @@ from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
 from orchestrator.rpc.runtime_metadata import Environment, RuntimeMetadata
 from orchestrator.rpc.server import RpcServer
+from orchestrator.sealing.key_file import KeyFile
+from orchestrator.sealing.secret_values import SecretValues
 from orchestrator.services.admission import Admission, AdmissionLimits, AdmissionReadings
 from orchestrator.services.checkpoints import ContentCheck
 from orchestrator.services.gauges import Gauges
@@ -73,6 +75,9 @@ class Node:
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._take_over: asyncio.Task[None] | None = None
+        self._secret_keys = KeyFile(
+            Path(config.secret_keys_file) if config.secret_keys_file else None, self._world.read_file,
+            self._clock.monotonic)
         self._content = ContentCheck()
         self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=__version__)
@@ -86,8 +91,12 @@ class Node:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Joins the cluster. Raises the identity's, the journal's and the database's errors, and OSError."""
+        """Joins the cluster.
+
+        Raises the identity's, the journal's and the database's errors, KeyFileInvalid and OSError.
+        """
         config = self.config
+        self._secret_keys.load()
         self.identity = identities.load(self._world.files, config.data_dir, node=config.node)
         self._free_disk = self._world.free_disk_bytes(config.data_dir)
         self._open_storage()
@@ -323,6 +332,7 @@ class Node:
             log_time_ms=self._log_clock.peek_ms,
             check_source=self._system.check_source,
             evaluate=self._system.evaluate,
+            secrets=SecretValues(self.identity.cluster_id, self._secret_keys, self._world.entropy),
             runtime_metadata=RuntimeMetadata(Environment(self._world.environment, self.config.task_environment_prefix)),
         )
 

@@ -53,6 +53,9 @@ class World:
     workers: WorkerFactory = thread_worker
     lanes: LaneFactory = ThreadLane
     free_disk_bytes: Callable[[Path], int] = free_disk_bytes
+    # So many bytes that nobody can guess, and files that settings name.
+    entropy: Callable[[int], bytes] = os.urandom
+    read_file: Callable[[Path], bytes] = Path.read_bytes
     # Of this process; there are secrets among them, which no repr shows.
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     # How the node's own session reaches the nodes, by the address of their gRPC service.

@@ -41,6 +41,7 @@ from orchestrator_client.runs import WAIT_MS, Run, failed, read_output
 from orchestrator_client.schedules import Schedules
 from orchestrator_client.schemas import Schemas
 from orchestrator_client.searching import FoundTask, Hits
+from orchestrator_client.secrets import Secrets
 from orchestrator_client.starting import Startable, output_type_of, write_start
 from orchestrator_client.upkeep import Upkeep
 from orchestrator_client.workflow import Workflow
@@ -77,6 +78,7 @@ class Client(Executing, Upkeep, Mocking):
         self.events = Events(self.connection)
         self.conductor = Conductor(self.connection, self.start)
         self.schemas = Schemas(self.connection)
+        self.secrets = Secrets(self.connection)
         # The digest of each workflow that this client knows to be registered.
         self._registered: dict[tuple[str, int], str] = {}
         self._registering = asyncio.Lock()

@@ -24,6 +24,7 @@ from orchestrator_api.v1 import (
     events_pb2_grpc,
     schedules_pb2_grpc,
     schemas_pb2_grpc,
+    secrets_pb2_grpc,
     services_pb2_grpc,
     workers_pb2_grpc,
     workflows_pb2,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from orchestrator_api.v1.events_pb2_grpc import EventServiceAsyncStub
     from orchestrator_api.v1.schedules_pb2_grpc import ScheduleServiceAsyncStub
     from orchestrator_api.v1.schemas_pb2_grpc import SchemaRegistryServiceAsyncStub
+    from orchestrator_api.v1.secrets_pb2_grpc import SecretServiceAsyncStub
     from orchestrator_api.v1.services_pb2_grpc import ServiceRegistryServiceAsyncStub
     from orchestrator_api.v1.workers_pb2_grpc import WorkerServiceAsyncStub
     from orchestrator_api.v1.workflows_pb2_grpc import WorkflowServiceAsyncStub
@@ -100,6 +102,7 @@ class Node:
         )
         self.schedules = cast("ScheduleServiceAsyncStub", schedules_pb2_grpc.ScheduleServiceStub(channel))
         self.schemas = cast("SchemaRegistryServiceAsyncStub", schemas_pb2_grpc.SchemaRegistryServiceStub(channel))
+        self.secrets = cast("SecretServiceAsyncStub", secrets_pb2_grpc.SecretServiceStub(channel))
         self.events = cast("EventServiceAsyncStub", events_pb2_grpc.EventServiceStub(channel))
         self.cluster = cast("ClusterServiceAsyncStub", cluster_pb2_grpc.ClusterServiceStub(channel))
 

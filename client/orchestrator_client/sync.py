@@ -16,6 +16,7 @@ from orchestrator_client.running import loop_factory
 from orchestrator_client.runs import Run
 from orchestrator_client.schedules import Schedules
 from orchestrator_client.schemas import Schemas
+from orchestrator_client.secrets import Secrets
 from orchestrator_client.tasks import Task
 from orchestrator_client.worker import Worker
 
@@ -181,6 +182,16 @@ class SyncSchemas(_Blocking[Schemas]):
     delete = _blocking(Schemas.delete)
 
 
+class SyncSecrets(_Blocking[Secrets]):
+    """`Secrets` whose methods block."""
+
+    put = _blocking(Secrets.put)
+    get = _blocking(Secrets.get)
+    list = _iterating(Secrets.list)
+    delete = _blocking(Secrets.delete)
+    rotate = _blocking(Secrets.rotate)
+
+
 class SyncConductor(_Blocking[Conductor]):
     """`Conductor` whose methods block."""
 
@@ -264,6 +275,7 @@ class SyncClient(_Blocking[Client]):
         self.events = SyncEvents(self.inner.events, thread)
         self.conductor = SyncConductor(self.inner.conductor, thread)
         self.schemas = SyncSchemas(self.inner.schemas, thread)
+        self.secrets = SyncSecrets(self.inner.secrets, thread)
 
     def run(self, workflow_id: str, *, output: type | None = None) -> SyncRun:
         """A handle of an execution that was started elsewhere; `output` is the type of its result."""

@@ -18,6 +18,7 @@ from orchestrator.cli.rehearsal_commands import test_workflow
 from orchestrator.cli.schedule_commands import schedule
 from orchestrator.cli.schema_commands import schema
 from orchestrator.cli.search_commands import workflow
+from orchestrator.cli.secret_commands import secret
 from orchestrator.cli.service_commands import service
 from orchestrator.cli.session import Session, common_options, current_session
 from orchestrator.cli.task_commands import task
@@ -72,7 +73,7 @@ def version() -> None:
     current_session().output.show(values, f"orchestrator {values['version']} (Python {values['python']})")
 
 
-for command in (init, serve, dev, cluster, workflow, task, service, schema, schedule, event, tls):
+for command in (init, serve, dev, cluster, workflow, task, service, schema, secret, schedule, event, tls):
     cli.add_command(command)
 for module in (definition_commands, start_commands, upkeep_commands):
     for command in module.WORKFLOW_COMMANDS:

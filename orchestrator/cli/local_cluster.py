@@ -29,6 +29,7 @@ from orchestrator.cli.cluster_calls import CALL_TIMEOUT_S, ask_leader, ask_statu
 from orchestrator.config import Address, Config
 from orchestrator.replication import identity
 from orchestrator.replication.files import RealFiles
+from orchestrator.sealing.keys import new_key_line
 from orchestrator_api.v1 import cluster_pb2
 
 NODE_NAMES = ("a", "b", "c", "d", "e", "f", "g")
@@ -150,12 +151,24 @@ class LocalCluster:
     def prepare(self) -> None:
         """Writes the configurations and makes the data directories that are missing."""
         members = {name: str(node.peer_address) for name, node in self.nodes.items()}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._make_secret_key()
         cluster_id = self._cluster_id()
         for node in self.nodes.values():
             node.directory.mkdir(parents=True, exist_ok=True)
             node.config_file.write_text(self._toml(node))
             if not (node.data_dir / identity.FILE_NAME).exists():
                 identity.initialise(RealFiles(), node.data_dir, cluster_id, node.name, members)
+
+    @property
+    def secret_keys_file(self) -> Path:
+        """Of all nodes alike."""
+        return self.directory / "secret.keys"
+
+    def _make_secret_key(self) -> None:
+        if "secret_keys_file" not in self._settings and not self.secret_keys_file.exists():
+            self.secret_keys_file.touch(mode=0o600)
+            self.secret_keys_file.write_text(new_key_line(os.urandom) + "\n")
 
     def start_node(self, name: str) -> None:
         node = self.nodes[name]
@@ -264,7 +277,8 @@ class LocalCluster:
     def _toml(self, node: LocalNode) -> str:
         values: dict[str, int | str] = {
             "node": node.name, "data_dir": str(node.data_dir), "grpc_listen": str(node.grpc_address),
-            "peer_listen": str(node.peer_address), "metrics_listen": str(node.metrics_address), **self._settings,
+            "peer_listen": str(node.peer_address), "metrics_listen": str(node.metrics_address),
+            "secret_keys_file": str(self.secret_keys_file), **self._settings,
         }
         Config(**{**values, "data_dir": node.data_dir})  # type: ignore[arg-type]  # checked by Config itself
         # JSON's text and numbers are TOML's, too.

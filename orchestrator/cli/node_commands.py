@@ -22,6 +22,8 @@ from orchestrator.replication import identity
 from orchestrator.replication.errors import IdentityError, JournalCorrupt
 from orchestrator.replication.files import RealFiles
 from orchestrator.replication.tls import TlsUnusable, peer_contexts
+from orchestrator.sealing.errors import KeyFileInvalid
+from orchestrator.sealing.key_file import load_keys
 from orchestrator.storage.errors import DatabaseCorrupt, SchemaVersionUnsupported, WrongCluster
 from orchestrator.telemetry import logs
 
@@ -107,6 +109,7 @@ def serve(config_file: Path | None, check: bool, parent: int | None, **flags: An
         die_with_parent(parent)
     config = _config(config_file, flags)
     _check_tls(config)
+    _check_secret_keys(config)
     if check:
         click.echo("the configuration is right")
         return
@@ -130,6 +133,14 @@ def _check_tls(config: Config) -> None:
         if config.peer_tls_files is not None:
             peer_contexts(*config.peer_tls_files)
     except TlsUnusable as error:
+        raise exits.Failure(str(error), exits.USAGE) from error
+
+
+def _check_secret_keys(config: Config) -> None:
+    try:
+        if config.secret_keys_file:
+            load_keys(Path(config.secret_keys_file), Path.read_bytes)
+    except KeyFileInvalid as error:
         raise exits.Failure(str(error), exits.USAGE) from error
 
 

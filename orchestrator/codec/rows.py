@@ -45,6 +45,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.POLLER: resident.Poller,
     Table.SERVICE: resident.ServiceRow,
     Table.SCHEMA: resident.SchemaRow,
+    Table.SECRET: resident.SecretRow,
     Table.RETENTION: resident.Retention,
     Table.SCHEDULE: rows.ScheduleRow,
     Table.SCHEDULE_RUN: rows.ScheduleRun,

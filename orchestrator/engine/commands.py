@@ -19,6 +19,7 @@ from orchestrator.engine.command import Command
 from orchestrator.engine.definition_commands import DeleteTaskDefinition, DeleteWorkflowDefinition
 from orchestrator.engine.model import SessionKind, TaskStatus
 from orchestrator.engine.schema_commands import DeleteSchema, RegisterSchemas
+from orchestrator.engine.secret_commands import SecretCommand
 
 UNCHANGED = -1
 
@@ -481,6 +482,7 @@ AnyCommand = (
     | DeleteService
     | RegisterSchemas
     | DeleteSchema
+    | SecretCommand
     | DeleteWorkflowDefinition
     | DeleteTaskDefinition
     | DeleteWorkflow

@@ -30,6 +30,10 @@ DESCRIPTOR_SET_BYTES = 1024 * 1024
 SCHEMAS = 5_000
 SCHEMAS_BYTES = 64 * 1024 * 1024
 SCHEMA_BYTES = 256 * 1024  # which is what an evaluator takes
+SECRETS = 1_000  # in one namespace
+SECRETS_IN_ALL = 10_000
+SECRET_BYTES = 16 * 1024  # of a value
+SEALED_BYTES = SECRET_BYTES + 64
 
 TRANSITIONS_PER_STEP = 64
 # By whoever comes while something is left to do, which a message sees to: an entry has up to a thousand such commands.

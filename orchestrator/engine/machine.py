@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from orchestrator.engine import chain, commands, dedup, definition_commands, limits, messages, schema_commands
+from orchestrator.engine import (
+    chain,
+    commands,
+    dedup,
+    definition_commands,
+    limits,
+    messages,
+    schema_commands,
+    secret_commands,
+)
 from orchestrator.engine.command import execution_of
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.handlers import (
@@ -26,6 +35,7 @@ from orchestrator.engine.handlers import (
     results,
     scheduling,
     schemas,
+    secret_keeping,
     services,
     sessions,
     starting,
@@ -91,6 +101,9 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.DeleteService: services.delete_service,
     schema_commands.RegisterSchemas: schemas.register_schemas,
     schema_commands.DeleteSchema: schemas.delete_schema,
+    secret_commands.PutSecret: secret_keeping.put_secret,
+    secret_commands.DeleteSecret: secret_keeping.delete_secret,
+    secret_commands.ResealSecret: secret_keeping.reseal_secret,
     definition_commands.DeleteWorkflowDefinition: definitions.delete_workflow_definition,
     definition_commands.DeleteTaskDefinition: definitions.delete_task_definition,
     commands.DeleteWorkflow: purging.delete_workflow,

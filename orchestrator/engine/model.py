@@ -51,6 +51,7 @@ class Table(IntEnum):
     POLLER = 34  # (namespace, domain, task name)
     SERVICE = 50  # (namespace, name)
     SCHEMA = 71  # (namespace, name, version)
+    SECRET = 72  # (namespace, name)
     RETENTION = 35  # ()
     SCHEDULE = 40  # (namespace, name)
     SCHEDULE_RUN = 41  # (namespace, name, number)

@@ -23,7 +23,14 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.places import node_of
 from orchestrator.engine.plan import bundle_for, compiled, plan_of
-from orchestrator.engine.resident import Bundle, SchemaRow, ServiceRow, TaskDefinitionRow, WorkflowDefinitionRow
+from orchestrator.engine.resident import (
+    Bundle,
+    SchemaRow,
+    SecretRow,
+    ServiceRow,
+    TaskDefinitionRow,
+    WorkflowDefinitionRow,
+)
 from orchestrator.engine.schema_texts import registered_schema
 from orchestrator.engine.state import State
 
@@ -246,6 +253,21 @@ def services(state: State, namespace: str) -> list[ServiceRow]:
     """By name."""
     rows = sorted(state.resident[Table.SERVICE].items())
     return [row for key, row in rows if key[0] == namespace]
+
+
+def secret(state: State, namespace: str, name: str) -> SecretRow | None:
+    return cast(SecretRow | None, state.resident[Table.SECRET].get((namespace, name)))
+
+
+def secrets_of(state: State, namespace: str) -> list[SecretRow]:
+    """By name."""
+    rows = sorted(state.resident[Table.SECRET].items())
+    return [row for key, row in rows if key[0] == namespace]
+
+
+def every_secret(state: State) -> list[SecretRow]:
+    """Of all namespaces, by namespace and name."""
+    return [row for _, row in sorted(state.resident[Table.SECRET].items())]
 
 
 def schema(state: State, namespace: str, name: str, version: int) -> SchemaRow | None:

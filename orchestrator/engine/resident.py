@@ -46,6 +46,18 @@ class SchemaRow(Row, frozen=True):
     registered_ms: int
 
 
+class SecretRow(Row, frozen=True):
+    """A secret. Its value is sealed before it becomes a command, and opened when a task that names it is handed out."""
+
+    namespace: str
+    name: str
+    version: int
+    key_id: str  # of the key it is sealed with
+    sealed: bytes
+    created_ms: int
+    updated_ms: int
+
+
 class Bundle(Row, frozen=True):
     """What an execution was started with: definition and effective task definitions as one JSON text."""
 

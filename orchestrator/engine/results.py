@@ -102,6 +102,10 @@ class EventPublished(Result, frozen=True, tag=41):
     repeated: bool = False
 
 
+class SecretStored(Result, frozen=True, tag=50):
+    version: int
+
+
 AnyResult = (
     Done
     | Rejected
@@ -113,4 +117,5 @@ AnyResult = (
     | Checkpointed | MessagePushed
     | ScheduleRan
     | EventPublished
+    | SecretStored
 )

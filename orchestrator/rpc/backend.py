@@ -35,6 +35,7 @@ from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.errors import Addresses, invalid, rejected
 from orchestrator.rpc.runtime_metadata import RuntimeMetadata
 from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
+from orchestrator.sealing.secret_values import SecretValues, without_keys
 from orchestrator.storage.search import ExecutionFilter, Page
 from orchestrator.storage.task_search import TaskFilter, TaskPage
 from orchestrator_api.v1 import common_pb2
@@ -151,6 +152,7 @@ class Backend:
     log_time_ms: Callable[[], int]  # now; the last entry may be of long ago
     check_source: CheckSource = unchecked  # of scripts that are registered
     evaluate: Evaluate = unevaluated  # scripts and queries, outside of this process
+    secrets: SecretValues = field(default_factory=without_keys)  # sealed and opened with this node's keys
     runtime_metadata: RuntimeMetadata = field(default_factory=RuntimeMetadata)  # that goes out with attempts
 
     async def submit(

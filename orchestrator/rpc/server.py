@@ -13,6 +13,7 @@ from orchestrator.rpc.definitions import DefinitionServicer
 from orchestrator.rpc.events import EventServicer
 from orchestrator.rpc.schedules import ScheduleServicer
 from orchestrator.rpc.schemas import SchemaRegistryServicer
+from orchestrator.rpc.secrets import SecretServicer
 from orchestrator.rpc.services import ServiceRegistryServicer
 from orchestrator.rpc.workers import WorkerServicer
 from orchestrator.rpc.workflows import WorkflowServicer
@@ -29,6 +30,8 @@ from orchestrator_api.v1 import (
     schedules_pb2_grpc,
     schemas_pb2,
     schemas_pb2_grpc,
+    secrets_pb2,
+    secrets_pb2_grpc,
     services_pb2,
     services_pb2_grpc,
     workers_pb2,
@@ -48,6 +51,7 @@ SERVICES = tuple(
         (cluster_pb2.DESCRIPTOR, "ClusterService"),
         (services_pb2.DESCRIPTOR, "ServiceRegistryService"),
         (schemas_pb2.DESCRIPTOR, "SchemaRegistryService"),
+        (secrets_pb2.DESCRIPTOR, "SecretService"),
         (schedules_pb2.DESCRIPTOR, "ScheduleService"),
         (events_pb2.DESCRIPTOR, "EventService"),
     )
@@ -76,6 +80,7 @@ def add_services(backend: Backend, server: grpc.aio.Server) -> None:
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(backend), server)
     services_pb2_grpc.add_ServiceRegistryServiceServicer_to_server(ServiceRegistryServicer(backend), server)
     schemas_pb2_grpc.add_SchemaRegistryServiceServicer_to_server(SchemaRegistryServicer(backend), server)
+    secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(backend), server)
     schedules_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(backend), server)
     events_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(backend), server)
 

@@ -15,7 +15,8 @@ from orchestrator_client.conductor import Conductor
 from orchestrator_client.events import Events
 from orchestrator_client.schedules import Schedules
 from orchestrator_client.schemas import Schemas
-from orchestrator_client.sync import SyncConductor, SyncEvents, SyncSchedules, SyncSchemas
+from orchestrator_client.secrets import Secrets
+from orchestrator_client.sync import SyncConductor, SyncEvents, SyncSchedules, SyncSchemas, SyncSecrets
 
 PROTOS = Path(__file__).parents[2] / "proto/orchestrator_api/v1"
 
@@ -76,6 +77,11 @@ WAYS = {
     "GetSchema": "schemas.get schema/get",
     "ListSchemas": "schemas.list schema/list",
     "DeleteSchema": "schemas.delete schema/delete",
+    "PutSecret": "secrets.put secret/put",
+    "GetSecret": "secrets.get secret/get",
+    "ListSecrets": "secrets.list secret/list",
+    "DeleteSecret": "secrets.delete secret/delete",
+    "RotateSecrets": "secrets.rotate secret/rotate",
     "PutSchedule": "schedules.put schedule/put",
     "GetSchedule": "schedules.get schedule/get",
     "ListSchedules": "schedules.list schedule/list",
@@ -107,6 +113,7 @@ PARTS = {
     "schedules": (Schedules, SyncSchedules),
     "events": (Events, SyncEvents),
     "schemas": (Schemas, SyncSchemas),
+    "secrets": (Secrets, SyncSecrets),
     "conductor": (Conductor, SyncConductor),
 }
 

@@ -20,6 +20,7 @@ SAMPLES: list[Result] = [
     results.Polled((1, 2, 3)),
     results.Checkpointed(5, b"c"),
     results.MessagePushed("w:1"),
+    results.SecretStored(3),
     results.ScheduleRan("e", 2, "w1"),
     results.EventPublished(1, 2, repeated=True),
 ]

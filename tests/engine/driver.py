@@ -51,6 +51,7 @@ from orchestrator.engine.resident import (
     Request,
     Retention,
     SchemaRow,
+    SecretRow,
     ServiceRow,
     Session,
     TaskDefinitionRow,
@@ -101,6 +102,7 @@ ROWS: dict[Table, Any] = {
     Table.POLLER: Poller,
     Table.SERVICE: ServiceRow,
     Table.SCHEMA: SchemaRow,
+    Table.SECRET: SecretRow,
     Table.RETENTION: Retention,
 }
 

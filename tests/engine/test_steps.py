@@ -15,6 +15,7 @@ from orchestrator.engine import (
     machine,
     messages,
     schema_commands,
+    secret_commands,
     step,
     walk,
 )
@@ -86,6 +87,9 @@ EVERY_COMMAND: dict[type, Any] = {
         "default", (b'{"name":"s","data":{"type":"object"}}',), False
     ),
     schema_commands.DeleteSchema: schema_commands.DeleteSchema("default", "s", 0),
+    secret_commands.PutSecret: secret_commands.PutSecret("default", "NEW", 1, "k", b"sealed"),
+    secret_commands.DeleteSecret: secret_commands.DeleteSecret("default", "KEY"),
+    secret_commands.ResealSecret: secret_commands.ResealSecret("default", "KEY", 1, "k2", b"sealed anew"),
     definition_commands.DeleteWorkflowDefinition: definition_commands.DeleteWorkflowDefinition("default", "w", 0),
     definition_commands.DeleteTaskDefinition: definition_commands.DeleteTaskDefinition("default", "t"),
     commands.DeleteWorkflow: commands.DeleteWorkflow(*ONE, choices.DeleteEffects.KEEP),
@@ -123,6 +127,7 @@ def driver() -> Driver:
     for more in ({}, {"name": "asks", "condition": "$.n > 1"}):
         driver.ok(commands.PutEventHandler("default", msgspec.json.encode({**HANDLER, **more})))
     driver.ok(commands.PublishEvent("default", "e", "m1", b"{}"))
+    driver.ok(secret_commands.PutSecret("default", "KEY", 1, "k1", b"sealed"))
     return driver
 
 

@@ -6,8 +6,11 @@ No log and no disk: what replication may answer (refusals, lost leadership, slow
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -24,6 +27,9 @@ from orchestrator.rpc.errors import Addresses
 from orchestrator.rpc.runtime_metadata import Environment, RuntimeMetadata
 from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
 from orchestrator.rpc.server import RpcServer
+from orchestrator.sealing.key_file import KeyFile
+from orchestrator.sealing.keys import KEY_BYTES
+from orchestrator.sealing.secret_values import SecretValues
 from orchestrator.services.dispatcher import Dispatcher
 from orchestrator.services.liveness import Liveness
 from orchestrator.services.notifier import Notifier
@@ -35,6 +41,7 @@ from orchestrator_api.v1 import (
     events_pb2_grpc,
     schedules_pb2_grpc,
     schemas_pb2_grpc,
+    secrets_pb2_grpc,
     services_pb2_grpc,
     workers_pb2,
     workers_pb2_grpc,
@@ -85,6 +92,10 @@ class Bench:
         self.check_source: CheckSource = unchecked
         self.evaluate: Evaluate = unevaluated
         self.environment: dict[str, str] = {}
+        self.key_file = base64.b64encode(b"k" * KEY_BYTES)
+        keys = KeyFile(Path("secret.keys"), lambda path: self.key_file, lambda: self.now)
+        keys.load()
+        self.secrets = SecretValues("c", keys, os.urandom)
         self.server: RpcServer  # while it is served
 
     def backend(self) -> Backend:
@@ -108,6 +119,7 @@ class Bench:
             log_time_ms=lambda: self.driver.now_ms,
             check_source=self._check_source,
             evaluate=self._evaluate,
+            secrets=self.secrets,
             runtime_metadata=RuntimeMetadata(Environment(self.environment, "TASK_")),
         )
 
@@ -229,6 +241,7 @@ class Stubs:
         self.workers: Any = workers_pb2_grpc.WorkerServiceStub(channel)
         self.services: Any = services_pb2_grpc.ServiceRegistryServiceStub(channel)
         self.schemas: Any = schemas_pb2_grpc.SchemaRegistryServiceStub(channel)
+        self.secrets: Any = secrets_pb2_grpc.SecretServiceStub(channel)
         self.schedules: Any = schedules_pb2_grpc.ScheduleServiceStub(channel)
         self.events: Any = events_pb2_grpc.EventServiceStub(channel)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(channel)

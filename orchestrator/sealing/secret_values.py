@@ -1,0 +1,63 @@
+"""Secrets as rows have them, sealed and opened with the keys of this node."""
+
+from __future__ import annotations
+
+from orchestrator.engine.resident import SecretRow
+from orchestrator.sealing.errors import KeyUnknown, NoKeys, SealingError
+from orchestrator.sealing.key_file import KeyFile
+from orchestrator.sealing.keys import Entropy
+
+
+class SecretValues:
+    """Of one cluster: a value is bound to it, to its namespace, its name and its version."""
+
+    def __init__(self, cluster_id: str, key_file: KeyFile, entropy: Entropy) -> None:
+        self._cluster_id = cluster_id
+        self._key_file = key_file
+        self._entropy = entropy
+
+    def seal(self, namespace: str, name: str, version: int, value: bytes) -> tuple[str, bytes]:
+        """(id of the key, the sealed value). Raises NoKeys."""
+        keys = self._key_file.keys
+        return keys.sealing_id, keys.seal(value, self._bound_to(namespace, name, version), self._entropy)
+
+    def open(self, row: SecretRow) -> bytes:
+        """The value. Raises NoKeys, KeyUnknown and SealBroken."""
+        bound_to = self._bound_to(row.namespace, row.name, row.version)
+        return self._key_file.keys.open(row.sealed, row.key_id, bound_to)
+
+    def sealing_id(self) -> str:
+        """Raises NoKeys."""
+        return self._key_file.keys.sealing_id
+
+    def why_closed(self, row: SecretRow) -> str:
+        """Why this node can't open the secret, without trying to; "" if it has the key."""
+        try:
+            keys = self._key_file.keys
+            if row.key_id not in keys.ids:
+                raise KeyUnknown(f"there is no key {row.key_id}, only {', '.join(keys.ids)}")
+        except SealingError as error:
+            return str(error)
+        return ""
+
+    def has_keys(self) -> bool:
+        try:
+            return bool(self._key_file.keys.ids)
+        except NoKeys:
+            return False
+
+    def _bound_to(self, namespace: str, name: str, version: int) -> tuple[str, ...]:
+        return (self._cluster_id, namespace, name, str(version))
+
+
+def without_keys() -> SecretValues:
+    """Of a node that has none."""
+    return SecretValues("", KeyFile(None, _nothing, _never), _nothing)
+
+
+def _nothing(asked: object) -> bytes:
+    raise NoKeys("this node has no secret_keys_file")
+
+
+def _never() -> float:
+    return 0.0
