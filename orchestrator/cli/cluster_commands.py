@@ -17,6 +17,7 @@ from orchestrator_api.v1 import cluster_pb2
 from orchestrator_client import Client
 
 _LAG_NOTABLE_ENTRIES = 1_000
+_SKEW_NOTABLE_MS = 1_000
 
 Answer = TypeVar("Answer")
 
@@ -157,10 +158,10 @@ def describe(found: cluster_pb2.GetStatusResponse) -> Any:
         ("version", f"{found.version}, behaviour level {found.behaviour_level}"), ("as seen by", found.node),
     ))
     rows = [(Text(node.name, "bold"), status(role_name(node.role)), node.term, node.applied_index, _lag(node),
-             f"{node.last_contact_ms} ms ago", node.grpc_address)
+             f"{node.last_contact_ms} ms ago", _clock(node), node.grpc_address)
             for node in sorted(found.nodes, key=lambda node: node.name)]
-    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "GRPC")
-    return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5)))
+    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "CLOCK", "GRPC")
+    return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5, 6)))
 
 
 def bearable(found: cluster_pb2.GetStatusResponse) -> Text:
@@ -176,3 +177,9 @@ def _lag(node: cluster_pb2.NodeStatus) -> Text:
     text = visible(node.lag_entries)
     text.stylize("yellow" if node.lag_entries >= _LAG_NOTABLE_ENTRIES else "")
     return text
+
+
+def _clock(node: cluster_pb2.NodeStatus) -> Text:
+    if abs(node.clock_skew_ms) <= _SKEW_NOTABLE_MS:
+        return Text("right" if node.role != cluster_pb2.NODE_ROLE_UNREACHABLE else "")
+    return Text(f"{node.clock_skew_ms / 1000:+.1f} s", "bold red")

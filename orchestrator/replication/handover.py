@@ -14,20 +14,25 @@ LOOK_EVERY_S = 0.005
 
 
 async def hand_over(
-    raft: SyncObj, wait: Callable[[float], Awaitable[None]], among: Container[str] | None = None
+    raft: SyncObj,
+    wait: Callable[[float], Awaitable[None]],
+    among: Container[str] | None = None,
+    rather_not: Container[str] = (),
 ) -> bool:
     """Lets the most caught-up follower catch up whole, then tells it to campaign; nothing may be appended meanwhile.
 
-    With `among` it is the most caught-up one of those, if that lags little: there is no hurry then.
+    `rather_not` are passed over if there is anybody else. With `among` it is the most caught-up one of those, if that
+    lags little, and none of `rather_not`: there is no hurry then.
     """
     replicator = raft.replicator
     there = replicator.reachable(raft.clock.monotonic())
     if among is not None:
-        there = {name for name in there if name in among and replicator.caught_up(name, 0)}
-    candidates = [(raft.match_index(name), name) for name in raft.other_voters if name in there]
+        fit = {name for name in there if name in among and name not in rather_not}
+        there = {name for name in fit if replicator.caught_up(name, 0)}
+    candidates = [(name not in rather_not, raft.match_index(name), name) for name in raft.other_voters if name in there]
     if not candidates:
         return False
-    target = max(candidates)[1]
+    target = max(candidates)[2]
     term = raft.term
 
     def leads() -> bool:

@@ -14,6 +14,9 @@ from orchestrator.replication.state import Role, SyncObj
 
 logger = logging.getLogger(__name__)
 
+# A node that stands back misses the leader for so many election timeouts before it stands for election itself.
+STAND_BACK_TIMEOUTS = 4
+
 
 class Elections:
     def __init__(self, raft: SyncObj) -> None:
@@ -34,6 +37,19 @@ class Elections:
         # Its connection closed and redialling was refused: its process is gone.
         self._leader_refused = False
         self._quick_at: float | None = None
+        # Why others than this node are to lead, if any of them can.
+        self._stands_back: set[str] = set()
+        self._stands_back_since = raft.clock.monotonic()
+        # Who asked for votes lacks what this node has: it can't be left to the others.
+        self._needed = False
+
+    def stand_back(self, why: str, does: bool) -> None:
+        """Leaves it to others to stand for election, as long as they may be able to; votes are given as ever."""
+        if does == (why in self._stands_back):
+            return
+        self._stands_back ^= {why}
+        self._stands_back_since = self._raft.clock.monotonic()
+        self._raft.wake()
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -47,11 +63,26 @@ class Elections:
             return
         if raft.role is Role.CANDIDATE and not self._requested and self._own_vote_durable():
             self._request_votes()
+        if self._leaves_it_to_others(now):
+            return
         if self._quick_at is not None and now >= self._quick_at:
             self._quick_at = self._quick_again(now) if self._leader_refused else None
             self._start_pre_vote()
         elif now >= raft.election_deadline:
             self._timed_out()
+
+    def _leaves_it_to_others(self, now: float) -> bool:
+        raft = self._raft
+        if not self._stands_back or self._needed or raft.role is not Role.FOLLOWER:
+            return False
+        since = max(self._leader_heard_at, self._stands_back_since)
+        if now >= since + STAND_BACK_TIMEOUTS * raft.settings.election_timeout_max_ms / 1000:
+            return False
+        self._quick_at = None
+        if now >= raft.election_deadline:
+            raft.follow(raft.term, None)
+            raft.defer_election()
+        return True
 
     def _timed_out(self) -> None:
         raft = self._raft
@@ -88,6 +119,7 @@ class Elections:
         self._quick_at = None
         self._pre_votes = None
         self._lost = 0
+        self._needed = False
         self._raft.defer_election()
 
     def leader_refused(self, name: str) -> None:
@@ -174,6 +206,7 @@ class Elections:
 
     def _go_instead(self) -> None:
         """Who asks lacks something that this node has, and both miss the leader: then it is this node's turn."""
+        self._needed = True
         if self._raft.role is Role.FOLLOWER and self._quick_at is None:
             self._quick_at = self._quick_time()
             self._raft.wake()

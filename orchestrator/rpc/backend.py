@@ -153,6 +153,7 @@ class Backend:
     check_source: CheckSource = unchecked  # of scripts that are registered
     evaluate: Evaluate = unevaluated  # scripts and queries, outside of this process
     secrets: SecretValues = field(default_factory=without_keys)  # sealed and opened with this node's keys
+    clock_skews_ms: Callable[[], Mapping[str, int]] = dict  # by node, as far as they are known
     runtime_metadata: RuntimeMetadata = field(default_factory=RuntimeMetadata)  # that goes out with attempts
 
     async def submit(

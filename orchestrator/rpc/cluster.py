@@ -149,6 +149,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             applied_index=backend.applied_index(),
             lag_entries=max(0, status.commit_index - backend.applied_index()),
             term=status.term,
+            clock_skew_ms=backend.clock_skews_ms().get(backend.node, 0),
         )
 
     def _peer(self, peer: PeerStatus, status: Status) -> pb.NodeStatus:
@@ -172,4 +173,5 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             lag_entries=max(0, status.commit_index - held),
             last_contact_ms=peer.last_contact_ms or 0,
             term=int(said.get("term", 0)),
+            clock_skew_ms=self.backend.clock_skews_ms().get(peer.name, 0),
         )

@@ -25,47 +25,47 @@ _sym_db = _symbol_database.Default()
 from orchestrator_api.v1 import common_pb2 as orchestrator__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!orchestrator_api/v1/cluster.proto\x12\x0forchestrator.v1\x1a orchestrator_api/v1/common.proto\"\x12\n\x10GetStatusRequest\"\xd1\x02\n\x11GetStatusResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06leader\x18\x04 \x01(\t\x12*\n\x05nodes\x18\x05 \x03(\x0b\x32\x1b.orchestrator.v1.NodeStatus\x12\x18\n\x10\x66\x61ults_tolerable\x18\x06 \x01(\r\x12\x16\n\x0elive_workflows\x18\x07 \x01(\x04\x12\x17\n\x0fworker_sessions\x18\x08 \x01(\x04\x12\x14\n\x0cleased_tasks\x18\t \x01(\x04\x12\x13\n\x0bready_tasks\x18\n \x01(\x04\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x17\n\x0f\x62\x65haviour_level\x18\x0c \x01(\r\x12\x13\n\x0blog_time_ms\x18\r \x01(\x04\x12\x1b\n\x13stuck_compensations\x18\x0e \x01(\x04\"\xec\x01\n\nNodeStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cgrpc_address\x18\x02 \x01(\t\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\'\n\x04role\x18\x04 \x01(\x0e\x32\x19.orchestrator.v1.NodeRole\x12\x12\n\nlast_index\x18\x05 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x06 \x01(\x04\x12\x15\n\rapplied_index\x18\x07 \x01(\x04\x12\x13\n\x0blag_entries\x18\x08 \x01(\x04\x12\x17\n\x0flast_contact_ms\x18\t \x01(\x04\x12\x0c\n\x04term\x18\n \x01(\x04\"\x12\n\x10GetLeaderRequest\"G\n\x11GetLeaderResponse\x12\x0e\n\x06leader\x18\x01 \x01(\t\x12\x14\n\x0cgrpc_address\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\"K\n\x10\x41\x64\x64MemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\">\n\x11\x41\x64\x64MemberResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\"#\n\x13RemoveMemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RemoveMemberResponse\"O\n\x14ReplaceMemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\"B\n\x15ReplaceMemberResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\"?\n\x0fRetentionPolicy\x12\x0e\n\x06\x61ge_ms\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\x15\n\x13GetRetentionRequest\"H\n\x14GetRetentionResponse\x12\x30\n\x06policy\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RetentionPolicy\"\xa4\x01\n\x13SetRetentionRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RequestIdentity\x12\x13\n\x06\x61ge_ms\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05\x63ount\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x12\n\x05\x62ytes\x18\x04 \x01(\x04H\x02\x88\x01\x01\x42\t\n\x07_age_msB\x08\n\x06_countB\x08\n\x06_bytes\"H\n\x14SetRetentionResponse\x12\x30\n\x06policy\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RetentionPolicy*\xc0\x01\n\x08NodeRole\x12\x19\n\x15NODE_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_ROLE_FOLLOWER\x10\x01\x12\x17\n\x13NODE_ROLE_CANDIDATE\x10\x02\x12\x14\n\x10NODE_ROLE_LEADER\x10\x03\x12 \n\x1cNODE_ROLE_AWAITING_ADMISSION\x10\x04\x12\x19\n\x15NODE_ROLE_UNREACHABLE\x10\x05\x12\x15\n\x11NODE_ROLE_LEARNER\x10\x06\x32\x83\x05\n\x0e\x43lusterService\x12R\n\tGetStatus\x12!.orchestrator.v1.GetStatusRequest\x1a\".orchestrator.v1.GetStatusResponse\x12R\n\tGetLeader\x12!.orchestrator.v1.GetLeaderRequest\x1a\".orchestrator.v1.GetLeaderResponse\x12R\n\tAddMember\x12!.orchestrator.v1.AddMemberRequest\x1a\".orchestrator.v1.AddMemberResponse\x12[\n\x0cRemoveMember\x12$.orchestrator.v1.RemoveMemberRequest\x1a%.orchestrator.v1.RemoveMemberResponse\x12^\n\rReplaceMember\x12%.orchestrator.v1.ReplaceMemberRequest\x1a&.orchestrator.v1.ReplaceMemberResponse\x12[\n\x0cGetRetention\x12$.orchestrator.v1.GetRetentionRequest\x1a%.orchestrator.v1.GetRetentionResponse\x12[\n\x0cSetRetention\x12$.orchestrator.v1.SetRetentionRequest\x1a%.orchestrator.v1.SetRetentionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!orchestrator_api/v1/cluster.proto\x12\x0forchestrator.v1\x1a orchestrator_api/v1/common.proto\"\x12\n\x10GetStatusRequest\"\xd1\x02\n\x11GetStatusResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06leader\x18\x04 \x01(\t\x12*\n\x05nodes\x18\x05 \x03(\x0b\x32\x1b.orchestrator.v1.NodeStatus\x12\x18\n\x10\x66\x61ults_tolerable\x18\x06 \x01(\r\x12\x16\n\x0elive_workflows\x18\x07 \x01(\x04\x12\x17\n\x0fworker_sessions\x18\x08 \x01(\x04\x12\x14\n\x0cleased_tasks\x18\t \x01(\x04\x12\x13\n\x0bready_tasks\x18\n \x01(\x04\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x17\n\x0f\x62\x65haviour_level\x18\x0c \x01(\r\x12\x13\n\x0blog_time_ms\x18\r \x01(\x04\x12\x1b\n\x13stuck_compensations\x18\x0e \x01(\x04\"\x83\x02\n\nNodeStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cgrpc_address\x18\x02 \x01(\t\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\'\n\x04role\x18\x04 \x01(\x0e\x32\x19.orchestrator.v1.NodeRole\x12\x12\n\nlast_index\x18\x05 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x06 \x01(\x04\x12\x15\n\rapplied_index\x18\x07 \x01(\x04\x12\x13\n\x0blag_entries\x18\x08 \x01(\x04\x12\x17\n\x0flast_contact_ms\x18\t \x01(\x04\x12\x0c\n\x04term\x18\n \x01(\x04\x12\x15\n\rclock_skew_ms\x18\x0e \x01(\x12\"\x12\n\x10GetLeaderRequest\"G\n\x11GetLeaderResponse\x12\x0e\n\x06leader\x18\x01 \x01(\t\x12\x14\n\x0cgrpc_address\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\"K\n\x10\x41\x64\x64MemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\">\n\x11\x41\x64\x64MemberResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\"#\n\x13RemoveMemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RemoveMemberResponse\"O\n\x14ReplaceMemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\"B\n\x15ReplaceMemberResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\"?\n\x0fRetentionPolicy\x12\x0e\n\x06\x61ge_ms\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\x15\n\x13GetRetentionRequest\"H\n\x14GetRetentionResponse\x12\x30\n\x06policy\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RetentionPolicy\"\xa4\x01\n\x13SetRetentionRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RequestIdentity\x12\x13\n\x06\x61ge_ms\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05\x63ount\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x12\n\x05\x62ytes\x18\x04 \x01(\x04H\x02\x88\x01\x01\x42\t\n\x07_age_msB\x08\n\x06_countB\x08\n\x06_bytes\"H\n\x14SetRetentionResponse\x12\x30\n\x06policy\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RetentionPolicy*\xc0\x01\n\x08NodeRole\x12\x19\n\x15NODE_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_ROLE_FOLLOWER\x10\x01\x12\x17\n\x13NODE_ROLE_CANDIDATE\x10\x02\x12\x14\n\x10NODE_ROLE_LEADER\x10\x03\x12 \n\x1cNODE_ROLE_AWAITING_ADMISSION\x10\x04\x12\x19\n\x15NODE_ROLE_UNREACHABLE\x10\x05\x12\x15\n\x11NODE_ROLE_LEARNER\x10\x06\x32\x83\x05\n\x0e\x43lusterService\x12R\n\tGetStatus\x12!.orchestrator.v1.GetStatusRequest\x1a\".orchestrator.v1.GetStatusResponse\x12R\n\tGetLeader\x12!.orchestrator.v1.GetLeaderRequest\x1a\".orchestrator.v1.GetLeaderResponse\x12R\n\tAddMember\x12!.orchestrator.v1.AddMemberRequest\x1a\".orchestrator.v1.AddMemberResponse\x12[\n\x0cRemoveMember\x12$.orchestrator.v1.RemoveMemberRequest\x1a%.orchestrator.v1.RemoveMemberResponse\x12^\n\rReplaceMember\x12%.orchestrator.v1.ReplaceMemberRequest\x1a&.orchestrator.v1.ReplaceMemberResponse\x12[\n\x0cGetRetention\x12$.orchestrator.v1.GetRetentionRequest\x1a%.orchestrator.v1.GetRetentionResponse\x12[\n\x0cSetRetention\x12$.orchestrator.v1.SetRetentionRequest\x1a%.orchestrator.v1.SetRetentionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'orchestrator_api.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODEROLE']._serialized_start=1535
-  _globals['_NODEROLE']._serialized_end=1727
+  _globals['_NODEROLE']._serialized_start=1558
+  _globals['_NODEROLE']._serialized_end=1750
   _globals['_GETSTATUSREQUEST']._serialized_start=88
   _globals['_GETSTATUSREQUEST']._serialized_end=106
   _globals['_GETSTATUSRESPONSE']._serialized_start=109
   _globals['_GETSTATUSRESPONSE']._serialized_end=446
   _globals['_NODESTATUS']._serialized_start=449
-  _globals['_NODESTATUS']._serialized_end=685
-  _globals['_GETLEADERREQUEST']._serialized_start=687
-  _globals['_GETLEADERREQUEST']._serialized_end=705
-  _globals['_GETLEADERRESPONSE']._serialized_start=707
-  _globals['_GETLEADERRESPONSE']._serialized_end=778
-  _globals['_ADDMEMBERREQUEST']._serialized_start=780
-  _globals['_ADDMEMBERREQUEST']._serialized_end=855
-  _globals['_ADDMEMBERRESPONSE']._serialized_start=857
-  _globals['_ADDMEMBERRESPONSE']._serialized_end=919
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=921
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=956
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=958
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=980
-  _globals['_REPLACEMEMBERREQUEST']._serialized_start=982
-  _globals['_REPLACEMEMBERREQUEST']._serialized_end=1061
-  _globals['_REPLACEMEMBERRESPONSE']._serialized_start=1063
-  _globals['_REPLACEMEMBERRESPONSE']._serialized_end=1129
-  _globals['_RETENTIONPOLICY']._serialized_start=1131
-  _globals['_RETENTIONPOLICY']._serialized_end=1194
-  _globals['_GETRETENTIONREQUEST']._serialized_start=1196
-  _globals['_GETRETENTIONREQUEST']._serialized_end=1217
-  _globals['_GETRETENTIONRESPONSE']._serialized_start=1219
-  _globals['_GETRETENTIONRESPONSE']._serialized_end=1291
-  _globals['_SETRETENTIONREQUEST']._serialized_start=1294
-  _globals['_SETRETENTIONREQUEST']._serialized_end=1458
-  _globals['_SETRETENTIONRESPONSE']._serialized_start=1460
-  _globals['_SETRETENTIONRESPONSE']._serialized_end=1532
-  _globals['_CLUSTERSERVICE']._serialized_start=1730
-  _globals['_CLUSTERSERVICE']._serialized_end=2373
+  _globals['_NODESTATUS']._serialized_end=708
+  _globals['_GETLEADERREQUEST']._serialized_start=710
+  _globals['_GETLEADERREQUEST']._serialized_end=728
+  _globals['_GETLEADERRESPONSE']._serialized_start=730
+  _globals['_GETLEADERRESPONSE']._serialized_end=801
+  _globals['_ADDMEMBERREQUEST']._serialized_start=803
+  _globals['_ADDMEMBERREQUEST']._serialized_end=878
+  _globals['_ADDMEMBERRESPONSE']._serialized_start=880
+  _globals['_ADDMEMBERRESPONSE']._serialized_end=942
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=944
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=979
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=981
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=1003
+  _globals['_REPLACEMEMBERREQUEST']._serialized_start=1005
+  _globals['_REPLACEMEMBERREQUEST']._serialized_end=1084
+  _globals['_REPLACEMEMBERRESPONSE']._serialized_start=1086
+  _globals['_REPLACEMEMBERRESPONSE']._serialized_end=1152
+  _globals['_RETENTIONPOLICY']._serialized_start=1154
+  _globals['_RETENTIONPOLICY']._serialized_end=1217
+  _globals['_GETRETENTIONREQUEST']._serialized_start=1219
+  _globals['_GETRETENTIONREQUEST']._serialized_end=1240
+  _globals['_GETRETENTIONRESPONSE']._serialized_start=1242
+  _globals['_GETRETENTIONRESPONSE']._serialized_end=1314
+  _globals['_SETRETENTIONREQUEST']._serialized_start=1317
+  _globals['_SETRETENTIONREQUEST']._serialized_end=1481
+  _globals['_SETRETENTIONRESPONSE']._serialized_start=1483
+  _globals['_SETRETENTIONRESPONSE']._serialized_end=1555
+  _globals['_CLUSTERSERVICE']._serialized_start=1753
+  _globals['_CLUSTERSERVICE']._serialized_end=2396
 # @@protoc_insertion_point(module_scope)

@@ -160,6 +160,7 @@ class NodeStatus(google.protobuf.message.Message):
     LAG_ENTRIES_FIELD_NUMBER: builtins.int
     LAST_CONTACT_MS_FIELD_NUMBER: builtins.int
     TERM_FIELD_NUMBER: builtins.int
+    CLOCK_SKEW_MS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     grpc_address: builtins.str
@@ -180,6 +181,8 @@ class NodeStatus(google.protobuf.message.Message):
     """Milliseconds since it was last heard of."""
     term: builtins.int
     """The term it is in."""
+    clock_skew_ms: builtins.int
+    """How far its wall clock is ahead of the median of the members', as the node that answers knows it; negative: behind."""
     def __init__(
         self,
         *,
@@ -193,8 +196,9 @@ class NodeStatus(google.protobuf.message.Message):
         lag_entries: builtins.int = ...,
         last_contact_ms: builtins.int = ...,
         term: builtins.int = ...,
+        clock_skew_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "commit_index", b"commit_index", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "term", b"term"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock_skew_ms", b"clock_skew_ms", "commit_index", b"commit_index", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "term", b"term"]) -> None: ...
 
 global___NodeStatus = NodeStatus
 
