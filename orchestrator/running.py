@@ -22,10 +22,7 @@ async def run_node(config: Config, world: World | None = None) -> None:
     node = Node(config, world)
     await node.start()
     await node.serve()
-    # What was made until now stays: the collector need not look at it again, nor as often at what comes and goes.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
+    settle_memory()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,3 +37,10 @@ async def run_node(config: Config, world: World | None = None) -> None:
         asked.cancel()
         failed.cancel()
         await node.stop()
+
+
+def settle_memory() -> None:
+    """What was made until now stays: the collector need not look at it again, nor as often at what comes and goes."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)

@@ -107,7 +107,7 @@ def _traffic(member: TestMember, counter: str) -> int:
     return member.node.log.status().counters.get(counter, 0)
 
 
-async def _run(client: Client, concurrency: int, workflows: int, prefix: str) -> None:
+async def run_w3(client: Client, concurrency: int, workflows: int, prefix: str) -> None:
     numbers = iter(range(workflows))
 
     async def caller() -> None:
@@ -126,9 +126,9 @@ def cost_of_w3(concurrency: int, workflows: int) -> dict[str, float]:
 
         async def measured() -> dict[str, float]:
             cluster.serve(first, second, third, slots=256)
-            await _run(cluster.client, 1, WARM_UP, "warm-up")
+            await run_w3(cluster.client, 1, WARM_UP, "warm-up")
             counts.begin()
-            await _run(cluster.client, concurrency, workflows, "counted")
+            await run_w3(cluster.client, concurrency, workflows, "counted")
             cost = counts.per(workflows)
             await counts.settle()
             stored = counts.per(workflows)
