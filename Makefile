@@ -124,9 +124,10 @@ $(COMPILED)/.built: $(INSTALLED) $(SOURCES)
 compiled: $(COMPILED)/.built ## Compile what applies the log, with mypyc
 
 # Not those that put a function of their own in the place of one of the engine's, which compiled code does not notice.
-test-compiled: compiled ## The tests of the engine, on what was compiled
+test-compiled: compiled ## The tests of the engine and of storage, on what was compiled
 	$(WITH_COMPILED) $(PYTEST) -n $(WORKERS) -o pythonpath=$(COMPILED) -m "not patches_engine" $(COMPILED)/tests/engine \
-		$(COMPILED)/tests/requirements $(COMPILED)/tests/codec $(ARGS)
+		$(COMPILED)/tests/requirements $(COMPILED)/tests/codec $(COMPILED)/tests/storage \
+		$(COMPILED)/tests/replication/test_applier.py $(COMPILED)/tests/replication/test_staging.py $(ARGS)
 
 # How much: SEED=7 (one, with its trace), SEEDS=500 or SECONDS=60, which is the default; what else there is, below.
 SIMULATION = $(if $(SEED),--seed $(SEED),$(if $(SEEDS),--seeds $(SEEDS),--seconds $(or $(SECONDS),60))) \

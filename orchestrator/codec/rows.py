@@ -59,6 +59,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 
 _PREFIX = bytes([ROW_FORMAT])
+_NUMBERS = [bytes([number]) for number in range(1 + max(Table))]
 _MESSAGE_TYPES: tuple[type[messages.Message], ...] = tuple(messages.Message.__subclasses__())
 _DECODERS: dict[Table, msgspec.msgpack.Decoder[Any]] = {
     Table.MESSAGE: msgspec.msgpack.Decoder(messages.AnyMessage),
@@ -111,7 +112,7 @@ def row_hash(table: Table, key: RowKey, data: bytes) -> int:
 def row_digest(table: Table, key: RowKey, data: bytes) -> bytes:
     """The hash as it is stored with the row."""
     # The encoded key says itself where it ends.
-    return blake2b(b"%c%b%b" % (table, _encode_key(key), data), digest_size=HASH_BYTES).digest()
+    return blake2b(_NUMBERS[table] + _encode_key(key) + data, digest_size=HASH_BYTES).digest()
 
 
 def _array_length(data: bytes, offset: int) -> int:

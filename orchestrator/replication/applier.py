@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 from orchestrator.codec.entries import LogEntry, decode_entry
 from orchestrator.engine import limits
-from orchestrator.engine.commands import AnyCommand
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.model import ExecutionKey, Row, RowKey, Table
-from orchestrator.engine.results import AnyResult, Checkpointed, Code, Rejected
+from orchestrator.engine.results import AnyResult, Checkpointed, Rejected
+from orchestrator.replication.applying import apply_commands, cold_executions, is_cold, is_unexpected, unexpected_errors
 from orchestrator.replication.clock import LogClock
 from orchestrator.replication.errors import SnapshotInstalled
 from orchestrator.replication.log import Entry, EntryKind
@@ -43,6 +43,9 @@ class Committed(Protocol):
 
 class Store(Protocol):
     """What the applier needs of the node's database."""
+
+    def may_have(self, execution: ExecutionKey) -> bool:
+        """False for an execution of which `load_execution` would certainly find nothing."""
 
     async def load_execution(self, namespace: str, workflow_id: str) -> Sequence[tuple[Table, RowKey, Row]]:
         """The rows of a cold execution; empty if there is none. Sees everything staged."""
@@ -194,7 +197,7 @@ class Applier:
         self.applied_index, self.applied_term = entry.index, entry.term
         self._in_entry = False
         self._unstaged_bytes += len(entry.data)
-        checkpoint = any(isinstance(result, Checkpointed) for result in results)
+        checkpoint = any(type(result) is Checkpointed for result in results)
         if checkpoint or self._stage_wanted or self._is_much_unstaged():
             self._stage(checkpoint=checkpoint)
         self._observer.entry_applied(entry.index, entry.term, results, effects)
@@ -208,15 +211,16 @@ class Applier:
         machine.begin_entry(entry.index, entry.term, decoded.time_ms, decoded.behaviour_level)
         # Replayed entries say nothing about how fast time passes.
         self._log_clock.observe(machine.state.meta.log_time_ms, live=entry.index > self._replayed_until)
+        commands = decoded.commands
         # All at once, and once: nothing goes cold before the end of the entry.
-        await self._make_hot(self._named(command for _, command in decoded.commands))
-        for identity, command in decoded.commands:
-            outcome = machine.apply(command, identity)
-            _tell_errors(entry, type(command).__name__, outcome.result)
-            results.append(outcome.result)
-            effects.extend(outcome.effects)
-            await self._yield_if_long()
+        await self._make_hot(cold_executions(machine, commands, self._store.may_have))
+        while not apply_commands(
+            machine, commands, results, effects, self._clock.monotonic, self._turn_began + TURN_SECONDS
+        ):
+            await self._yield()
         await self._drain_messages(entry, effects)
+        for command, error in unexpected_errors(commands, results):
+            _tell_error(entry, type(command).__name__, error)
         machine.end_entry(hashlib.blake2b(entry.data, digest_size=16).digest())
 
     async def _drain_messages(self, entry: Entry, effects: list[AnyEffect]) -> None:
@@ -225,18 +229,16 @@ class Applier:
             needed = machine.next_message()
             if needed is None or machine.entry_is_full:
                 return
-            await self._make_hot([needed])
+            if is_cold(machine, needed, self._store.may_have):
+                await self._make_hot([needed])
             outcome = machine.apply_message()
-            _tell_errors(entry, f"a message to {needed}", outcome.result)
-            effects.extend(outcome.effects)
-            await self._yield_if_long()
+            if is_unexpected(outcome.result):
+                _tell_error(entry, f"a message to {needed}", outcome.result)
+            effects += outcome.effects
+            if self._clock.monotonic() > self._turn_began + TURN_SECONDS:
+                await self._yield()
 
-    def _named(self, commands: Iterable[AnyCommand]) -> list[ExecutionKey]:
-        return list(dict.fromkeys(key for command in commands for key in self.machine.executions_needed(command)))
-
-    async def _make_hot(self, keys: Sequence[ExecutionKey]) -> None:
-        # An empty id is nobody's: the step concerns no execution.
-        cold = [key for key in keys if key[1] and not self.machine.state.is_known(key)]
+    async def _make_hot(self, cold: Sequence[ExecutionKey]) -> None:
         if not cold:
             return
         loaded = await asyncio.gather(*(self._store.load_execution(*key) for key in cold))
@@ -244,10 +246,9 @@ class Applier:
             if rows:
                 self.machine.state.admit(key, rows)
 
-    async def _yield_if_long(self) -> None:
-        if self._clock.monotonic() - self._turn_began > TURN_SECONDS:
-            await asyncio.sleep(0)
-            self._turn_began = self._clock.monotonic()
+    async def _yield(self) -> None:
+        await asyncio.sleep(0)
+        self._turn_began = self._clock.monotonic()
 
     def _is_much_unstaged(self) -> bool:
         rows = self.machine.state.unflushed_residents
@@ -288,11 +289,10 @@ class Applier:
         self._waiters = still
 
 
-def _tell_errors(entry: Entry, what: str, result: AnyResult) -> None:
+def _tell_error(entry: Entry, what: str, error: Rejected) -> None:
     """An unexpected error in a step is the same on every node, changes nothing, and is ours to mend."""
-    if isinstance(result, Rejected) and result.code is Code.INTERNAL:
-        logger.error(
-            "a step failed: %s",
-            result.message,
-            extra={"index": entry.index, "step": what, "reason": result.reason, **dict(result.metadata)},
-        )
+    logger.error(
+        "a step failed: %s",
+        error.message,
+        extra={"index": entry.index, "step": what, "reason": error.reason, **dict(error.metadata)},
+    )

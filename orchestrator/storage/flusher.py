@@ -13,11 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from orchestrator.engine.model import Table
 from orchestrator.storage.database import Database
 from orchestrator.storage.errors import StorageClosed
 from orchestrator.storage.schema import Applied
-from orchestrator.storage.staged import Batch, Change, execution_of, make_batch
+from orchestrator.storage.staged import Batch, Change, make_batch
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,7 @@ class Flusher:
         self._pending.append(batch)
         self._dirty_bytes += batch.bytes
         self.database.overlay.add(batch)
-        names = self.database.names
-        for table, key, row, _ in batch.changes:
-            if table is Table.EXECUTION and row is not None:
-                names.add(execution_of(key))
+        self.database.names.add(batch.executions_there())
         self._work.set()
         if self._dirty_bytes >= self._settings.hurry_bytes:
             self._wanted.set()

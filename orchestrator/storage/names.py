@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import apsw
@@ -30,15 +30,23 @@ class Filter:
         self._mask = min((1 << (capacity * _BITS_PER_NAME - 1).bit_length()) - 1, 0xFFFF_FFFF)
         self._bits = bytearray((self._mask >> 3) + 1)
 
-    def add(self, key: ExecutionKey) -> None:
+    def add(self, key: ExecutionKey) -> bool:
+        """False if it was in it, or seemed to be."""
         bits, mask = self._bits, self._mask
+        is_new = False
         for probe in _probes(key):
-            place = probe & mask
-            bits[place >> 3] |= 1 << (place & 7)
+            byte, bit = (probe & mask) >> 3, 1 << (probe & 7)
+            if not bits[byte] & bit:
+                bits[byte] |= bit
+                is_new = True
+        return is_new
 
     def __contains__(self, key: ExecutionKey) -> bool:
         bits, mask = self._bits, self._mask
-        return all(bits[(probe & mask) >> 3] & 1 << (probe & 7) for probe in _probes(key))
+        for probe in _probes(key):  # noqa: SIM110 - a generator costs more than what it looks at
+            if not bits[(probe & mask) >> 3] & 1 << (probe & 7):
+                return False
+        return True
 
 
 class Names:
@@ -56,15 +64,16 @@ class Names:
         """False is certain."""
         return self._filter is None or key in self._filter
 
-    def add(self, key: ExecutionKey) -> None:
-        """A name that is on its way to the database."""
-        if self._filter is not None and key not in self._filter:
-            self._filter.add(key)
-            self._room -= 1
+    def add(self, keys: Sequence[ExecutionKey]) -> None:
+        """Names that are on their way to the database."""
+        if self._filter is not None:
+            for key in keys:
+                self._room -= self._filter.add(key)
             if self._room <= 0:
                 self.wanted.set()
         if self._next is not None:
-            self._next.add(key)
+            for key in keys:
+                self._next.add(key)
 
     def forget(self) -> None:
         """Another database is in the place of this one."""

@@ -46,6 +46,11 @@ class Batch:
                     self._of.setdefault(execution_of(change[1]), []).append(change)
         return self._of.get(execution)
 
+    def executions_there(self) -> list[ExecutionKey]:
+        """Those whose headers changed and are not gone."""
+        changes = self.changes
+        return [execution_of(key) for table, key, row, _ in changes if table is Table.EXECUTION and row is not None]
+
 
 def make_batch(
     changes: Iterable[Change], index: int, term: int, configuration: bytes, chain_hash: bytes, *, checkpoint: bool

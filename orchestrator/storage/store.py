@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.engine.model import Row, RowKey, Table
+from orchestrator.engine.model import ExecutionKey, Row, RowKey, Table
 from orchestrator.storage.database import Database
 from orchestrator.storage.flusher import Flusher
 
@@ -17,6 +17,9 @@ class Store:
         self._database = database
         self._flusher = flusher
         self._configuration = configuration
+
+    def may_have(self, execution: ExecutionKey) -> bool:
+        return self._database.names.may_have(execution)
 
     async def load_execution(self, namespace: str, workflow_id: str) -> Sequence[tuple[Table, RowKey, Row]]:
         return await self._database.load_execution(namespace, workflow_id)

@@ -56,10 +56,15 @@ class Committed(NamedTuple):
     rows: int
 
 
-class _Found(NamedTuple):
-    id: int
-    digest: bytes
-    fixed: tuple[str, str, int, int]  # the columns that an update leaves alone
+class _Found:
+    """What the database has of an execution's header."""
+
+    __slots__ = ("digest", "fixed", "id")
+
+    def __init__(self, id_: int, digest: bytes, fixed: tuple[str, str, int, int]) -> None:
+        self.id = id_
+        self.digest = digest
+        self.fixed = fixed  # the columns that an update leaves alone
 
 
 class Writer:
@@ -158,8 +163,8 @@ class Writer:
         ids = {key: item.id for key, item in found.items()}
         digests: list[bytes] = []
         old_digests: list[bytes] = []
-        new: list[tuple[Any, ...]] = []
-        puts: list[tuple[Any, ...]] = []
+        new: list[Any] = []
+        puts: list[Any] = []
         gone: dict[ExecutionKey, int] = {}
         replaced: list[int] = []
         for _, row_key, row, _ in changes:
@@ -185,8 +190,8 @@ class Writer:
             digest = row_digest(Table.EXECUTION, row_key, data)
             digests.append(digest)
             self._remember_execution(key, row, _Found(id_, digest, fixed))
-            (new if before is None else puts).append((
-                id_, *key, row.name, row.correlation_id, row.created_ms, _status(row), _ended_ms(row),
+            (new if before is None else puts).extend((
+                id_, key[0], key[1], row.name, row.correlation_id, row.created_ms, _status(row), _ended_ms(row),
                 row.updated_ms, int(row.compensation), row.priority, _purge_ms(row), digest, data,
             ))
         self._delete("execution", [*gone.values(), *replaced])
@@ -208,18 +213,19 @@ class Writer:
         digests: list[bytes] = []
         old_digests: list[bytes] = []
         touched: list[int] = []
-        new: list[tuple[Any, ...]] = []
-        puts: list[tuple[Any, ...]] = []
+        new: list[Any] = []
+        puts: list[Any] = []
         deletes: list[int] = []
         for _, key, row, existed in changes:
             id_ = self._child_id(table, key, row, ids, gone)
             if id_ is None:
                 continue
-            old = known.pop((table, key), None)
-            if old is not None:
-                old_digests.append(old)
-            elif existed:
-                touched.append(id_)
+            if existed:
+                old = known.pop((table, key), None)
+                if old is None:
+                    touched.append(id_)
+                else:
+                    old_digests.append(old)
             if row is None:
                 deletes.append(id_)
                 continue
@@ -228,7 +234,16 @@ class Writer:
             digests.append(digest)
             if _will_change(row):
                 known[table, key] = digest
-            (puts if existed else new).append((id_, *_searched(row), digest, data))
+            values = puts if existed else new
+            values.append(id_)
+            if isinstance(row, TaskAttempt):
+                # What searches find it by.
+                values.extend((
+                    row.task_id, row.name, row.type, int(row.status), row.scheduled_ms, row.started_ms, row.ended_ms,
+                    row.updated_ms,
+                ))
+            values.append(digest)
+            values.append(data)
         for chunk in _chunks(touched):
             marks = ",".join("?" * len(chunk))
             query = f"SELECT group_concat(hex(hash), '') FROM {name} WHERE id IN ({marks})"
@@ -258,23 +273,24 @@ class Writer:
         digests: list[bytes] = []
         old_digests: list[bytes] = []
         touched: list[tuple[int, bytes]] = []
-        new: list[tuple[Any, ...]] = []
-        puts: list[tuple[Any, ...]] = []
+        new: list[Any] = []
+        puts: list[Any] = []
         deletes: list[tuple[int, bytes]] = []
         for table, key, row, existed in changes:
             place = (int(table), encode_key(key))
-            old = known.pop((table, key), None)
-            if old is not None:
-                old_digests.append(old)
-            elif existed:
-                touched.append(place)
+            if existed:
+                old = known.pop((table, key), None)
+                if old is None:
+                    touched.append(place)
+                else:
+                    old_digests.append(old)
             if row is None:
                 deletes.append(place)
                 continue
             data = encode_row(row)
             digest = known[table, key] = row_digest(table, key, data)
             digests.append(digest)
-            (puts if existed else new).append((*place, digest, data))
+            (puts if existed else new).extend((place[0], place[1], digest, data))
         for chunk in _chunks(touched):
             where = f"WHERE (table_number, key) IN (VALUES {','.join(['(?,?)'] * len(chunk))})"
             old_digests += self._digests_of(f"SELECT group_concat(hex(hash), '') FROM resident {where}", _flat(chunk))
@@ -308,12 +324,13 @@ class Writer:
         for chunk in _chunks(ids):
             self._connection.execute(f"DELETE FROM {name} WHERE id IN ({','.join('?' * len(chunk))})", chunk)
 
-    def _insert(self, head: str, columns: int, rows: list[tuple[Any, ...]], tail: str) -> None:
+    def _insert(self, head: str, columns: int, values: list[Any], tail: str) -> None:
+        """Rows of so many values, one after the other."""
         one = "(" + ",".join("?" * columns) + ")"
-        for chunk in _chunks(rows):
-            text = f"{head} VALUES {','.join([one] * len(chunk))}{tail}"
+        for size, chunk in _chunks_of(values, columns):
+            text = f"{head} VALUES {','.join([one] * size)}{tail}"
             try:
-                self._connection.execute(text, _flat(chunk))
+                self._connection.execute(text, chunk)
             except apsw.ConstraintError as error:
                 raise InconsistentChanges(f"a row that was said to be new is there already: {error}") from error
 
@@ -354,26 +371,23 @@ def _ended_ms(row: Execution) -> int:
     return 0 if row.deleted else row.ended_ms
 
 
-def _searched(row: Row | None) -> tuple[Any, ...]:
-    """What searches find a child by."""
-    if not isinstance(row, TaskAttempt):
-        return ()
-    return (
-        row.task_id, row.name, row.type, int(row.status), row.scheduled_ms, row.started_ms, row.ended_ms, row.updated_ms
-    )
-
-
 def _purge_ms(row: Execution) -> int:
     """When its own retention is over; 0 if it has none, or has not ended."""
     return _ended_ms(row) + row.retention_ms if _ended_ms(row) and row.retention_ms else 0
 
 
 def _chunks(items: list[T]) -> Iterator[list[T]]:
+    for _, chunk in _chunks_of(items, 1):
+        yield chunk
+
+
+def _chunks_of(items: list[T], width: int) -> Iterator[tuple[int, list[T]]]:
+    """Of things that take up so many items: how many there are in a chunk, and their items."""
     at = 0
     for size in _CHUNKS:
-        while len(items) - at >= size:
-            yield items[at : at + size]
-            at += size
+        while len(items) - at >= size * width:
+            yield size, items[at : at + size * width]
+            at += size * width
 
 
 def _flat(rows: Iterable[tuple[Any, ...]]) -> list[Any]:

@@ -25,7 +25,7 @@ from orchestrator.engine.commands import (
 )
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
-from orchestrator.engine.model import EXECUTION_TABLES, Execution, Row, RowKey, Table
+from orchestrator.engine.model import EXECUTION_TABLES, Execution, ExecutionKey, Row, RowKey, Table
 from orchestrator.engine.results import AnyResult, Checkpointed, Done, Rejected, Started
 from orchestrator.engine.state import State
 from orchestrator.replication import applier as applier_module
@@ -111,6 +111,9 @@ class Bench:
         return index
 
     # The store.
+
+    def may_have(self, execution: ExecutionKey) -> bool:
+        return True
 
     async def load_execution(self, namespace: str, workflow_id: str) -> list[tuple[Table, RowKey, Row]]:
         self.loads.append((namespace, workflow_id))
