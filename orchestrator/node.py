@@ -13,12 +13,12 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.config import Address, Config
+from orchestrator.draining import Service
 from orchestrator.engine.commands import AnyCommand, RequestIdentity, StartWorkflow
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult
-from orchestrator.engine.state import State
 from orchestrator.replication import identity as identities
 from orchestrator.replication.applier import Applier
 from orchestrator.replication.clock import LogClock
@@ -40,16 +40,17 @@ from orchestrator.services.checkpoints import ContentCheck
 from orchestrator.services.gauges import Gauges
 from orchestrator.services.leadership import Leadership
 from orchestrator.services.retention import Retainer
+from orchestrator.storage.backups import Backups
 from orchestrator.storage.copies import Copies
 from orchestrator.storage.database import Database
 from orchestrator.storage.ended import EndedExecutions
 from orchestrator.storage.errors import SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.searches import Searches
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import Store, restored_machine
 from orchestrator.system_work import system_work
 from orchestrator.telemetry.metrics import Metrics, MetricsServer
-from orchestrator.world import OffsetClock, World
+from orchestrator.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +72,6 @@ class Node:
         self.config = config
         self._world = world or World()
         self._clock = self._world.clock
-        if config.clock_offset_ms:
-            self._clock = OffsetClock(self._clock, config.clock_offset_ms)
         self._time = self._world.time or self._clock
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,9 +102,11 @@ class Node:
         self._free_disk = self._world.free_disk_bytes(config.data_dir)
         self._open_storage()
         self._log = self._make_log()
+        self._service = Service(self._world.files, config.data_dir, self._log, self._system,
+                                drain_seconds=config.system_drain_ms / 1000)
         self._log_clock = LogClock(self._time, self._log.peer_clock_offsets, voices_min=lambda: self._log.quorum)
-        self._skew = SkewWatch(self._log_clock, self._clock, self._log.transfer_leadership, config.max_clock_skew_ms)
         await self._log.start()
+        self._service.start()
         self._sequencer = self._make_sequencer()
         self._applier = self._make_applier()
         retainer = Retainer(self._sequencer.submit_system, self._machine, self._log_clock.peek_ms,
@@ -148,17 +149,15 @@ class Node:
 
     def begin_system_work(self) -> None:
         """Opens the node's own session; by itself only where something else than `serve` opened the doors."""
-        self._system.start()
+        self._service.begin_work()
 
     async def wait_failed(self) -> None:
         """Returns never; raises NodeFailed when the node must stop."""
         await asyncio.shield(self._fatal)
 
     async def stop(self) -> None:
-        """Ends its own work, hands leadership over, ends calls, flushes and closes."""
-        await self._system.stop(None if self._fatal.done() else self.config.system_drain_ms / 1000)
-        if self._log.role is Role.LEADER and not self._fatal.done():
-            await self._log.transfer_leadership()
+        """Hands leadership over, ends its own work, ends calls, flushes and closes."""
+        await self._service.stop(failed=self._fatal.done())
         # Workers and waiters are told before their calls are cut.
         self._leadership.end("the node is stopping")
         if self._server is not None:
@@ -217,16 +216,9 @@ class Node:
         )
         self._copies = Copies(self._database, self._flusher, config.data_dir / "snapshots", lanes=self._world.lanes)
         self._copies.remove_leftovers()
-        self._initial_machine = self._restored_machine()
-
-    def _restored_machine(self) -> Machine:
-        state = State(self.identity.cluster_id, self.identity.recovery_epoch)
-        for table, key, row in self._database.load_resident():
-            state.restore(table, key, row)
-        state.restore_done()
-        machine = Machine(state)
-        machine.chain = self._database.applied().chain_hash or machine.chain
-        return machine
+        self._backups = Backups(self._database, self._copies, node=config.node, version=__version__,
+                                settle=self._settle, room_bytes=self._free_disk_bytes)
+        self._initial_machine = restored_machine(self._database)
 
     def _make_log(self) -> ReplicatedLog:
         config = self.config
@@ -331,8 +323,9 @@ class Node:
             wait_applied=self._applier.wait_applied,
             load=self._database.load_execution,
             search=Searches(self._database, self._settle),
-            clock_skews_ms=lambda: {self.config.node: self._log_clock.skew_ms(), **self._log_clock.skews_ms()},
             peers=self._log.peer_gossip,
+            service=self._service,
+            backups=self._backups,
             log_time_ms=self._log_clock.peek_ms,
             check_source=self._system.check_source,
             evaluate=self._system.evaluate,
@@ -387,7 +380,7 @@ class Node:
                 await self._copies.install(path, index, term)
             except SnapshotCorrupt as error:
                 raise SnapshotUnfit(str(error)) from error
-            self._initial_machine = self._restored_machine()
+            self._initial_machine = restored_machine(self._database)
         self.metrics.snapshots_installed.inc()
 
     def snapshot_installed(self) -> Machine:
@@ -448,19 +441,19 @@ class Node:
 
     def _set_gauges(self) -> None:
         state, applied_index = self._machine().state, self._applier.applied_index
-        self.metrics.clock_skew_seconds.set(self._log_clock.skew_ms() / 1000)
         self._gauges.set(self._log.status(), state, self._sequencer, self._flusher, applied_index)
 
     async def _keep_time(self) -> None:
         """Follows the leader's log time while nothing is logged; hands over when this node's clock is off."""
+        skew = SkewWatch(self._log_clock, self._clock, self._log.transfer_leadership, self.config.max_clock_skew_ms)
         while True:
             await asyncio.sleep(GOSSIP_SECONDS)
             leader = self._log.leader
             told = self._log.peer_gossip().get(leader or "", {}).get("log_time_ms")
             if leader != self.config.node and isinstance(told, int) and told:
                 self._log_clock.observe(told, live=True)
-            await self._skew.look(leading=self._leadership.leading)
-            self._log.stand_back("clock", self._skew.is_off)
+            await skew.look(leading=self._leadership.leading)
+            await self._service.look()
 
     def _say(self) -> None:
         self._log.set_gossip(
@@ -471,13 +464,13 @@ class Node:
                 "commit_index": self._log.commit_index,
                 "applied_index": self._applier.applied_index,
                 "log_time_ms": self._log_clock.peek_ms() if self._leadership.leading else 0,
-                "stands_back": int(self._skew.is_off),
                 **self._content.facts(),
+                **self._service.facts,
             }
         )
 
     def _ready(self) -> bool:
-        if self._log.leader is None:
+        if self._log.leader is None or self._service.is_drained:
             return False
         if self._log.role is Role.LEADER:
             return self._leadership.leading

@@ -9,6 +9,7 @@ import sys
 
 from orchestrator.config import Config
 from orchestrator.node import Node
+from orchestrator.replication.directory_lock import locked
 from orchestrator.world import World
 
 THREAD_SWITCH_SECONDS = 0.0001
@@ -16,10 +17,14 @@ GARBAGE_THRESHOLD = 50_000
 
 
 async def run_node(config: Config, world: World | None = None) -> None:
-    """Runs a node until SIGTERM or SIGINT. Raises NodeFailed if it had to stop itself."""
+    """Runs a node until SIGTERM or SIGINT. Raises NodeFailed if it had to stop itself, DirectoryInUse."""
     # A busy loop keeps other threads, and so fsync and the database, waiting for this long; the default is 5 ms.
     sys.setswitchinterval(THREAD_SWITCH_SECONDS)
-    node = Node(config, world)
+    with locked(config.data_dir):
+        await _run(Node(config, world))
+
+
+async def _run(node: Node) -> None:
     await node.start()
     await node.serve()
     settle_memory()

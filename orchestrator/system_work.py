@@ -44,6 +44,10 @@ class SystemWork:
         for session in self.sessions:
             session.start()
 
+    async def leave(self, grace_seconds: float) -> None:
+        """Takes nothing new, stops and hands back what has not ended within the grace; `start` may follow."""
+        await asyncio.gather(*(session.leave(grace_seconds) for session in self.sessions))
+
     async def stop(self, grace_seconds: float | None) -> None:
         """Takes nothing new; stops and hands back what has not ended within the grace. None: at once, in silence."""
         await asyncio.gather(*(session.stop(grace_seconds) for session in self.sessions))

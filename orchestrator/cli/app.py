@@ -10,10 +10,13 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli import definition_commands, exits, start_commands, upkeep_commands
+from orchestrator.cli.backup_commands import backup
 from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
 from orchestrator.cli.event_commands import event
+from orchestrator.cli.joining_commands import join, rebuild
 from orchestrator.cli.node_commands import init, serve
+from orchestrator.cli.recovery_commands import recover, restore
 from orchestrator.cli.rehearsal_commands import test_workflow
 from orchestrator.cli.schedule_commands import schedule
 from orchestrator.cli.schema_commands import schema
@@ -73,7 +76,9 @@ def version() -> None:
     current_session().output.show(values, f"orchestrator {values['version']} (Python {values['python']})")
 
 
-for command in (init, serve, dev, cluster, workflow, task, service, schema, secret, schedule, event, tls):
+for command in (
+    init, serve, restore, recover, dev, cluster, workflow, task, service, schema, secret, schedule, event, tls,
+):
     cli.add_command(command)
 for module in (definition_commands, start_commands, upkeep_commands):
     for command in module.WORKFLOW_COMMANDS:
@@ -81,7 +86,7 @@ for module in (definition_commands, start_commands, upkeep_commands):
     for command in module.TASK_COMMANDS:
         task.add_command(command)
 workflow.add_command(test_workflow)
-for command in upkeep_commands.CLUSTER_COMMANDS:
+for command in (*upkeep_commands.CLUSTER_COMMANDS, backup, join, rebuild):
     cluster.add_command(command)
 
 

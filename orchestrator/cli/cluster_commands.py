@@ -10,14 +10,16 @@ import click
 from rich.text import Text
 
 from orchestrator.cli import exits
-from orchestrator.cli.cluster_calls import ask_leader, ask_status
+from orchestrator.cli.cluster_calls import ask_leader, ask_node, ask_status
 from orchestrator.cli.output import facts, stacked, status, table, visible
 from orchestrator.cli.session import Session, calls_cluster, common_options, current_session
 from orchestrator_api.v1 import cluster_pb2
 from orchestrator_client import Client
 
 _LAG_NOTABLE_ENTRIES = 1_000
-_SKEW_NOTABLE_MS = 1_000
+# A handover takes two election timeouts at most; a drain also what the node gives its system tasks.
+_TRANSFER_TIMEOUT_S = 30.0
+_DRAIN_TIMEOUT_S = 660.0
 
 Answer = TypeVar("Answer")
 
@@ -97,6 +99,67 @@ async def replace_member(session: Session, client: Client, *, name: str, incarna
     session.output.said(f"{name} is replaced; it votes once it has caught up", _admitted(name, reply))
 
 
+@cluster.command("transfer")
+@click.argument("name", default="")
+@common_options
+def transfer_leadership(name: str) -> None:
+    """Hand leadership over to the node NAME, or to the one that is nearest to the leader's log."""
+    session = current_session()
+    found, address = asyncio.run(_named(session, ""))
+    if name and name == found.leader:
+        session.output.said(f"{name} leads already", {"leader": name})
+        return
+    request = cluster_pb2.TransferLeadershipRequest(node=name)
+    timeout_s = max(session.timeout_s, _TRANSFER_TIMEOUT_S)
+    reply = asyncio.run(ask_node(address, lambda node: node.TransferLeadership(request, timeout=timeout_s)))
+    session.output.said(f"{found.leader} has handed over; {reply.leader or 'nobody yet'} leads",
+                        {"leader": reply.leader, "from": found.leader})
+
+
+@cluster.command("drain")
+@click.argument("name")
+@common_options
+def drain_node(name: str) -> None:
+    """Take the node NAME out of service, as before its machine is stopped; it goes on to vote and to acknowledge.
+
+    It hands leadership over and does not lead while another node can, and ends its system tasks or hands them back.
+    That lasts over its restarts, until `cluster undrain`.
+    """
+    session = current_session()
+    _, address = asyncio.run(_named(session, name))
+    request = cluster_pb2.DrainNodeRequest(node=name)
+    reply = asyncio.run(ask_node(address, lambda node: node.DrainNode(request, timeout=_DRAIN_TIMEOUT_S)))
+    session.output.said(f"{name} is drained; {reply.leader or 'nobody'} leads", {"node": name, "leader": reply.leader})
+
+
+@cluster.command("undrain")
+@click.argument("name")
+@common_options
+def undrain_node(name: str) -> None:
+    """Put the node NAME back into service."""
+    session = current_session()
+    _, address = asyncio.run(_named(session, name))
+    request = cluster_pb2.UndrainNodeRequest(node=name)
+    asyncio.run(ask_node(address, lambda node: node.UndrainNode(request, timeout=session.timeout_s)))
+    session.output.said(f"{name} is in service again", {"node": name})
+
+
+async def _named(session: Session, name: str) -> tuple[cluster_pb2.GetStatusResponse, str]:
+    """The cluster, and where the node (by default the leader) serves gRPC."""
+    found = await best_status(session.addresses, _patience(session))
+    if found is None:
+        raise _silent(session)
+    wanted = name or found.leader
+    if not wanted:
+        raise exits.Failure("the cluster has no leader now", exits.UNAVAILABLE)
+    node = next((node for node in found.nodes if node.name == wanted), None)
+    if node is None:
+        raise exits.Failure(f"no member of the cluster is called {wanted!r}", exits.NOT_FOUND)
+    if not node.grpc_address or node.role == cluster_pb2.NODE_ROLE_UNREACHABLE:
+        raise exits.Failure(f"{wanted} can't be reached by the other nodes", exits.UNAVAILABLE)
+    return found, node.grpc_address
+
+
 def _admitted(name: str, reply: cluster_pb2.AddMemberResponse | cluster_pb2.ReplaceMemberResponse) -> dict[str, str]:
     return {"name": name, "incarnation": reply.incarnation, "peer_address": reply.peer_address}
 
@@ -150,18 +213,21 @@ def describe(found: cluster_pb2.GetStatusResponse) -> Any:
     """The cluster for people."""
     head = facts((
         ("cluster", found.cluster_id), ("leader", found.leader or Text("none", "bold red")), ("term", found.term),
-        ("can bear", bearable(found)), ("live workflows", found.live_workflows),
+        ("can bear", bearable(found)),
+        ("changing", Text("the members: not over yet", "yellow") if found.membership_changing else ""),
+        ("epoch", f"{found.recovery_epoch}, since a restore or recovery" if found.recovery_epoch else ""),
+        ("live workflows", found.live_workflows),
         ("tasks", f"{found.leased_tasks} running, {found.ready_tasks} ready"),
         ("worker sessions", found.worker_sessions),
         ("stuck", Text(f"{found.stuck_compensations} compensations wait for an operator", "bold red")
          if found.stuck_compensations else ""),
         ("version", f"{found.version}, behaviour level {found.behaviour_level}"), ("as seen by", found.node),
     ))
-    rows = [(Text(node.name, "bold"), status(role_name(node.role)), node.term, node.applied_index, _lag(node),
-             f"{node.last_contact_ms} ms ago", _clock(node), node.grpc_address)
+    rows = [(Text(node.name, "bold"), _role(node), node.term, node.applied_index, _lag(node),
+             f"{node.last_contact_ms} ms ago", node.grpc_address)
             for node in sorted(found.nodes, key=lambda node: node.name)]
-    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "CLOCK", "GRPC")
-    return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5, 6)))
+    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "GRPC")
+    return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5)))
 
 
 def bearable(found: cluster_pb2.GetStatusResponse) -> Text:
@@ -173,13 +239,15 @@ def bearable(found: cluster_pb2.GetStatusResponse) -> Text:
     return Text(f"{count} more fault{'s' if count > 1 else ''}", "green")
 
 
+def _role(node: cluster_pb2.NodeStatus) -> Text:
+    text = status(role_name(node.role))
+    return text.append(" drained", "yellow") if node.drained else text
+
+
 def _lag(node: cluster_pb2.NodeStatus) -> Text:
+    if node.snapshot_bytes:
+        done, size = node.snapshot_bytes_done / (1 << 20), node.snapshot_bytes / (1 << 20)
+        return Text(f"snapshot {done:.1f}/{size:.1f} MiB", "yellow")
     text = visible(node.lag_entries)
     text.stylize("yellow" if node.lag_entries >= _LAG_NOTABLE_ENTRIES else "")
     return text
-
-
-def _clock(node: cluster_pb2.NodeStatus) -> Text:
-    if abs(node.clock_skew_ms) <= _SKEW_NOTABLE_MS:
-        return Text("right" if node.role != cluster_pb2.NODE_ROLE_UNREACHABLE else "")
-    return Text(f"{node.clock_skew_ms / 1000:+.1f} s", "bold red")

@@ -27,9 +27,9 @@ from orchestrator.sealing.key_file import load_keys
 from orchestrator.storage.errors import DatabaseCorrupt, SchemaVersionUnsupported, WrongCluster
 from orchestrator.telemetry import logs
 
-_CONFIG_FILE = click.option("--config", "config_file", type=click.Path(path_type=Path, dir_okay=False),
+CONFIG_FILE = click.option("--config", "config_file", type=click.Path(path_type=Path, dir_okay=False),
                             envvar="ORCHESTRATOR_CONFIG", help="TOML file with settings.")
-_REFUSED = (IdentityError, JournalCorrupt, DatabaseCorrupt, SchemaVersionUnsupported, WrongCluster)
+REFUSED = (IdentityError, JournalCorrupt, DatabaseCorrupt, SchemaVersionUnsupported, WrongCluster)
 _COULD_NOT_BIND = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 
 
@@ -44,22 +44,24 @@ def _member(value: str) -> tuple[str, str]:
 
 
 @click.command()
-@_CONFIG_FILE
+@CONFIG_FILE
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the node will keep its data; must be blank.")
 @click.option("--node", help="The name of this node, one of the members.")
 @click.option("--member", "members", multiple=True, required=True, type=_member, metavar="NAME=HOST:PORT",
               help="A first member and where its peers reach it; give all of them, the same on every node.")
 @click.option("--cluster-id", help="The same on every node; needed if there is more than one.")
+@click.option("--recovery-epoch", type=click.IntRange(min=0), default=0, metavar="NUMBER",
+              help="Of the cluster that it is to join, as `cluster status` shows it.  [default: 0]")
 @click.option("--json", "as_json", is_flag=True)
 def init(config_file: Path | None, data_dir: Path | None, node: str | None, members: tuple[tuple[str, str], ...],
-         cluster_id: str | None, as_json: bool) -> None:
+         cluster_id: str | None, recovery_epoch: int, as_json: bool) -> None:
     """Make the data directory of one node, once.
 
     --config gives node and data_dir from the file that `serve` will use. All members have to be initialised with the
     same members and cluster id before the cluster forms. A node that is to join later (`orchestrator cluster add`) is
     given that cluster's id, itself and those that are there.
     """
-    config = _config(config_file, {"node": node, "data_dir": data_dir})
+    config = loaded(config_file, {"node": node, "data_dir": data_dir})
     named = dict(members)
     if len(named) != len(members):
         raise exits.Failure("--member names a node twice", exits.USAGE)
@@ -70,7 +72,8 @@ def init(config_file: Path | None, data_dir: Path | None, node: str | None, memb
                             f"advertises {config.peer_address}", exits.USAGE)
     try:
         config.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        made = identity.initialise(RealFiles(), config.data_dir, cluster_id or _cluster_id(named), config.node, named)
+        made = identity.initialise(RealFiles(), config.data_dir, cluster_id or _cluster_id(named), config.node, named,
+                                   recovery_epoch=recovery_epoch)
     except IdentityError as error:
         raise exits.Failure(str(error), exits.DATA_DIRECTORY_REFUSED) from error
     except OSError as error:
@@ -96,7 +99,7 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@_CONFIG_FILE
+@CONFIG_FILE
 @_setting_options
 @click.option("--check", is_flag=True, help="Only say whether the configuration is right.")
 @click.option("--die-with-parent", "parent", type=int, hidden=True)
@@ -107,7 +110,7 @@ def serve(config_file: Path | None, check: bool, parent: int | None, **flags: An
     """
     if parent is not None:
         die_with_parent(parent)
-    config = _config(config_file, flags)
+    config = loaded(config_file, flags)
     _check_tls(config)
     _check_secret_keys(config)
     if check:
@@ -121,7 +124,8 @@ def serve(config_file: Path | None, check: bool, parent: int | None, **flags: An
     raise click.exceptions.Exit(run_until_signal(lambda: run_node(config), logged_already=NodeFailed))
 
 
-def _config(file: Path | None, flags: dict[str, Any]) -> Config:
+def loaded(file: Path | None, flags: dict[str, Any]) -> Config:
+    """The configuration; one that is wrong is one line and an exit code."""
     try:
         return load(file, os.environ, flags)
     except ConfigError as error:
@@ -194,7 +198,7 @@ def run_until_signal(run: Callable[[], Awaitable[None]], *,
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(supervised())
-    except _REFUSED as error:
+    except REFUSED as error:
         log.error("the data directory was refused: %s", error)
         return exits.DATA_DIRECTORY_REFUSED
     except logged_already:

@@ -9,11 +9,11 @@ ReplicationError
 ├── SnapshotInstalled    the applier is behind a snapshot: continue from (index, term)
 ├── EntryTooLarge        the caller's entry is over the limit
 ├── MembershipError      the change of members was not begun (certain: it has no effect)
-│   ├── ChangeInProgress · WouldLoseQuorum · UnknownMember · MemberExists · InvalidMember
+│   ├── NoSuccessor · ChangeInProgress · WouldLoseQuorum · UnknownMember · MemberExists · InvalidMember
 ├── Stopped              this node is stopping
 ├── JournalCorrupt       durable data is damaged or missing: the node must not start
 └── IdentityError        the data directory is not the one this node needs
-    ├── NotInitialised · DirectoryNotBlank · WrongNode · WrongCluster
+    ├── NotInitialised · DirectoryNotBlank · WrongNode · WrongCluster · Superseded · DirectoryInUse
 """
 
 from __future__ import annotations
@@ -67,6 +67,16 @@ class MembershipError(ReplicationError):
     """The change of members was refused, and has no effect."""
 
 
+class NoSuccessor(MembershipError):
+    """Nobody can take leadership over now; `node` is who was meant, "" for anybody."""
+
+    def __init__(self, node: str = "") -> None:
+        super().__init__(
+            f"{node or 'no other node that is in service'} can't take over now: it is away, has no vote, or has not "
+            "caught up"
+        )
+
+
 class ChangeInProgress(MembershipError):
     """One change at a time: another one is not committed yet, or its learner has not caught up."""
 
@@ -113,3 +123,11 @@ class WrongNode(IdentityError):
 
 class WrongCluster(IdentityError):
     """The data directory belongs to another cluster."""
+
+
+class Superseded(IdentityError):
+    """The cluster was recovered without this node, whose data are of the epoch before."""
+
+
+class DirectoryInUse(IdentityError):
+    """Another process works in the data directory."""

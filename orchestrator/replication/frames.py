@@ -42,6 +42,8 @@ class Hello(Message, frozen=True):
     configuration: Configuration | None
     configuration_index: Count = 0
     configuration_committed: bool = False
+    # Raised when a cluster is recovered without some of its nodes: those are of an epoch before.
+    recovery_epoch: Count = 0
 
 
 class Gossip(Message, frozen=True):

@@ -22,13 +22,12 @@ async def hand_over(
     """Lets the most caught-up follower catch up whole, then tells it to campaign; nothing may be appended meanwhile.
 
     `rather_not` are passed over if there is anybody else. With `among` it is the most caught-up one of those, if that
-    lags little, and none of `rather_not`: there is no hurry then.
+    lags little: there is no hurry then.
     """
     replicator = raft.replicator
     there = replicator.reachable(raft.clock.monotonic())
     if among is not None:
-        fit = {name for name in there if name in among and name not in rather_not}
-        there = {name for name in fit if replicator.caught_up(name, 0)}
+        there = {name for name in there if name in among and replicator.caught_up(name, 0)}
     candidates = [(name not in rather_not, raft.match_index(name), name) for name in raft.other_voters if name in there]
     if not candidates:
         return False

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.replication.errors import DirectoryNotBlank, IdentityError, NotInitialised, WrongCluster, WrongNode
+from orchestrator.replication.errors import (
+    DirectoryNotBlank,
+    IdentityError,
+    NotInitialised,
+    Superseded,
+    WrongCluster,
+    WrongNode,
+)
 from orchestrator.replication.files import Files, replace_file
 
 FILE_NAME = "node.json"
@@ -28,6 +35,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     recovery_epoch: int = 0
     # Set once the cluster was formed: from then on a missing journal is a loss, not a beginning.
     formed: bool = False
+    # A forced recovery has begun to change the data, and has not come to its end.
+    recovering: bool = False
 
     def address_of(self, name: str) -> tuple[str, int]:
         host, _, port = self.members[name].rpartition(":")
@@ -42,8 +51,35 @@ def generate_cluster_id() -> str:
     return _random_128_bits()
 
 
-def initialise(files: Files, data_dir: Path, cluster_id: str | None, node: str, members: dict[str, str]) -> Identity:
-    """Makes a data directory; durable when it returns. Blocking."""
+def superseded(identity: Identity, epoch: int) -> Superseded:
+    """A peer of the same cluster is of this later epoch."""
+    return Superseded(
+        f"cluster {identity.cluster_id} is in recovery epoch {epoch}, and the data of node {identity.node!r} are of "
+        f"epoch {identity.recovery_epoch}: it was given up when the cluster was recovered. Move its data directory "
+        "away and make another one with `cluster rebuild` or `cluster join`"
+    )
+
+
+def initialise(
+    files: Files,
+    data_dir: Path,
+    cluster_id: str | None,
+    node: str,
+    members: dict[str, str],
+    *,
+    recovery_epoch: int = 0,
+) -> Identity:
+    """Makes a data directory; durable when it returns. Blocking. Raises IdentityError, OSError."""
+    identity = new_identity(cluster_id, node, members, recovery_epoch=recovery_epoch)
+    make_blank(files, data_dir)
+    save(files, data_dir, identity)
+    return identity
+
+
+def new_identity(
+    cluster_id: str | None, node: str, members: dict[str, str], *, recovery_epoch: int = 0
+) -> Identity:
+    """Of a data directory that is to be made, with an incarnation that no other one has. Raises IdentityError."""
     if node not in members:
         raise IdentityError(
             f"node {node!r} is not among the initial members {sorted(members)}: add it, or correct its name"
@@ -52,6 +88,17 @@ def initialise(files: Files, data_dir: Path, cluster_id: str | None, node: str, 
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
             raise IdentityError(f"the peer address of {name!r} must be host:port, not {address!r}")
+    return Identity(
+        cluster_id=cluster_id or generate_cluster_id(),
+        node=node,
+        incarnation=_random_128_bits(),
+        members=dict(members),
+        recovery_epoch=recovery_epoch,
+    )
+
+
+def make_blank(files: Files, data_dir: Path) -> None:
+    """The directory, durable when this returns, if it is not there. Raises DirectoryNotBlank if it holds anything."""
     if files.exists(data_dir):
         present = [name for name in files.listdir(data_dir) if name != FILE_NAME + ".new"]
         if present:
@@ -63,22 +110,19 @@ def initialise(files: Files, data_dir: Path, cluster_id: str | None, node: str, 
     files.make_directory(data_dir)
     for directory in reversed(missing or [data_dir]):
         files.sync_directory(directory.parent)
-    identity = Identity(
-        cluster_id=cluster_id or generate_cluster_id(),
-        node=node,
-        incarnation=_random_128_bits(),
-        members=dict(members),
-    )
-    save(files, data_dir, identity)
-    return identity
 
 
 def save(files: Files, data_dir: Path, identity: Identity) -> None:
     replace_file(files, data_dir / FILE_NAME, msgspec.json.format(msgspec.json.encode(identity)))
 
 
-def load(files: Files, data_dir: Path, *, node: str | None = None, cluster_id: str | None = None) -> Identity:
-    """Reads node.json and checks it against what the configuration expects, where that is given. Blocking."""
+def load(
+    files: Files, data_dir: Path, *, node: str | None = None, cluster_id: str | None = None, unfinished: bool = False
+) -> Identity:
+    """Reads node.json and checks it against what the configuration expects, where that is given. Blocking.
+
+    `unfinished`: also while a recovery of it has not come to its end.
+    """
     path = data_dir / FILE_NAME
     if not files.exists(path):
         raise NotInitialised(
@@ -105,5 +149,9 @@ def load(files: Files, data_dir: Path, *, node: str | None = None, cluster_id: s
         raise WrongCluster(
             f"{data_dir} belongs to cluster {identity.cluster_id}, but this process is configured for "
             f"{cluster_id}: correct the cluster id or the data directory"
+        )
+    if identity.recovering and not unfinished:
+        raise IdentityError(
+            f"the recovery of {data_dir} was begun and has not come to its end: run `orchestrator recover` again"
         )
     return identity

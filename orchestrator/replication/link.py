@@ -13,6 +13,9 @@ from orchestrator.replication.identity import Identity
 from orchestrator.replication.ports import Clock, Network
 from orchestrator.replication.settings import RaftSettings
 
+# Why a peer was refused that is of another epoch: it is told which one is in force.
+EPOCH = "epoch"
+
 
 class Owner(Protocol):
     """What a connection tells, and asks, the transport."""
@@ -75,7 +78,7 @@ class Connection(asyncio.Protocol):
                     self.fail("malformed")
                     return
                 if (reason := self.owner.admit(message, self._expected)) is not None:
-                    self.fail(reason)
+                    self.refuse(reason)
                     return
                 self.hello = message
                 self._reader.limit_bytes = self.owner.settings.frame_bytes_max
@@ -95,6 +98,10 @@ class Connection(asyncio.Protocol):
     def fail(self, reason: str) -> None:
         self.owner.counters[reason] += 1
         self.abort()
+
+    def refuse(self, reason: str) -> None:
+        """The peer's hello is not that of one that may stay."""
+        self.fail(reason)
 
     def abort(self) -> None:
         if self.transport is not None:
@@ -139,6 +146,14 @@ class Inbound(Connection):
         # Heard first: then the answer tells of a configuration taken over from this very hello.
         self.owner.inbound_named(self, hello)
         self.write(encode_frame(self.owner.hello()))
+
+    def refuse(self, reason: str) -> None:
+        if reason != EPOCH or self.transport is None:
+            self.fail(reason)
+            return
+        self.owner.counters[reason] += 1
+        self.write(encode_frame(self.owner.hello()))
+        self.transport.close()
 
     def message_received(self, message: AnyMessage) -> None:
         self.owner.received(self, message)

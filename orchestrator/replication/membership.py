@@ -208,6 +208,7 @@ class Membership:
             configuration,
             self.index,
             self._committed,
+            identity.recovery_epoch,
         )
 
     # -- hearing of others ---------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ class Status:
     flushed_index: int
     journal_bytes: int
     configuration: Configuration | None
+    # Of the entry that it came with.
+    configuration_index: int
     peers: tuple[PeerStatus, ...]
     transfers: tuple[TransferStatus, ...]
     counters: dict[str, int]
@@ -63,6 +65,7 @@ def describe(
     role: Role,
     awaiting_reason: str | None,
     configuration: Configuration | None,
+    configuration_index: int,
     flushed_index: int,
     counters: dict[str, int],
     strangers: frozenset[str],
@@ -81,6 +84,7 @@ def describe(
         flushed_index=flushed_index,
         journal_bytes=raft.journal.size_bytes,
         configuration=configuration,
+        configuration_index=configuration_index,
         peers=tuple(_peer(raft, name, stranger=name in strangers) for name in raft.peers),
         transfers=tuple(_transfers(raft)),
         counters=counters,

@@ -32,8 +32,8 @@ from orchestrator.replication.frames import (
     VoteRequest,
     encode_frame,
 )
-from orchestrator.replication.identity import Identity
-from orchestrator.replication.link import Inbound, Link
+from orchestrator.replication.identity import Identity, superseded
+from orchestrator.replication.link import EPOCH, Inbound, Link
 from orchestrator.replication.membership import Membership
 from orchestrator.replication.ports import Clock, Network
 from orchestrator.replication.settings import RaftSettings
@@ -235,6 +235,11 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
             return "version"
         if hello.cluster_id != self.identity.cluster_id:
             return "foreign"
+        if hello.recovery_epoch != self.identity.recovery_epoch:
+            if hello.recovery_epoch > self.identity.recovery_epoch:
+                # Whatever this node would go on to promise, the others know nothing of it.
+                self.link_failed(superseded(self.identity, hello.recovery_epoch))
+            return EPOCH
         if hello.node == self.identity.node or expected not in (None, hello.node):
             return "unknown"
         if address_parts(hello.advertised) is None:

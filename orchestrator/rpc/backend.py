@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, overload
@@ -36,6 +36,7 @@ from orchestrator.rpc.errors import Addresses, invalid, rejected
 from orchestrator.rpc.runtime_metadata import RuntimeMetadata
 from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
 from orchestrator.sealing.secret_values import SecretValues, without_keys
+from orchestrator.storage.backups import OpenBackup
 from orchestrator.storage.search import ExecutionFilter, Page
 from orchestrator.storage.task_search import TaskFilter, TaskPage
 from orchestrator_api.v1 import common_pb2
@@ -118,6 +119,8 @@ class Log(Protocol):
 
     async def replace_member(self, name: str, incarnation: str, address: str | None = None) -> None: ...
 
+    async def transfer_leadership(self, among: Container[str] | None = None) -> bool: ...
+
 
 class Search(Protocol):
     """One page of everything acknowledged."""
@@ -127,6 +130,23 @@ class Search(Protocol):
 
     @overload
     async def __call__(self, wanted: TaskFilter, *, page_size: int, page_token: str) -> TaskPage: ...
+
+
+class InService(Protocol):
+    """Whether this node takes part in more than votes and acknowledgements."""
+
+    @property
+    def is_drained(self) -> bool: ...
+
+    async def drain(self) -> None: ...
+
+    async def undrain(self) -> None: ...
+
+
+class BackupSource(Protocol):
+    """The node's database, for whoever keeps copies of it."""
+
+    def open(self) -> AbstractAsyncContextManager[OpenBackup]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +170,11 @@ class Backend:
     search: Search
     peers: Callable[[], dict[str, dict[str, Any]]]  # what the other nodes last said of themselves
     log_time_ms: Callable[[], int]  # now; the last entry may be of long ago
+    service: InService | None = None  # without one it can't be drained
+    backups: BackupSource | None = None  # of this node's database; without one there are none
     check_source: CheckSource = unchecked  # of scripts that are registered
     evaluate: Evaluate = unevaluated  # scripts and queries, outside of this process
     secrets: SecretValues = field(default_factory=without_keys)  # sealed and opened with this node's keys
-    clock_skews_ms: Callable[[], Mapping[str, int]] = dict  # by node, as far as they are known
     runtime_metadata: RuntimeMetadata = field(default_factory=RuntimeMetadata)  # that goes out with attempts
 
     async def submit(

@@ -15,7 +15,9 @@ from orchestrator.replication.configuration import Member
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.errors import RpcFailure, answers
+from orchestrator.rpc.backups import send_backup
+from orchestrator.rpc.draining import give_lead_away, leader_known, service_of
+from orchestrator.rpc.errors import RpcFailure, abort, answers
 from orchestrator.rpc.requests import identity_of, in_range
 from orchestrator_api.v1 import cluster_pb2 as pb
 from orchestrator_api.v1 import cluster_pb2_grpc as pb_grpc
@@ -61,6 +63,8 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             behaviour_level=state.meta.behaviour_level,
             log_time_ms=state.meta.log_time_ms,
             stuck_compensations=state.meta.stuck_compensations,
+            recovery_epoch=state.recovery_epoch,
+            membership_changing=_changing(status),
         )
 
     @answers
@@ -87,6 +91,29 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
         member = self._wanted(request.name, request.incarnation, request.peer_address, now)
         await self.backend.log.replace_member(request.name, member.incarnation, member.address or None)
         return pb.ReplaceMemberResponse(incarnation=member.incarnation, peer_address=member.address)
+
+    @answers
+    async def TransferLeadership(self, request: pb.TransferLeadershipRequest, context: Any) -> Any:
+        self.backend.require_leading()
+        await give_lead_away(self.backend, request.node)
+        return pb.TransferLeadershipResponse(leader=await leader_known(self.backend))
+
+    @answers
+    async def DrainNode(self, request: pb.DrainNodeRequest, context: Any) -> Any:
+        await service_of(self.backend, request.node).drain()
+        return pb.DrainNodeResponse(leader=await leader_known(self.backend))
+
+    @answers
+    async def UndrainNode(self, request: pb.UndrainNodeRequest, context: Any) -> Any:
+        await service_of(self.backend, request.node).undrain()
+        return pb.UndrainNodeResponse()
+
+    # The generated type knows generators only; here each write is waited for, and not for ever.
+    async def Backup(self, request: pb.BackupRequest, context: Any) -> None:  # type: ignore[override]  # as said above
+        try:
+            await send_backup(self.backend, request, context.write)
+        except Exception as error:  # noqa: BLE001 - it becomes the status of the call
+            await abort(context, error, self.backend.addresses)
 
     @answers
     async def GetRetention(self, request: pb.GetRetentionRequest, context: Any) -> Any:
@@ -149,7 +176,8 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             applied_index=backend.applied_index(),
             lag_entries=max(0, status.commit_index - backend.applied_index()),
             term=status.term,
-            clock_skew_ms=backend.clock_skews_ms().get(backend.node, 0),
+            drained=backend.service is not None and backend.service.is_drained,
+            **_transfer(status, backend.node, incoming=True),
         )
 
     def _peer(self, peer: PeerStatus, status: Status) -> pb.NodeStatus:
@@ -173,5 +201,19 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             lag_entries=max(0, status.commit_index - held),
             last_contact_ms=peer.last_contact_ms or 0,
             term=int(said.get("term", 0)),
-            clock_skew_ms=self.backend.clock_skews_ms().get(peer.name, 0),
+            drained=bool(said.get("drained", 0)),
+            **_transfer(status, peer.name, incoming=False),
         )
+
+
+def _changing(status: Status) -> bool:
+    """A learner is one that has yet to become a member; a configuration counts before it is committed."""
+    placed = status.configuration
+    return placed is not None and (bool(placed.learners) or status.configuration_index > status.commit_index)
+
+
+def _transfer(status: Status, node: str, *, incoming: bool) -> dict[str, int]:
+    for transfer in status.transfers:
+        if transfer.incoming == incoming and (incoming or transfer.peer == node):
+            return {"snapshot_bytes": transfer.size_bytes, "snapshot_bytes_done": transfer.done_bytes}
+    return {}

@@ -21,6 +21,7 @@ from orchestrator.replication.errors import (
     InvalidMember,
     LostLeadership,
     MemberExists,
+    NoSuccessor,
     NotLeader,
     OutcomeUnknown,
     Overloaded,
@@ -28,11 +29,19 @@ from orchestrator.replication.errors import (
     UnknownMember,
     WouldLoseQuorum,
 )
-from orchestrator.storage.errors import DatabaseCorrupt, InvalidPageToken, SearchTimeout, StorageClosed
+from orchestrator.storage.errors import (
+    BackupInProgress,
+    BackupRoomMissing,
+    DatabaseCorrupt,
+    InvalidPageToken,
+    SearchTimeout,
+    StorageClosed,
+)
 from orchestrator_api.v1.errors_pb2 import ErrorStatus
 
 DOMAIN = "orchestrator"
 RETRY_AFTER_MS = 100
+BACKUP_RETRY_MS = 10_000
 # Of a message, and of each value of the metadata: statuses travel in headers, which clients accept up to 8 KiB.
 TEXT_BYTES_MAX = 1_000
 # Limits that no waiting changes.
@@ -118,6 +127,12 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
             return invalid("page.token", str(error))
         case SearchTimeout():
             return RpcFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SEARCH_TIMEOUT", str(error))
+        case BackupInProgress():
+            return RpcFailure(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "BACKUP_IN_PROGRESS", str(error), retry_after_ms=BACKUP_RETRY_MS
+            )
+        case BackupRoomMissing():
+            return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "BACKUP_ROOM_MISSING", str(error))
         case DatabaseCorrupt() | StorageClosed():
             # It stops for this, or for something before: whoever asks again finds another one.
             message = f"this node stops: {error}"
@@ -140,6 +155,8 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
             return RpcFailure(grpc.StatusCode.ALREADY_EXISTS, "MEMBER_EXISTS", str(error))
         case ChangeInProgress():
             return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "MEMBERSHIP_CHANGE_IN_PROGRESS", str(error))
+        case NoSuccessor():
+            return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "NO_SUCCESSOR", str(error))
         case WouldLoseQuorum():
             return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "QUORUM_WOULD_BE_LOST", str(error))
         case _:

@@ -81,11 +81,12 @@ class SystemSession:
 
     def start(self) -> None:
         """The node's gRPC service is open."""
-        if self._hello.task_names and self._hello.slots:
+        if self._hello.task_names and self._hello.slots and self._running is None:
+            self._stopping = False
             self._running = asyncio.create_task(self._run(), name="system session")
 
-    async def stop(self, grace_seconds: float | None) -> None:
-        """Takes nothing new, and stops and hands back what has not ended within the grace.
+    async def leave(self, grace_seconds: float | None) -> None:
+        """Takes nothing new, and stops and hands back what has not ended within the grace; `start` may follow.
 
         None: ends at once and says nothing, as a node does that must not go on.
         """
@@ -95,7 +96,12 @@ class SystemSession:
                 await self._leave(self._loop, self._running, grace_seconds)
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-            await self._connection.close()
+            self._running = self._loop = None
+
+    async def stop(self, grace_seconds: float | None) -> None:
+        """As `leave`, for good."""
+        await self.leave(grace_seconds)
+        await self._connection.close()
         for executor in dict.fromkeys(self._executors.values()):
             await executor.close()
 

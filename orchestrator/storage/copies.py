@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.storage import schema
 from orchestrator.storage.database import Database
@@ -19,6 +20,8 @@ from orchestrator.storage.flusher import Flusher
 from orchestrator.storage.lanes import LaneFactory, ThreadLane, run_in
 from orchestrator.storage.reading import content_hash
 from orchestrator.storage.schema import Applied, Identity
+
+T = TypeVar("T")
 
 _PREFIX = "copy-"
 
@@ -67,6 +70,10 @@ class Copies:
         except asyncio.CancelledError:
             making.add_done_callback(_release)
             raise
+
+    async def read(self, job: Callable[[], T]) -> T:
+        """What a blocking job finds in a copy."""
+        return await run_in(self._lane, job)
 
     async def install(self, path: Path, index: int, term: int) -> None:
         """Replaces the database by the file, once that is verified; what was staged is forgotten.

@@ -3,6 +3,9 @@
 StorageError
 ├── DatabaseCorrupt             what is stored is not what was written: the node must stop
 ├── SnapshotCorrupt             a copy is not what was sent: the live database is untouched, fetch another
+├── BackupUnfit                 a backup is cut, damaged, or not of this kind: nothing was made of it
+├── BackupInProgress            this node makes a backup already
+├── BackupRoomMissing           the disk has no room for the copy that a backup needs
 ├── WrongCluster                the database belongs to another cluster, or to one before its recovery
 ├── SchemaVersionUnsupported    the database was written by a newer version: upgrade this node
 ├── InconsistentChanges         rows were staged that cannot be stored: a bug above
@@ -25,6 +28,18 @@ class DatabaseCorrupt(StorageError):
 
 class SnapshotCorrupt(StorageError):
     """A copy is not what was sent; the live database is untouched."""
+
+
+class BackupUnfit(StorageError):
+    """A backup is cut, damaged, or no backup that this version can read."""
+
+
+class BackupInProgress(StorageError):
+    """One backup at a time: this node makes one already."""
+
+
+class BackupRoomMissing(StorageError):
+    """The disk of the data directory has no room for a copy of the database."""
 
 
 class WrongCluster(StorageError):

@@ -9,7 +9,7 @@ would mean waiting for the interpreter lock each time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apsw
@@ -65,7 +65,7 @@ def read_executions(connection: apsw.Connection, keys: Sequence[ExecutionKey]) -
     return LoadedExecutions(index, executions)
 
 
-def read_residents(connection: apsw.Connection) -> Iterator[StoredRow]:
+def read_residents(connection: apsw.Connection) -> Generator[StoredRow, None, None]:
     """All resident rows, one after the other: META first, then by table."""
     query = "SELECT table_number, key, hash, body FROM resident ORDER BY table_number, key"
     with corruption_named():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from orchestrator.engine.machine import Machine
 from orchestrator.engine.model import ExecutionKey, Row, RowKey, Table
+from orchestrator.engine.state import State
 from orchestrator.storage.database import Database
 from orchestrator.storage.flusher import Flusher
 
@@ -33,3 +35,14 @@ class Store:
 
     async def wait_room(self) -> None:
         await self._flusher.wait_room()
+
+
+def restored_machine(database: Database) -> Machine:
+    """A machine over what the database holds. Blocks: it reads all resident rows."""
+    state = State(*database.identity)
+    for table, key, row in database.load_resident():
+        state.restore(table, key, row)
+    state.restore_done()
+    machine = Machine(state)
+    machine.chain = database.applied().chain_hash or machine.chain
+    return machine

@@ -108,6 +108,10 @@ WAYS = {
     "AddMember": "- cluster/add",
     "RemoveMember": "- cluster/remove",
     "ReplaceMember": "- cluster/replace",
+    "TransferLeadership": "- cluster/transfer",
+    "DrainNode": "- cluster/drain",
+    "UndrainNode": "- cluster/undrain",
+    "Backup": "- cluster/backup",
 }
 PARTS = {
     "schedules": (Schedules, SyncSchedules),

@@ -16,9 +16,10 @@ from tests.cluster.test_wiped_node import check_refused, wipe
 from tests.cluster.workload import Load, arithmetic, eventually, within, working
 
 
-async def orchestrator(cluster: LocalCluster, *arguments: str) -> tuple[int, str]:
+async def orchestrator(cluster: LocalCluster, *arguments: str, as_json: bool = True) -> tuple[int, str]:
     """The command line, as an operator has it: exit code and what it printed."""
-    command = (sys.executable, "-m", "orchestrator", "-e", ",".join(cluster.endpoints), "--json", *arguments)
+    options = ("-e", ",".join(cluster.endpoints), *(["--json"] if as_json else []))
+    command = (sys.executable, "-m", "orchestrator", *options, *arguments)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment

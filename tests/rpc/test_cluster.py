@@ -33,7 +33,7 @@ def status(role: Role, *peers: PeerStatus) -> Status:
     return Status(
         node="n1", role=role, awaiting_reason=None, term=7, leader="n1", ready_to_lead=True, first_index=1,
         last_index=110, durable_index=110, commit_index=100, flushed_index=90, journal_bytes=5, configuration=None,
-        peers=peers, transfers=(), counters={},
+        configuration_index=0, peers=peers, transfers=(), counters={},
     )
 
 

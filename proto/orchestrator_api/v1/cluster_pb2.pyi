@@ -92,6 +92,8 @@ class GetStatusResponse(google.protobuf.message.Message):
     BEHAVIOUR_LEVEL_FIELD_NUMBER: builtins.int
     LOG_TIME_MS_FIELD_NUMBER: builtins.int
     STUCK_COMPENSATIONS_FIELD_NUMBER: builtins.int
+    RECOVERY_EPOCH_FIELD_NUMBER: builtins.int
+    MEMBERSHIP_CHANGING_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster's id."""
     node: builtins.str
@@ -118,6 +120,10 @@ class GetStatusResponse(google.protobuf.message.Message):
     """Log time, milliseconds since 1970."""
     stuck_compensations: builtins.int
     """Executions whose compensation is stuck."""
+    recovery_epoch: builtins.int
+    """How often the cluster was restored, or recovered from a lost majority."""
+    membership_changing: builtins.bool
+    """Whether a change of the members is not over: it is not committed, or who was admitted has yet to catch up."""
     @property
     def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NodeStatus]:
         """Each member."""
@@ -139,8 +145,10 @@ class GetStatusResponse(google.protobuf.message.Message):
         behaviour_level: builtins.int = ...,
         log_time_ms: builtins.int = ...,
         stuck_compensations: builtins.int = ...,
+        recovery_epoch: builtins.int = ...,
+        membership_changing: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["behaviour_level", b"behaviour_level", "cluster_id", b"cluster_id", "faults_tolerable", b"faults_tolerable", "leader", b"leader", "leased_tasks", b"leased_tasks", "live_workflows", b"live_workflows", "log_time_ms", b"log_time_ms", "node", b"node", "nodes", b"nodes", "ready_tasks", b"ready_tasks", "stuck_compensations", b"stuck_compensations", "term", b"term", "version", b"version", "worker_sessions", b"worker_sessions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behaviour_level", b"behaviour_level", "cluster_id", b"cluster_id", "faults_tolerable", b"faults_tolerable", "leader", b"leader", "leased_tasks", b"leased_tasks", "live_workflows", b"live_workflows", "log_time_ms", b"log_time_ms", "membership_changing", b"membership_changing", "node", b"node", "nodes", b"nodes", "ready_tasks", b"ready_tasks", "recovery_epoch", b"recovery_epoch", "stuck_compensations", b"stuck_compensations", "term", b"term", "version", b"version", "worker_sessions", b"worker_sessions"]) -> None: ...
 
 global___GetStatusResponse = GetStatusResponse
 
@@ -160,7 +168,9 @@ class NodeStatus(google.protobuf.message.Message):
     LAG_ENTRIES_FIELD_NUMBER: builtins.int
     LAST_CONTACT_MS_FIELD_NUMBER: builtins.int
     TERM_FIELD_NUMBER: builtins.int
-    CLOCK_SKEW_MS_FIELD_NUMBER: builtins.int
+    DRAINED_FIELD_NUMBER: builtins.int
+    SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
+    SNAPSHOT_BYTES_DONE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     grpc_address: builtins.str
@@ -181,8 +191,14 @@ class NodeStatus(google.protobuf.message.Message):
     """Milliseconds since it was last heard of."""
     term: builtins.int
     """The term it is in."""
-    clock_skew_ms: builtins.int
-    """How far its wall clock is ahead of the median of the members', as the node that answers knows it; negative: behind."""
+    drained: builtins.bool
+    """Whether it is drained: see DrainNode."""
+    snapshot_bytes: builtins.int
+    """The size of the snapshot that it is being sent, and how much of that it has; 0 if it is sent none. As the leader
+    and the node itself know it.
+    """
+    snapshot_bytes_done: builtins.int
+    """See snapshot_bytes."""
     def __init__(
         self,
         *,
@@ -196,9 +212,11 @@ class NodeStatus(google.protobuf.message.Message):
         lag_entries: builtins.int = ...,
         last_contact_ms: builtins.int = ...,
         term: builtins.int = ...,
-        clock_skew_ms: builtins.int = ...,
+        drained: builtins.bool = ...,
+        snapshot_bytes: builtins.int = ...,
+        snapshot_bytes_done: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock_skew_ms", b"clock_skew_ms", "commit_index", b"commit_index", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "term", b"term"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "commit_index", b"commit_index", "drained", b"drained", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_done", b"snapshot_bytes_done", "term", b"term"]) -> None: ...
 
 global___NodeStatus = NodeStatus
 
@@ -484,3 +502,283 @@ class SetRetentionResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["policy", b"policy"]) -> None: ...
 
 global___SetRetentionResponse = SetRetentionResponse
+
+@typing.final
+class TransferLeadershipRequest(google.protobuf.message.Message):
+    """See TransferLeadership."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """Who is to lead; empty for whoever is nearest to the leader's log."""
+    def __init__(
+        self,
+        *,
+        node: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["node", b"node"]) -> None: ...
+
+global___TransferLeadershipRequest = TransferLeadershipRequest
+
+@typing.final
+class TransferLeadershipResponse(google.protobuf.message.Message):
+    """See TransferLeadership."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEADER_FIELD_NUMBER: builtins.int
+    leader: builtins.str
+    """Who leads now; empty if that is not known yet."""
+    def __init__(
+        self,
+        *,
+        leader: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["leader", b"leader"]) -> None: ...
+
+global___TransferLeadershipResponse = TransferLeadershipResponse
+
+@typing.final
+class DrainNodeRequest(google.protobuf.message.Message):
+    """See DrainNode."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """The name of the node that is asked: another one refuses."""
+    def __init__(
+        self,
+        *,
+        node: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["node", b"node"]) -> None: ...
+
+global___DrainNodeRequest = DrainNodeRequest
+
+@typing.final
+class DrainNodeResponse(google.protobuf.message.Message):
+    """See DrainNode. It comes once the node leads no longer and its system tasks have ended or were handed back."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEADER_FIELD_NUMBER: builtins.int
+    leader: builtins.str
+    """Who leads now; empty if nobody does."""
+    def __init__(
+        self,
+        *,
+        leader: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["leader", b"leader"]) -> None: ...
+
+global___DrainNodeResponse = DrainNodeResponse
+
+@typing.final
+class UndrainNodeRequest(google.protobuf.message.Message):
+    """See UndrainNode."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """The name of the node that is asked: another one refuses."""
+    def __init__(
+        self,
+        *,
+        node: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["node", b"node"]) -> None: ...
+
+global___UndrainNodeRequest = UndrainNodeRequest
+
+@typing.final
+class UndrainNodeResponse(google.protobuf.message.Message):
+    """See UndrainNode."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___UndrainNodeResponse = UndrainNodeResponse
+
+@typing.final
+class BackupRequest(google.protobuf.message.Message):
+    """See Backup."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_MIN_FIELD_NUMBER: builtins.int
+    BYTES_PER_SECOND_MAX_FIELD_NUMBER: builtins.int
+    index_min: builtins.int
+    """The backup holds everything up to this log index: the node waits until it has. 0: what it has."""
+    bytes_per_second_max: builtins.int
+    """How fast the node sends; 0: as fast as it is read."""
+    def __init__(
+        self,
+        *,
+        index_min: builtins.int = ...,
+        bytes_per_second_max: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes_per_second_max", b"bytes_per_second_max", "index_min", b"index_min"]) -> None: ...
+
+global___BackupRequest = BackupRequest
+
+@typing.final
+class BackupResponse(google.protobuf.message.Message):
+    """See Backup. First comes one header, then chunks in order, last one trailer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    TRAILER_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> global___BackupHeader:
+        """What the backup is."""
+
+    @property
+    def chunk(self) -> global___BackupChunk:
+        """A piece of the node's database."""
+
+    @property
+    def trailer(self) -> global___BackupTrailer:
+        """What all chunks together must be."""
+
+    def __init__(
+        self,
+        *,
+        header: global___BackupHeader | None = ...,
+        chunk: global___BackupChunk | None = ...,
+        trailer: global___BackupTrailer | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part", "trailer", b"trailer"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part", "trailer", b"trailer"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["header", "chunk", "trailer"] | None: ...
+
+global___BackupResponse = BackupResponse
+
+@typing.final
+class BackupHeader(google.protobuf.message.Message):
+    """What a backup is, and where in the log it stands."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FORMAT_VERSION_FIELD_NUMBER: builtins.int
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    RECOVERY_EPOCH_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    TERM_FIELD_NUMBER: builtins.int
+    LOG_TIME_MS_FIELD_NUMBER: builtins.int
+    BEHAVIOUR_LEVEL_FIELD_NUMBER: builtins.int
+    CONTENT_HASH_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    EXECUTIONS_FIELD_NUMBER: builtins.int
+    LIVE_EXECUTIONS_FIELD_NUMBER: builtins.int
+    WORKFLOW_DEFINITIONS_FIELD_NUMBER: builtins.int
+    TASK_DEFINITIONS_FIELD_NUMBER: builtins.int
+    SCHEDULES_FIELD_NUMBER: builtins.int
+    format_version: builtins.int
+    """Of the contents that follow; 1."""
+    cluster_id: builtins.str
+    """The cluster's id."""
+    recovery_epoch: builtins.int
+    """The cluster's recovery epoch."""
+    node: builtins.str
+    """The node that made it."""
+    version: builtins.str
+    """The version of the software that made it."""
+    index: builtins.int
+    """It holds everything up to this log index."""
+    term: builtins.int
+    """The term of that entry."""
+    log_time_ms: builtins.int
+    """Log time there, milliseconds since 1970."""
+    behaviour_level: builtins.int
+    """The level of behaviour there."""
+    content_hash: builtins.bytes
+    """The hash of all rows, 16 bytes; two states are the same if it is."""
+    size_bytes: builtins.int
+    """The size of the database."""
+    executions: builtins.int
+    """Executions."""
+    live_executions: builtins.int
+    """Executions that have not ended."""
+    workflow_definitions: builtins.int
+    """Workflow definitions, each version counted."""
+    task_definitions: builtins.int
+    """Task definitions."""
+    schedules: builtins.int
+    """Schedules."""
+    def __init__(
+        self,
+        *,
+        format_version: builtins.int = ...,
+        cluster_id: builtins.str = ...,
+        recovery_epoch: builtins.int = ...,
+        node: builtins.str = ...,
+        version: builtins.str = ...,
+        index: builtins.int = ...,
+        term: builtins.int = ...,
+        log_time_ms: builtins.int = ...,
+        behaviour_level: builtins.int = ...,
+        content_hash: builtins.bytes = ...,
+        size_bytes: builtins.int = ...,
+        executions: builtins.int = ...,
+        live_executions: builtins.int = ...,
+        workflow_definitions: builtins.int = ...,
+        task_definitions: builtins.int = ...,
+        schedules: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behaviour_level", b"behaviour_level", "cluster_id", b"cluster_id", "content_hash", b"content_hash", "executions", b"executions", "format_version", b"format_version", "index", b"index", "live_executions", b"live_executions", "log_time_ms", b"log_time_ms", "node", b"node", "recovery_epoch", b"recovery_epoch", "schedules", b"schedules", "size_bytes", b"size_bytes", "task_definitions", b"task_definitions", "term", b"term", "version", b"version", "workflow_definitions", b"workflow_definitions"]) -> None: ...
+
+global___BackupHeader = BackupHeader
+
+@typing.final
+class BackupChunk(google.protobuf.message.Message):
+    """A piece of the database."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    CRC32C_FIELD_NUMBER: builtins.int
+    offset: builtins.int
+    """Where in the database it begins."""
+    data: builtins.bytes
+    """Its bytes."""
+    crc32c: builtins.int
+    """CRC-32C of the data."""
+    def __init__(
+        self,
+        *,
+        offset: builtins.int = ...,
+        data: builtins.bytes = ...,
+        crc32c: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["crc32c", b"crc32c", "data", b"data", "offset", b"offset"]) -> None: ...
+
+global___BackupChunk = BackupChunk
+
+@typing.final
+class BackupTrailer(google.protobuf.message.Message):
+    """What all chunks together must be."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: builtins.int
+    sha256: builtins.bytes
+    """SHA-256 of the whole database, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        sha256: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sha256", b"sha256"]) -> None: ...
+
+global___BackupTrailer = BackupTrailer

@@ -60,6 +60,26 @@ class ClusterServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberResponse.FromString,
                 _registered_method=True)
+        self.TransferLeadership = channel.unary_unary(
+                '/orchestrator.v1.ClusterService/TransferLeadership',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.TransferLeadershipRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.TransferLeadershipResponse.FromString,
+                _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/orchestrator.v1.ClusterService/DrainNode',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
+        self.UndrainNode = channel.unary_unary(
+                '/orchestrator.v1.ClusterService/UndrainNode',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeResponse.FromString,
+                _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/orchestrator.v1.ClusterService/Backup',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.BackupRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.BackupResponse.FromString,
+                _registered_method=True)
         self.GetRetention = channel.unary_unary(
                 '/orchestrator.v1.ClusterService/GetRetention',
                 request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.GetRetentionRequest.SerializeToString,
@@ -111,6 +131,35 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TransferLeadership(self, request, context):
+        """Hands leadership over; only the leader does that. It returns once another node leads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainNode(self, request, context):
+        """Takes the node that is asked out of service, without taking its vote: it does not lead while another can, and
+        executes no system tasks. That lasts over its restarts, until UndrainNode.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainNode(self, request, context):
+        """Ends that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Backup(self, request, context):
+        """The state of the whole cluster at one log index, as any node has it: a header, chunks, a trailer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRetention(self, request, context):
         """For how long ended executions are kept, where their definition does not say; any node answers.
         """
@@ -152,6 +201,26 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ReplaceMember,
                     request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberResponse.SerializeToString,
+            ),
+            'TransferLeadership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeadership,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.TransferLeadershipRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.TransferLeadershipResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.DrainNodeRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'UndrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainNode,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.BackupRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.BackupResponse.SerializeToString,
             ),
             'GetRetention': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRetention,
@@ -300,6 +369,114 @@ class ClusterService(object):
             '/orchestrator.v1.ClusterService/ReplaceMember',
             orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_cluster__pb2.ReplaceMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeadership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/TransferLeadership',
+            orchestrator__api_dot_v1_dot_cluster__pb2.TransferLeadershipRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.TransferLeadershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/DrainNode',
+            orchestrator__api_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/UndrainNode',
+            orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/Backup',
+            orchestrator__api_dot_v1_dot_cluster__pb2.BackupRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.BackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

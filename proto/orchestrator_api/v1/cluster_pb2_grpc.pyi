@@ -51,6 +51,32 @@ class ClusterServiceStub:
     ]
     """Admits a node with a blank data directory in the place of the member that has its name."""
 
+    TransferLeadership: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.TransferLeadershipRequest,
+        orchestrator_api.v1.cluster_pb2.TransferLeadershipResponse,
+    ]
+    """Hands leadership over; only the leader does that. It returns once another node leads."""
+
+    DrainNode: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.DrainNodeRequest,
+        orchestrator_api.v1.cluster_pb2.DrainNodeResponse,
+    ]
+    """Takes the node that is asked out of service, without taking its vote: it does not lead while another can, and
+    executes no system tasks. That lasts over its restarts, until UndrainNode.
+    """
+
+    UndrainNode: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.UndrainNodeRequest,
+        orchestrator_api.v1.cluster_pb2.UndrainNodeResponse,
+    ]
+    """Ends that."""
+
+    Backup: grpc.UnaryStreamMultiCallable[
+        orchestrator_api.v1.cluster_pb2.BackupRequest,
+        orchestrator_api.v1.cluster_pb2.BackupResponse,
+    ]
+    """The state of the whole cluster at one log index, as any node has it: a header, chunks, a trailer."""
+
     GetRetention: grpc.UnaryUnaryMultiCallable[
         orchestrator_api.v1.cluster_pb2.GetRetentionRequest,
         orchestrator_api.v1.cluster_pb2.GetRetentionResponse,
@@ -95,6 +121,32 @@ class ClusterServiceAsyncStub:
         orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse,
     ]
     """Admits a node with a blank data directory in the place of the member that has its name."""
+
+    TransferLeadership: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.TransferLeadershipRequest,
+        orchestrator_api.v1.cluster_pb2.TransferLeadershipResponse,
+    ]
+    """Hands leadership over; only the leader does that. It returns once another node leads."""
+
+    DrainNode: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.DrainNodeRequest,
+        orchestrator_api.v1.cluster_pb2.DrainNodeResponse,
+    ]
+    """Takes the node that is asked out of service, without taking its vote: it does not lead while another can, and
+    executes no system tasks. That lasts over its restarts, until UndrainNode.
+    """
+
+    UndrainNode: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.UndrainNodeRequest,
+        orchestrator_api.v1.cluster_pb2.UndrainNodeResponse,
+    ]
+    """Ends that."""
+
+    Backup: grpc.aio.UnaryStreamMultiCallable[
+        orchestrator_api.v1.cluster_pb2.BackupRequest,
+        orchestrator_api.v1.cluster_pb2.BackupResponse,
+    ]
+    """The state of the whole cluster at one log index, as any node has it: a header, chunks, a trailer."""
 
     GetRetention: grpc.aio.UnaryUnaryMultiCallable[
         orchestrator_api.v1.cluster_pb2.GetRetentionRequest,
@@ -150,6 +202,40 @@ class ClusterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.ReplaceMemberResponse]]:
         """Admits a node with a blank data directory in the place of the member that has its name."""
+
+    @abc.abstractmethod
+    def TransferLeadership(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.TransferLeadershipRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.cluster_pb2.TransferLeadershipResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.TransferLeadershipResponse]]:
+        """Hands leadership over; only the leader does that. It returns once another node leads."""
+
+    @abc.abstractmethod
+    def DrainNode(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.cluster_pb2.DrainNodeResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.DrainNodeResponse]]:
+        """Takes the node that is asked out of service, without taking its vote: it does not lead while another can, and
+        executes no system tasks. That lasts over its restarts, until UndrainNode.
+        """
+
+    @abc.abstractmethod
+    def UndrainNode(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.UndrainNodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.cluster_pb2.UndrainNodeResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.UndrainNodeResponse]]:
+        """Ends that."""
+
+    @abc.abstractmethod
+    def Backup(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[orchestrator_api.v1.cluster_pb2.BackupResponse], collections.abc.AsyncIterator[orchestrator_api.v1.cluster_pb2.BackupResponse]]:
+        """The state of the whole cluster at one log index, as any node has it: a header, chunks, a trailer."""
 
     @abc.abstractmethod
     def GetRetention(
