@@ -20,6 +20,10 @@ except ImportError:  # nobody builds a wheel
     BuildHookInterface = object  # type: ignore[assignment, misc]
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # a build backend loads this file alone
+
+from binding import enumerations, rewritten  # noqa: E402
+
 ROOT = HERE.parents[1]
 PACKAGES = ("orchestrator", "client/orchestrator_client", "proto/orchestrator_api")
 # Folders, and modules of others: what is done for each command or row, and waits for nothing.
@@ -54,9 +58,23 @@ def compile_to(destination: Path) -> None:
     for package in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
         shutil.copytree(ROOT / package, destination / Path(package).name, ignore=ignored)
-    command = [sys.executable, str(HERE / "in_place.py"), str(ROOT / "pyproject.toml"), *modules(destination)]
+    wanted = modules(destination)
+    sources = _bind(destination, wanted)
+    command = [sys.executable, str(HERE / "in_place.py"), str(ROOT / "pyproject.toml"), *wanted]
     subprocess.run(command, cwd=destination, check=True, stdout=subprocess.DEVNULL)
+    for path, source in sources.items():
+        path.write_text(source, "utf-8")
     shutil.rmtree(destination / "build")
+
+
+def _bind(destination: Path, wanted: list[str]) -> dict[Path, str]:
+    """Rewrites the modules for the compiler; answers them as they were."""
+    members = enumerations(destination, destination.rglob("*.py"))
+    compiled = frozenset(name.removesuffix(".py").replace("/", ".") for name in wanted)
+    sources = {destination / name: (destination / name).read_text("utf-8") for name in wanted}
+    for path, source in sources.items():
+        path.write_text(rewritten(source, members, compiled), "utf-8")
+    return sources
 
 
 class CompileHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ignore]
