@@ -13,10 +13,11 @@ from orchestrator.engine.definitions.model import (
     RetryLogic,
     RetryPolicy,
     TaskNode,
+    TaskType,
     TimeoutPolicy,
 )
 from orchestrator.engine.errors import LimitExceeded
-from orchestrator.engine.execution_state import base_of, instance_of
+from orchestrator.engine.execution_state import base_of
 from orchestrator.engine.model import (
     AgendaKind,
     Check,
@@ -43,6 +44,9 @@ RESPONSE_TIMEOUT = "RESPONSE_TIMEOUT"
 INVALID_RESULT = "INVALID_RESULT"
 LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
 SCHEMA_VIOLATION = "SCHEMA_VIOLATION"
+
+_TYPE_NAMES: dict[str, str] = {kind: str(kind) for kind in TaskType}
+"""As rows have them: plain strings."""
 
 BY_POLICY = frozenset((TASK_TIMEOUT, TOTAL_TIMEOUT, POLL_TIMEOUT))
 
@@ -106,7 +110,7 @@ def create(
         task_id=task_id,
         reference=place.reference,
         name=node.name,
-        type=node.reported or str(node.type),
+        type=node.reported or _TYPE_NAMES[node.type],
         status=TaskStatus.SCHEDULED,
         scheduled_ms=step.now,
         first_scheduled_ms=first_scheduled_ms,
@@ -115,7 +119,7 @@ def create(
         input=resolved.kept,
         bindings=resolved.bindings,
         bound_variables=resolved.variables,
-        idempotency_key=_key(step, place, record) if previous is None else previous.idempotency_key,
+        idempotency_key=_key(step, task_id, previous, record),
         compensates=0 if record is None else record.number,
         losses=losses,
         iteration=place.iterations[-1] if place.iterations else 0,
@@ -139,14 +143,11 @@ def create(
     return step.put_task(attempt), resolved.text
 
 
-def _key(step: Step, place: Place, record: SagaRecord | None) -> str:
-    """The same for all attempts of a step in one run, and for nothing else: not even when a workflow id comes again."""
-    x = step.x
-    if record is None:
-        what = ("step", place.reference)
-    else:
-        what = ("compensation", instance_of(record.reference, record.iterations))
-    return step.ids.key(*what, x.namespace, x.workflow_id, x.created_ms, x.run, 0)
+def _key(step: Step, task_id: str, previous: TaskAttempt | None, record: SagaRecord | None) -> str:
+    """The id of the step's first attempt in this run, or of the first to compensate it, also if it is owed again."""
+    if previous is None and record is not None:
+        previous = step.hot.latest_undoing(record.number)
+    return task_id if previous is None else previous.idempotency_key
 
 
 def delay(step: Step, attempt: TaskAttempt, delay_ms: int) -> None:
@@ -251,7 +252,7 @@ def finish(
         # That nobody looks at its output any more does not undo what it has done.
         status, output, reason, follow = TaskStatus.COMPLETED, attempt.output, "", True
     check_task(attempt.status, status)
-    in_flight = _leave_everything(step, attempt, accepted, reason or status.name)
+    in_flight = _leave_everything(step, attempt, accepted, status, reason)
     if status is TaskStatus.COMPLETED and follow and not was_done and checks.is_output_due(step, attempt):
         return _look_at_output(step, attempt, output, accepted)
     in_effect = in_flight and has_effect(attempt)
@@ -321,7 +322,7 @@ def _look_at_output(step: Step, attempt: TaskAttempt, output: Payload, accepted:
     return checks.ask(step, attempt, Check.OUTPUT)
 
 
-def _leave_everything(step: Step, attempt: TaskAttempt, accepted: bool, reason: str) -> bool:
+def _leave_everything(step: Step, attempt: TaskAttempt, accepted: bool, status: TaskStatus, reason: str) -> bool:
     """No timer, queue or session has it any more. Answers whether a session had."""
     for number in attempt.timers:
         step.disarm(number)
@@ -331,18 +332,18 @@ def _leave_everything(step: Step, attempt: TaskAttempt, accepted: bool, reason: 
     is_lent = attempt.status is TaskStatus.IN_PROGRESS or attempt.is_looked_at
     if not is_lent or not attempt.fencing_token:
         return False
-    _leave_worker(step, attempt, accepted, reason)
+    _leave_worker(step, attempt, accepted, status, reason)
     return True
 
 
-def _leave_worker(step: Step, attempt: TaskAttempt, accepted: bool, reason: str) -> None:
+def _leave_worker(step: Step, attempt: TaskAttempt, accepted: bool, status: TaskStatus, reason: str) -> None:
     lease = step.state.leases.get((attempt.fencing_token,))
     if lease is None:
         return
     if accepted:
         leases.end_lease(step, lease)
     elif not lease.fenced:
-        leases.fence(step, lease, reason)
+        leases.fence(step, lease, reason or status.name)
 
 
 def _record(step: Step, attempt: TaskAttempt) -> None:

@@ -46,14 +46,16 @@ def start_within(
     root: str = "",
     depth: int = 0,
     looked: Looked = NOT_LOOKED,
+    is_checked: bool = False,
 ) -> Started | Rejected:
     """Starts the execution, which becomes the step's own, or says why not, and nothing has changed.
 
     `version` 0 is the highest; `workflow_id` "" makes an id, any other must be hot if it exists; `document` need not be
-    registered; `looked` is what was found in the input. That the idempotency key is free is the caller's to see.
+    registered; `looked` is what was found in the input; `is_checked`: `check_start` has passed. The key must be free.
     """
     try:
-        check_start(workflow_id, priority, input)
+        if not is_checked:
+            check_start(workflow_id, priority, input)
         _refuse_taken(step, namespace, workflow_id)
         bundled = bundle_of(step, namespace, name, version, document)
     except Refused as refused:
@@ -187,7 +189,9 @@ def _begin(step: Step, header: Execution, plan: Plan, given: bytes, *, is_known:
     """`is_known`: that the input keeps its schema."""
     step.create(header)
     idempotency.keep(step)
-    step.change(input=store(step, given), variables=store(step, plan.definition.variables))
+    input_kept, variables_kept = store(step, given), store(step, plan.definition.variables)
+    header = step.header
+    header.input, header.variables = input_kept, variables_kept
     gate.assign(step)
     arm_timeout(step)
     first = plan.nodes[INPUT_CHECK].next if is_known else plan.definition.first

@@ -5,32 +5,46 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from orchestrator.engine.encoding import encode_any, encode_struct
-from orchestrator.engine.results import AnyResult
+from orchestrator.engine.results import AnyResult, Done, Judged, Verdict
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Changed
 
 CHAIN_BYTES = 32
 GENESIS = bytes(CHAIN_BYTES)
 
+# What most steps answer.
+_DONE = encode_struct(Done())
+_ACCEPTED = Judged(Verdict.ACCEPTED)
+_ENCODED_ACCEPTED = encode_struct(_ACCEPTED)
+
 
 class EntryHash:
     """What one entry adds to the chain: its bytes' digest, each result, and the resident rows as it leaves them."""
 
     def __init__(self) -> None:
-        self._results = blake2b(digest_size=CHAIN_BYTES)
+        self._results: list[bytes] = []
         self.changed: Changed = {}  # resident rows
 
     def add(self, result: AnyResult) -> None:
-        self._results.update(encode_struct(result))
+        if isinstance(result, Done):
+            encoded = _DONE
+        elif isinstance(result, Judged) and result == _ACCEPTED:
+            encoded = _ENCODED_ACCEPTED
+        else:
+            encoded = encode_struct(result)
+        self._results.append(encoded)
 
     def finish(self, previous: bytes, entry_digest: bytes, state: State) -> bytes:
-        digest = blake2b(previous, digest_size=CHAIN_BYTES)
-        digest.update(entry_digest)
-        digest.update(self._results.digest())
-        for (table, key), existed in sorted(self.changed.items()):
-            row = state.read(table, key)
-            if row is None and not existed:
-                # Came and went within the entry.
-                continue
-            digest.update(encode_any((int(table), key, b"" if row is None else encode_struct(row))))
-        return digest.digest()
+        results = blake2b(b"".join(self._results), digest_size=CHAIN_BYTES).digest()
+        parts = [previous, entry_digest, results]
+        for table in sorted(self.changed):
+            of_table = self.changed[table]
+            number = int(table)
+            for key in sorted(of_table):
+                row = state.read(table, key)
+                if row is not None:
+                    parts.append(encode_any((number, key, encode_struct(row))))
+                elif of_table[key]:
+                    parts.append(encode_any((number, key, b"")))
+                # Else it came and went within the entry.
+        return blake2b(b"".join(parts), digest_size=CHAIN_BYTES).digest()

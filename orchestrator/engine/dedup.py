@@ -118,10 +118,22 @@ def _arm(step: Step, session_id: str, namespace: str, fire_ms: int) -> int:
     return number
 
 
+def _expired(state: State) -> Request | None:
+    oldest = state.oldest_request()
+    if oldest is None or oldest.time_ms + limits.REQUEST_WINDOW_MS >= state.meta.log_time_ms:
+        return None
+    return oldest
+
+
+def has_expired(state: State) -> bool:
+    """Whether a request is remembered that would be refused anyway."""
+    return _expired(state) is not None
+
+
 def drop_expired(step: Step, come: int) -> None:
-    """Forgets requests that would be refused anyway: as many as have come with this entry, and a few more."""
+    """Forgets such requests: as many as have come with this entry, and a few more."""
     for _ in range(come + limits.REQUESTS_DROPPED_PER_ENTRY):
-        oldest = step.state.oldest_request()
-        if oldest is None or oldest.time_ms + limits.REQUEST_WINDOW_MS >= step.now:
+        oldest = _expired(step.state)
+        if oldest is None:
             return
         step.write(Table.REQUEST, (oldest.id,), None)

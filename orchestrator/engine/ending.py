@@ -19,22 +19,27 @@ from orchestrator.engine.triggers import schedules
 def begin(step: Step, status: WorkflowStatus, reason: str, failed_task: str, output: Payload = b"") -> None:
     """The outcome is fixed; the status follows as soon as nothing is open any more."""
     disarm(step)
-    step.change(ending=status, reason=reason[: limits.REASON_CHARS], failed_task=failed_task, output=output)
+    header = step.header
+    header.ending, header.reason = status, reason[: limits.REASON_CHARS]
+    header.failed_task, header.output = failed_task, output
     proceed(step)
 
 
 def disarm(step: Step) -> None:
     """Drops the timers of the workflow itself."""
-    step.disarm(step.x.workflow_timer)
-    step.disarm(step.x.grace_timer)
-    step.change(workflow_timer=0, grace_timer=0)
+    x = step.x
+    if x.workflow_timer or x.grace_timer:
+        step.disarm(x.workflow_timer)
+        step.disarm(x.grace_timer)
+        step.change(workflow_timer=0, grace_timer=0)
 
 
 def proceed(step: Step) -> None:
     """Cancels what is open, as far as one step may, and ends the execution when nothing is left."""
     ending = step.x.ending
     assert ending is not None
-    cancel_open(step, f"workflow {ending.name}")
+    if step.hot.open:
+        cancel_open(step, f"workflow {ending.name}")
     if step.x.open_tasks == 0:
         conclude(step, ending)
 
@@ -64,8 +69,10 @@ def conclude(step: Step, status: WorkflowStatus) -> None:
     if step.x.status is WorkflowStatus.PAUSED:
         step.change(paused_from=None)
     check_workflow(step.x.status, status)
-    step.change(output=step.x.output or make_output(step))
-    step.change(status=status, ending=None, ended_ms=step.now)
+    output = step.x.output or make_output(step)
+    header = step.header
+    header.output, header.status = output, status
+    header.ending, header.ended_ms = None, step.now
     step.meta.live_executions -= 1
     schedules.ended(step, step.x.namespace, step.x.workflow_id)
     if not step.x.afterwards:

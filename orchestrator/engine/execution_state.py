@@ -163,6 +163,8 @@ class ExecutionState:
                 if new.iterations:
                     self.of_iterations.setdefault(new.iterations, {})[new.sequence] = None
             self.by_task_id[new.task_id] = new.sequence
+        elif old.status is new.status:
+            return
         if new.status in TASK_TERMINAL:
             self.open.pop(new.sequence, None)
         else:

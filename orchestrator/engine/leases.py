@@ -50,7 +50,9 @@ def enqueue(
         queue,
     )
     step.queueing[attempt.sequence] = row
-    return step.put_task(replace(attempt, ready=row.number, updated_ms=step.now))
+    if attempt.updated_ms == step.now and step.hot.tasks.get(attempt.sequence) is attempt:
+        return attempt
+    return step.put_task(replace(attempt, updated_ms=step.now))
 
 
 def is_wanted(step: Step, attempt: TaskAttempt) -> bool:
@@ -63,6 +65,7 @@ def match(step: Step) -> None:
     state = step.state
     for row in step.queueing.values():
         if not _pass_queue(step, row):
+            step.put_task(replace(step.hot.tasks[row.task_sequence], ready=row.number))
             step.write(Table.READY, (row.number,), row)
             step.ready_queues[queue_of(row)] = None
             step.queued.append(row.number)
@@ -220,19 +223,33 @@ def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> N
     if attempt.status is not TaskStatus.IN_PROGRESS:
         # A loop is in progress by itself; the lease is for its condition.
         check_task(attempt.status, TaskStatus.IN_PROGRESS)
-    timers = (*attempt.timers, *limit_time(step, attempt))
-    step.put_task(
-        replace(
-            attempt,
-            status=TaskStatus.IN_PROGRESS,
-            started_ms=attempt.started_ms or step.now,
-            updated_ms=step.now,
-            worker_id=worker_id,
-            fencing_token=lease.token,
-            ready=0,
-            timers=timers,
+    timers = limit_time(step, attempt)
+    if timers:
+        timers = (*attempt.timers, *timers)
+    else:
+        timers = attempt.timers
+    if step.is_own(attempt):
+        # Nobody has seen yet that it was not always so.
+        attempt.status = TaskStatus.IN_PROGRESS
+        attempt.started_ms = attempt.started_ms or step.now
+        attempt.updated_ms = step.now
+        attempt.worker_id = worker_id
+        attempt.fencing_token = lease.token
+        attempt.ready = 0
+        attempt.timers = timers
+    else:
+        step.put_task(
+            replace(
+                attempt,
+                status=TaskStatus.IN_PROGRESS,
+                started_ms=attempt.started_ms or step.now,
+                updated_ms=step.now,
+                worker_id=worker_id,
+                fencing_token=lease.token,
+                ready=0,
+                timers=timers,
+            )
         )
-    )
     _deliver(step, lease)
 
 

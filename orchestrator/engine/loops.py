@@ -83,7 +83,7 @@ def branches_opened(step: Step, attempt: TaskAttempt, count: int) -> None:
 
 def sequence_ended(step: Step, last: TaskAttempt, parent: TaskAttempt | None) -> None:
     """The last attempt of a sequence has passed; the iteration it belongs to may have ended with it."""
-    step.change(open_branches=step.x.open_branches - 1)
+    step.header.open_branches -= 1
     if not last.iterations or parent is None:
         return
     loop = parent if parent.type == TaskType.DO_WHILE else places.loop_of(step.plan, step.hot, parent)

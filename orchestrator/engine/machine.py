@@ -7,7 +7,7 @@ For each log entry: `begin_entry`; `apply` for each command; `apply_message` whi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from orchestrator.engine import (
     chain,
@@ -49,7 +49,7 @@ from orchestrator.engine.model import ExecutionKey
 from orchestrator.engine.results import AnyResult, Checkpointed, Done
 from orchestrator.engine.runner import StepRun, run
 from orchestrator.engine.state import State
-from orchestrator.engine.step import Step
+from orchestrator.engine.step import Step, advance_time
 
 T = TypeVar("T")
 
@@ -142,9 +142,14 @@ MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
 }
 
 
-class Outcome(NamedTuple):
-    result: AnyResult
-    effects: list[AnyEffect]
+class Outcome:
+    """What came of a command or a message."""
+
+    __slots__ = ("effects", "result")
+
+    def __init__(self, result: AnyResult, effects: list[AnyEffect]) -> None:
+        self.result = result
+        self.effects = effects
 
 
 class Machine:
@@ -165,7 +170,9 @@ class Machine:
         self.index, self.term, self.behaviour_level = index, term, behaviour_level
         self._entry = chain.EntryHash()
         self._requests = self._changed_by_messages = 0
-        self._run(system.advance_time, time_ms)
+        if time_ms > self.state.meta.log_time_ms:
+            # Log time never goes back.
+            advance_time(self.state, self._entry.changed, time_ms)
         self._ids.begin(index, self.state.meta.log_time_ms)
 
     def execution_needed(self, command: commands.AnyCommand) -> ExecutionKey | None:
@@ -224,7 +231,8 @@ class Machine:
 
     def end_entry(self, entry_digest: bytes) -> bytes:
         """The chain hash after this entry."""
-        self._run(system.drop_expired_requests, self._requests)
+        if dedup.has_expired(self.state):
+            self._run(system.drop_expired_requests, self._requests)
         self.chain = self._entry.finish(self.chain, entry_digest, self.state)
         return self.chain
 

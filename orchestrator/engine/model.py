@@ -2,9 +2,10 @@
 
 Rows are values: a handler replaces a row through the unit of work and never changes one in place, so a step that fails
 leaves nothing behind. Of META and its execution's header, which nearly every step changes several times, a step has a
-copy of its own that it does change in place, until it is committed. Fields are encoded by position: add new ones at the
-end, with a default. Times are milliseconds of log time. A payload is the JSON text as bytes when it has at most
-``INLINE_PAYLOAD_BYTES``, otherwise the number of a PAYLOAD row of the same execution; ``b""`` is no payload.
+copy of its own that it does change in place, until it is committed; so it may the row of an attempt that it has made.
+Fields are encoded by position: add new ones at the end, with a default. Times are milliseconds of log time. A payload
+is the JSON text as bytes when it has at most ``INLINE_PAYLOAD_BYTES``, otherwise the number of a PAYLOAD row of the
+same execution; ``b""`` is no payload.
 """
 
 from __future__ import annotations
@@ -273,8 +274,11 @@ class Execution(Row, frozen=False):  # type: ignore[misc]  # as above
     tells: bool = False  # some of its tasks announce changes of their state
 
 
-class TaskAttempt(Row, frozen=True):
-    """One attempt of a task. The attempts of one reference and iteration follow each other."""
+class TaskAttempt(Row, frozen=False):  # type: ignore[misc]  # as above
+    """One attempt of a task. The attempts of one reference and iteration follow each other.
+
+    A step changes those in place that it has made itself, until it is committed (`Step.is_own`).
+    """
 
     sequence: int
     task_id: str

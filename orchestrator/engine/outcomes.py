@@ -49,7 +49,7 @@ def complete(step: Step, *, output: Payload = b"", reason: str = "") -> None:
 
 
 def _complete(step: Step, output: Payload, reason: str) -> None:
-    step.change(undo_children=False)
+    step.header.undo_children = False
     ending.begin(step, WorkflowStatus.COMPLETED, reason, "", output)
 
 

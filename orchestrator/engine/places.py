@@ -6,7 +6,7 @@ Tasks that a dynamic fork was given are not in the definition; they form a plan 
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import cast
 
 from msgspec.structs import replace
 
@@ -28,16 +28,16 @@ _NOTHING = Template(b"{}")
 _NO_TIMEOUTS = Timeouts(response_ms=0)
 
 
-class Place(NamedTuple):
+class Place:
     """A task, and the instance of it."""
 
-    node: TaskNode
-    iterations: tuple[int, ...] = ()
-    expansion: int = 0
+    __slots__ = ("expansion", "iterations", "node", "reference")
 
-    @property
-    def reference(self) -> str:
-        return instance_of(self.node.reference, self.iterations)
+    def __init__(self, node: TaskNode, iterations: tuple[int, ...] = (), expansion: int = 0) -> None:
+        self.node = node
+        self.iterations = iterations
+        self.expansion = expansion
+        self.reference = instance_of(node.reference, iterations)
 
 
 def place_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> Place:
@@ -47,6 +47,8 @@ def place_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> Place:
 
 def node_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> TaskNode:
     """The task that the attempt is of, be it a compensation."""
+    if not (attempt.compensates or attempt.expanded or attempt.expansion or attempt.iterations):
+        return plan.nodes[attempt.reference]
     if attempt.compensates:
         return undo_of(plan, hot, hot.records[attempt.compensates])
     node = node_at(plan, hot, base_of(attempt), attempt.expansion)

@@ -20,25 +20,33 @@ isolation group; for system work (NAMESPACE, "", queue), whatever namespace the 
 
 _PoolKey = tuple[str, str, tuple[str, ...]]
 _STALE_SLACK = 64
+_FEW = 4
 
 
 class _Pool:
-    """Sessions that serve the same task names in one domain."""
+    """Sessions that serve the same task names in one domain: looked through while they are few, else as a heap."""
 
-    __slots__ = ("heap", "members")
+    __slots__ = ("heap", "is_heap", "members")
 
     def __init__(self) -> None:
         self.heap: list[tuple[int, int, str]] = []
+        self.is_heap = False  # whether the heap is kept
         self.members: dict[str, Session] = {}
 
-    def push(self, session: Session) -> None:
-        if len(self.heap) > 4 * len(self.members) + _STALE_SLACK:
+    def put(self, session: Session) -> None:
+        self.members[session.id] = session
+        if len(self.members) <= _FEW:
+            self.is_heap = False
+        elif not self.is_heap or len(self.heap) > 4 * len(self.members) + _STALE_SLACK:
             self.heap = [_rank(member) for member in self.members.values() if _takes_leases(member)]
             heapify(self.heap)
+            self.is_heap = True
         elif _takes_leases(session):
             heappush(self.heap, _rank(session))
 
     def best(self) -> tuple[int, int, str] | None:
+        if not self.is_heap:
+            return self._best_of_few()
         heap = self.heap
         while heap:
             session = self.members.get(heap[0][2])
@@ -46,6 +54,15 @@ class _Pool:
                 return heap[0]
             heappop(heap)
         return None
+
+    def _best_of_few(self) -> tuple[int, int, str] | None:
+        best: tuple[int, int, str] | None = None
+        for session in self.members.values():
+            if _takes_leases(session):
+                rank = _rank(session)
+                if best is None or rank < best:
+                    best = rank
+        return best
 
 
 def queue_of(row: Ready) -> QueueKey:
@@ -76,6 +93,7 @@ class Queues:
         self._apart: dict[tuple[str, str], dict[QueueKey, int]] = {}
         self._pools: dict[_PoolKey, _Pool] = {}
         self._servers: dict[QueueKey, dict[_PoolKey, _Pool]] = {}
+        self._pool_of: dict[str, _Pool] = {}  # session id -> its pool
 
     def ready_changed(self, old: Ready | None, new: Ready | None) -> None:
         row = new or old
@@ -111,22 +129,27 @@ class Queues:
                 del self._apart[queue[0], task_name]
 
     def session_changed(self, old: Session | None, new: Session | None) -> None:
-        if old is not None and (new is None or _pool_key(old) != _pool_key(new)):
-            self._leave(old)
-        if new is None:
+        if old is not None and new is not None and _pools_with(old, new):
+            self._pool_of[new.id].put(new)
             return
-        key = _pool_key(new)
+        if old is not None:
+            self._leave(old)
+        if new is not None:
+            self._enter(new)
+
+    def _enter(self, session: Session) -> None:
+        key = _pool_key(session)
         pool = self._pools.get(key)
         if pool is None:
             pool = self._pools[key] = _Pool()
-            for name in new.task_names:
-                self._servers.setdefault((new.namespace, new.domain, name), {})[key] = pool
-        pool.members[new.id] = new
-        pool.push(new)
+            for name in session.task_names:
+                self._servers.setdefault((session.namespace, session.domain, name), {})[key] = pool
+        self._pool_of[session.id] = pool
+        pool.put(session)
 
     def _leave(self, session: Session) -> None:
         key = _pool_key(session)
-        pool = self._pools[key]
+        pool = self._pool_of.pop(session.id)
         del pool.members[session.id]
         if pool.members:
             return
@@ -164,8 +187,12 @@ class Queues:
         if pools is None:
             return None
         # The least of ranks that all differ: the order of the pools does not matter.
-        ranks = [rank for rank in (pool.best() for pool in pools.values()) if rank is not None]
-        return min(ranks)[2] if ranks else None
+        best: tuple[int, int, str] | None = None
+        for pool in pools.values():
+            rank = pool.best()
+            if rank is not None and (best is None or rank < best):
+                best = rank
+        return None if best is None else best[2]
 
     def serves(self, queue: QueueKey) -> bool:
         return queue in self._servers
@@ -198,6 +225,13 @@ class Queues:
     def waiting(self) -> list[QueueKey]:
         """The queues that have a ready attempt, sorted."""
         return [queue for queue in sorted(self._queues) if self.head(queue) is not None]
+
+
+def _pools_with(one: Session, other: Session) -> bool:
+    """Whether both belong to the same pool. A session that is changed mostly has the very same names."""
+    if one.task_names is not other.task_names and one.task_names != other.task_names:
+        return False
+    return one.namespace == other.namespace and one.domain == other.domain
 
 
 def _pool_key(session: Session) -> _PoolKey:

@@ -97,7 +97,7 @@ def proceed(step: Step) -> None:
         _settle(step)
     _start_due(step)
     while step.undo_agenda and step.budget > 0:
-        _follow(step, step.undo_agenda.popleft())
+        _follow(step, step.undo_agenda.pop(0))
         # One that can't be made has ended at once, and is followed in turn.
         _start_due(step)
     if not step.x.owed and not step.x.compensating and not step.undo_agenda:

@@ -127,7 +127,8 @@ class State:
 
     def execution(self, key: ExecutionKey) -> ExecutionState | None:
         """The rows of a hot execution; None for one that is cold or does not exist."""
-        return self._live[key] if key in self._live else self._ended.get(key)
+        hot = self._live.get(key)
+        return self._ended.get(key) if hot is None else hot
 
     def evict(self, key: ExecutionKey) -> bool:
         """Lets a hot execution go cold; False while it has changes that were not taken."""
@@ -166,14 +167,23 @@ class State:
 
     def touch(self, key: ExecutionKey) -> None:
         """Notes that the execution was used, and corrects the estimate of its size."""
-        hot = self._live.pop(key, None) or self._ended.pop(key, None)
+        group = self._live
+        hot = group.get(key)
         if hot is None:
-            return
-        group = self._ended if hot.execution.status in WORKFLOW_TERMINAL else self._live
-        group[key] = hot
+            group = self._ended
+            hot = group.get(key)
+            if hot is None:
+                return
+        x = hot.execution
+        wanted = self._ended if x.status in WORKFLOW_TERMINAL else self._live
+        if wanted is group:
+            group.move_to_end(key)
+        else:
+            del group[key]
+            wanted[key] = hot
         rows = 2 + len(hot.tasks) + len(hot.records) + len(hot.signals) + len(hot.payloads) + len(hot.logs)
         rows += len(hot.expansions)
-        size = rows * _ROW_BYTES + hot.execution.payload_bytes + hot.execution.log_bytes
+        size = rows * _ROW_BYTES + x.payload_bytes + x.log_bytes
         self.hot_bytes += size - hot.size
         hot.size = size
 
@@ -189,7 +199,14 @@ class State:
             rows.pop(key, None)
         else:
             rows[key] = row
-        if table is Table.MESSAGE:
+        # Those that nearly every step writes first.
+        if table is Table.LEASE:
+            self._lease_changed(old, row)
+        elif table is Table.SESSION:
+            self.queues.session_changed(old, row)
+        elif table is Table.READY:
+            self.queues.ready_changed(old, row)
+        elif table is Table.MESSAGE:
             self.deliveries.changed(cast(int, key[0]), old, row)
         elif table in _INDEXES:
             _INDEXES[table](self, old, row)
@@ -243,7 +260,8 @@ class State:
 
     def mark(self, mark: tuple[Table, RowKey], existed: bool) -> None:
         """A committed step has changed the row, which is none of an execution's."""
-        self._unflushed.setdefault(mark, existed)
+        if mark not in self._unflushed:
+            self._unflushed[mark] = existed
 
     def mark_row(self, mark: tuple[Table, RowKey], existed: bool) -> None:
         """As `mark`, of an execution's row."""
@@ -340,28 +358,24 @@ class State:
         return None
 
     def _lease_changed(self, old: Lease | None, new: Lease | None) -> None:
-        if (old is None) != (new is None):
-            self._count_lease(old or new, 1 if old is None else -1)
         if old is not None and new is None:
+            self._count_lease(old, -1)
             tokens = self.leases_of[old.session_id]
             del tokens[old.token]
             if not tokens:
                 del self.leases_of[old.session_id]
         elif old is None and new is not None:
-            self.leases_of.setdefault(new.session_id, {})[new.token] = None
+            self._count_lease(new, 1)
+            held = self.leases_of.get(new.session_id)
+            if held is None:
+                held = self.leases_of[new.session_id] = {}
+            held[new.token] = None
 
-    def _count_lease(self, lease: Lease | None, by: int) -> None:
-        assert lease is not None
+    def _count_lease(self, lease: Lease, by: int) -> None:
         key = (lease.namespace, lease.name)
         count = self.leased[key] = self.leased.get(key, 0) + by
         if not count:
             del self.leased[key]
-
-    def _ready_changed(self, old: Ready | None, new: Ready | None) -> None:
-        self.queues.ready_changed(old, new)
-
-    def _session_changed(self, old: Session | None, new: Session | None) -> None:
-        self.queues.session_changed(old, new)
 
     def _timer_changed(self, old: Timer | None, new: Timer | None) -> None:
         if new is None:
@@ -408,9 +422,6 @@ class State:
 
 
 _INDEXES: dict[Table, Any] = {
-    Table.LEASE: State._lease_changed,
-    Table.READY: State._ready_changed,
-    Table.SESSION: State._session_changed,
     Table.TIMER: State._timer_changed,
     Table.REQUEST: State._request_changed,
     Table.WORKFLOW_DEFINITION: State._definition_changed,

@@ -7,9 +7,9 @@ once, when the step is finished.
 
 from __future__ import annotations
 
-from collections import deque
-from copy import copy
 from typing import Any, cast
+
+from msgspec.structs import replace
 
 from orchestrator.engine import announcing, limits
 from orchestrator.engine.announcing import Told
@@ -36,7 +36,7 @@ from orchestrator.engine.resident import Ready, Timer
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 
-Changed = dict[tuple[Table, RowKey], bool]
+Changed = dict[Table, dict[RowKey, bool]]
 """Each row that changed, with whether it was there before."""
 
 _META: tuple[Table, RowKey] = (Table.META, ())
@@ -89,8 +89,8 @@ class Step:
         self.undo: dict[tuple[Table, RowKey], Any] = {}
         self.budget = limits.TRANSITIONS_PER_STEP
         self.is_beside = False  # the execution has something left to do, which a message sees to
-        self.agenda: deque[AgendaItem] = deque()
-        self.undo_agenda: deque[int] = deque()
+        self.agenda: list[AgendaItem] = []
+        self.undo_agenda: list[int] = []
         self.ready_queues: dict[QueueKey, None] = {}
         self.freed_sessions: dict[str, None] = {}
         self.freed_names: dict[tuple[str, str], None] = {}  # (namespace, task name) of leases that are gone
@@ -114,15 +114,16 @@ class Step:
 
     def take(self, hot: ExecutionState) -> None:
         """Makes it the step's execution, whether or not it is being deleted."""
-        namespace, workflow_id = hot.execution.namespace, hot.execution.workflow_id
-        self.key = (namespace, workflow_id)
+        x = hot.execution
+        self.key = (x.namespace, x.workflow_id)
         self.hot = hot
-        self.x = self._header = hot.execution
-        if self.x.agenda:
-            self.agenda.extend(self.x.agenda)
-        if self.x.undo_agenda:
-            self.undo_agenda.extend(self.x.undo_agenda)
-        if self.x.agenda or self.x.ending is not None:
+        self.x = self._header = x
+        agenda = x.agenda
+        if agenda:
+            self.agenda.extend(agenda)
+        if x.undo_agenda:
+            self.undo_agenda.extend(x.undo_agenda)
+        if agenda or x.ending is not None:
             self.is_beside = True
             self.budget = min(self.budget, limits.TRANSITIONS_BESIDE)
 
@@ -139,7 +140,8 @@ class Step:
         hot = self.state.execution(self.key)
         assert hot is not None
         self.hot = hot
-        self.x = copy(execution)
+        # Nobody else has it: if the step is discarded, it is gone.
+        self.x = execution
 
     def remove(self) -> None:
         """The step's execution is gone, its other rows before: the step has none any more."""
@@ -158,7 +160,7 @@ class Step:
     def header(self) -> Execution:
         """The header of the step's execution, to be changed in place."""
         if self.x is self._header:
-            self.x = copy(self.x)
+            self.x = replace(self.x)
         return self.x
 
     def plan_changed(self) -> None:
@@ -202,16 +204,28 @@ class Step:
     def write(self, table: Table, key: RowKey, row: Any) -> None:
         """Puts or deletes a row of any table but TASK."""
         old = self.state.write(table, key, row)
-        self.undo.setdefault((table, key), old)
+        mark = (table, key)
+        if mark not in self.undo:
+            self.undo[mark] = old
 
     def put_task(self, attempt: TaskAttempt) -> TaskAttempt:
-        before = self.hot.put_task(attempt.sequence, attempt)
-        self.tasks_before.setdefault(attempt.sequence, before)
+        sequence = attempt.sequence
+        before = self.hot.put_task(sequence, attempt)
+        if sequence not in self.tasks_before:
+            self.tasks_before[sequence] = before
         if self.x.tells:
             told = announcing.of_task(self.plan, self.hot, self.x, self.state.triggers, before, attempt)
             self.told += told
             self.budget -= len(told)
         return attempt
+
+    def is_own(self, attempt: TaskAttempt) -> bool:
+        """Whether the step has made this row itself and nobody is to be told of its changes: then, and only until the
+        step is committed, it may be changed in place."""
+        sequence = attempt.sequence
+        if self.x.tells or sequence not in self.tasks_before or self.hot.tasks.get(sequence) is not attempt:
+            return False
+        return self.tasks_before[sequence] is not attempt
 
     def remove_task(self, attempt: TaskAttempt) -> None:
         self.queueing.pop(attempt.sequence, None)
@@ -225,7 +239,7 @@ class Step:
         """The META row, to be changed in place."""
         state = self.state
         if state.meta is self._meta:
-            state.meta = copy(self._meta)
+            state.meta = replace(self._meta)
         return state.meta
 
     def timer_number(self) -> int:
@@ -271,36 +285,48 @@ class Step:
         """Writes the header of the execution, if the step has changed anything about it."""
         if self.key is None:
             return
-        agenda, undo_agenda = tuple(self.agenda), tuple(self.undo_agenda)
-        if agenda != self.x.agenda or undo_agenda != self.x.undo_agenda:
-            self.change(agenda=agenda, undo_agenda=undo_agenda)
-        if self.x is self._header and not self.tasks_before:
+        x = self.x
+        if self.agenda or self.undo_agenda or x.agenda or x.undo_agenda:
+            agenda, undo_agenda = tuple(self.agenda), tuple(self.undo_agenda)
+            if agenda != x.agenda or undo_agenda != x.undo_agenda:
+                x = self.header
+                x.agenda, x.undo_agenda = agenda, undo_agenda
+        if x is self._header and not self.tasks_before:
             return
-        if self.x.updated_ms != self.now:
-            self.change(updated_ms=self.now)
-        self.write(Table.EXECUTION, self.key, self.x)
-        terminal = self.x.status in WORKFLOW_TERMINAL
-        self.effects.append(ExecutionChanged(*self.key, terminal, started=self._header is None))
+        if x.updated_ms != self.now:
+            x = self.header
+            x.updated_ms = self.now
+        mark = (Table.EXECUTION, self.key)
+        if mark not in self.undo:
+            self.undo[mark] = self.hot.execution
+        self.hot.execution = x
+        namespace, workflow_id = self.key
+        terminal = x.status in WORKFLOW_TERMINAL
+        self.effects.append(ExecutionChanged(namespace, workflow_id, terminal, self._header is None))
 
     def commit(self, changed: Changed) -> int:
         """Keeps the step; notes the rows that it changed, of all but executions, and answers how many rows changed."""
         state = self.state
         rows = 0
         for mark, old in self.undo.items():
+            table, key = mark
             existed = old is not None
-            if not existed and state.read(*mark) is None:
-                continue
-            rows += 1
-            if mark[0] in state.resident:
-                changed.setdefault(mark, existed)
-                state.mark(mark, existed)
-            else:
+            resident = state.resident.get(table)
+            if resident is None:
+                if not existed and state.read(table, key) is None:
+                    continue
                 state.mark_row(mark, existed)
+            else:
+                if not existed and key not in resident:
+                    continue
+                _note(changed, table, key, existed)
+                state.mark(mark, existed)
+            rows += 1
         if self.tasks_before:
             rows += self._commit_tasks()
         if state.meta is not self._meta:
             rows += 1
-            changed.setdefault(_META, True)
+            _note(changed, Table.META, (), True)
             state.mark(_META, True)
         if self.key is not None:
             state.touch(self.key)
@@ -349,3 +375,18 @@ class Step:
         assert hot is not None
         for sequence, old in reversed(self.tasks_before.items()):
             hot.put_task(sequence, old)
+
+
+def advance_time(state: State, changed: Changed, time_ms: int) -> None:
+    """What begins each entry: no step, for nothing can go wrong."""
+    state.meta = replace(state.meta, log_time_ms=time_ms)
+    _note(changed, Table.META, (), True)
+    state.mark(_META, True)
+
+
+def _note(changed: Changed, table: Table, key: RowKey, existed: bool) -> None:
+    of_table = changed.get(table)
+    if of_table is None:
+        of_table = changed[table] = {}
+    if key not in of_table:
+        of_table[key] = existed

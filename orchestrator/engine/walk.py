@@ -54,7 +54,7 @@ def _work_off(step: Step) -> None:
     put_off: list[AgendaItem] = []
     try:
         while step.agenda and step.budget > 0:
-            item = step.agenda.popleft()
+            item = step.agenda.pop(0)
             if step.is_beside and item[0] == AgendaKind.EXPAND:
                 # As many results come as branches were made: each of them would make more.
                 put_off.append(item)
@@ -251,7 +251,10 @@ def pass_on(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
     """The reference is done for good: whoever waits for it is told, and the walk goes on after it."""
     while True:
         again = join.has_ended(step, attempt.reference)
-        attempt = step.put_task(replace(attempt, passed=True))
+        if step.is_own(attempt):
+            attempt.passed = True
+        else:
+            attempt = step.put_task(replace(attempt, passed=True))
         join.reference_passed(step, attempt)
         _tell_exclusive_joins(step, attempt)
         if again:
@@ -276,6 +279,8 @@ def pass_on(step: Step, node: TaskNode, attempt: TaskAttempt) -> None:
 
 def _tell_exclusive_joins(step: Step, attempt: TaskAttempt) -> None:
     plan = places.plan_at(step.plan, step.hot, attempt.expansion)
+    if not plan.exclusively:
+        return
     for reference in plan.exclusively.get(base_of(attempt), ()):
         place = places.inside(step.plan, step.hot, attempt, reference)
         waiting = step.hot.latest(place.reference)

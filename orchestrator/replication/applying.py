@@ -25,10 +25,10 @@ def apply_commands(
     """Applies those that have no result yet, at least one, until then by the clock; says whether that were all."""
     for at in range(len(results), len(commands)):
         identity, command = commands[at]
-        result, caused = machine.apply(command, identity)
-        results.append(result)
-        if caused:
-            effects.extend(caused)
+        outcome = machine.apply(command, identity)
+        results.append(outcome.result)
+        if outcome.effects:
+            effects.extend(outcome.effects)
         if monotonic() > until:
             return False
     return True

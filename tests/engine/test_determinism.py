@@ -7,9 +7,14 @@ import subprocess
 import sys
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 
+from orchestrator.engine.model import Row
+from orchestrator.engine.results import AnyResult
+from tests.engine.driver import Driver
 from tests.engine.scenario import play
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +51,28 @@ def test_a_replica_that_evicts_and_admits_goes_on_alike() -> None:
         for key in list(other.state.hot_keys()):
             other.heat(key)
         assert other.rows() == plain.rows()
+
+
+def test_rows_that_were_taken_never_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are encoded later, in another thread."""
+    taken: list[tuple[Row, bytes]] = []
+    entry = Driver.entry
+
+    def noting(driver: Driver, *items: Any) -> list[AnyResult]:
+        results = entry(driver, *items)
+        for table, key, row, _ in driver.state.take_changes():
+            if row is None:
+                driver.database.pop((table, key), None)
+            else:
+                driver.database[table, key] = msgspec.msgpack.encode(row)
+                taken.append((row, driver.database[table, key]))
+        return results
+
+    monkeypatch.setattr(Driver, "entry", noting)
+    for seed in range(20):
+        play(seed, 60)
+    assert len(taken) > 1_000
+    assert [row for row, text in taken if msgspec.msgpack.encode(row) != text] == []
 
 
 def test_the_chain_depends_on_entries_results_and_rows() -> None:

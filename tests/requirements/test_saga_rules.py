@@ -61,7 +61,7 @@ def test_the_fencing_token_grows_with_each_lease_and_the_key_stays_the_same(driv
 
 
 def test_no_two_steps_share_a_key(driver: Driver) -> None:
-    """`idempotency_key` = hash(workflow id, run, task reference, iteration): a step and its compensation have two."""
+    """`idempotency_key` is of one step in one iteration and run of one execution: its compensation has another."""
     begin(driver, simple("a", "undo_a"), failing("b"))
     driver.give("a")
     driver.fail("b")

@@ -1,17 +1,18 @@
 """`${...}` references: parsed once, resolved against a scope without ever reformatting a JSON value.
 
 Numbers and untouched values keep their own text (msgspec.Raw), so that no result depends on how a float is printed.
-``templates`` parses and resolves, ``paths`` walks into values, ``texts`` handles JSON texts as such.
+``templates`` parses to what ``template_model`` has, and resolves it; ``paths`` walks into values; ``texts`` handles
+JSON texts as such.
 """
 
 from __future__ import annotations
 
+from orchestrator.engine.expressions.template_model import Template
 from orchestrator.engine.expressions.templates import (
     EXPRESSIONS_MAX,
     TASK_FIELDS,
     WORKFLOW_FIELDS,
     Scope,
-    Template,
     overlay_template,
     parse_template,
     resolve,

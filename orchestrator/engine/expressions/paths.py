@@ -8,32 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from enum import Enum
 
-from orchestrator.engine.expressions.texts import assemble_array, dump_string, elements_of, fields_of
+from orchestrator.engine.expressions.template_model import Function, Step, Wildcard
+from orchestrator.engine.expressions.texts import assemble_array, dump_string, elements_of, field_of, fields_of
 
 PATH_CHARACTERS_MAX = 4096
 STEPS_MAX = 64
 
-
-class Wildcard(Enum):
-    """Steps that find more than one value."""
-
-    ALL = "*"
-    DESCEND = ".."
-
-
-class Function(Enum):
-    """What a path may end with."""
-
-    LENGTH = "length()"
-    SIZE = "size()"
-    KEYS = "keys()"
-    FIRST = "first()"
-    LAST = "last()"
-
-
-Step = str | int | Wildcard | Function
 
 _FUNCTIONS = {member.value: member for member in Function}
 
@@ -118,6 +99,7 @@ def _parse_bracket(text: str, position: int, steps: list[Step]) -> int:
 def follow(value: bytes, steps: tuple[Step, ...]) -> bytes | None:
     """What the steps find in the value."""
     for position, step in enumerate(steps):
+        found: bytes | None
         if isinstance(step, Function):
             return _apply(step, value)
         found = None if isinstance(step, Wildcard) else _child(value, step)
@@ -163,8 +145,7 @@ def _apply(function: Function, value: bytes) -> bytes | None:
 
 def _child(value: bytes, step: str | int) -> bytes | None:
     if isinstance(step, str):
-        field = fields_of(value).get(step)
-        return None if field is None else field
+        return field_of(value, step)
     elements = elements_of(value)
     if not -len(elements) <= step < len(elements):
         return None

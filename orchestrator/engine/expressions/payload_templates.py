@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented
 from orchestrator.engine.errors import LimitExceeded
-from orchestrator.engine.expressions.paths import PathInvalid, Step, follow, parse_path
+from orchestrator.engine.expressions.paths import PathInvalid, follow, parse_path
+from orchestrator.engine.expressions.template_model import Step
 from orchestrator.engine.expressions.texts import (
     NULL,
     PAYLOAD_BYTES_MAX,

@@ -13,7 +13,15 @@ from typing import Protocol
 import msgspec
 
 from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented, quoted
-from orchestrator.engine.expressions.paths import PATH_CHARACTERS_MAX, PathInvalid, Step, follow, parse_path
+from orchestrator.engine.expressions.paths import PATH_CHARACTERS_MAX, PathInvalid, follow, parse_path
+from orchestrator.engine.expressions.template_model import (
+    Computed,
+    Embedded,
+    Empty,
+    Part,
+    Reference,
+    Template,
+)
 from orchestrator.engine.expressions.texts import (
     NULL,
     PAYLOAD_BYTES_MAX,
@@ -84,79 +92,6 @@ class Scope(Protocol):
         """The JSON text (a string) of the id of the task whose input is resolved."""
 
 
-class Reference(msgspec.Struct, frozen=True):
-    """`root.field` and a path from there. The root is a task reference, `workflow`, or "" for the task's id."""
-
-    root: str
-    field: str
-    steps: tuple[Step, ...] = ()
-
-    def read(self, scope: Scope) -> bytes:
-        if self.root == "workflow":
-            value = scope.workflow(self.field)
-        elif self.root:
-            wanted = self.steps[0] if self.steps else ""
-            value = scope.task(self.root, self.field, wanted if isinstance(wanted, str) else "")
-        else:
-            value = scope.task_id()
-        if value is not None and self.steps:
-            value = follow(value, self.steps)
-        return NULL if value is None else value
-
-
-class Empty(msgspec.Struct, frozen=True):
-    """`${}`: the empty string."""
-
-    def read(self, scope: Scope) -> bytes:
-        return b'""'
-
-
-class Computed(msgspec.Struct, frozen=True):
-    """A reference some of whose path is itself computed. Its head is literal, so what it refers to is known."""
-
-    pieces: tuple[str | Reference | Computed | Empty, ...]
-
-    def read(self, scope: Scope) -> bytes:
-        body = "".join([piece if isinstance(piece, str) else text_of(piece.read(scope)) for piece in self.pieces])
-        reference = _parse_computed(body) if len(body) <= PATH_CHARACTERS_MAX else None
-        return NULL if reference is None else reference.read(scope)
-
-
-class Embedded(msgspec.Struct, frozen=True):
-    """A string with text around its references. Texts are escaped already, without their quotes."""
-
-    pieces: tuple[bytes | Reference | Computed | Empty, ...]
-
-    def read(self, scope: Scope, room: int = PAYLOAD_BYTES_MAX) -> bytes:
-        written = [b'"']
-        for piece in self.pieces:
-            if isinstance(piece, bytes):
-                written.append(piece)
-            elif room >= 0:
-                text = _escaped_text(piece.read(scope))
-                room -= len(text)
-                written.append(text)
-        written.append(b'"')
-        return b"".join(written)
-
-
-Part = bytes | Reference | Computed | Empty | Embedded
-
-
-class Template(msgspec.Struct, frozen=True):
-    """A JSON value with expressions in its strings. What it mentions is said by its fields, defaults included; the
-    source alone doesn't tell (a dollar may be an escape, a field be given in brackets)."""
-
-    source: bytes  # without white space
-    references: tuple[str, ...] = ()  # task reference names it mentions, each once; `step` is not one
-    uses_variables: bool = False
-    uses_step: bool = False
-    workflow_fields: tuple[str, ...] = ()  # `workflow.<field>` that it mentions, each once
-    reads_task_input: bool = False  # whether it may read the input of a task
-    parts: tuple[Part, ...] = ()  # none: no expressions, the source is the value
-    defaults: tuple[tuple[str, Template], ...] = ()  # take the place of fields that are absent or resolve to null
-
-
 def resolve(template: Template, scope: Scope, most: int = PAYLOAD_BYTES_MAX) -> bytes:
     """The template's value in the scope. Untouched values keep their text.
 
@@ -218,7 +153,44 @@ def parse_template(raw: bytes, path: str, names: Container[str] | None = None, s
 
 
 def _read(part: Reference | Computed | Empty | Embedded, scope: Scope, most: int) -> bytes:
-    return part.read(scope, most) if isinstance(part, Embedded) else part.read(scope)
+    return _read_embedded(part, scope, most) if isinstance(part, Embedded) else _read_one(part, scope)
+
+
+def _read_one(part: Reference | Computed | Empty, scope: Scope) -> bytes:
+    if isinstance(part, Reference):
+        return _read_reference(part, scope)
+    if isinstance(part, Empty):
+        return b'""'
+    body = "".join([piece if isinstance(piece, str) else text_of(_read_one(piece, scope)) for piece in part.pieces])
+    reference = _parse_computed(body) if len(body) <= PATH_CHARACTERS_MAX else None
+    return NULL if reference is None else _read_reference(reference, scope)
+
+
+def _read_reference(reference: Reference, scope: Scope) -> bytes:
+    root, steps = reference.root, reference.steps
+    if root == "workflow":
+        value = scope.workflow(reference.field)
+    elif root:
+        wanted = steps[0] if steps else ""
+        value = scope.task(root, reference.field, wanted if isinstance(wanted, str) else "")
+    else:
+        value = scope.task_id()
+    if value is not None and steps:
+        value = follow(value, steps)
+    return NULL if value is None else value
+
+
+def _read_embedded(embedded: Embedded, scope: Scope, room: int) -> bytes:
+    written = [b'"']
+    for piece in embedded.pieces:
+        if isinstance(piece, bytes):
+            written.append(piece)
+        elif room >= 0:
+            text = _escaped_text(_read_one(piece, scope))
+            room -= len(text)
+            written.append(text)
+    written.append(b'"')
+    return b"".join(written)
 
 
 def _join(parts: tuple[Part, ...], scope: Scope, most: int) -> bytes:

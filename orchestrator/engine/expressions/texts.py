@@ -104,6 +104,15 @@ def fields_of(text: bytes) -> dict[str, bytes]:
         return {}
 
 
+def field_of(text: bytes, key: str) -> bytes | None:
+    """One field of an object; None if there is none."""
+    try:
+        raw = _decode_object(text).get(key)
+    except msgspec.MsgspecError:
+        return None
+    return None if raw is None else bytes(raw)
+
+
 def elements_of(text: bytes) -> list[bytes]:
     """The elements of an array; none if it is something else."""
     try:
@@ -170,6 +179,8 @@ def merge_objects(base: bytes, over: bytes) -> bytes:
 
 def put_if_absent(defaults: Mapping[str, bytes], value: bytes) -> bytes:
     """The object with the defaults of those fields that it lacks or that are null in it."""
+    if not defaults:
+        return value
     fields = fields_of(value)
     missing = [key for key in defaults if key not in fields or is_null(fields[key])]
     if not missing:

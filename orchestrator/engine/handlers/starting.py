@@ -9,7 +9,7 @@ from orchestrator.engine.errors import refuse
 from orchestrator.engine.expressions import fields_of, text_of
 from orchestrator.engine.messages import StartExecution
 from orchestrator.engine.results import AnyResult, Code, Done, Rejected, Started
-from orchestrator.engine.start_checks import Looked
+from orchestrator.engine.start_checks import NOT_LOOKED, Looked
 from orchestrator.engine.step import Step
 
 
@@ -34,7 +34,8 @@ def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
         created_by=command.created_by,
         document=command.document,
         idempotency_key=command.idempotency_key,
-        looked=Looked(command.looked_for, command.violation),
+        looked=Looked(command.looked_for, command.violation) if command.looked_for else NOT_LOOKED,
+        is_checked=True,
     )
 
 

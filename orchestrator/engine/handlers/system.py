@@ -31,13 +31,6 @@ def checkpoint(step: Step, command: Checkpoint) -> AnyResult:
     return Done()
 
 
-def advance_time(step: Step, time_ms: int) -> AnyResult:
-    """Log time never goes back."""
-    if time_ms > step.state.meta.log_time_ms:
-        step.meta.log_time_ms = time_ms
-    return Done()
-
-
 def take_message(step: Step, number: int) -> AnyResult:
     step.write(Table.MESSAGE, (number,), None)
     return Done()

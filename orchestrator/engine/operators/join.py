@@ -104,13 +104,20 @@ def _without(reference: str, iterations: tuple[int, ...]) -> str:
 
 def has_ended(step: Step, last: str) -> bool:
     """Whether the walk has ever passed the last reference of a branch."""
-    return any(step.hot.tasks[sequence].passed for sequence in step.hot.attempts_of.get(last, ()))
+    sequences = step.hot.attempts_of.get(last)
+    if sequences is not None:
+        tasks = step.hot.tasks
+        for sequence in sequences:
+            if tasks[sequence].passed:
+                return True
+    return False
 
 
 def reference_passed(step: Step, attempt: TaskAttempt) -> None:
     """The attempt has ended for good: one less of what a JOIN may wait for."""
     plan = places.plan_at(step.plan, step.hot, attempt.expansion)
-    for reference in plan.joins_of.get(base_of(attempt), ()):
+    joins = plan.joins_of.get(base_of(attempt)) if plan.joins_of else None
+    for reference in joins or ():
         one_less(step, places.inside(step.plan, step.hot, attempt, reference), attempt)
     if attempt.expansion:
         _forked_passed(step, attempt)
