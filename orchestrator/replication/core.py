@@ -153,6 +153,11 @@ class SyncObj(RaftState):
     def _onTick(self, timeToWait: float = 0.0) -> None:
         self.tick(self.clock.monotonic())
 
+    def flush_first(self) -> None:
+        """Before a tick: a follower has nothing to do but to make durable what came, before what else it does."""
+        if self.role is not Role.LEADER:
+            self.journal.flush(stand_by=True)
+
     def tick(self, now: float) -> None:
         """Everything that follows from what has happened, and from the time."""
         if self.participating:

@@ -253,14 +253,16 @@ class Journal:
             self.on_configuration()
         return record
 
-    def flush(self) -> None:
-        """Hands what was appended to the disk; `on_durable` follows."""
+    def flush(self, *, stand_by: bool = False) -> None:
+        """Hands what was appended to the disk; `on_durable` follows. `stand_by`: perhaps before this returns."""
         if self._unsubmitted:
             self._unsubmitted = False
             batch = [self.last_index]
             self._in_flight.append(batch)
             self._disk.add(lambda: None, self._synced)
-        self._disk.kick()
+            self._disk.kick(stand_by=stand_by)
+        else:
+            self._disk.kick()
 
     async def sync(self) -> None:
         """Returns once everything appended so far is durable."""

@@ -242,11 +242,16 @@ class ReplicatedLog:
             self._loop.call_soon(self._tick)
 
     def _tick(self) -> None:
-        self._tick_soon = False
         if self._stopped or self._raft is None:
+            self._tick_soon = False
             return
         raft = self._raft
         try:
+            # What is durable at once is acknowledged in this very tick: it asks for no other one.
+            raft.flush_first()
+            self._tick_soon = False
+            if self._stopped:
+                return
             now = self._clock.monotonic()
             raft.tick(now)
             self._membership.committed_up_to(raft.commit_index)

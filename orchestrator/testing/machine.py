@@ -203,6 +203,9 @@ class SimulatedWorker:
         else:
             self._jobs.add(job, lambda result, error: done(error))
 
+    def stand_by(self) -> None:
+        """Time passes only when the loop turns."""
+
     def close(self) -> None:
         self._closed = True
         while self._jobs.waiting:

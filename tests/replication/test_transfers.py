@@ -44,6 +44,8 @@ class HeldWorker:
         else:
             self._worker.submit(job, done)  # type: ignore[arg-type]  # a job
 
+    def stand_by(self) -> None: ...
+
     def release(self) -> None:
         held, self.held = self.held or [], None
         for job, done in held:
