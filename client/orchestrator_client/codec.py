@@ -26,12 +26,16 @@ from orchestrator_client.errors import CodecError
 Json = Any
 """What `json.loads` can answer."""
 
+# What is its own JSON form, and most of what there is; classes made of these are not among them.
+_PLAIN = frozenset({type(None), bool, int, str})
+_text_of = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
 
 
 def dumps(value: object) -> bytes:
     """The compact UTF-8 JSON text of any value that has a JSON form."""
-    return json.dumps(encode(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _text_of(encode(value)).encode()
 
 
 def loads(data: bytes) -> Json:
@@ -46,6 +50,8 @@ def loads(data: bytes) -> Json:
 
 def encode(value: object, path: str = "") -> Json:
     """The JSON form of a value, as what `json.dumps` takes."""
+    if type(value) in _PLAIN:
+        return value
     if value is None or (isinstance(value, str | bool | int) and not isinstance(value, Enum)):
         return value
     if isinstance(value, float):
@@ -83,6 +89,8 @@ def _encode_leaf(value: object, path: str) -> Json:
 
 def decode(kind: Any, value: Json, path: str = "") -> Any:
     """The value of the given type that the JSON form stands for."""
+    if type(kind) is type and kind in _LEAVES:
+        return _LEAVES[kind](value, path)
     if kind is Any or kind is object or isinstance(kind, typing.TypeVar):
         return value
     if kind is None or kind is type(None):
