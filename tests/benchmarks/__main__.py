@@ -7,7 +7,6 @@ with --strict. What must not happen at any speed (something acknowledged is miss
 from __future__ import annotations
 
 import argparse
-import asyncio
 import subprocess
 import sys
 import traceback
@@ -15,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator_client import run
 from tests.benchmarks.measurement import Measurement, failed, remarks, table, targets, to_json
 from tests.benchmarks.peers import comparison
 from tests.benchmarks.peers.catalogue import PEERS
@@ -57,7 +57,7 @@ def main() -> int:
         node_settings=dict(arguments.set),
     )
     report = Report(arguments.json, arguments.plot)
-    asyncio.run(_measure(arguments.rows, options, _installed(arguments.peers), arguments.rounds, report))
+    run(_measure(arguments.rows, options, _installed(arguments.peers), arguments.rounds, report))
     report.show()
     if any(measurement.faults for measurement in report.measurements):
         return WRONG

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.__main__ import GRPC_EXPERIMENTS
 from orchestrator.cli.local_cluster import LocalCluster
 from tests.benchmarks.clusters import ROOT, MeasuredCluster, environment
 from tests.benchmarks.measurement import Measurement
@@ -110,7 +111,7 @@ async def running_workers(cluster: LocalCluster, options: Options, *names: str) 
         for _ in range(options.workers):
             workers.append(
                 await asyncio.create_subprocess_exec(
-                    *command, cwd=ROOT, env=environment(), start_new_session=True,
+                    *command, cwd=ROOT, env=_as_advised(), start_new_session=True,
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 )
             )
@@ -125,6 +126,11 @@ async def running_workers(cluster: LocalCluster, options: Options, *names: str) 
             with contextlib.suppress(ProcessLookupError):
                 worker.kill()
         await asyncio.gather(*(worker.wait() for worker in workers))
+
+
+def _as_advised() -> dict[str, str]:
+    """What the SDK's page tells who has many messages, and a node does by itself."""
+    return {"GRPC_EXPERIMENTS": GRPC_EXPERIMENTS, **environment()}
 
 
 def cpu_of_stat(text: str, ticks_per_second: int) -> float:

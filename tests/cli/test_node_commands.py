@@ -7,11 +7,14 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from orchestrator.__main__ import GRPC_EXPERIMENTS
 from orchestrator.cli.app import cli
 from orchestrator.cli.node_commands import run_until_signal
 from orchestrator.replication.errors import JournalCorrupt, WrongNode
@@ -113,3 +116,27 @@ def test_a_signal_stops_a_node_in_order(number: signal.Signals) -> None:
             steps.append("closed")
 
     assert run_until_signal(node) == 0 and steps == ["closed"]
+
+
+def test_grpc_knows_how_a_node_has_it_wait_for_sockets() -> None:
+    """It says so on standard error if it has forgotten; then nodes are only slower, and the line is to go."""
+    program = "import grpc.aio, asyncio\nasync def main(): grpc.aio.server()\nasyncio.run(main())"
+    environment = {**os.environ, "GRPC_EXPERIMENTS": GRPC_EXPERIMENTS}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "Unknown experiment" not in done.stderr
+
+
+def test_what_grpc_was_told_by_its_environment_counts() -> None:
+    program = (
+        "import os, orchestrator.__main__ as node\n"
+        "try: node.main()\n"
+        "finally: print(os.environ['GRPC_EXPERIMENTS'])"
+    )
+    other = "-tcp_frame_size_tuning"
+    for told, found in (({}, GRPC_EXPERIMENTS), ({"GRPC_EXPERIMENTS": other}, other)):
+        inherited = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+        done = subprocess.run(
+            [sys.executable, "-c", program, "--help"], env={**inherited, **told}, capture_output=True, text=True,
+            check=True,
+        )
+        assert done.stdout.splitlines()[-1] == found
