@@ -22,7 +22,10 @@ GIB = 1024 * MIB
 
 ENVIRONMENT_PREFIX = "ORCHESTRATOR_"
 # Read by the command line itself, not settings of a node.
-_NOT_SETTINGS = {"ORCHESTRATOR_CONFIG", "ORCHESTRATOR_ENDPOINTS", "ORCHESTRATOR_NAMESPACE"}
+_NOT_SETTINGS = {
+    "ORCHESTRATOR_CONFIG", "ORCHESTRATOR_ENDPOINTS", "ORCHESTRATOR_NAMESPACE",
+    "ORCHESTRATOR_TOKEN", "ORCHESTRATOR_TOKEN_FILE",
+}
 # What Kubernetes puts into every container when a service is called orchestrator or orchestrator-something.
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -127,6 +130,20 @@ class Config:
 
     secret_keys_file: str = _setting("file, relative to this one: keys of secrets, one per line, of which the first "
                                      "seals and all open; read again when it changes; empty: no secrets", "", file=True)
+    access_file: str = _setting("TOML file that says who may do what, see orchestrator/access/ACCESS.md; empty: "
+                                "everybody may do everything", "", file=True)
+    node_secret_file: str = _setting("file with at least 32 random characters, the same on all nodes, by which they "
+                                     "know each other; needed with access_file", "", file=True)
+    audit_file: str = _setting("file to which a line is added for each change by an operator or admin, and each "
+                               "refusal; empty: to the log", "", file=True)
+    client_requests_per_second: int = _setting("calls, and starts and waits on streams, of one client; more are "
+                                               "refused; 0: no limit", 20_000, min=0, max=10_000_000)
+    client_requests_burst: int = _setting("... and how many it may make at once after a pause", 40_000,
+                                          min=1, max=10_000_000)
+    client_streams_max: int = _setting("streams that one client may have open at once; 0: no limit", 1_000,
+                                       min=0, max=1_000_000)
+    grpc_request_bytes_max: int = _setting("one message of a client; larger ones are refused", 16 * MIB,
+                                           min=64 * KIB, max=GIB)
 
     log_format: str = _setting("human or json", "human", choices=("human", "json"))
     log_level: str = _setting("debug, info, warning or error", "info", choices=("debug", "info", "warning", "error"))
@@ -140,6 +157,7 @@ class Config:
         for listen, advertise in (("grpc_listen", "grpc_advertise"), ("peer_listen", "peer_advertise")):
             self._check_addresses(listen, advertise)
         self._check_together("peer_tls_certificate", "peer_tls_key", "peer_tls_authority")
+        self._check_access()
         _check_above("election_timeout_min_ms", self.election_timeout_min_ms, "3 * heartbeat_ms", 3 * self.heartbeat_ms)
         _check_above("election_timeout_max_ms", self.election_timeout_max_ms,
                      "election_timeout_min_ms", self.election_timeout_min_ms)
@@ -154,6 +172,10 @@ class Config:
         if prefix.startswith(ENVIRONMENT_PREFIX):
             raise ConfigError(f"task_environment_prefix must not begin with {ENVIRONMENT_PREFIX}, as settings do: "
                               f"{prefix!r}")
+
+    def _check_access(self) -> None:
+        if self.access_file and not self.node_secret_file:
+            raise ConfigError("node_secret_file must be set, too, as access_file is: by it the nodes let each other in")
 
     def _check_addresses(self, listen: str, advertise: str) -> None:
         if not getattr(self, listen):

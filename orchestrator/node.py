@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
+from orchestrator.admittance import Admittance
 from orchestrator.config import Address, Config
 from orchestrator.draining import Service
 from orchestrator.engine.commands import AnyCommand, RequestIdentity, StartWorkflow
@@ -83,9 +84,10 @@ class Node:
         self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=__version__)
         self._gauges = Gauges(self.metrics, self._free_disk_bytes)
+        self._admittance = Admittance(config, self._world, self.metrics)
         self._system = system_work(
             config, self._world, self.metrics, state=lambda: self._machine().state, leader=self._known_leader,
-            on_fatal=self._fail)
+            authorization=self._admittance.authorization, on_fatal=self._fail)
         self._server: RpcServer | None = None
         self._metrics_server: MetricsServer | None = None
 
@@ -99,6 +101,7 @@ class Node:
         config = self.config
         self._secret_keys.load()
         self.identity = identities.load(self._world.files, config.data_dir, node=config.node)
+        self._admittance.open(self.identity.cluster_id)
         self._free_disk = self._world.free_disk_bytes(config.data_dir)
         self._open_storage()
         self._log = self._make_log()
@@ -130,6 +133,7 @@ class Node:
             self._flush(),
             self._tell(),
             self._keep_time(),
+            self._admittance.run(),
             self.metrics.measure_event_loop(),
         )
         for loop in loops:
@@ -139,7 +143,8 @@ class Node:
     async def serve(self) -> None:
         """Opens the doors: gRPC and metrics. Raises OSError for an address in use."""
         config = self.config
-        server = RpcServer(self.backend)
+        server = RpcServer(
+            self.backend, self._admittance.guard(self.backend), request_bytes_max=config.grpc_request_bytes_max)
         await server.start(*Address.parse(config.grpc_listen))
         self._server = server
         if config.metrics_address is not None:
@@ -175,6 +180,7 @@ class Node:
         await self._flusher.close()
         self._copies.close()
         await self._database.close()
+        self._admittance.close()
 
     def _fail(self, error: BaseException) -> None:
         if self._fatal.done():

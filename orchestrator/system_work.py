@@ -17,6 +17,7 @@ from orchestrator.services.node_connection import LeaderKnown
 from orchestrator.services.system_session import SystemSession
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
+from orchestrator_client.authorization import authorized
 
 
 class SystemWork:
@@ -60,14 +61,19 @@ def system_work(
     *,
     state: Callable[[], State],
     leader: LeaderKnown,
+    authorization: Callable[[], str] | None,
     on_fatal: Callable[[BaseException], None],
 ) -> SystemWork:
-    """To be started when the node serves: from then on `state` and `leader` are asked."""
+    """To be started when the node serves: from then on `state` and `leader` are asked.
+
+    `authorization`: what is shown to whoever leads, with each call.
+    """
     own, local = str(config.grpc_address), str(config.grpc_local_address)
 
     def open_channel(address: str) -> grpc.aio.Channel:
         # What is advertised to others may not lead back here.
-        return world.open_channel(local if address == own else address)
+        channel = world.open_channel(local if address == own else address)
+        return channel if authorization is None else authorized(channel, authorization)
 
     surroundings = Surroundings(
         monotonic=world.clock.monotonic,

@@ -62,6 +62,7 @@ class AskStream:
         self._open: dict[int, Asked] = {}
         self._sent = 0  # of these
         self._asks_max = ASKS_PER_FRAME
+        self._is_welcome = False
         self._wake = asyncio.Event()
         self.is_over = False
         self._silence = Silence(check, PATIENCE_S, now, lambda: bool(self._open))
@@ -131,6 +132,9 @@ class AskStream:
 
     def _failure_for(self, asked: Asked, failure: Failure) -> Failure:
         """A node that leads no longer may have done what it was sent to do; for all else it only names another one."""
+        if failure.kind is Kind.TOKEN_REFUSED and self._is_welcome and asked.mutating and asked.is_sent:
+            # It was let in, and the token has expired since.
+            return replace(failure, kind=Kind.OUTCOME_UNKNOWN)
         if failure.kind is Kind.OUTCOME_UNKNOWN and not (asked.mutating and asked.is_sent):
             return replace(failure, kind=Kind.NOT_LEADER)
         return failure
@@ -150,6 +154,7 @@ class AskStream:
                 if kind == "answers":
                     self._take(frame.answers)
                 elif kind == "welcome":
+                    self._is_welcome = True
                     self._asks_max = frame.welcome.asks_max or ASKS_PER_FRAME
                     self._wake.set()
         except grpc.aio.AioRpcError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
@@ -12,16 +14,17 @@ from typing import Any, Literal, Self, cast
 
 import grpc
 
-from orchestrator_api.v1 import cluster_pb2, definitions_pb2, services_pb2, workers_pb2
+from orchestrator_api.v1 import cluster_pb2, definitions_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.asks_pb2 import Ask
 from orchestrator_api.v1.common_pb2 import PageRequest
 from orchestrator_client import definitions as forms
 from orchestrator_client import searching
+from orchestrator_client.authorization import Token, authorization_of, authorized_factory
 from orchestrator_client.codec import dumps
 from orchestrator_client.conductor import Conductor
 from orchestrator_client.connection import ChannelFactory, Connection, channel_factory
-from orchestrator_client.errors import AlreadyExists, DeadlineExceeded, NoLeader, Overloaded
+from orchestrator_client.errors import AlreadyExists, DeadlineExceeded, NoLeader, Overloaded, PermissionDenied
 from orchestrator_client.events import Events
 from orchestrator_client.executing import Executing
 from orchestrator_client.execution import (
@@ -42,16 +45,23 @@ from orchestrator_client.schedules import Schedules
 from orchestrator_client.schemas import Schemas
 from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.secrets import Secrets
+from orchestrator_client.service_registry import ServiceRegistry
 from orchestrator_client.starting import Startable, output_type_of, write_start
 from orchestrator_client.upkeep import Upkeep
 from orchestrator_client.workflow import Workflow
 
+_logger = logging.getLogger("orchestrator_client.client")
 
-class Client(Executing, Upkeep, Mocking):
+
+class Client(Executing, Upkeep, Mocking, ServiceRegistry):
     """Talks to the cluster whose nodes have these gRPC addresses; some of them are enough.
 
     `deadline_s` is how long a call goes on through changes of the leader and overload before it raises. Starts and
     waits share one stream, unless `streams` is False: then each is a call of its own.
+
+    Who calls is shown by a token: `token` is it, or a function that answers with it before each call, and `token_file`
+    holds it, and may be replaced at any time. It is not sent without TLS beyond this machine, which raises
+    InsecureConnection, unless `allow_insecure_token` says that the network can be trusted.
     """
 
     def __init__(
@@ -61,15 +71,27 @@ class Client(Executing, Upkeep, Mocking):
         namespace: str = "default",
         deadline_s: float = 60.0,
         credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        allow_insecure_token: bool = False,
         open_channel: ChannelFactory | None = None,
         rng: random.Random | None = None,
         streams: bool = True,
     ) -> None:
-        addresses = endpoints.split(",") if isinstance(endpoints, str) else endpoints
+        given = endpoints.split(",") if isinstance(endpoints, str) else endpoints
+        addresses = [address.strip() for address in given if address.strip()]
+        opened = open_channel or channel_factory(credentials)
+        authorization = authorization_of(token, token_file, allow_insecure=allow_insecure_token)
+        if authorization is not None:
+            is_secret = credentials is not None or open_channel is not None
+            for address in () if is_secret else addresses:
+                authorization.require_secrecy(address)
+            opened = authorized_factory(opened, authorization, is_secret=is_secret)
         self.connection = self._connect(
-            [address.strip() for address in addresses if address.strip()],
+            addresses,
             namespace=namespace,
-            open_channel=open_channel or channel_factory(credentials),
+            open_channel=opened,
+            renews_token=authorization is not None and authorization.is_renewable,
             deadline_s=deadline_s,
             rng=rng or random.Random(),
             streams=streams,
@@ -203,7 +225,11 @@ class Client(Executing, Upkeep, Mocking):
             return
         async with self._registering:  # the first of many starts at once registers for all
             if self._registered.get(key) != digest:
-                await self.register(workflow)
+                try:
+                    await self.register(workflow)
+                except PermissionDenied as refused:
+                    # Who may start it need not be one who may change it.
+                    _logger.info("%s: what is registered under its name and version is started", refused)
                 self._registered[key] = digest
 
     # Executions
@@ -227,7 +253,8 @@ class Client(Executing, Upkeep, Mocking):
     ) -> Run:
         """Starts an execution; when this returns, it is on a majority of disks.
 
-        A `Workflow` is registered first, once for each client; with ``register=False`` it travels along instead, as
+        A `Workflow` is registered first, once for each client (who may not do that starts what is registered under its
+        name and version); with ``register=False`` it travels along instead, as
         a definition given as a dict always does. A name means what is registered under it. If the `id` is taken,
         AlreadyExists is raised, or the execution that has it is returned. An `idempotency_key` is another name for
         the invocation, known with its workflow's name for as long as the execution is kept: if there was one
@@ -418,49 +445,6 @@ class Client(Executing, Upkeep, Mocking):
     async def abandon_compensation(self, workflow_id: str, reason: str = "") -> None:
         """Ends the execution with steps left that were not undone."""
         await self.run(workflow_id).abandon_compensation(reason)
-
-    # The service registry
-
-    async def register_service(
-        self, record: Mapping[str, Any], *, descriptor_set: bytes | None = None
-    ) -> None:
-        """Registers a service, or replaces its record: tasks of type HTTP and GRPC call it by its name.
-
-        `descriptor_set`: what `protoc --include_imports --descriptor_set_out` wrote, for a GRPC service that has no
-        reflection.
-        """
-        document = dict(record)
-        if descriptor_set is not None:
-            document["descriptorSet"] = descriptor_set
-        request = services_pb2.RegisterServiceRequest(
-            namespace=self.connection.namespace, record_json=dumps(document)
-        )
-        await self.connection.call(lambda node: node.services.RegisterService, request, mutating=True)
-
-    async def service(self, name: str) -> dict[str, Any]:
-        """The record of a service."""
-        request = services_pb2.GetServiceRequest(namespace=self.connection.namespace, name=name)
-        reply = await self.connection.call(lambda node: node.services.GetService, request)
-        document: dict[str, Any] = json.loads(reply.record_json)
-        return document
-
-    async def services(self, *, page_size: int = 100) -> AsyncIterator[dict[str, Any]]:
-        """The records of all services by name, without their descriptor sets."""
-        request = services_pb2.ListServicesRequest(
-            namespace=self.connection.namespace, page=PageRequest(size=page_size)
-        )
-        while True:
-            reply = await self.connection.call(lambda node: node.services.ListServices, request)
-            for record in reply.record_json:
-                yield json.loads(record)
-            if not reply.next_token:
-                return
-            request.page.token = reply.next_token
-
-    async def delete_service(self, name: str) -> None:
-        """Removes a service: tasks that name it fail from then on."""
-        request = services_pb2.DeleteServiceRequest(namespace=self.connection.namespace, name=name)
-        await self.connection.call(lambda node: node.services.DeleteService, request, mutating=True)
 
     # Tasks
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
@@ -128,12 +129,14 @@ class Connection:
         deadline_s: float,
         rng: random.Random,
         streams: bool = True,
+        renews_token: bool = False,
     ) -> None:
         self.finder = LeaderFinder(endpoints)
         self.namespace = namespace
         self.deadline_s = deadline_s
         self.rng = rng
         self._open_channel = open_channel
+        self._renews_token = renews_token
         self._nodes: dict[str, Node] = {}
         self._streams_asks = streams
         self._streams: dict[str, AskStream] = {}
@@ -276,7 +279,7 @@ class Connection:
             answer = await self._attempt(address, method, request, 1.0)
             if not isinstance(answer, Failure):
                 return answer
-            if answer.kind is Kind.FINAL:
+            if answer.kind in (Kind.FINAL, Kind.TOKEN_REFUSED):
                 raise final_error(answer)
             failure = answer
         assert failure is not None
@@ -293,6 +296,7 @@ class Connection:
 
     async def recover(self, address: str, failure: Failure, retry: CallRetry) -> TryAgain:
         """Learns from a failed attempt and returns when the next may be made; raises if there is none."""
+        failure = self._judged(failure)
         self.report(address, failure)
         started, term = self.now(), self.finder.term
         decision = retry.next(failure, started, address)
@@ -304,6 +308,11 @@ class Connection:
         if remaining_s > 0:
             await asyncio.sleep(remaining_s)
         return decision
+
+    def _judged(self, failure: Failure) -> Failure:
+        """A token that stays the same is refused for good."""
+        is_final = failure.kind is Kind.TOKEN_REFUSED and not self._renews_token
+        return replace(failure, kind=Kind.FINAL) if is_final else failure
 
     async def locate(self, within_s: float) -> bool:
         """Asks all nodes who leads, again and again; True once someone credible says it, False if not in time."""

@@ -6,6 +6,8 @@ OrchestratorError
 │   ├── NotFound
 │   ├── AlreadyExists       the id or the definition is taken
 │   ├── WrongState          .reason says which rule forbids it now, e.g. PIVOT_PASSED
+│   ├── Unauthenticated     no token or certificate was shown, or none that is good
+│   ├── PermissionDenied    .role, .method, .namespace and .name say what it would take
 │   ├── RequestExpired      the request was too old to be executed
 │   └── Unimplemented
 ├── ClusterError            the cluster: the same call may succeed later
@@ -14,6 +16,7 @@ OrchestratorError
 │   ├── OutcomeUnknown      nobody can tell whether the request had its effect
 │   ├── DeadlineExceeded    what was waited for did not happen in time (also a TimeoutError)
 │   └── InternalError       a bug in the server
+├── InsecureConnection      a token would have been sent where others can read it; nothing was sent
 ├── WorkflowFailed          the workflow: it ended, but not well
 │   ├── WorkflowTimedOut
 │   └── WorkflowTerminated
@@ -74,6 +77,34 @@ class AlreadyExists(RequestError):
 
 class WrongState(RequestError):
     """The state of the execution forbids it; `reason` names the rule."""
+
+
+class Unauthenticated(RequestError):
+    """Nothing was shown that says who calls, or nothing that is good; `reason` says which, e.g. TOKEN_EXPIRED."""
+
+
+class PermissionDenied(RequestError):
+    """Who calls may not do that. What it would take is in the attributes; those that do not matter are empty."""
+
+    @property
+    def role(self) -> str:
+        return self.metadata.get("role", "")
+
+    @property
+    def method(self) -> str:
+        return self.metadata.get("method", "")
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.get("namespace", "")
+
+    @property
+    def name(self) -> str:
+        return self.metadata.get("name", "")
+
+
+class InsecureConnection(OrchestratorError):
+    """A token is not sent over a connection without TLS, unless that stays within this machine."""
 
 
 class RequestExpired(RequestError):

@@ -16,6 +16,8 @@ TAKE_OVER_S = 0.02
 TAKE_OVER_GROWTH = 1.5
 TAKE_OVER_MAX_S = 0.1
 TAKE_OVERS_MAX = 10
+# A token that is not known may just have been replaced; one that never will be is no reason to wait.
+UNKNOWN_TOKENS_MAX = 3
 
 
 class Backoff:
@@ -62,6 +64,7 @@ class CallRetry:
         # How many nodes in a row have refused without a delay in between.
         self._hops = 0
         self._take_overs = 0
+        self._unknown_tokens = 0
 
     def next(self, failure: Failure, now: float, by: str = "unknown") -> TryAgain:
         """What to do after an attempt that failed at this address.
@@ -70,6 +73,10 @@ class CallRetry:
         """
         if failure.kind is Kind.FINAL:
             raise final_error(failure)
+        if failure.kind is Kind.TOKEN_REFUSED and failure.reason == "TOKEN_INVALID":
+            self._unknown_tokens += 1
+            if self._unknown_tokens > UNKNOWN_TOKENS_MAX:
+                raise final_error(failure)
         if failure.kind is Kind.SESSION_EXPIRED and self._outcome_unknown:
             raise self._unknown(failure)
         if failure.kind in (Kind.UNREACHABLE, Kind.OUTCOME_UNKNOWN):
@@ -95,6 +102,8 @@ class CallRetry:
         self._hops = 0
         if failure.kind is Kind.SESSION_EXPIRED:
             return TryAgain(self._backoff.next_s(), new_session=True)
+        if failure.kind is Kind.TOKEN_REFUSED:
+            return TryAgain(self._backoff.next_s())
         if failure.kind is Kind.OVERLOADED:
             return TryAgain(max(failure.retry_after_s or 0.0, self._backoff.next_s()))
         return TryAgain(self._backoff.next_s(), locate=True)
@@ -106,6 +115,8 @@ class CallRetry:
     def _given_up(self, failure: Failure) -> errors.ReplyError:
         if self._outcome_unknown:
             return self._unknown(failure)
+        if failure.kind is Kind.TOKEN_REFUSED:
+            return final_error(failure)
         if failure.kind is Kind.OVERLOADED:
             message = f"the cluster had no room until the deadline: {failure.message}"
             return errors.Overloaded(message, reason=failure.reason, metadata=failure.metadata)

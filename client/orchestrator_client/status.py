@@ -26,6 +26,7 @@ class Kind(Enum):
     UNREACHABLE = auto()  # no answer; it may have been executed
     OUTCOME_UNKNOWN = auto()  # the server can't tell whether it took effect
     SESSION_EXPIRED = auto()  # refused: the client session is gone
+    TOKEN_REFUSED = auto()  # refused: another token may be good
     FINAL = auto()  # refused for good
 
 
@@ -54,8 +55,8 @@ _BY_CODE: dict[grpc.StatusCode, type[errors.ReplyError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: errors.WrongState,
     grpc.StatusCode.ABORTED: errors.WrongState,
     grpc.StatusCode.UNIMPLEMENTED: errors.Unimplemented,
-    grpc.StatusCode.PERMISSION_DENIED: errors.RequestError,
-    grpc.StatusCode.UNAUTHENTICATED: errors.RequestError,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
     grpc.StatusCode.UNAVAILABLE: errors.OutcomeUnknown,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.OutcomeUnknown,
@@ -66,6 +67,8 @@ _KIND_BY_REASON = {
     "NO_LEADER": Kind.NOT_LEADER,
     "OUTCOME_UNKNOWN": Kind.OUTCOME_UNKNOWN,
     "SESSION_EXPIRED": Kind.SESSION_EXPIRED,
+    "TOKEN_EXPIRED": Kind.TOKEN_REFUSED,
+    "TOKEN_INVALID": Kind.TOKEN_REFUSED,
 }
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _UNANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)

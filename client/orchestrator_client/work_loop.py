@@ -190,7 +190,8 @@ class WorkLoop:
             decision = await connection.recover(address, failure, self._retry)
             if decision.new_session:
                 self._cancel(self._session.forget())
-            _logger.debug("worker %s reconnects: %s", self.worker_id, failure.message)
+            level = logging.WARNING if failure.kind is Kind.TOKEN_REFUSED else logging.DEBUG
+            _logger.log(level, "worker %s reconnects: %s", self.worker_id, failure.message)
 
     def _is_done(self) -> bool:
         idle = self._session.draining and not self._session.attempts

@@ -10,6 +10,7 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli import definition_commands, exits, start_commands, upkeep_commands
+from orchestrator.cli.access_commands import access
 from orchestrator.cli.backup_commands import backup
 from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
@@ -77,7 +78,7 @@ def version() -> None:
 
 
 for command in (
-    init, serve, restore, recover, dev, cluster, workflow, task, service, schema, secret, schedule, event, tls,
+    init, serve, restore, recover, dev, cluster, workflow, task, service, schema, secret, schedule, event, tls, access,
 ):
     cli.add_command(command)
 for module in (definition_commands, start_commands, upkeep_commands):

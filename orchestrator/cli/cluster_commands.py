@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import click
@@ -14,7 +14,7 @@ from orchestrator.cli.cluster_calls import ask_leader, ask_node, ask_status
 from orchestrator.cli.output import facts, stacked, status, table, visible
 from orchestrator.cli.session import Session, calls_cluster, common_options, current_session
 from orchestrator_api.v1 import cluster_pb2
-from orchestrator_client import Client
+from orchestrator_client import Client, OrchestratorError
 
 _LAG_NOTABLE_ENTRIES = 1_000
 # A handover takes two election timeouts at most; a drain also what the node gives its system tasks.
@@ -34,7 +34,7 @@ def cluster() -> None:
 def show_status() -> None:
     """Show every node, who leads, and how many more may fail."""
     session = current_session()
-    found = asyncio.run(best_status(session.addresses, _patience(session)))
+    found = _answered(best_status(session.addresses, _patience(session)))
     if found is None:
         raise _silent(session)
     session.output.show(status_values(found), describe(found))
@@ -47,7 +47,7 @@ def show_status() -> None:
 def show_leader() -> None:
     """Print the name and the gRPC address of the leader."""
     session = current_session()
-    answers = asyncio.run(_ask_everyone(session.addresses, _patience(session), ask_leader))
+    answers = _answered(_ask_everyone(session.addresses, _patience(session), ask_leader))
     if not answers:
         raise _silent(session)
     found = max((answer for answer in answers if answer.leader), key=lambda answer: answer.term, default=None)
@@ -111,7 +111,7 @@ def transfer_leadership(name: str) -> None:
         return
     request = cluster_pb2.TransferLeadershipRequest(node=name)
     timeout_s = max(session.timeout_s, _TRANSFER_TIMEOUT_S)
-    reply = asyncio.run(ask_node(address, lambda node: node.TransferLeadership(request, timeout=timeout_s)))
+    reply = _answered(ask_node(address, lambda node: node.TransferLeadership(request, timeout=timeout_s)))
     session.output.said(f"{found.leader} has handed over; {reply.leader or 'nobody yet'} leads",
                         {"leader": reply.leader, "from": found.leader})
 
@@ -128,7 +128,7 @@ def drain_node(name: str) -> None:
     session = current_session()
     _, address = asyncio.run(_named(session, name))
     request = cluster_pb2.DrainNodeRequest(node=name)
-    reply = asyncio.run(ask_node(address, lambda node: node.DrainNode(request, timeout=_DRAIN_TIMEOUT_S)))
+    reply = _answered(ask_node(address, lambda node: node.DrainNode(request, timeout=_DRAIN_TIMEOUT_S)))
     session.output.said(f"{name} is drained; {reply.leader or 'nobody'} leads", {"node": name, "leader": reply.leader})
 
 
@@ -140,7 +140,7 @@ def undrain_node(name: str) -> None:
     session = current_session()
     _, address = asyncio.run(_named(session, name))
     request = cluster_pb2.UndrainNodeRequest(node=name)
-    asyncio.run(ask_node(address, lambda node: node.UndrainNode(request, timeout=session.timeout_s)))
+    _answered(ask_node(address, lambda node: node.UndrainNode(request, timeout=session.timeout_s)))
     session.output.said(f"{name} is in service again", {"node": name})
 
 
@@ -182,6 +182,13 @@ async def _ask_everyone(
         addresses: list[str], timeout_s: float, ask: Callable[[str, float], Awaitable[Answer | None]]) -> list[Answer]:
     answers = await asyncio.gather(*(ask(address, timeout_s) for address in addresses))
     return [answer for answer in answers if answer is not None]
+
+
+def _answered(asking: Coroutine[Any, Any, Answer]) -> Answer:
+    try:
+        return asyncio.run(asking)
+    except OrchestratorError as error:
+        raise exits.of(error) from error
 
 
 def _patience(session: Session) -> float:

@@ -27,7 +27,7 @@ Exit codes:
   1  the operation failed, or the workflow did (with --wait and `workflow wait`)
   2  wrong usage, configuration or definition
   3  not found
-  4  refused: the id is taken, or the state forbids it
+  4  refused: the id is taken, the state forbids it, or you may not
   5  the cluster did not answer, or has no room (what was asked may be tried again),
      or --timeout passed first
   130  interrupted
@@ -44,6 +44,7 @@ Exit codes of `serve` and `init`:
 _CODES: tuple[tuple[type[Exception], int], ...] = (
     (errors.InvalidRequest, USAGE),
     (errors.CodecError, USAGE),
+    (errors.InsecureConnection, USAGE),
     (errors.NotFound, NOT_FOUND),
     (errors.RequestError, REJECTED),
     (errors.InternalError, FAILED),

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from orchestrator.access.rules_file import RulesInvalid
 from orchestrator.cli import exits
 from orchestrator.cli.die_with_parent import die_with_parent
 from orchestrator.cli.output import Output, facts, stacked
@@ -113,6 +114,7 @@ def serve(config_file: Path | None, check: bool, parent: int | None, **flags: An
     config = loaded(config_file, flags)
     _check_tls(config)
     _check_secret_keys(config)
+    _check_access(config)
     if check:
         click.echo("the configuration is right")
         return
@@ -155,6 +157,16 @@ def _cluster_id(members: dict[str, str]) -> str | None:
         return None
     raise exits.Failure("--cluster-id is needed with more than one --member, the same on every node: "
                         f"for example {identity.generate_cluster_id()}", exits.USAGE)
+
+
+def _check_access(config: Config) -> None:
+    """What says who may do what; read again when the node starts."""
+    from orchestrator.admittance import check_files  # noqa: PLC0415 - all other commands start without a server
+
+    try:
+        check_files(config)
+    except RulesInvalid as error:
+        raise exits.Failure(str(error), exits.USAGE) from error
 
 
 def _check_peer_address(config: Config) -> None:

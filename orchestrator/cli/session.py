@@ -19,6 +19,7 @@ import click
 from orchestrator.cli import exits
 from orchestrator.cli.output import Output
 from orchestrator_client import Client, OrchestratorError
+from orchestrator_client.authorization import Authorization, authorization_of
 
 # Three nodes on this machine, as `orchestrator dev` and deploy/three-nodes have them.
 DEFAULT_ENDPOINTS = "127.0.0.1:7400,127.0.0.1:7401,127.0.0.1:7402"
@@ -35,6 +36,9 @@ class Session:
     namespace: str = "default"
     timeout_s: float = DEFAULT_TIMEOUT_S
     as_json: bool = False
+    token: str | None = None
+    token_file: str | None = None
+    insecure_token: bool = False
     # Tests put a fake here.
     connect: Callable[..., Any] = Client
 
@@ -49,8 +53,20 @@ class Session:
     def client(self) -> Client:
         if not self.addresses:
             raise exits.Failure("--endpoint names no address", exits.USAGE)
-        client: Client = self.connect(self.addresses, namespace=self.namespace, deadline_s=self.timeout_s)
+        client: Client = self.connect(
+            self.addresses, namespace=self.namespace, deadline_s=self.timeout_s, **self._shown)
         return client
+
+    @property
+    def _shown(self) -> dict[str, Any]:
+        """What says who calls, if anything does."""
+        shown = {"token": self.token, "token_file": self.token_file, "allow_insecure_token": self.insecure_token}
+        return {name: value for name, value in shown.items() if value}
+
+    @property
+    def authorization(self) -> Authorization | None:
+        """For calls to one node. Raises InvalidRequest."""
+        return authorization_of(self.token, self.token_file, allow_insecure=self.insecure_token)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -73,6 +89,12 @@ def common_options(command: Command) -> Command:
         click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
                      callback=_remember, expose_value=False,
                      help="How long to go on through changes of the leader.  [default: 10]"),
+        click.option("--token-file", envvar="ORCHESTRATOR_TOKEN_FILE", metavar="FILE", callback=_remember,
+                     expose_value=False, help="Holds the token that says who calls; also ORCHESTRATOR_TOKEN_FILE, or "
+                     "the token itself in ORCHESTRATOR_TOKEN."),
+        click.option("--token", envvar="ORCHESTRATOR_TOKEN", callback=_remember, expose_value=False, hidden=True),
+        click.option("--insecure-token", is_flag=True, callback=_remember, expose_value=False,
+                     help="Send the token without TLS beyond this machine, too."),
         click.option("--json", "as_json", is_flag=True, callback=_remember, expose_value=False,
                      help="JSON on stdout, for scripts."),
     )

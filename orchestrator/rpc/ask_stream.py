@@ -13,6 +13,7 @@ from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+from orchestrator.access.roles import Need
 from orchestrator.engine.commands import RequestIdentity, StartWorkflow
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import WorkflowStatus
@@ -20,8 +21,10 @@ from orchestrator.engine.results import AnyResult, Rejected, Started
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from orchestrator.replication.errors import OutcomeUnknown, Overloaded
 from orchestrator.rpc import showing, starting, views
-from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.backend import DEFAULT_NAMESPACE, Backend
+from orchestrator.rpc.caller import EVERYBODY, Caller
 from orchestrator.rpc.errors import failure_of, invalid, not_found, rejected, status_of
+from orchestrator.rpc.guarded_requests import require_start
 from orchestrator.rpc.requests import identity_of, namespace_of, required, text, wait_seconds
 from orchestrator_api.v1 import asks_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
@@ -67,8 +70,9 @@ class _Wait:
 class AskConnection:
     """Answers what one client asks."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, caller: Caller = EVERYBODY) -> None:
         self._backend = backend
+        self._caller = caller
         self._loop = asyncio.get_running_loop()
         # What has no last answer yet, by number; what only starts has nothing to wait for.
         self._open: dict[int, _Wait | None] = {}
@@ -91,6 +95,7 @@ class AskConnection:
         """
         await _hello(frames)
         self._backend.require_leading()
+        self._caller.when_ended(self._fail)
         self._backend.changes.watch_leadership(self)
         self._pulse = self._loop.call_later(LEADERSHIP_CHECK_SECONDS, self._beat)
         try:
@@ -159,7 +164,9 @@ class AskConnection:
             try:
                 if is_full:
                     raise Overloaded(f"{ASKS_MAX} asks of this stream wait for their answers")
-                match ask.WhichOneof("ask"):
+                kind = ask.WhichOneof("ask")
+                self._check(kind, ask)
+                match kind:
                     case "start":
                         self._start(number, ask.start, None)
                     case "outcome":
@@ -173,6 +180,20 @@ class AskConnection:
                 self._refuse(number, error)
         if waits:
             self._spawn(self._begin(waits))
+
+    def _check(self, kind: str | None, ask: pb.Ask) -> None:
+        """Raises RpcFailure for what the caller may not ask, or not so often."""
+        caller = self._caller
+        if caller.is_limited and (failure := caller.overrun(f"Ask/asks/{kind}")) is not None:
+            raise failure
+        if caller.is_free:
+            return
+        if kind == "wait":
+            # Of which workflow it is shows when it is found; see `_found`.
+            caller.require(f"Ask/asks/{kind}", Need.SEE, ask.wait.namespace or DEFAULT_NAMESPACE)
+        elif kind is not None:
+            start = ask.start if kind == "start" else ask.outcome.start
+            require_start(caller, f"Ask/asks/{kind}", start)
 
     def _outcome(self, number: int, asked: pb.AskOutcome) -> _Wait:
         wait = _Wait(self, number, namespace_of(asked.start.namespace), wait_seconds("wait_ms", asked.wait_ms))
@@ -260,7 +281,9 @@ class AskConnection:
     def _held(self, wait: _Wait) -> ExecutionState | None:
         """None of one that is not in memory."""
         held = self._backend.state().execution((wait.namespace, wait.workflow_id))
-        return None if held is None or held.execution.deleted else held
+        if held is None or held.execution.deleted:
+            return None
+        return held if self._caller.is_free or self._caller.sees(held) else None
 
     async def _look_closely(self, wait: _Wait) -> None:
         held = await self._found(wait)
@@ -270,6 +293,9 @@ class AskConnection:
     async def _found(self, wait: _Wait) -> ExecutionState | None:
         """None if it was answered that there is none."""
         held = await self._backend.execution(wait.namespace, wait.workflow_id)
+        if held is not None and not self._caller.sees(held):
+            self._caller.note_hidden("Ask/asks/wait", Need.SEE, wait.namespace, held.execution.name)
+            held = None
         if held is None:
             self._refuse(wait.number, not_found("workflow", wait.workflow_id))
         return held
@@ -407,8 +433,12 @@ class AskConnection:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and self._failure is None:
-            self._failure = task.exception()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
             self._stirred.set()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.rpc.ask_stream import AskConnection
 from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.caller import CALLER
 from orchestrator.rpc.errors import abort
 from orchestrator_api.v1 import asks_pb2 as pb
 from orchestrator_api.v1 import asks_pb2_grpc as pb_grpc
@@ -18,7 +19,7 @@ class AskServicer(pb_grpc.AskServiceServicer):
         self.backend = backend
 
     async def Ask(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.AskResponse]:
-        connection = AskConnection(self.backend)
+        connection = AskConnection(self.backend, CALLER.get())
         try:
             async with aclosing(connection.serve(request_iterator)) as responses:
                 async for response in responses:

@@ -11,6 +11,7 @@ from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.cluster import ClusterServicer
 from orchestrator.rpc.definitions import DefinitionServicer
 from orchestrator.rpc.events import EventServicer
+from orchestrator.rpc.guard import Guard
 from orchestrator.rpc.schedules import ScheduleServicer
 from orchestrator.rpc.schemas import SchemaRegistryServicer
 from orchestrator.rpc.secrets import SecretServicer
@@ -60,7 +61,6 @@ SERVICES = tuple(
 _OPTIONS = (
     # Two processes on one port would share its calls, and each answer for the other.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     # Clients look after idle connections themselves, to notice a dead node soon.
     ("grpc.keepalive_permit_without_calls", 1),
@@ -86,10 +86,15 @@ def add_services(backend: Backend, server: grpc.aio.Server) -> None:
 
 
 class RpcServer:
-    """Serves from `start` to `stop`; health says NOT_SERVING until told otherwise."""
+    """Serves from `start` to `stop`; health says NOT_SERVING until told otherwise. Without a guard nobody is asked."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._server = grpc.aio.server(options=_OPTIONS)
+    def __init__(
+        self, backend: Backend, guard: Guard | None = None, *, request_bytes_max: int = MESSAGE_BYTES_MAX
+    ) -> None:
+        self._server = grpc.aio.server(
+            interceptors=() if guard is None else (guard,),
+            options=(*_OPTIONS, ("grpc.max_receive_message_length", request_bytes_max)),
+        )
         self._health = health.aio.HealthServicer()
         self._healthy: bool | None = None
         self.port = 0  # as bound

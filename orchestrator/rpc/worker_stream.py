@@ -22,8 +22,9 @@ from orchestrator.engine.effects import Cancel
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.resident import Lease, Session
 from orchestrator.engine.results import AnyResult, Rejected, SessionOpened
-from orchestrator.rpc import views
+from orchestrator.rpc import attempt_access, views
 from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.caller import EVERYBODY, Caller
 from orchestrator.rpc.errors import RpcFailure, invalid
 from orchestrator.rpc.hello import SLOTS_MAX, command_of, require_same
 from orchestrator.rpc.judging import completion, verdict_on
@@ -58,8 +59,9 @@ _Outgoing = Lease | _Answer | Cancel | _GoAway
 class WorkerConnection:
     """Speaks for one session on one stream."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, caller: Caller = EVERYBODY) -> None:
         self._backend = backend
+        self._caller = caller
         self._outgoing: deque[_Outgoing] = deque()
         self._alive_owed = False
         self._is_urgent = False  # something besides verdicts is to be written
@@ -105,6 +107,9 @@ class WorkerConnection:
         self._term = backend.log.term
         self._generation = backend.dispatch.next_generation()
         self._session_id, self._namespace = session.id, session.namespace
+        caller = self._caller
+        caller.when_ended(self._fail)
+        caller.judge_by(lambda: attempt_access.session_refusal(backend, caller, "Work/hello", session.id))
         self._given = {held.fencing_token for held in hello.held}
         backend.dispatch.attach(session.id, self, set(self._given))
         try:
@@ -126,16 +131,25 @@ class WorkerConnection:
         backend = self._backend
         made = f"{backend.node}.{backend.log.term}.{backend.dispatch.next_generation()}"
         command = command_of(hello, made)
+        attempt_access.require_tasks(self._caller, "Work/hello", command.namespace, command.task_names)
+        self._require_own(command.session_id)
         if (command.session_id,) in backend.state().sessions:
             opened = SessionOpened(command.session_id, existing=True)
         else:
             opened = await backend.submit(command, SessionOpened)
+        self._require_own(opened.session_id)
         session = self._present(opened.session_id)
         require_same(session, command)
         if (session.task_names, session.slots) != (command.task_names, command.slots):
             await backend.submit_any(commands.UpdateSession(session.id, command.task_names, command.slots), None)
             session = self._present(session.id)
         return session, opened.existing
+
+    def _require_own(self, session_id: str) -> None:
+        """Raises RpcFailure if the caller may not have what the session has: another may have opened it."""
+        refusal = attempt_access.session_refusal(self._backend, self._caller, "Work/hello", session_id)
+        if refusal is not None:
+            raise refusal
 
     def _present(self, session_id: str) -> Session:
         session = self._backend.state().sessions.get((session_id,))
@@ -172,7 +186,10 @@ class WorkerConnection:
                         size = len(result.output.inline)
                         if not self._room.take_now(size):
                             await self._room.take(size)
-                        self._judge(result, size)
+                        if self._caller.is_free:
+                            self._judge(result, size, *completion(result))
+                        else:
+                            await self._judge_fit(result, size)
                         if number % SLICE == 0:
                             await asyncio.sleep(0)
                 case "heartbeat":
@@ -191,8 +208,16 @@ class WorkerConnection:
                 case other:
                     raise invalid("frame", f"{other} can't come here")
 
-    def _judge(self, result: pb.TaskResult, size: int) -> None:
+    async def _judge_fit(self, result: pb.TaskResult, size: int) -> None:
+        """What the caller may not say is not submitted."""
         command, broken = completion(result)
+        refused = await attempt_access.unfit(self._backend, self._caller, "Work/results", command)
+        if refused is None:
+            self._judge(result, size, command, broken)
+        else:
+            self._put(_Answer(refused, size))
+
+    def _judge(self, result: pb.TaskResult, size: int, command: commands.CompleteTask, broken: str) -> None:
         judging = asyncio.ensure_future(self._backend.submit_any(command, None))
         self._tasks.add(judging)
         judging.add_done_callback(partial(self._judged, result, broken, size))
@@ -211,6 +236,8 @@ class WorkerConnection:
         if frame.all_attempts:
             self._backend.signs.attempts_seen(self._session_id)
         for attempt in frame.attempts:
+            if not self._may_touch(attempt.fencing_token):
+                continue
             self._backend.signs.attempt_seen(attempt.fencing_token)
             if not attempt.HasField("details"):
                 continue
@@ -236,8 +263,11 @@ class WorkerConnection:
                 self._namespace, attempt.workflow_id, attempt.task_id, attempt.fencing_token, lines
             )
             # Without a token it would be an operator's word.
-            if lines and attempt.fencing_token:
+            if lines and attempt.fencing_token and self._may_touch(attempt.fencing_token):
                 await self._submit(command, sum(len(line) for _, line in lines))
+
+    def _may_touch(self, token: int) -> bool:
+        return self._caller.is_free or attempt_access.may_touch(self._backend, self._caller, token)
 
     async def _take_slots(self, frame: pb.WorkSlots) -> None:
         slots = in_range("slots.slots", frame.slots, 0, SLOTS_MAX)

@@ -11,8 +11,9 @@ from typing import Any
 from orchestrator.engine import commands, throttle
 from orchestrator.engine.results import Done, Judged, Polled
 from orchestrator.replication.errors import ReplicationError
-from orchestrator.rpc import views
+from orchestrator.rpc import attempt_access, views
 from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.caller import CALLER
 from orchestrator.rpc.errors import RpcFailure, abort, answers
 from orchestrator.rpc.hello import poller_session_id
 from orchestrator.rpc.judging import VERDICTS, completion, verdict_on
@@ -47,7 +48,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         )
 
     async def Work(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.WorkResponse]:
-        connection = WorkerConnection(self.backend)
+        connection = WorkerConnection(self.backend, CALLER.get())
         try:
             async with aclosing(connection.serve(request_iterator)) as responses:
                 async for response in responses:
@@ -79,6 +80,9 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     @answers
     async def CompleteTask(self, request: pb.CompleteTaskRequest, context: Any) -> Any:
         command, broken = completion(request.result)
+        refused = await attempt_access.unfit(self.backend, CALLER.get(), "CompleteTask", command)
+        if refused is not None:
+            return pb.CompleteTaskResponse(verdict=refused)
         outcome = await self.backend.submit_any(command, None)
         return pb.CompleteTaskResponse(verdict=verdict_on(request.result, broken, outcome))
 
@@ -100,6 +104,11 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             fencing_token=given.fencing_token,
             lines=log_lines(given.lines),
         )
+        # Without a token it is an operator's word, who was let in as one.
+        if command.fencing_token:
+            refused = await attempt_access.unfit(self.backend, CALLER.get(), "AddTaskLogs", command)
+            if refused is not None:
+                return pb.AddTaskLogsResponse(verdict=refused)
         judged = await self.backend.submit(command, Judged)
         verdict = pb.TaskVerdict(
             task_id=given.task_id,

@@ -15,6 +15,7 @@ from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
 from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Stopped
 from orchestrator.rpc import awaiting, bulk, logs, showing, views
 from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.caller import CALLER
 from orchestrator.rpc.errors import abort, answers, not_found
 from orchestrator.rpc.rehearsals import Rehearsals
 from orchestrator.rpc.requests import (
@@ -108,8 +109,11 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             namespace, workflow_id = _execution_of(request)
             await self._current()
             async with self.backend.changes.execution(namespace, workflow_id) as changed:
+                caller = CALLER.get()
+                caller.when_ended(lambda failure: changed.set())
                 while True:
                     changed.clear()
+                    caller.require_going_on()
                     held = await self._get(namespace, workflow_id)
                     # Before it is sent: meanwhile the execution may go on, and end.
                     has_ended = _ended(held)

@@ -141,6 +141,12 @@ class Metrics:
     def _health(self) -> None:
         self.refused_starts = self._counter(
             "refused_starts", "Starts refused for lack of room, by what ran short.", "reason")
+        self.requests_denied = self._counter(
+            "requests_denied", "Requests refused at the door, and on streams, by reason.", "reason")
+        self.access_reloads = self._counter(
+            "access_reloads", "Changes of the access file that were taken, or refused as wrong.", "outcome")
+        self.audit_failures = self._counter(
+            "audit_failures", "Lines of the audit log that could not be written at once.")
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How much later than asked the event loop woke; heartbeats are as late as this.")
 

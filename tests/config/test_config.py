@@ -99,7 +99,8 @@ def test_every_number_has_limits_that_its_default_keeps_and_every_setting_is_exp
         assert field.metadata["about"]
         if field.type == "int":
             assert field.name.endswith(
-                ("_ms", "_bytes", "_max", "_entries", "_commands", "_starts", "_slots", "_executions", "_flight"))
+                ("_ms", "_bytes", "_max", "_entries", "_commands", "_starts", "_slots", "_executions", "_flight",
+                 "_per_second", "_burst"))
             assert field.metadata["min"] <= field.default <= field.metadata["max"]
 
 

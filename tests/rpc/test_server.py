@@ -21,7 +21,7 @@ async def health_of(stubs: Stubs, service: str) -> int:
 
 
 async def test_health_follows_what_it_is_told_for_every_service(bench: Bench, stubs: Stubs) -> None:
-    assert len(SERVICES) == 9
+    assert len(SERVICES) == 10
     for healthy, expected in ((None, NOT_SERVING), (True, SERVING), (True, SERVING), (False, NOT_SERVING)):
         if healthy is not None:
             await bench.server.set_healthy(healthy)

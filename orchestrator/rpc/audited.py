@@ -1,0 +1,132 @@
+"""What is recorded of calls: who, from where, what, of which thing, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import msgspec
+from google.rpc import error_details_pb2, status_pb2
+
+from orchestrator.access.audit import AuditLog
+from orchestrator.access.methods import Rule
+from orchestrator.rpc.backend import DEFAULT_NAMESPACE
+from orchestrator.rpc.caller import Caller
+from orchestrator.rpc.errors import RpcFailure
+
+TARGETS_MAX = 1_000
+_TARGET_CHARACTERS_MAX = 200
+
+
+class _Named(msgspec.Struct):
+    """Of a document, nothing but what it is called."""
+
+    name: str = ""
+    version: int = 0
+
+
+# A call that has no status and did not answer was given up by its caller.
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode} | {0: grpc.StatusCode.CANCELLED.name}
+_read_named = msgspec.json.Decoder(_Named).decode
+
+
+class Audited:
+    """Writes the audit log's lines about calls."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+
+    def require(self) -> None:
+        """Raises AuditUnavailable."""
+        self._audit.require()
+
+    def record(self, caller: Caller, method: str, rule: Rule, request: Any, outcome: str, reason: str) -> None:
+        """A call that was let in has ended."""
+        self._audit.record(
+            **_who(caller),
+            method=_short(method),
+            namespace=(_text(request, rule.namespace) or DEFAULT_NAMESPACE) if rule.namespace else "",
+            target=_targets(request, rule),
+            operation=_operation(request),
+            request_id=_request_id(request),
+            outcome=outcome,
+            reason=reason,
+        )
+
+    def refused(self, caller: Caller, method: str, failure: RpcFailure) -> None:
+        """Somebody was not let in, or not let do something."""
+        self._audit.record(
+            **_who(caller),
+            method=_short(method),
+            namespace=failure.metadata.get("namespace", ""),
+            target=failure.metadata.get("name", ""),
+            outcome=failure.code.name,
+            reason=failure.reason,
+        )
+
+
+def reason_of(context: Any) -> tuple[str, str]:
+    """(the canonical code, the stable reason) of a call that was ended with a status, or just ended."""
+    name = _CODES.get(context.code() or 0, "UNKNOWN")
+    for key, value in context.trailing_metadata() or ():
+        if key != "grpc-status-details-bin":
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            info = error_details_pb2.ErrorInfo()
+            if detail.Unpack(info):
+                return name, str(info.reason)
+    return name, ""
+
+
+def _who(caller: Caller) -> dict[str, str]:
+    principal = caller.principal
+    return {"principal": principal.name, "authenticated_by": str(principal.known_by), "peer": caller.peer}
+
+
+def _short(method: str) -> str:
+    """`Service/Method`, or what was said on a stream."""
+    return method.rpartition(".")[2]
+
+
+def _text(request: Any, path: str) -> str:
+    for name in path.split("."):
+        request = getattr(request, name)
+    return str(request)[:_TARGET_CHARACTERS_MAX]
+
+
+def _targets(request: Any, rule: Rule) -> str | list[str]:
+    if not rule.target:
+        return ""
+    value = getattr(request, rule.target)
+    if isinstance(value, str):
+        return value[:_TARGET_CHARACTERS_MAX]
+    if isinstance(value, bytes):
+        return _name(value)
+    return [_name(each) if isinstance(each, bytes) else each[:_TARGET_CHARACTERS_MAX] for each in value[:TARGETS_MAX]]
+
+
+def _name(document: bytes) -> str:
+    try:
+        named = _read_named(document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    name = named.name[:_TARGET_CHARACTERS_MAX]
+    return f"{name}:{named.version}" if named.version else name
+
+
+def _operation(request: Any) -> str:
+    found = request.DESCRIPTOR.fields_by_name.get("operation")
+    if found is None:
+        return ""
+    value = found.enum_type.values_by_number.get(request.operation)
+    return "" if value is None else str(value.name).removeprefix("WORKFLOW_OPERATION_")
+
+
+def _request_id(request: Any) -> str:
+    fields = request.DESCRIPTOR.fields_by_name
+    if "request" in fields:
+        identity = request.request
+        if identity.HasField("session"):
+            return f"{identity.session.id}:{identity.session.sequence}"
+        return str(identity.request_id)
+    return str(request.request_id) if "request_id" in fields else ""

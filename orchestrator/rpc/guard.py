@@ -1,0 +1,275 @@
+"""The one door to all services: who calls is found out, what they may do, and how much; and what they did is recorded.
+
+A server interceptor. What every method needs is in `access.methods`; streams ask their `Caller` for each thing that is
+said on them. A stream whose caller is known no longer, or may do it no longer, is ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+
+from orchestrator.access.audit import AuditLog, AuditUnavailable
+from orchestrator.access.limits import ClientLimits, Rate, Streams
+from orchestrator.access.methods import METHODS, Rule
+from orchestrator.access.principals import Credentials, Identity, NotAuthenticated
+from orchestrator.access.roles import Need
+from orchestrator.access.watching import Rules
+from orchestrator.rpc import guarded_requests as requests
+from orchestrator.rpc.audited import Audited, reason_of
+from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.caller import CALLER, Caller, rate_limited
+from orchestrator.rpc.errors import RpcFailure, abort
+
+# Finding out that somebody is nobody may cost a signature: so often for each address.
+FAILURES_PER_SECOND = 10.0
+FAILURES_BURST = 100.0
+# Lines of the audit log about refusals, for each client.
+REFUSALS_PER_SECOND = 1.0
+REFUSALS_BURST = 100.0
+_DENIALS = frozenset((grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED))
+
+Count = Callable[[str], None]
+"""Counts something under its reason."""
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Without rules everybody may do everything, within the limits."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        rules: Rules | None = None,
+        limits: ClientLimits | None = None,
+        audit: AuditLog,
+        wall_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+        on_refused: Count = lambda reason: None,
+    ) -> None:
+        limits = limits or ClientLimits()
+        self._backend = backend
+        self._rules = rules
+        self._audited = Audited(audit)
+        self._wall_ms = wall_ms
+        self._on_refused = on_refused
+        self._rate = Rate(limits.requests_per_second, limits.burst, monotonic) if limits.requests_per_second else None
+        self._streams = Streams(limits.streams_max)
+        self._limits = limits
+        self._failures = Rate(FAILURES_PER_SECOND, FAILURES_BURST, monotonic)
+        self._recorded = Rate(REFUSALS_PER_SECOND, REFUSALS_BURST, monotonic)
+        self._handlers: dict[str, Any] = {}
+        self._visits: set[_Visit] = set()
+        if rules is not None:
+            rules.on_change = self._rules_changed
+            rules.on_tick = self._end_expired
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """As gRPC asks, for each call: what is to be called instead is made once."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        wrapped = self._handlers.get(method)
+        if wrapped is None:
+            wrapped = self._handlers[method] = self._wrapped(method, handler)
+        return wrapped
+
+    def _wrapped(self, method: str, handler: Any) -> Any:
+        rule = METHODS.get(method)
+        if rule is None:
+            # Nothing is open because somebody forgot to say for whom.
+            rule = Rule(Need.ADMINISTER_CLUSTER, audited=True)
+        if rule.need is Need.NOTHING:
+            return handler
+        codecs = {
+            "request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer
+        }
+        if handler.response_streaming:
+            if self._rules is None and not self._limits.are_any and not rule.audited:
+                return handler
+            stream = self._stream(method, rule, handler.stream_stream or handler.unary_stream)
+            if handler.request_streaming:
+                return grpc.stream_stream_rpc_method_handler(stream, **codecs)
+            return grpc.unary_stream_rpc_method_handler(stream, **codecs)
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, rule, handler.unary_unary), **codecs)
+
+    # Calls.
+
+    def _unary(self, method: str, rule: Rule, serve: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+        async def guarded(request: Any, context: Any) -> Any:
+            try:
+                caller = await self._let_in(context, method, rule, request)
+                if rule.audited:
+                    self._audited.require()
+            except Exception as error:  # noqa: BLE001 - it becomes the status of the call
+                await self._refuse(context, error)
+            if not rule.audited:
+                return await serve(request, context)
+            try:
+                response = await serve(request, context)
+            except BaseException:
+                self._audited.record(caller, method, rule, request, *reason_of(context))
+                raise
+            self._audited.record(caller, method, rule, request, "OK", requests.shortfall(response))
+            return response
+
+        return guarded
+
+    def _stream(self, method: str, rule: Rule, serve: Callable[[Any, Any], AsyncGenerator[Any]]) -> Any:
+        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                caller = await self._let_in(context, method, rule, request)
+                if rule.audited:
+                    self._audited.require()
+                visit = self._begin(caller, method)
+            except Exception as error:  # noqa: BLE001 - it becomes the status of the call
+                await self._refuse(context, error)
+            outcome = ("OK", "")
+            try:
+                async with aclosing(serve(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+            except BaseException:
+                outcome = reason_of(context)
+                raise
+            finally:
+                if rule.audited:
+                    self._audited.record(caller, method, rule, request, *outcome)
+                self._visits.discard(visit)
+                if not caller.is_node:
+                    self._streams.close(visit.client)
+
+        return guarded
+
+    async def _let_in(self, context: Any, method: str, rule: Rule, request: Any) -> Caller:
+        """Raises RpcFailure, and what reading raises."""
+        caller = self._caller(context, method)
+        CALLER.set(caller)
+        if rule.limited and (failure := caller.overrun(method)) is not None:
+            raise failure
+        await requests.check(self._backend, caller, method, rule, request)
+        return caller
+
+    def _begin(self, caller: Caller, method: str) -> _Visit:
+        client = caller.client
+        if not caller.is_node and not self._streams.open(client):
+            message = f"this client has {self._limits.streams_max} streams open"
+            failure = RpcFailure(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", message, {"limit": "client_streams_max"}, 1_000
+            )
+            self._note_refused(caller, method, failure)
+            raise failure
+        visit = _Visit(caller, method, client)
+        self._visits.add(visit)
+        return visit
+
+    def _caller(self, context: Any, method: str) -> Caller:
+        """Raises RpcFailure."""
+        peer = _host(context.peer())
+        if self._rules is None:
+            return Caller(peer=peer, rate=self._rate, on_refused=self._note_refused)
+        shown = _shown(context)
+        identity = self._identity(shown, peer, method)
+        return Caller(
+            self._rules.policy.holder(identity.principal),
+            peer=peer,
+            shown=shown,
+            expires_ms=identity.expires_ms,
+            rate=self._rate,
+            on_refused=self._note_refused,
+        )
+
+    def _identity(self, shown: Credentials, peer: str, method: str) -> Identity:
+        """Raises RpcFailure."""
+        assert self._rules is not None
+        policy = self._rules.policy
+        try:
+            if shown.authorization and self._failures.is_empty(peer) and not policy.is_remembered(shown.authorization):
+                raise rate_limited(1 / FAILURES_PER_SECOND)
+            return policy.authenticate(shown, self._wall_ms())
+        except NotAuthenticated as error:
+            self._failures.take(peer)
+            failure = not_authenticated(error)
+        except RpcFailure as limited:
+            failure = limited
+        self._note_refused(Caller(peer=peer), method, failure)
+        raise failure
+
+    async def _refuse(self, context: Any, error: Exception) -> NoReturn:
+        if isinstance(error, AuditUnavailable):
+            self._on_refused("AUDIT_UNAVAILABLE")
+            error = RpcFailure(grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE", str(error), None, 1_000)
+        await abort(context, error, self._backend.addresses)
+
+    # Refusals.
+
+    def _note_refused(self, caller: Caller, method: str, failure: RpcFailure) -> None:
+        self._on_refused(failure.reason)
+        if failure.code in _DENIALS and not self._recorded.take(caller.client):
+            self._audited.refused(caller, method, failure)
+
+    # Streams under other rules.
+
+    def _rules_changed(self) -> None:
+        assert self._rules is not None
+        for visit in list(self._visits):
+            caller = visit.caller
+            try:
+                identity = self._identity(caller.shown, caller.peer, visit.method)
+                caller.holder = self._rules.policy.holder(identity.principal)
+                caller.expires_ms = identity.expires_ms
+                caller.require(visit.method, Need.MEMBER)
+                failure = caller.look_again()
+            except RpcFailure as refused:
+                failure = refused
+            if failure is not None:
+                caller.end(failure)
+
+    def _end_expired(self) -> None:
+        now_ms = self._wall_ms()
+        for visit in list(self._visits):
+            expires_ms = visit.caller.expires_ms
+            if expires_ms is not None and now_ms >= expires_ms:
+                failure = not_authenticated(NotAuthenticated("TOKEN_EXPIRED", "the token has expired"))
+                self._note_refused(visit.caller, visit.method, failure)
+                visit.caller.end(failure)
+
+
+@dataclass(frozen=True, eq=False)
+class _Visit:
+    """A stream that is open."""
+
+    caller: Caller
+    method: str
+    client: str
+
+
+def not_authenticated(error: NotAuthenticated) -> RpcFailure:
+    if error.reason == "TOKEN_EXPIRED":
+        return RpcFailure(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED", str(error))
+    return RpcFailure(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID", str(error))
+
+
+def _shown(context: Any) -> Credentials:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            return Credentials(authorization=value if isinstance(value, str) else value.decode("latin-1"))
+    verified = context.auth_context()
+    if not verified:
+        return Credentials()
+    common_name = b"".join(verified.get("x509_common_name", ())[:1]).decode("utf-8", "replace")
+    names = tuple(name.decode("utf-8", "replace") for name in verified.get("x509_subject_alternative_name", ()))
+    return Credentials(common_name=common_name, alternative_names=names)
+
+
+def _host(peer: str) -> str:
+    """Of `ipv4:1.2.3.4:567` and the like, without the port: a client has many connections."""
+    kind, _, address = unquote(peer).partition(":")
+    return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else address
