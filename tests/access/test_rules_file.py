@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ from orchestrator.access.rules_file import RulesInvalid, read_rules
 from tests.access.issuing import ISSUER, Issuer
 
 NOW_MS = 1_900_000_000_000
-TOKEN, HASH = tokens.make(secrets.token_bytes)
-OTHER, OTHER_HASH = tokens.make(secrets.token_bytes)
+# The same in each process: they are in the names of tests.
+DICE = random.Random(7)
+TOKEN, HASH = tokens.make(DICE.randbytes)
+OTHER, OTHER_HASH = tokens.make(DICE.randbytes)
 
 
 def read(folder: Path, text: str) -> Policy:
