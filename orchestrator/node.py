@@ -32,7 +32,7 @@ from orchestrator.replication.skew import SkewWatch
 from orchestrator.replication.tls import peer_contexts
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
-from orchestrator.rpc.runtime_metadata import Environment, RuntimeMetadata
+from orchestrator.rpc.runtime_metadata import Environment
 from orchestrator.rpc.server import RpcServer
 from orchestrator.sealing.key_file import KeyFile
 from orchestrator.sealing.secret_values import SecretValues
@@ -336,7 +336,7 @@ class Node:
             check_source=self._system.check_source,
             evaluate=self._system.evaluate,
             secrets=SecretValues(self.identity.cluster_id, self._secret_keys, self._world.entropy),
-            runtime_metadata=RuntimeMetadata(Environment(self._world.environment, self.config.task_environment_prefix)),
+            others=(Environment(self._world.environment, self.config.task_environment_prefix),),
         )
 
     def _free_disk_bytes(self) -> int:

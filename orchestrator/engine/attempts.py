@@ -97,12 +97,12 @@ def create(
     task_id = step.ids.make()
     try:
         if given:
-            resolved = Input(given, store(step, given), (), b"")
+            resolved = Input(given, store(step, given))
         else:
             resolved = make_input(step, place, task_id, record)
         failure = ""
     except LimitExceeded as error:
-        resolved = Input(b"{}", b"{}", (), b"")
+        resolved = Input(b"{}", b"{}")
         failure = str(error)
     first_scheduled_ms = step.now if previous is None or afresh else previous.first_scheduled_ms
     attempt = TaskAttempt(
@@ -126,6 +126,7 @@ def create(
         iterations=place.iterations,
         expansion=place.expansion,
         expanded=0 if previous is None else previous.expanded,
+        secrets=resolved.secrets,
     )
     if previous is not None:
         step.put_task(replace(previous, retried=True))

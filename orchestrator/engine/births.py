@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from orchestrator.engine import gate, idempotency, limits
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.model import INPUT_CHECK, TimeoutPolicy
+from orchestrator.engine.definitions.parse import validate_unregistered
 from orchestrator.engine.errors import Refused, refuse, refuse_definition
 from orchestrator.engine.expressions import PayloadInvalid, check_payload, put_if_absent
 from orchestrator.engine.model import AgendaKind, Execution, Table, TimerKind, WorkflowStatus
@@ -134,8 +135,11 @@ def check_start(workflow_id: str, priority: int, input: bytes) -> None:
 
 def bundle_of(step: Step, namespace: str, name: str, version: int, document: bytes) -> Bundled:
     """Of the document, or else of the registered definition. Refuses what is not there, or can't be run."""
-    document = document or _registered(step, namespace, name, version).document
     try:
+        if document:
+            validate_unregistered(document)
+        else:
+            document = _registered(step, namespace, name, version).document
         return bundle_for(step.state, namespace, document)
     except DefinitionError as error:
         refuse_definition(error)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import msgspec
 
 from orchestrator.engine import assembly, checks, inbox, places, system, throttle
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.execution_state import ExecutionState
-from orchestrator.engine.model import CompensationState, TaskAttempt, TimerKind, WorkflowStatus
+from orchestrator.engine.expressions.secret_names import names_at
+from orchestrator.engine.model import CompensationState, RowKey, Table, TaskAttempt, TimerKind, WorkflowStatus
 from orchestrator.engine.plan import Plan, plan_of
 from orchestrator.engine.queues import queue_of
-from orchestrator.engine.resident import Ready
+from orchestrator.engine.resident import Ready, SecretRow
+from orchestrator.engine.scopes import input_of
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 
@@ -30,7 +35,11 @@ class Waiting(msgspec.Struct, frozen=True):
     child: str = ""  # the execution that has to go on first
 
 
-def explain(state: State, hot: ExecutionState) -> list[Waiting]:
+WhyClosed = Callable[[SecretRow], str]
+"""Why the node that is asked can't read a secret; "" if it can."""
+
+
+def explain(state: State, hot: ExecutionState, why_closed: WhyClosed = lambda row: "") -> list[Waiting]:
     """Nothing if the execution has ended."""
     header = hot.execution
     if header.status in WORKFLOW_TERMINAL:
@@ -45,7 +54,7 @@ def explain(state: State, hot: ExecutionState) -> list[Waiting]:
     is_open = [hot.tasks[sequence] for sequence in sorted(hot.open)]
     for attempt in is_open[:ATTEMPTS_SHOWN]:
         if attempt.type != TaskType.DO_WHILE or attempt.ready or attempt.fencing_token:
-            found.append(_about(state, plan, hot, attempt))
+            found.append(_about(state, plan, hot, attempt, why_closed))
     if len(is_open) > ATTEMPTS_SHOWN:
         found.append(Waiting(f"{len(is_open) - ATTEMPTS_SHOWN} more tasks", header.updated_ms))
     return found or [Waiting(STEP_OF_THE_LOG, header.updated_ms)]
@@ -67,9 +76,35 @@ def _about_all(state: State, hot: ExecutionState) -> list[Waiting]:
     return found
 
 
-def _about(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> Waiting:
+def _about(
+    state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt, why_closed: WhyClosed
+) -> Waiting:
     text, until_ms = _reason(state, plan, hot, attempt)
+    closed, missing = _secrets(state, plan, hot, attempt, why_closed)
+    if closed and attempt.fencing_token:
+        text = f"a node that can read {closed}"
+    elif closed or missing:
+        text = f"{text}; then for {closed or missing}"
     return Waiting(text, attempt.updated_ms, attempt.reference, until_ms, attempt.child)
+
+
+def _secrets(
+    state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt, why_closed: WhyClosed
+) -> tuple[str, str]:
+    """(a secret that the attempt asks for and that can't be read, one that it names and that is not there)"""
+    node = places.node_of(plan, hot, attempt)
+    if not attempt.secrets and not node.runtime_metadata:
+        return "", ""
+    named = names_at(input_of(plan, hot, hot.execution, attempt), attempt.secrets) if attempt.secrets else ()
+    rows = cast(dict[RowKey, SecretRow], state.resident[Table.SECRET])
+    closed = missing = ""
+    for name in dict.fromkeys((*named, *node.runtime_metadata)):
+        row = rows.get((hot.execution.namespace, name))
+        if row is None and name in named:
+            missing = missing or f"the secret {name!r}, which is not there: it will fail"
+        elif row is not None and (why := why_closed(row)):
+            closed = closed or f"the secret {name!r}: {why}"
+    return closed, missing
 
 
 def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> tuple[str, int]:

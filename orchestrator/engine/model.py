@@ -335,6 +335,7 @@ class TaskAttempt(Row, frozen=False):  # type: ignore[misc]  # as above
     reported_by: int = 0
 
     joined: bool = False  # SUB_WORKFLOW: `child` was there before, and only its end is waited for
+    secrets: tuple[int, ...] = ()  # where in its input the definition names secrets (see `secret_names`)
 
     @property
     def own_child(self) -> str:

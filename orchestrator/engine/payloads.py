@@ -5,7 +5,8 @@ from __future__ import annotations
 from orchestrator.engine import limits
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded
-from orchestrator.engine.expressions import merge_objects, resolve
+from orchestrator.engine.expressions import Template, merge_objects, resolve, signed_template
+from orchestrator.engine.expressions.secret_names import marks_of, sign_for
 from orchestrator.engine.model import (
     INLINE_PAYLOAD_BYTES,
     Payload,
@@ -57,13 +58,21 @@ def drop(step: Step, payload: Payload) -> None:
 class Input:
     """A resolved input and how its attempt keeps it: as it is, or as what it is resolved from."""
 
-    __slots__ = ("bindings", "kept", "text", "variables")
+    __slots__ = ("bindings", "kept", "secrets", "text", "variables")
 
-    def __init__(self, text: bytes, kept: Payload, bindings: tuple[tuple[str, int], ...], variables: Payload) -> None:
+    def __init__(
+        self,
+        text: bytes,
+        kept: Payload,
+        bindings: tuple[tuple[str, int], ...] = (),
+        variables: Payload = b"",
+        secrets: tuple[int, ...] = (),
+    ) -> None:
         self.text = text
         self.kept = kept
         self.bindings = bindings
         self.variables = variables
+        self.secrets = secrets  # where in the text the definition names secrets
 
 
 def make_input(step: Step, place: Place, task_id: str, record: SagaRecord | None) -> Input:
@@ -76,14 +85,26 @@ def make_input(step: Step, place: Place, task_id: str, record: SagaRecord | None
         text = merge_objects(text, given_input(step.hot, place))
     if len(text) > most:
         raise LimitExceeded(f"the task's input exceeds the limit of {most} bytes")
+    secrets = _marks(node.input, scope, text) if node.input.names_secrets else ()
     if len(text) > INLINE_PAYLOAD_BYTES and _can_bind(step, place):
         bindings = tuple(
             (reference, attempt.sequence)
             for reference in node.input.references
             if (attempt := step.hot.newest(reference)) is not None
         )
-        return Input(text, b"", bindings, step.x.variables if node.input.uses_variables else b"")
-    return Input(text, store(step, text), (), b"")
+        return Input(text, b"", bindings, step.x.variables if node.input.uses_variables else b"", secrets)
+    return Input(text, store(step, text), secrets=secrets)
+
+
+def _marks(template: Template, scope: ExecutionScope, text: bytes) -> tuple[int, ...]:
+    """Where in its value the template names secrets, which data in it may seem to do, too."""
+    sign = sign_for(text)
+    # With room for the signs: nothing is left out that is in the text.
+    signed = resolve(signed_template(template, sign), scope, 2 * len(text) + limits.PAYLOAD_BYTES)
+    plain, marks = marks_of(signed, sign)
+    # A definition that names secrets is registered, and what is forked by data names none: nothing was merged into it.
+    assert plain == text
+    return marks
 
 
 def _can_bind(step: Step, place: Place) -> bool:

@@ -144,6 +144,7 @@ class AssignmentView(msgspec.Struct, frozen=True):
     parameters: bytes = b""  # of system work: a JSON object
     queue: str = ""  # that it came from, if that is not called like the task
     runtime_metadata: tuple[str, ...] = ()  # names; the values are looked up where it is handed out
+    secrets: tuple[int, ...] = ()  # where in the input secrets are named, whose values take their places there
 
 
 def assignment_view(state: State, hot: ExecutionState, token: int) -> AssignmentView | None:
@@ -185,6 +186,7 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
         parameters=assignments.parameters_of(plan, node, attempt, given) if is_system else b"",
         queue=lease.queue,
         runtime_metadata=node.runtime_metadata,
+        secrets=() if attempt.is_looked_at else attempt.secrets,
     )
 
 

@@ -6,6 +6,8 @@ any worker's task, so it runs on all nodes and survives each of them.
 
 from __future__ import annotations
 
+import logging
+import traceback
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -41,6 +43,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     fencing_token: int
     timeout_ms: int = 0  # 0: the kind's own
+    has_secrets: bool = False  # there are values in the input that nobody may read in a log
 
 
 class Source(NamedTuple):
@@ -75,3 +78,14 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """Ends what it holds: processes, connections."""
+
+
+def unexpected(logger: logging.Logger, what: str, work: Work, error: Exception) -> str:
+    """Logs a bug, and answers the reason for it. Errors may quote values: with secrets only their places are told."""
+    where = {"workflow_id": work.workflow_id}
+    if not work.has_secrets:
+        logger.error("%s failed unexpectedly", what, exc_info=error, extra=where)
+        return f"{type(error).__name__}: {error}"
+    places = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s failed unexpectedly: %s\n%s", what, type(error).__name__, places, extra=where)
+    return type(error).__name__

@@ -33,7 +33,8 @@ from orchestrator.engine.state import State
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.errors import Addresses, invalid, rejected
-from orchestrator.rpc.runtime_metadata import RuntimeMetadata
+from orchestrator.rpc.handing_out import HandOut
+from orchestrator.rpc.runtime_metadata import Source
 from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
 from orchestrator.sealing.secret_values import SecretValues, without_keys
 from orchestrator.storage.backups import OpenBackup
@@ -175,7 +176,11 @@ class Backend:
     check_source: CheckSource = unchecked  # of scripts that are registered
     evaluate: Evaluate = unevaluated  # scripts and queries, outside of this process
     secrets: SecretValues = field(default_factory=without_keys)  # sealed and opened with this node's keys
-    runtime_metadata: RuntimeMetadata = field(default_factory=RuntimeMetadata)  # that goes out with attempts
+    others: tuple[Source, ...] = ()  # where values of runtimeMetadata are that are no secrets
+    hand_out: HandOut = field(init=False)  # what goes out with attempts, and must not come back
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hand_out", HandOut(self.state, self.secrets, *self.others))
 
     async def submit(
         self, command: AnyCommand, expected: type[R], identity: RequestIdentity | None = None

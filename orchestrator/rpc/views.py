@@ -14,7 +14,7 @@ from orchestrator.engine.explain import Waiting
 from orchestrator.engine.masking import masked
 from orchestrator.engine.model import CompensationState, Execution, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.state import State
-from orchestrator.rpc.runtime_metadata import RuntimeMetadata
+from orchestrator.rpc.handing_out import Given, HandOut
 from orchestrator_api.v1 import common_pb2, workers_pb2, workflows_pb2
 
 TASK_STATUS = {status: workflows_pb2.TaskStatus.Value(f"TASK_STATUS_{status.name}") for status in TaskStatus}
@@ -178,15 +178,20 @@ def waiting(one: Waiting) -> workflows_pb2.Waiting:
 
 
 def assignment(
-    state: State, held: ExecutionState, token: int, metadata: RuntimeMetadata
+    state: State, held: ExecutionState, token: int, hand_out: HandOut
 ) -> workers_pb2.Assignment | None:
-    """A leased attempt, with its input resolved and nothing masked; None if it is not to be delivered (any more)."""
+    """A leased attempt, with its input resolved and nothing masked; None if it is not to be delivered (any more).
+
+    Raises NotGiven.
+    """
     view = queries.assignment_view(state, held, token)
     if view is None:
         return None
+    given = hand_out.given(view)
     message = workers_pb2.Assignment()
     _write_assignment(message, view)
-    _add_metadata(message, view, metadata)
+    if given is not None:
+        _add_given(message, view, given)
     return message
 
 
@@ -195,25 +200,32 @@ def add_assignment(
     state: State,
     held: ExecutionState,
     token: int,
-    metadata: RuntimeMetadata,
+    hand_out: HandOut,
 ) -> int:
-    """Adds what `assignment` answers; answers about how many bytes it has, or 0 if there is nothing to add."""
+    """Adds what `assignment` answers; answers about how many bytes it has, or 0 if there is nothing to add.
+
+    Raises NotGiven, and nothing is added.
+    """
     view = queries.assignment_view(state, held, token)
     if view is None:
         return 0
+    given = hand_out.given(view)
     message = assignments.add()
     _write_assignment(message, view)
     size = _ASSIGNMENT_BYTES + len(view.input) + len(view.heartbeat_details) + len(view.parameters)
-    return size + _add_metadata(message, view, metadata)
+    return size if given is None else size + _add_given(message, view, given)
 
 
-def _add_metadata(message: workers_pb2.Assignment, view: queries.AssignmentView, metadata: RuntimeMetadata) -> int:
-    """Answers about how many bytes it has."""
-    if not view.runtime_metadata:
-        return 0
-    values = metadata.values(view.namespace, view.runtime_metadata)
-    message.runtime_metadata.update(values)
-    return sum(len(name) + len(value) for name, value in values.items())
+def _add_given(message: workers_pb2.Assignment, view: queries.AssignmentView, given: Given) -> int:
+    """Answers about how many bytes it has more."""
+    if view.secrets:
+        message.input.inline = given.input
+    message.runtime_metadata.update(given.metadata)
+    if view.kind:
+        # A node has to know what it must not report; workers are told by the place where it stands.
+        message.secret_values.extend(given.secrets)
+    sizes = [len(name) + len(value) for name, value in given.metadata.items()]
+    return sum(sizes) + sum(map(len, given.secrets))
 
 
 def _write_assignment(message: workers_pb2.Assignment, view: queries.AssignmentView) -> None:

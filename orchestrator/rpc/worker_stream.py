@@ -26,16 +26,16 @@ from orchestrator.rpc import attempt_access, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import EVERYBODY, Caller
 from orchestrator.rpc.errors import RpcFailure, invalid
+from orchestrator.rpc.handing_out import NotGiven, Withheld, masked, masked_lines
 from orchestrator.rpc.hello import SLOTS_MAX, command_of, require_same
 from orchestrator.rpc.judging import completion, verdict_on
 from orchestrator.rpc.requests import in_range, json_value, log_lines
+from orchestrator.rpc.room import Room
 from orchestrator_api.v1 import workers_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
 HEARTBEATS_PER_TIMEOUT = 4
-RESULTS_MAX = 2_000
-RESULT_BYTES_MAX = 32 << 20
 DETAILS_BYTES_MAX = 64 * 1024
 # Attempts go out in frames of about this size, which every client accepts.
 FRAME_BYTES = 1 << 20
@@ -68,12 +68,13 @@ class WorkerConnection:
         self._are_verdicts_due = False
         self._verdicts_timer: asyncio.TimerHandle | None = None
         self._stirred = asyncio.Event()  # there is something to write, or to end for
-        self._room = _Room()
+        self._room = Room()
         # What is on its way: the reader, and commands without their results.
         self._tasks: set[asyncio.Future[Any]] = set()
         self._reader: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._given: set[int] = set()  # tokens of the attempts that the worker has
+        self._withheld = Withheld(self._put)
         self._term = 0
         self._generation = 0
         self._session_id = ""
@@ -115,6 +116,7 @@ class WorkerConnection:
         try:
             self._answer_unknown(hello)
             yield self._frame(welcome=_welcome(session, resumed=resumed))
+            await self._recall(hello)
             self._reader = asyncio.create_task(self._read(frames))
             self._watch(self._reader)
             async for frame in self._write():
@@ -122,6 +124,7 @@ class WorkerConnection:
         finally:
             backend.dispatch.detach(session.id, self)
             self._forget_verdicts()
+            self._withheld.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -218,6 +221,9 @@ class WorkerConnection:
             self._put(_Answer(refused, size))
 
     def _judge(self, result: pb.TaskResult, size: int, command: commands.CompleteTask, broken: str) -> None:
+        masks = self._backend.hand_out.masks(result.fencing_token)
+        if masks is not None:
+            command = masked(command, masks)
         judging = asyncio.ensure_future(self._backend.submit_any(command, None))
         self._tasks.add(judging)
         judging.add_done_callback(partial(self._judged, result, broken, size))
@@ -227,6 +233,7 @@ class WorkerConnection:
         if judging.cancelled() or judging.exception() is not None:
             return
         self._given.discard(result.fencing_token)
+        self._backend.hand_out.forget(result.fencing_token)
         try:
             self._put(_Answer(verdict_on(result, broken, judging.result()), size))
         except TypeError as error:
@@ -247,6 +254,9 @@ class WorkerConnection:
                 # A sign of life all the same, and no reason to end the worker's other attempts.
                 logger.warning("the details of a heartbeat are dropped: %s", failure.message)
                 continue
+            masks = self._backend.hand_out.masks(attempt.fencing_token)
+            if masks is not None:
+                details = masks.json(details)
             await self._submit(
                 commands.RecordHeartbeat(
                     self._namespace, attempt.workflow_id, attempt.task_id, attempt.fencing_token, details
@@ -259,6 +269,9 @@ class WorkerConnection:
     async def _take_logs(self, frame: pb.WorkLogs) -> None:
         for attempt in frame.attempts:
             lines = log_lines(attempt.lines)
+            masks = self._backend.hand_out.masks(attempt.fencing_token)
+            if masks is not None:
+                lines = masked_lines(lines, masks)
             command = commands.AddTaskLogs(
                 self._namespace, attempt.workflow_id, attempt.task_id, attempt.fencing_token, lines
             )
@@ -366,11 +379,14 @@ class WorkerConnection:
                 yield item
             elif isinstance(item, Cancel) and item.fenced:
                 # The attempt ended before it was sent: the worker has nothing to stop, so its slot is free.
-                self._spawn(self._release(item.token))
+                self._spawn(self._report(commands.ReleaseTask(self._session_id, item.token)))
+            elif isinstance(item, Cancel) and (failure := self._withheld.failure(item.token)) is not None:
+                self._spawn(self._report(failure))
 
-    async def _release(self, token: int) -> None:
+    async def _report(self, command: commands.AnyCommand) -> None:
+        """Of an attempt that the worker does not get."""
         await self._room.take(0)
-        await self._submitted(commands.ReleaseTask(self._session_id, token))
+        await self._submitted(command)
 
     async def _assignments(self, leases: Iterable[Lease]) -> AsyncIterator[pb.WorkResponse]:
         """What is still to be delivered of these."""
@@ -394,10 +410,37 @@ class WorkerConnection:
     def _assign(self, frame: pb.WorkResponse, held: ExecutionState, lease: Lease) -> int:
         """Adds the attempt if it is to be delivered; answers how many bytes it has, about, or 0."""
         backend, assignments = self._backend, frame.assignments.assignments
-        size = views.add_assignment(assignments, backend.state(), held, lease.token, backend.runtime_metadata)
+        try:
+            size = views.add_assignment(assignments, backend.state(), held, lease.token, backend.hand_out)
+        except NotGiven as why:
+            self._withhold(lease, why)
+            return 0
         if size:
             self._given.add(lease.token)
         return size
+
+    def _withhold(self, lease: Lease, why: NotGiven) -> None:
+        if why.is_final:
+            self._spawn(self._report(why.failure(lease)))
+            return
+        where = {"workflow_id": lease.workflow_id, "task_id": lease.task_id, "namespace": lease.namespace}
+        logger.warning("a task is not handed out: %s", why.reason, extra=where)
+        self._withheld.add(lease, why)
+
+    async def _recall(self, hello: pb.WorkHello) -> None:
+        """What the worker was given by another node must not come back here either."""
+        hand_out = self._backend.hand_out
+        if not hello.held or not hand_out.has_secrets:
+            return
+        for attempt in hello.held:
+            held = await self._backend.execution(self._namespace_of(attempt), attempt.workflow_id)
+            if held is not None:
+                hand_out.recall(held, attempt.fencing_token)
+
+    def _namespace_of(self, attempt: pb.HeldAttempt) -> str:
+        """Those of a node's own session are of all namespaces."""
+        lease = self._backend.state().leases.get((attempt.fencing_token,))
+        return self._namespace if lease is None else lease.namespace
 
     def _frame(self, **content: Any) -> pb.WorkResponse:
         return pb.WorkResponse(term=self._term, generation=self._generation, **content)
@@ -421,33 +464,6 @@ class WorkerConnection:
         if self._failure is None:
             self._failure = error
         self._stirred.set()
-
-
-class _Room:
-    """What may wait for its answer: a number of commands, and their bytes."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._bytes = 0
-        self._freed = asyncio.Event()
-
-    def take_now(self, size: int) -> bool:
-        """Takes it if there is room now, and says whether."""
-        if self._count >= RESULTS_MAX or (self._count and self._bytes + size > RESULT_BYTES_MAX):
-            return False
-        self._count += 1
-        self._bytes += size
-        return True
-
-    async def take(self, size: int) -> None:
-        while not self.take_now(size):
-            self._freed.clear()
-            await self._freed.wait()
-
-    def give_back(self, size: int) -> None:
-        self._count -= 1
-        self._bytes -= size
-        self._freed.set()
 
 
 async def _first(frames: AsyncIterator[pb.WorkRequest]) -> pb.WorkHello:

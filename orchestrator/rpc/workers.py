@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import grpc
+
 from orchestrator.engine import commands, throttle
 from orchestrator.engine.results import Done, Judged, Polled
 from orchestrator.replication.errors import ReplicationError
@@ -15,6 +17,7 @@ from orchestrator.rpc import attempt_access, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import CALLER
 from orchestrator.rpc.errors import RpcFailure, abort, answers
+from orchestrator.rpc.handing_out import NotGiven, masked, masked_lines
 from orchestrator.rpc.hello import poller_session_id
 from orchestrator.rpc.judging import VERDICTS, completion, verdict_on
 from orchestrator.rpc.poll_data import PollData
@@ -28,6 +31,7 @@ from orchestrator.rpc.requests import (
 )
 from orchestrator.rpc.task_queues import task_queues
 from orchestrator.rpc.worker_stream import WorkerConnection
+from orchestrator.sealing.masks import Masks
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workers_pb2_grpc as pb_grpc
 
@@ -74,8 +78,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             max_tasks=max_tasks,
         )
         tokens = await self._poll(command, seconds)
-        assignments = [await self._assignment(token) for token in tokens]
-        return pb.PollTasksResponse(assignments=[each for each in assignments if each is not None])
+        return pb.PollTasksResponse(assignments=await self._assignments(tokens))
 
     @answers
     async def CompleteTask(self, request: pb.CompleteTaskRequest, context: Any) -> Any:
@@ -83,7 +86,9 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         refused = await attempt_access.unfit(self.backend, CALLER.get(), "CompleteTask", command)
         if refused is not None:
             return pb.CompleteTaskResponse(verdict=refused)
-        outcome = await self.backend.submit_any(command, None)
+        masks = await self._masks(request.result.fencing_token)
+        outcome = await self.backend.submit_any(command if masks is None else masked(command, masks), None)
+        self.backend.hand_out.forget(request.result.fencing_token)
         return pb.CompleteTaskResponse(verdict=verdict_on(request.result, broken, outcome))
 
     @answers
@@ -97,12 +102,14 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     @answers
     async def AddTaskLogs(self, request: pb.AddTaskLogsRequest, context: Any) -> Any:
         given = request.logs
+        masks = await self._masks(given.fencing_token)
+        lines = log_lines(given.lines)
         command = commands.AddTaskLogs(
             namespace=namespace_of(request.namespace),
             workflow_id=required("logs.workflow_id", given.workflow_id),
             task_id=required("logs.task_id", given.task_id),
             fencing_token=given.fencing_token,
-            lines=log_lines(given.lines),
+            lines=lines if masks is None else masked_lines(lines, masks),
         )
         # Without a token it is an operator's word, who was let in as one.
         if command.fencing_token:
@@ -159,6 +166,35 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             # The response timeout of the attempts remains.
             logger.info("a poll without a caller was not undone: %s", error)
 
+    async def _assignments(self, tokens: tuple[int, ...]) -> list[pb.Assignment]:
+        """What can't be read here is asked for again later; if there is nothing else, the caller is told."""
+        found: list[pb.Assignment] = []
+        unread: NotGiven | None = None
+        for token in tokens:
+            lease = self.backend.state().leases.get((token,))
+            try:
+                assignment = await self._assignment(token)
+            except NotGiven as why:
+                assert lease is not None
+                unread = unread if why.is_final else why
+                await self.backend.submit_any(why.failure(lease) if why.is_final else why.later(lease), None)
+                continue
+            if assignment is not None:
+                found.append(assignment)
+        if unread is not None and not found:
+            raise RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "SECRET_UNREADABLE", unread.reason)
+        return found
+
+    async def _masks(self, token: int) -> Masks | None:
+        """Of what the attempt was given, perhaps by another node."""
+        hand_out = self.backend.hand_out
+        lease = self.backend.state().leases.get((token,))
+        if lease is not None and hand_out.has_secrets and hand_out.masks(token) is None:
+            held = await self.backend.execution(lease.namespace, lease.workflow_id)
+            if held is not None:
+                hand_out.recall(held, token)
+        return hand_out.masks(token)
+
     async def _assignment(self, token: int) -> pb.Assignment | None:
         """None if the attempt has ended since it was leased."""
         while True:
@@ -172,4 +208,4 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         held = await self.backend.execution(lease.namespace, lease.workflow_id)
         if held is None:
             return None
-        return views.assignment(self.backend.state(), held, token, self.backend.runtime_metadata)
+        return views.assignment(self.backend.state(), held, token, self.backend.hand_out)

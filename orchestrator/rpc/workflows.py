@@ -257,7 +257,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         namespace, workflow_id = _execution_of(request)
         await self.backend.read_point(request.read)
         held = await self._get(namespace, workflow_id)
-        waiting = explain(self.backend.state(), held)
+        waiting = explain(self.backend.state(), held, self.backend.secrets.why_closed)
         return pb.ExplainWorkflowResponse(waiting=[views.waiting(one) for one in waiting])
 
     @answers

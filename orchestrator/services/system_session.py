@@ -11,8 +11,11 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 
+from msgspec.structs import replace
+
 from orchestrator.engine import system
-from orchestrator.integrations.work import Executor, Outcome, Work
+from orchestrator.integrations.work import Ended, Executor, Outcome, Work
+from orchestrator.sealing.masks import Masks
 from orchestrator.services.node_connection import LeaderKnown, NodeConnection
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator_api.v1 import workers_pb2 as pb
@@ -147,7 +150,7 @@ class _SystemWork:
         running.inc()
         ended = "FAILED"
         try:
-            outcome = await executor.execute(_work_of(given))
+            outcome = _without_secrets(given, await executor.execute(_work_of(given)))
             ended = outcome.ended.value
         except asyncio.CancelledError:
             ended = "CANCELED"
@@ -159,6 +162,17 @@ class _SystemWork:
 
     def cancel(self, attempt: Attempt, running: asyncio.Task[pb.TaskResult]) -> None:
         running.cancel()
+
+
+def _without_secrets(given: pb.Assignment, outcome: Outcome) -> Outcome:
+    """Here already, where what was cut off is known to be: of a failure only the beginning is kept."""
+    if not given.secret_values:
+        return outcome
+    masks = Masks(given.secret_values)
+    is_cut = outcome.ended is not Ended.COMPLETED
+    return replace(
+        outcome, output=masks.json(outcome.output, is_cut=is_cut), reason=masks.text(outcome.reason, is_cut=True)
+    )
 
 
 def _work_of(given: pb.Assignment) -> Work:
@@ -174,6 +188,7 @@ def _work_of(given: pb.Assignment) -> Work:
         idempotency_key=given.idempotency_key,
         fencing_token=given.fencing_token,
         timeout_ms=given.timeout_ms,
+        has_secrets=bool(given.secret_values),
     )
 
 

@@ -201,7 +201,7 @@ REFUSED = [
     ('"${charge}"', DefinitionUnimplemented, "p", "alone can't be referred to"),
     ('"${HOME}"', DefinitionUnimplemented, "p", "environment"),
     ('"${workflow.env.HOME}"', DefinitionUnimplemented, "p", "workflow.env is not supported"),
-    ('"${workflow.secrets.KEY}"', DefinitionUnimplemented, "p", "workflow.secrets is not supported"),
+    ('"${workflow.secrets.KEY}"', DefinitionInvalid, "p", "a secret is named in the inputParameters of a SIMPLE"),
     ("[" * 65 + "]" * 65, DefinitionInvalid, "p", "nested deeper than 64"),
     ('"' + "${charge.output." * 9 + "x" + "}" * 9 + '"', DefinitionInvalid, "p", "nested 8 deep"),
     ("[" + ",".join(['"${charge.output}"'] * 1001) + "]", DefinitionInvalid, "p[1000]", "1000 expressions"),

@@ -9,6 +9,8 @@ import pytest
 from orchestrator.engine.commands import OpenSession, PauseWorkflow
 from orchestrator.engine.explain import explain
 from orchestrator.engine.model import SessionKind
+from orchestrator.engine.resident import SecretRow
+from orchestrator.engine.secret_commands import PutSecret
 from tests.engine.driver import Driver, simple, workflow
 from tests.requirements.elements import begin, element, fork
 
@@ -44,6 +46,35 @@ def test_a_task_waits_for_its_next_attempt(driver: Driver) -> None:
     [one] = explain(driver.state, driver.hot())
     assert "its next attempt" in one.waits_for
     assert one.until_ms == driver.now_ms + 5000
+
+
+def test_a_secret_that_is_missing_or_that_nobody_can_read_is_named(driver: Driver) -> None:
+    inputs = {"k": "${workflow.secrets.BANK}", "l": "${workflow.input.x}"}
+    begin(driver, simple("a", inputParameters=inputs))
+    assert said(driver)["a"] == (
+        "a worker for 'a': none is connected; then for the secret 'BANK', which is not there: it will fail"
+    )
+    driver.ok(PutSecret("default", "BANK", 1, "k1", b"sealed"))
+    assert said(driver)["a"] == "a worker for 'a': none is connected"
+
+    def closed(row: SecretRow) -> str:
+        return f"there is no key {row.key_id}"
+
+    [one] = explain(driver.state, driver.hot(), closed)
+    assert one.waits_for == "a worker for 'a': none is connected; then for the secret 'BANK': there is no key k1"
+    driver.worker("s", "a")
+    [one] = explain(driver.state, driver.hot(), closed)
+    assert one.waits_for == "a node that can read the secret 'BANK': there is no key k1"
+    assert said(driver)["a"] == "worker-s, which executes it"
+
+
+def test_a_secret_among_the_values_for_workers_is_named_if_it_can_not_be_read(driver: Driver) -> None:
+    driver.register_task(name="a", runtimeMetadata=["BANK", "URL"])
+    driver.ok(PutSecret("default", "BANK", 1, "k1", b"sealed"))
+    driver.worker("s", "a")
+    begin(driver, simple("a"))
+    [one] = explain(driver.state, driver.hot(), lambda row: "no key")
+    assert one.waits_for == "a node that can read the secret 'BANK': no key"
 
 
 def test_limits_are_named(driver: Driver) -> None:

@@ -15,9 +15,9 @@ from orchestrator.engine.definitions.errors import DefinitionInvalid
 from orchestrator.engine.definitions.parse import validate_workflow
 from orchestrator.engine.masking import masked
 from orchestrator.rpc import views
-from orchestrator.rpc.runtime_metadata import RuntimeMetadata
 from tests.engine.driver import Driver, simple, workflow
 from tests.requirements.elements import text
+from tests.rpc.bench import nothing
 
 CARD = b'{"card":{"number":"4111","exp":"12/30"},"amount":10.50}'
 
@@ -67,15 +67,15 @@ def test_the_worker_gets_what_it_needs(driver: Driver) -> None:
     """The task that needs a value gets it, by its input and by expressions; a compensation, too."""
     start(driver, "card", "paid_with", "token")
     attempt = driver.latest("a")
-    given = views.assignment(driver.state, driver.hot(), attempt.fencing_token, RuntimeMetadata())
+    given = views.assignment(driver.state, driver.hot(), attempt.fencing_token, nothing(driver))
     assert given is not None
     assert decoded(given.input)["paid_with"] == {"number": "4111", "exp": "12/30"}
     driver.give("a", b'{"token":"secret"}')
-    given = views.assignment(driver.state, driver.hot(), driver.latest("b").fencing_token, RuntimeMetadata())
+    given = views.assignment(driver.state, driver.hot(), driver.latest("b").fencing_token, nothing(driver))
     assert given is not None
     assert decoded(given.input)["token"] == "secret"
     driver.fail("b")
-    given = views.assignment(driver.state, driver.hot(), driver.undoing("a").fencing_token, RuntimeMetadata())
+    given = views.assignment(driver.state, driver.hot(), driver.undoing("a").fencing_token, nothing(driver))
     assert given is not None
     assert decoded(given.compensation.step_output) == {"token": "secret"}
 

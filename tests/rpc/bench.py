@@ -24,12 +24,13 @@ from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
-from orchestrator.rpc.runtime_metadata import Environment, RuntimeMetadata
+from orchestrator.rpc.handing_out import HandOut
+from orchestrator.rpc.runtime_metadata import Environment
 from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
 from orchestrator.rpc.server import RpcServer
 from orchestrator.sealing.key_file import KeyFile
 from orchestrator.sealing.keys import KEY_BYTES
-from orchestrator.sealing.secret_values import SecretValues
+from orchestrator.sealing.secret_values import SecretValues, without_keys
 from orchestrator.services.dispatcher import Dispatcher
 from orchestrator.services.liveness import Liveness
 from orchestrator.services.notifier import Notifier
@@ -62,6 +63,11 @@ async def soon(what: str, waited: Awaitable[Any]) -> Any:
             return await waited
     except TimeoutError as error:
         raise AssertionError(f"waited {DEADLINE_S} s for {what}") from error
+
+
+def nothing(driver: Driver) -> HandOut:
+    """Of a node without keys and variables."""
+    return HandOut(lambda: driver.state, without_keys())
 
 
 class Bench:
@@ -97,6 +103,7 @@ class Bench:
         keys.load()
         self.secrets = SecretValues("c", keys, os.urandom)
         self.server: RpcServer  # while it is served
+        self.server_backend: Backend  # likewise
 
     def backend(self) -> Backend:
         return Backend(
@@ -120,7 +127,7 @@ class Bench:
             check_source=self._check_source,
             evaluate=self._evaluate,
             secrets=self.secrets,
-            runtime_metadata=RuntimeMetadata(Environment(self.environment, "TASK_")),
+            others=(Environment(self.environment, "TASK_"),),
         )
 
     async def _check_source(self, source: Source) -> str | None:
@@ -249,7 +256,8 @@ class Stubs:
 
 @contextlib.asynccontextmanager
 async def served(bench: Bench) -> AsyncIterator[Stubs]:
-    bench.server = RpcServer(bench.backend())
+    bench.server_backend = bench.backend()
+    bench.server = RpcServer(bench.server_backend)
     await bench.server.start("127.0.0.1", 0)
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{bench.server.port}", options=options) as channel:

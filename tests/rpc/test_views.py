@@ -9,10 +9,13 @@ import pytest
 from orchestrator.engine import queries
 from orchestrator.engine.model import CompensationState, TaskStatus, WorkflowStatus
 from orchestrator.engine.results import Verdict
+from orchestrator.engine.secret_commands import PutSecret
 from orchestrator.rpc import views
-from orchestrator.rpc.runtime_metadata import Environment, RuntimeMetadata
+from orchestrator.rpc.handing_out import HandOut
+from orchestrator.rpc.runtime_metadata import Environment
 from orchestrator_api.v1 import workers_pb2, workflows_pb2
 from tests.engine.driver import Driver, simple, workflow
+from tests.rpc.bench import Bench, nothing
 
 
 def test_every_status_is_that_of_the_same_name_and_number() -> None:
@@ -70,11 +73,11 @@ def test_an_execution_under_way(driver: Driver) -> None:
 def test_what_a_worker_is_handed(driver: Driver) -> None:
     driver.give("book", b'{"booking":7}')
     token = driver.latest("pay").fencing_token
-    made = views.assignment(driver.state, driver.hot(), token, RuntimeMetadata())
+    made = views.assignment(driver.state, driver.hot(), token, nothing(driver))
     assert made is not None
     assert (made.name, made.workflow_name, made.correlation_id, made.timeout_ms) == ("pay", "order", "c", 30_000)
     assert not made.HasField("compensation") and not made.HasField("heartbeat_details")
-    assert views.assignment(driver.state, driver.hot(), token + 99, RuntimeMetadata()) is None
+    assert views.assignment(driver.state, driver.hot(), token + 99, nothing(driver)) is None
 
 
 def test_a_compensation_says_what_it_undoes(driver: Driver) -> None:
@@ -84,7 +87,7 @@ def test_a_compensation_says_what_it_undoes(driver: Driver) -> None:
     assert (made.status, made.failed_task) == (workflows_pb2.WORKFLOW_STATUS_COMPENSATING, "pay")
     assert [step.reference for step in made.compensation.left] == ["book"]
     undoing = driver.undoing("book")
-    given = views.assignment(driver.state, driver.hot(), undoing.fencing_token, RuntimeMetadata())
+    given = views.assignment(driver.state, driver.hot(), undoing.fencing_token, nothing(driver))
     assert given is not None
     undone = given.compensation
     assert (undone.reference, undone.step_name, undone.outcome_unknown) == ("book", "book", False)
@@ -109,15 +112,19 @@ def test_an_attempt_is_handed_out_with_all_that_its_view_has(monkeypatch: pytest
     step = queries.StepView("pay", "pay", 1, b"{}", b"{}", False, "k")
     view = queries.AssignmentView(
         namespace="n", workflow_id="w", workflow_name="order", correlation_id="c", task_id="t", fencing_token=1,
-        idempotency_key="i", name="a", reference="r", iteration=1, retry_count=1, input=b"{}", timeout_ms=1,
+        idempotency_key="i", name="a", reference="r", iteration=1, retry_count=1, timeout_ms=1,
+        input=b'{"k":"${workflow.secrets.A}"}', secrets=(5,),
         response_timeout_ms=1, heartbeat_details=b"{}", scheduled_ms=1_001, compensation=step, kind="k",
         parameters=b"{}", queue="q", runtime_metadata=("KEY",),
     )
     monkeypatch.setattr(queries, "assignment_view", lambda *given: view)
     held: Any = None
     frame = workers_pb2.WorkAssignments()
-    metadata = RuntimeMetadata(Environment({"X_KEY": "v" * 9_000}, "X_"))
-    assert views.add_assignment(frame.assignments, held, held, 1, metadata) > 9_000
-    assert frame.assignments[0] == views.assignment(held, held, 1, metadata)
+    bench = Bench()
+    bench.driver.ok(PutSecret("n", "A", 1, *bench.secrets.seal("n", "A", 1, b"hunter2")))
+    hand_out = HandOut(lambda: bench.driver.state, bench.secrets, Environment({"X_KEY": "v" * 9_000}, "X_"))
+    assert views.add_assignment(frame.assignments, held, held, 1, hand_out) > 9_000
+    assert frame.assignments[0] == views.assignment(held, held, 1, hand_out)
+    assert frame.assignments[0].input.inline == b'{"k":"hunter2"}'
     told = {field.name for field, _ in frame.assignments[0].ListFields()}
     assert told == set(workers_pb2.Assignment.DESCRIPTOR.fields_by_name)

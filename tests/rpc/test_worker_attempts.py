@@ -14,7 +14,7 @@ from orchestrator.engine.choices import DeadlineKind
 from orchestrator.engine.commands import ExpireDeadline
 from orchestrator.engine.effects import Deliver
 from orchestrator.replication.errors import NotLeader, OutcomeUnknown
-from orchestrator.rpc import worker_stream
+from orchestrator.rpc import room, worker_stream
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
 from orchestrator_api.v1.common_pb2 import BlobRef, Payload
@@ -133,7 +133,7 @@ async def test_a_result_that_meets_the_end_of_the_term_ends_the_stream_so_that_t
 async def test_reading_pauses_while_too_many_results_wait(
     bench: Bench, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_stream, "RESULTS_MAX", 3)
+    monkeypatch.setattr(room, "RESULTS_MAX", 3)
     worker = Worker(stubs)
     await worker.hello()
     bench.gate.clear()
@@ -150,7 +150,7 @@ async def test_reading_pauses_while_too_many_results_wait(
 async def test_reading_pauses_while_the_results_that_wait_are_too_large(
     bench: Bench, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_stream, "RESULT_BYTES_MAX", 1000)
+    monkeypatch.setattr(room, "RESULT_BYTES_MAX", 1000)
     worker = Worker(stubs)
     await worker.hello()
     bench.gate.clear()

@@ -15,7 +15,7 @@ from orchestrator.engine.definitions.elements import Element, ElementReader, che
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, quoted
 from orchestrator.engine.definitions.exclusive import check_exclusive_joins
 from orchestrator.engine.definitions.model import TaskNode, TaskType
-from orchestrator.engine.definitions.parse import announcements_of, read_inputs, validate_task
+from orchestrator.engine.definitions.parse import announcements_of, read_inputs, secrets_at, validate_task
 from orchestrator.engine.definitions.schemas import SchemaTexts, gather, used_by_task
 from orchestrator.engine.expressions import (
     assemble_array,
@@ -26,6 +26,7 @@ from orchestrator.engine.expressions import (
     fields_of,
     text_of,
 )
+from orchestrator.engine.expressions.secret_names import UNREGISTERED
 
 _HERE = "task"
 _TASKS = "tasks"
@@ -59,8 +60,13 @@ def _compile(elements: list[Element], fields: Mapping[str, bytes], loops: int) -
     everything = subtree(tuple(elements))
     tasks = {name: validate_task(raw).definition for name, raw in fields_of(fields["definitions"]).items()}
     told = announcements_of(everything, None)
+    inputs = read_inputs(everything, None, UNREGISTERED)
+    # Data says what is done here, and data must not choose who gets a secret.
+    named_at = secrets_at(everything, inputs)
+    if named_at:
+        raise DefinitionInvalid(named_at, UNREGISTERED)
     # Sub-workflows in it are those that are newest when they begin.
-    compiler = Compiler(read_inputs(everything, None), None, tasks, fields.get("schemas", b"{}"), told, {})
+    compiler = Compiler(inputs, None, tasks, fields.get("schemas", b"{}"), told, {})
     for branch, element in enumerate(elements):
         compiler.sequence((element,), None, branch, loops)
     return compiler.nodes

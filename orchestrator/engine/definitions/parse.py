@@ -14,7 +14,7 @@ from orchestrator.engine.definitions.errors import DefinitionError, DefinitionIn
 from orchestrator.engine.definitions.exclusive import check_exclusive_joins
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.masks import read_masks
-from orchestrator.engine.definitions.model import Announcements, CompensationOrder, RateLimit, TimeoutPolicy
+from orchestrator.engine.definitions.model import WORKED, Announcements, CompensationOrder, RateLimit, TimeoutPolicy
 from orchestrator.engine.definitions.rate_limit import read_rate_limit
 from orchestrator.engine.definitions.schemas import NO_SCHEMAS, Schemas, read_schemas
 from orchestrator.engine.definitions.scripts import spare
@@ -30,6 +30,7 @@ from orchestrator.engine.expressions import (
     merge_objects,
     parse_template,
 )
+from orchestrator.engine.expressions.secret_names import NOT_HERE, UNREGISTERED
 
 __all__ = [
     "DOCUMENT_BYTES_MAX",
@@ -39,6 +40,7 @@ __all__ = [
     "ParsedTask",
     "ParsedWorkflow",
     "validate_task",
+    "validate_unregistered",
     "validate_workflow",
 ]
 
@@ -93,6 +95,7 @@ class ParsedWorkflow(msgspec.Struct, frozen=True):
     schemas: Schemas = NO_SCHEMAS
     announcements: dict[str, Announcements] = {}  # by the reference names of tasks and compensations
     status_event: str = ""
+    secrets_at: str = ""  # the first place that names secrets, or values of runtimeMetadata; "": none does
 
 
 def validate_task(document: bytes) -> ParsedTask:
@@ -106,6 +109,15 @@ def validate_workflow(document: bytes) -> ParsedWorkflow:
     """Raises DefinitionInvalid or DefinitionUnimplemented."""
     # The same text comes again: at the door, when it is registered, started, and compiled.
     return _remembered(document) if len(document) <= _REMEMBERED_BYTES_MAX else _validated(document)
+
+
+def validate_unregistered(document: bytes) -> ParsedWorkflow:
+    """As `validate_workflow`, of what is run as it is given: whoever may do that need not be one who may register
+    definitions, and so use secrets."""
+    workflow = validate_workflow(document)
+    if workflow.secrets_at:
+        raise DefinitionInvalid(workflow.secrets_at, UNREGISTERED)
+    return workflow
 
 
 def _validated(document: bytes) -> ParsedWorkflow:
@@ -130,6 +142,7 @@ def _validated(document: bytes) -> ParsedWorkflow:
     # What a dynamic fork will make can be referred to, and nobody knows its names.
     names = None if any(element.dynamic_fork is not None for element in everything) else references
     output = parse_template(fields.object("outputParameters"), "outputParameters", names)
+    inputs = read_inputs(everything, names)
     return ParsedWorkflow(
         name=name,
         version=fields.integer("version", 1, least=1),
@@ -137,7 +150,7 @@ def _validated(document: bytes) -> ParsedWorkflow:
         elements=elements,
         task_names=_task_names(everything),
         references=references,
-        inputs=read_inputs(everything, names),
+        inputs=inputs,
         output=output if fields.is_set("outputParameters") else None,
         input_template=dict(fields.mapping("inputTemplate")),
         variables=fields.object("variables"),
@@ -155,6 +168,7 @@ def _validated(document: bytes) -> ParsedWorkflow:
         schemas=read_schemas(fields, enforced=True),
         announcements=announcements_of(everything, names),
         status_event=read_status_sink(fields, name),
+        secrets_at=secrets_at(everything, inputs),
     )
 
 
@@ -196,8 +210,13 @@ def _task_names(elements: list[Element]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def read_inputs(elements: list[Element], names: frozenset[str] | None) -> dict[str, Template]:
-    """The templates of the elements and of their compensations, by reference. `names`: the references that exist."""
+def read_inputs(
+    elements: list[Element], names: frozenset[str] | None, no_secrets: str = ""
+) -> dict[str, Template]:
+    """The templates of the elements and of their compensations, by reference.
+
+    `names`: the references that exist; `no_secrets`: why none of them may name secrets.
+    """
     inputs = {}
     known = frozenset(element.reference for element in elements)
     for element in elements:
@@ -205,14 +224,34 @@ def read_inputs(elements: list[Element], names: frozenset[str] | None) -> dict[s
         if element.script is not None and element.script.in_input:
             script = spare(element.script.expression, known, may_be_others=names is None)
             given = merge_objects(given, assemble_object([(element.script.key, dump_string(script))]))
-        inputs[element.reference] = parse_template(given, element.input_path, names)
+        inputs[element.reference] = parse_template(
+            given, element.input_path, names, no_secrets=_no_secrets(element, no_secrets)
+        )
         if is_expression(element.sink):
             # Whether it can be resolved; the compiler makes what it is resolved by.
             parse_template(dump_string(element.sink), f"{element.path}.sink", names)
         undo = element.compensation
         if undo is not None:
-            inputs[undo.reference] = parse_template(undo.input, undo.input_path, names, step=True)
+            inputs[undo.reference] = parse_template(
+                undo.input, undo.input_path, names, step=True, no_secrets=_no_secrets(undo, no_secrets)
+            )
     return inputs
+
+
+def _no_secrets(element: Element, why: str) -> str:
+    """Of any other type the value would be kept: in variables, in what is started, in an answer."""
+    return why if why or element.type in WORKED else NOT_HERE
+
+
+def secrets_at(elements: list[Element], inputs: dict[str, Template]) -> str:
+    """The path of the first place that names secrets, or values of runtimeMetadata; "" if there is none."""
+    for element in elements:
+        for one in (element, element.compensation):
+            if one is not None and inputs[one.reference].names_secrets:
+                return one.input_path
+            if one is not None and one.definition is not None and one.definition.runtime_metadata:
+                return f"{one.path}.taskDefinition.runtimeMetadata"
+    return ""
 
 
 def announcements_of(elements: list[Element], names: frozenset[str] | None) -> dict[str, Announcements]:

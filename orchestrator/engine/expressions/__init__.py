@@ -17,6 +17,7 @@ from orchestrator.engine.expressions.templates import (
     parse_template,
     resolve,
     resolve_value,
+    signed_template,
 )
 from orchestrator.engine.expressions.texts import (
     DEPTH_MAX,
@@ -69,6 +70,7 @@ __all__ = [
     "put_if_absent",
     "resolve",
     "resolve_value",
+    "signed_template",
     "text_of",
     "value_of",
 ]

@@ -67,3 +67,4 @@ class Template(msgspec.Struct, frozen=True):
     reads_task_input: bool = False  # whether it may read the input of a task
     parts: tuple[Part, ...] = ()  # none: no expressions, the source is the value
     defaults: tuple[tuple[str, Template], ...] = ()  # take the place of fields that are absent or resolve to null
+    names_secrets: bool = False  # by texts in it, which stay as they are

@@ -14,6 +14,7 @@ import msgspec
 
 from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented, quoted
 from orchestrator.engine.expressions.paths import PATH_CHARACTERS_MAX, PathInvalid, follow, parse_path
+from orchestrator.engine.expressions.secret_names import FORM, NOT_HERE, is_secret_reference, written
 from orchestrator.engine.expressions.template_model import (
     Computed,
     Embedded,
@@ -132,14 +133,25 @@ def overlay_template(template: Template, defaults: Template) -> Template:
     )
 
 
-def parse_template(raw: bytes, path: str, names: Container[str] | None = None, step: bool = False) -> Template:
-    """Compiles a JSON text. `names`: the task references that exist, if known; `step`: whether `step` does."""
+def parse_template(
+    raw: bytes,
+    path: str,
+    names: Container[str] | None = None,
+    step: bool = False,
+    no_secrets: str = NOT_HERE,
+    sign: str = "",
+) -> Template:
+    """Compiles a JSON text. `names`: the task references that exist, if known; `step`: whether `step` does.
+
+    `no_secrets`: why no secret may be named, "" if one may; `sign`: what marks the places where one is (see
+    ``secret_names``).
+    """
     try:
         check_json(raw)
     except JsonInvalid as error:
         raise DefinitionInvalid(path, str(error)) from None
     source = compact(raw)
-    parser = _Parser(names, step)
+    parser = _Parser(names, step, no_secrets, sign)
     parser.value(source, path)
     return Template(
         source,
@@ -149,7 +161,15 @@ def parse_template(raw: bytes, path: str, names: Container[str] | None = None, s
         workflow_fields=tuple(parser.workflow_fields),
         reads_task_input=parser.reads_task_input,
         parts=parser.finish(),
+        names_secrets=parser.names_secrets,
     )
+
+
+@lru_cache(maxsize=64)
+def signed_template(template: Template, sign: str) -> Template:
+    """The same with signs where it names secrets. It was parsed before, so nothing is wrong with it."""
+    signed = parse_template(template.source, "", None, step=True, no_secrets="", sign=sign)
+    return msgspec.structs.replace(signed, defaults=template.defaults)
 
 
 def _read(part: Reference | Computed | Empty | Embedded, scope: Scope, most: int) -> bytes:
@@ -252,8 +272,10 @@ def _parse_reference(body: str) -> Reference:
     field = steps[1]
     if not isinstance(field, str):
         raise PathInvalid(f"{quoted(root)} must be followed by the name of a field", unimplemented=True)
-    if root == "workflow" and field in ("env", "secrets"):
-        raise PathInvalid(f"workflow.{field} is not supported", unimplemented=True)
+    if root == "workflow" and field == "env":
+        raise PathInvalid("workflow.env is not supported", unimplemented=True)
+    if root == "workflow" and field == "secrets":
+        raise PathInvalid(FORM)
     known = {"workflow": WORKFLOW_FIELDS, "step": STEP_FIELDS}.get(root, TASK_FIELDS)
     if field not in known:
         seen = {"workflow": _SEEN_OF_WORKFLOW, "step": STEP_FIELDS}.get(root, _SEEN_OF_TASK)
@@ -264,11 +286,14 @@ def _parse_reference(body: str) -> Reference:
 class _Parser:
     """Writes the parts of one template, and notes what they refer to."""
 
-    def __init__(self, names: Container[str] | None, step: bool) -> None:
+    def __init__(self, names: Container[str] | None, step: bool, no_secrets: str, sign: str) -> None:
         self.references: dict[str, None] = {}
         self.workflow_fields: dict[str, None] = {}
         self.reads_task_input = False
         self.uses_step = False
+        self.names_secrets = False
+        self._no_secrets = no_secrets
+        self._sign = sign
         self._names = names
         self._step = step
         self._parts: list[Part] = []
@@ -342,6 +367,9 @@ class _Parser:
             literal.append(text[position : start - 1 if escaped else start])
             if escaped:
                 literal.append(text[start : end + 1])
+            elif is_secret_reference(text[start + 2 : end].strip(_SPACE)):
+                is_alone = nesting == 1 and start == 0 and end == len(text) - 1
+                literal.append(self._secret(text[start + 2 : end], path, nesting, is_alone=is_alone))
             else:
                 _add_literal(pieces, literal)
                 pieces.append(self._expression(text[start + 2 : end], path, nesting))
@@ -361,6 +389,15 @@ class _Parser:
         if "${" in body:
             return self._computed(body, path, nesting)
         return self._reference(body, path)
+
+    def _secret(self, body: str, path: str, nesting: int, *, is_alone: bool) -> str:
+        """The text that stands for it."""
+        why_not = self._no_secrets or ("a secret can't be part of another expression" if nesting > 1 else "")
+        text = "" if why_not else written(body.strip(_SPACE), self._sign, is_alone=is_alone)
+        if not text:
+            raise DefinitionInvalid(path, f"{quoted('${' + body + '}')}: {why_not or FORM}")
+        self.names_secrets = True
+        return text
 
     def _computed(self, body: str, path: str, nesting: int) -> Computed:
         pieces = self._split(body, path, nesting + 1)

@@ -15,7 +15,7 @@ from orchestrator.engine import limits
 from orchestrator.engine.choices import IdempotencyStrategy
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid
 from orchestrator.engine.definitions.fields import Fields
-from orchestrator.engine.definitions.parse import validate_workflow
+from orchestrator.engine.definitions.parse import validate_unregistered
 from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload, compact, text_of
 
 TIME_MS_MAX = 2**48 - 1
@@ -184,7 +184,7 @@ def _request(raw: bytes, created_by: str) -> StartRequest:
     document = fields.object("workflowDef") if fields.is_set("workflowDef") else b""
     if document:
         try:
-            validate_workflow(document)
+            validate_unregistered(document)
         except DefinitionError as error:
             path = f"{fields.at('workflowDef')}.{error.path}" if error.path else fields.at("workflowDef")
             raise type(error)(path, error.message) from None

@@ -28,7 +28,7 @@ from orchestrator.integrations.grpc_calls.reflection import NoReflection, reflec
 from orchestrator.integrations.grpc_calls.request import GrpcRequest, InputInvalid, read_request
 from orchestrator.integrations.service_registry.registry import Called, Lookup, NotCallable, Registry
 from orchestrator.integrations.service_registry.tls_files import TlsUnusable
-from orchestrator.integrations.work import Ended, Outcome, Work
+from orchestrator.integrations.work import Ended, Outcome, Work, unexpected
 
 CONNECT_MS = 3_000
 DEADLINE_MS = 60_000
@@ -78,9 +78,8 @@ class GrpcExecutor:
             return _terminal("GRPC_INVALID", str(error)).outcome
         except NotCallable as error:
             return error.outcome
-        except Exception as error:
-            logger.exception("a GRPC task failed unexpectedly", extra={"workflow_id": work.workflow_id})
-            reason = f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - it is logged, and an outcome
+            reason = unexpected(logger, "a GRPC task", work, error)
             return Outcome(ended=Ended.FAILED, reason=reason, error_code="GRPC_INTERNAL_ERROR", outcome_unknown=True)
 
     async def close(self) -> None:

@@ -22,7 +22,7 @@ from orchestrator.integrations.http_calls.connections import Busy, Connections
 from orchestrator.integrations.http_calls.request import HttpRequest, InputInvalid, read_request
 from orchestrator.integrations.service_registry.registry import Called, Lookup, NotCallable, Registry
 from orchestrator.integrations.service_registry.tls_files import TlsUnusable
-from orchestrator.integrations.work import Ended, Outcome, Work
+from orchestrator.integrations.work import Ended, Outcome, Work, unexpected
 
 CONNECT_MS = 3_000
 READ_MS = 3_000
@@ -90,9 +90,8 @@ class HttpExecutor:
             return Outcome(ended=Ended.FAILED, reason=str(error), error_code="HTTP_INVALID")
         except NotCallable as error:
             return error.outcome
-        except Exception as error:
-            logger.exception("an HTTP task failed unexpectedly", extra={"workflow_id": work.workflow_id})
-            reason = f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - it is logged, and an outcome
+            reason = unexpected(logger, "an HTTP task", work, error)
             return Outcome(ended=Ended.FAILED, reason=reason, error_code="HTTP_INTERNAL", outcome_unknown=True)
 
     async def close(self) -> None:
@@ -229,7 +228,7 @@ async def _exchange(transport: httpx.AsyncHTTPTransport, request: httpx.Request,
 def _url(uri: str) -> httpx.URL:
     url = httpx.URL(uri)
     if url.scheme not in ("http", "https") or not url.host:
-        raise _Failed("HTTP_INVALID", f"uri: {uri[:200]!r} is not of the form http://host/path or https://...")
+        raise _Failed("HTTP_INVALID", "uri: it is not of the form http://host/path or https://...")
     if url.userinfo:
         raise _Failed("HTTP_INVALID", "uri: a name and a password belong into the header Authorization")
     return url

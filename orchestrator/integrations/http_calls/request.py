@@ -70,7 +70,7 @@ def _read(fields: Fields) -> HttpRequest:
     if not method:
         raise fields.invalid("method", "it is missing")
     if not _METHOD.fullmatch(method) or method in _METHODS_REFUSED:
-        raise fields.invalid("method", f"{method[:20]!r} can't be sent")
+        raise fields.invalid("method", "it is none that can be sent")
     content_type = fields.text("contentType", _JSON)
     headers = _headers(fields)
     told = [value for name, value in headers if name.lower() == "content-type"]

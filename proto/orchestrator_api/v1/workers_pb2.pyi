@@ -350,6 +350,7 @@ class Assignment(google.protobuf.message.Message):
     PARAMETERS_JSON_FIELD_NUMBER: builtins.int
     QUEUE_FIELD_NUMBER: builtins.int
     RUNTIME_METADATA_FIELD_NUMBER: builtins.int
+    SECRET_VALUES_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
@@ -404,6 +405,10 @@ class Assignment(google.protobuf.message.Message):
         most 16 KiB each. Often secrets: not to be logged or stored.
         """
 
+    @property
+    def secret_values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """For the nodes' own sessions: values of secrets in the input, which must not be in what is reported or logged."""
+
     def __init__(
         self,
         *,
@@ -428,9 +433,10 @@ class Assignment(google.protobuf.message.Message):
         parameters_json: builtins.bytes = ...,
         queue: builtins.str = ...,
         runtime_metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        secret_values: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["compensation", b"compensation", "heartbeat_details", b"heartbeat_details", "input", b"input", "scheduled_time", b"scheduled_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "kind", b"kind", "name", b"name", "namespace", b"namespace", "parameters_json", b"parameters_json", "queue", b"queue", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "runtime_metadata", b"runtime_metadata", "scheduled_time", b"scheduled_time", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "kind", b"kind", "name", b"name", "namespace", b"namespace", "parameters_json", b"parameters_json", "queue", b"queue", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "runtime_metadata", b"runtime_metadata", "scheduled_time", b"scheduled_time", "secret_values", b"secret_values", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
 
 global___Assignment = Assignment
 

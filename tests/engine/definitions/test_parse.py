@@ -327,7 +327,6 @@ UNIMPLEMENTED: list[tuple[Json, str]] = [
     (workflow(task("a", onStateChange={"onStart": [{"type": "${x}"}]})), "tasks[0].onStateChange.onStart[0].type"),
     (workflow(workflowStatusListenerSink="conductor:${workflow.input.x}"), "workflowStatusListenerSink"),
     (workflow(switch("s", evaluatorType="python", decisionCases={"x": []})), "tasks[0].evaluatorType"),
-    (workflow(task("a", inputParameters={"k": "${workflow.secrets.x}"})), "tasks[0].inputParameters.k"),
     (workflow(task("a", inputParameters={"k": "${NETFLIX_ENV}"})), "tasks[0].inputParameters.k"),
     *((workflow(task("a", type=name)), "tasks[0].type") for name in sorted(UNBUILT_TYPES)),
 ]
