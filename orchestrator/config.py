@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -25,11 +26,13 @@ ENVIRONMENT_PREFIX = "ORCHESTRATOR_"
 _NOT_SETTINGS = {
     "ORCHESTRATOR_CONFIG", "ORCHESTRATOR_ENDPOINTS", "ORCHESTRATOR_NAMESPACE",
     "ORCHESTRATOR_TOKEN", "ORCHESTRATOR_TOKEN_FILE",
+    "ORCHESTRATOR_TLS_AUTHORITY", "ORCHESTRATOR_TLS_CERTIFICATE", "ORCHESTRATOR_TLS_KEY",
 }
 # What Kubernetes puts into every container when a service is called orchestrator or orchestrator-something.
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _VARIABLE_PREFIX = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)?")
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _EVERY_INTERFACE = {"", "0.0.0.0", "::", "*"}
 
 
@@ -60,6 +63,14 @@ class Address(NamedTuple):
     def is_every_interface(self) -> bool:
         return self.host in _EVERY_INTERFACE
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it; of another name than localhost that can't be known."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
 
 def _setting(about: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
     return dataclasses.field(default=default, metadata={"about": about, **limits})
@@ -81,7 +92,19 @@ class Config:
                                          "peer_advertise; empty: no TLS between nodes", "", file=True)
     peer_tls_key: str = _setting("PEM file: the key of peer_tls_certificate, without a password", "", file=True)
     peer_tls_authority: str = _setting("PEM file: who must have signed a node's certificate", "", file=True)
+    grpc_tls_certificate: str = _setting("PEM file, relative to this one: certificate of this node for the host in "
+                                         "grpc_advertise, for clients and for the nodes that it calls; empty: no TLS "
+                                         "for gRPC", "", file=True)
+    grpc_tls_key: str = _setting("PEM file: the key of grpc_tls_certificate, without a password", "", file=True)
+    grpc_tls_authority: str = _setting("PEM file: who must have signed the certificates of the nodes that this one "
+                                       "calls", "", file=True)
+    grpc_tls_client_authority: str = _setting("PEM file: who must have signed the certificates that clients, and nodes "
+                                              "that call, have to show; empty: they need none", "", file=True)
     metrics_listen: str = _setting("host:port on which Prometheus is served; empty: nowhere", "", address=True)
+    metrics_tls: str = _setting("on: https, with grpc_tls_certificate; off: http; auto: https if metrics_listen is "
+                                "beyond loopback", "auto", choices=("auto", "on", "off"))
+    insecure: bool = _setting("serve beyond loopback without TLS: whoever reaches a port can read and change all",
+                              False)
 
     heartbeat_ms: int = _setting("how often the leader makes itself heard", 50, min=5, max=5_000)
     election_timeout_min_ms: int = _setting("silence of the leader after which the first node may stand for election; "
@@ -158,6 +181,8 @@ class Config:
             self._check_addresses(listen, advertise)
         self._check_together("peer_tls_certificate", "peer_tls_key", "peer_tls_authority")
         self._check_access()
+        self._check_together("grpc_tls_certificate", "grpc_tls_key", "grpc_tls_authority")
+        self._check_exposure()
         _check_above("election_timeout_min_ms", self.election_timeout_min_ms, "3 * heartbeat_ms", 3 * self.heartbeat_ms)
         _check_above("election_timeout_max_ms", self.election_timeout_max_ms,
                      "election_timeout_min_ms", self.election_timeout_min_ms)
@@ -191,12 +216,37 @@ class Config:
         if given and missing:
             raise ConfigError(f"{missing[0]} must be set, too, as {given[0]} is: {', '.join(names)} go together")
 
+    def _check_exposure(self) -> None:
+        """Beyond loopback only with TLS, unless it is said that this is meant."""
+        if self.grpc_tls_client_authority and not self.grpc_tls_certificate:
+            raise ConfigError("grpc_tls_client_authority needs grpc_tls_certificate, grpc_tls_key and "
+                              "grpc_tls_authority: clients show certificates over TLS only")
+        if self.metrics_tls == "on" and not self.grpc_tls_certificate:
+            raise ConfigError("metrics_tls is on, and needs grpc_tls_certificate, grpc_tls_key and grpc_tls_authority")
+        for listen in self.exposed:
+            tls = "grpc_tls_certificate" if listen != "peer_listen" else "peer_tls_certificate"
+            instead = ', or metrics_tls = "off" to serve metrics without' if listen == "metrics_listen" else ""
+            if not self.insecure:
+                raise ConfigError(f"{listen} is {getattr(self, listen)}, beyond loopback, and there is no TLS: set "
+                                  f"{tls} (`orchestrator tls init` makes certificates){instead}; where every machine "
+                                  "that can reach the port is trusted with everything, insecure = true (--insecure)")
+
     @property
-    def peer_tls_files(self) -> tuple[Path, Path, Path] | None:
-        """Certificate, key and authorities, if the nodes speak TLS with each other."""
-        if not self.peer_tls_certificate:
-            return None
-        return Path(self.peer_tls_certificate), Path(self.peer_tls_key), Path(self.peer_tls_authority)
+    def exposed(self) -> list[str]:
+        """The settings of ports that serve beyond loopback without TLS, and should not unless that is meant.
+
+        Metrics, which hold no secrets, are among them only while nobody has decided about them.
+        """
+        ports = {"peer_listen": bool(self.peer_tls_certificate), "grpc_listen": bool(self.grpc_tls_certificate)}
+        if self.metrics_tls == "auto" and self.metrics_listen:
+            ports["metrics_listen"] = bool(self.grpc_tls_certificate)
+        return [name for name, tls in ports.items() if not tls and not Address.parse(getattr(self, name)).is_loopback]
+
+    @property
+    def metrics_with_tls(self) -> bool:
+        """Whether Prometheus is served by https."""
+        beyond = self.metrics_address is not None and not self.metrics_address.is_loopback
+        return self.metrics_tls == "on" or (self.metrics_tls == "auto" and beyond and bool(self.grpc_tls_certificate))
 
     @property
     def grpc_address(self) -> Address:
@@ -289,6 +339,11 @@ def _parse(name: str, value: Any, source: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, int):
             raise ConfigError(f"{source}: {name} must be a whole number, not {value!r}")
         return value
+    if kind == "bool":
+        found = _BOOLEANS.get(value.lower()) if isinstance(value, str) else value
+        if not isinstance(found, bool):
+            raise ConfigError(f"{source}: {name} must be true or false, not {value!r}")
+        return found
     if not isinstance(value, str | Path):
         raise ConfigError(f"{source}: {name} must be text, not {value!r}")
     if kind == "Path":

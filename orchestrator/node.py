@@ -20,6 +20,7 @@ from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult
+from orchestrator.node_tls import NodeTls
 from orchestrator.replication import identity as identities
 from orchestrator.replication.applier import Applier
 from orchestrator.replication.clock import LogClock
@@ -29,7 +30,6 @@ from orchestrator.replication.ports import SnapshotCopy
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.skew import SkewWatch
-from orchestrator.replication.tls import peer_contexts
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
 from orchestrator.rpc.runtime_metadata import Environment
@@ -85,8 +85,10 @@ class Node:
         self.metrics = Metrics(node=config.node, version=__version__)
         self._gauges = Gauges(self.metrics, self._free_disk_bytes)
         self._admittance = Admittance(config, self._world, self.metrics)
+        self._tls = NodeTls(config, self.metrics, self._clock.wall_ms)
         self._system = system_work(
-            config, self._world, self.metrics, state=lambda: self._machine().state, leader=self._known_leader,
+            config, self._world, self.metrics, self._world.open_channel or self._tls.channels(),
+            state=lambda: self._machine().state, leader=self._known_leader,
             authorization=self._admittance.authorization, on_fatal=self._fail)
         self._server: RpcServer | None = None
         self._metrics_server: MetricsServer | None = None
@@ -134,6 +136,7 @@ class Node:
             self._tell(),
             self._keep_time(),
             self._admittance.run(),
+            self._tls.run(),
             self.metrics.measure_event_loop(),
         )
         for loop in loops:
@@ -144,12 +147,14 @@ class Node:
         """Opens the doors: gRPC and metrics. Raises OSError for an address in use."""
         config = self.config
         server = RpcServer(
-            self.backend, self._admittance.guard(self.backend), request_bytes_max=config.grpc_request_bytes_max)
+            self.backend, self._admittance.guard(self.backend), self._tls.server_credentials(),
+            request_bytes_max=config.grpc_request_bytes_max)
         await server.start(*Address.parse(config.grpc_listen))
         self._server = server
         if config.metrics_address is not None:
-            self._metrics_server = await self.metrics.serve(*config.metrics_address)
+            self._metrics_server = await self.metrics.serve(*config.metrics_address, self._tls.metrics_context)
         self.begin_system_work()
+        self._tls.warn()
         logger.info("serves", extra={"grpc": config.grpc_listen, "peers": config.peer_listen})
 
     def begin_system_work(self) -> None:
@@ -255,7 +260,7 @@ class Node:
             random=self._world.random,
             network=self._world.network,
             workers=self._world.workers,
-            tls=peer_contexts(*config.peer_tls_files) if config.peer_tls_files else (None, None),
+            tls=self._tls.peer_contexts,
         )
 
     def _make_sequencer(self) -> Sequencer:

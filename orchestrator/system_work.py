@@ -18,6 +18,7 @@ from orchestrator.services.system_session import SystemSession
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
 from orchestrator_client.authorization import authorized
+from orchestrator_client.channels import ChannelFactory, version_of
 
 
 class SystemWork:
@@ -58,6 +59,7 @@ def system_work(
     config: Config,
     world: World,
     metrics: Metrics,
+    channels: ChannelFactory,
     *,
     state: Callable[[], State],
     leader: LeaderKnown,
@@ -72,7 +74,7 @@ def system_work(
 
     def open_channel(address: str) -> grpc.aio.Channel:
         # What is advertised to others may not lead back here.
-        channel = world.open_channel(local if address == own else address)
+        channel = channels(local if address == own else address)
         return channel if authorization is None else authorized(channel, authorization)
 
     surroundings = Surroundings(
@@ -88,6 +90,7 @@ def system_work(
             address=own,
             leader=leader,
             open_channel=open_channel,
+            version=version_of(channels),
             executors=group,
             slots=slots,
             dice=world.random,

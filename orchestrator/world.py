@@ -19,7 +19,7 @@ from orchestrator.replication.worker import WorkerFactory, thread_worker
 from orchestrator.storage import files as database_files
 from orchestrator.storage.files import DatabaseFiles
 from orchestrator.storage.lanes import LaneFactory, ThreadLane
-from orchestrator_client.connection import ChannelFactory, channel_factory
+from orchestrator_client.channels import ChannelFactory
 
 
 class SystemClock:
@@ -58,6 +58,6 @@ class World:
     read_file: Callable[[Path], bytes] = Path.read_bytes
     # Of this process; there are secrets among them, which no repr shows.
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
-    # How the node's own session reaches the nodes, by the address of their gRPC service.
-    open_channel: ChannelFactory = field(default_factory=lambda: channel_factory(None))
+    # How the node's own session reaches the nodes, by the address of their gRPC service; None: as its settings say.
+    open_channel: ChannelFactory | None = None
     executors: ExecutorFactory = executors_of

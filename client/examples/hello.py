@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from orchestrator_client import Client, Worker, Workflow, task
+from orchestrator_client import TLS, Client, Worker, Workflow, task
 
 
 @task
@@ -21,7 +21,7 @@ hello.returns(greeting=hello.step(greet, hello.input.name))
 
 
 async def main(endpoints: str) -> None:
-    async with Client(endpoints) as client:
+    async with Client(endpoints, tls=TLS.from_environment()) as client:
         worker = Worker(client, tasks=[greet])
         working = asyncio.create_task(worker.run())
         run = await client.start(hello, {"name": "world"})

@@ -29,6 +29,7 @@ from orchestrator_client.errors import (
     RequestError,
     RequestExpired,
     TerminalError,
+    TLSUnusable,
     Unauthenticated,
     Unimplemented,
     WorkflowFailed,
@@ -62,6 +63,7 @@ from orchestrator_client.schedules import FireTime, Schedule, ScheduleRun, Sched
 from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.sync import SyncClient, SyncRun, SyncWorker
 from orchestrator_client.tasks import Compensator, Task, task
+from orchestrator_client.tls import TLS
 from orchestrator_client.upkeep import BulkResult, OperationFailure, RetentionPolicy, TaskLogLine, TaskLogs, Waiting
 from orchestrator_client.worker import Worker
 from orchestrator_client.workflow import Workflow
@@ -130,6 +132,8 @@ __all__ = [
     "TaskQueue",
     "TaskQueueWorker",
     "TaskStatus",
+    "TLS",
+    "TLSUnusable",
     "TerminalError",
     "Unauthenticated",
     "Unimplemented",

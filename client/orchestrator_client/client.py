@@ -21,9 +21,10 @@ from orchestrator_api.v1.common_pb2 import PageRequest
 from orchestrator_client import definitions as forms
 from orchestrator_client import searching
 from orchestrator_client.authorization import Token, authorization_of, authorized_factory
+from orchestrator_client.channels import ChannelFactory, version_of
 from orchestrator_client.codec import dumps
 from orchestrator_client.conductor import Conductor
-from orchestrator_client.connection import ChannelFactory, Connection, channel_factory
+from orchestrator_client.connection import Connection
 from orchestrator_client.errors import AlreadyExists, DeadlineExceeded, NoLeader, Overloaded, PermissionDenied
 from orchestrator_client.events import Events
 from orchestrator_client.executing import Executing
@@ -47,6 +48,7 @@ from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.secrets import Secrets
 from orchestrator_client.service_registry import ServiceRegistry
 from orchestrator_client.starting import Startable, output_type_of, write_start
+from orchestrator_client.tls import TLS, channels_for, why_not
 from orchestrator_client.upkeep import Upkeep
 from orchestrator_client.workflow import Workflow
 
@@ -57,7 +59,8 @@ class Client(Executing, Upkeep, Mocking, ServiceRegistry):
     """Talks to the cluster whose nodes have these gRPC addresses; some of them are enough.
 
     `deadline_s` is how long a call goes on through changes of the leader and overload before it raises. Starts and
-    waits share one stream, unless `streams` is False: then each is a call of its own.
+    waits share one stream, unless `streams` is False: then each is a call of its own. `tls`: how the nodes are known,
+    and this client to them, where they speak TLS; `credentials` are gRPC's own, instead.
 
     Who calls is shown by a token: `token` is it, or a function that answers with it before each call, and `token_file`
     holds it, and may be replaced at any time. It is not sent without TLS beyond this machine, which raises
@@ -70,6 +73,7 @@ class Client(Executing, Upkeep, Mocking, ServiceRegistry):
         *,
         namespace: str = "default",
         deadline_s: float = 60.0,
+        tls: TLS | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         token: Token | None = None,
         token_file: str | os.PathLike[str] | None = None,
@@ -80,10 +84,11 @@ class Client(Executing, Upkeep, Mocking, ServiceRegistry):
     ) -> None:
         given = endpoints.split(",") if isinstance(endpoints, str) else endpoints
         addresses = [address.strip() for address in given if address.strip()]
-        opened = open_channel or channel_factory(credentials)
+        channels = open_channel or channels_for(tls, credentials)
+        opened = channels
         authorization = authorization_of(token, token_file, allow_insecure=allow_insecure_token)
         if authorization is not None:
-            is_secret = credentials is not None or open_channel is not None
+            is_secret = not (tls is None and credentials is None and open_channel is None)
             for address in () if is_secret else addresses:
                 authorization.require_secrecy(address)
             opened = authorized_factory(opened, authorization, is_secret=is_secret)
@@ -95,6 +100,8 @@ class Client(Executing, Upkeep, Mocking, ServiceRegistry):
             deadline_s=deadline_s,
             rng=rng or random.Random(),
             streams=streams,
+            version=version_of(channels),
+            explain=(lambda address: why_not(address, tls)) if open_channel is None and credentials is None else None,
         )
         self.schedules = Schedules(self.connection)
         self.events = Events(self.connection)

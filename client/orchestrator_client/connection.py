@@ -8,47 +8,23 @@ I/O.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
 
-from orchestrator_api.v1 import (
-    asks_pb2,
-    asks_pb2_grpc,
-    cluster_pb2,
-    cluster_pb2_grpc,
-    definitions_pb2_grpc,
-    events_pb2_grpc,
-    schedules_pb2_grpc,
-    schemas_pb2_grpc,
-    secrets_pb2_grpc,
-    services_pb2_grpc,
-    workers_pb2_grpc,
-    workflows_pb2,
-    workflows_pb2_grpc,
-)
+from orchestrator_api.v1 import asks_pb2, cluster_pb2, workflows_pb2
 from orchestrator_client import errors
 from orchestrator_client.asks import Answer, Asked, AskStream
+from orchestrator_client.channels import ChannelFactory, Node
 from orchestrator_client.leader import LeaderFinder
 from orchestrator_client.requests import RequestLedger, Ticket
 from orchestrator_client.retry import CallRetry, TryAgain
 from orchestrator_client.status import Failure, Kind, failure_of, final_error
-
-if TYPE_CHECKING:
-    from orchestrator_api.v1.asks_pb2_grpc import AskServiceAsyncStub
-    from orchestrator_api.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
-    from orchestrator_api.v1.definitions_pb2_grpc import DefinitionServiceAsyncStub
-    from orchestrator_api.v1.events_pb2_grpc import EventServiceAsyncStub
-    from orchestrator_api.v1.schedules_pb2_grpc import ScheduleServiceAsyncStub
-    from orchestrator_api.v1.schemas_pb2_grpc import SchemaRegistryServiceAsyncStub
-    from orchestrator_api.v1.secrets_pb2_grpc import SecretServiceAsyncStub
-    from orchestrator_api.v1.services_pb2_grpc import ServiceRegistryServiceAsyncStub
-    from orchestrator_api.v1.workers_pb2_grpc import WorkerServiceAsyncStub
-    from orchestrator_api.v1.workflows_pb2_grpc import WorkflowServiceAsyncStub
 
 # How long a call may be silent before its node is asked for a sign of life.
 PATIENCE_S = 0.3
@@ -64,57 +40,20 @@ ANSWER_S = 5.0
 LATE_S = 1.0
 # How long one attempt may take before it is sent again.
 ATTEMPT_S = 5.0
+# How long what is under way on a channel may take whose place another one has taken.
+RUN_OUT_S = 5.0
+# How soon it is looked again for the reason of a failure.
+COMPLAINT_S = 30.0
 
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    # A peer whose machine is gone sends nothing: pings find out. The server has to allow them this often.
-    ("grpc.keepalive_time_ms", 2_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    # This one is also the time that connecting itself may take: less would cut off a slow TLS handshake.
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    # Two clients in one process must not share a connection's backoff.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.max_receive_message_length", 64 << 20),
-)
-
+_logger = logging.getLogger("orchestrator_client")
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
-ChannelFactory = Callable[[str], grpc.aio.Channel]
 Credible = Callable[[str, cluster_pb2.GetLeaderResponse], bool]
 """Whether what a node (its address) says of the leader is to be believed; if so, it is taken up."""
-
-
-class Node:
-    """The services of one node."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.channel = channel
-        # The stubs are the same classes for both kinds of channel; only their types differ.
-        self.workflows = cast("WorkflowServiceAsyncStub", workflows_pb2_grpc.WorkflowServiceStub(channel))
-        self.asks = cast("AskServiceAsyncStub", asks_pb2_grpc.AskServiceStub(channel))
-        self.definitions = cast("DefinitionServiceAsyncStub", definitions_pb2_grpc.DefinitionServiceStub(channel))
-        self.workers = cast("WorkerServiceAsyncStub", workers_pb2_grpc.WorkerServiceStub(channel))
-        self.services = cast(
-            "ServiceRegistryServiceAsyncStub", services_pb2_grpc.ServiceRegistryServiceStub(channel)
-        )
-        self.schedules = cast("ScheduleServiceAsyncStub", schedules_pb2_grpc.ScheduleServiceStub(channel))
-        self.schemas = cast("SchemaRegistryServiceAsyncStub", schemas_pb2_grpc.SchemaRegistryServiceStub(channel))
-        self.secrets = cast("SecretServiceAsyncStub", secrets_pb2_grpc.SecretServiceStub(channel))
-        self.events = cast("EventServiceAsyncStub", events_pb2_grpc.EventServiceStub(channel))
-        self.cluster = cast("ClusterServiceAsyncStub", cluster_pb2_grpc.ClusterServiceStub(channel))
-
-
-def channel_factory(credentials: grpc.ChannelCredentials | None) -> ChannelFactory:
-    def open_channel(address: str) -> grpc.aio.Channel:
-        if credentials is None:
-            return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-
-    return open_channel
+Version = Callable[[], object | None]
+"""What channels are made with now, None if that can't be told: after a failure one is made anew if it has changed."""
+Explain = Callable[[str], Awaitable[str]]
+"""Why the node at an address can't be reached; empty if that can't be found out."""
 
 
 class Connection:
@@ -130,6 +69,8 @@ class Connection:
         rng: random.Random,
         streams: bool = True,
         renews_token: bool = False,
+        explain: Explain | None = None,
+        version: Version | None = None,
     ) -> None:
         self.finder = LeaderFinder(endpoints)
         self.namespace = namespace
@@ -146,6 +87,13 @@ class Connection:
         # Questions under way, which all callers share: by address, and "" for who leads.
         self._questions: dict[str, asyncio.Task[bool]] = {}
         self._confirmed = ""
+        self._version = version
+        self._opened_as: dict[str, object | None] = {}
+        # Looks for the reason why a node can't be reached.
+        self._explain = explain
+        self._explained_at = float("-inf")
+        # What nobody waits for: channels that are closed while others have taken their place, and explanations.
+        self._aside: set[asyncio.Task[None]] = set()
 
     @staticmethod
     def now() -> float:
@@ -154,10 +102,48 @@ class Connection:
     def node(self, address: str) -> Node:
         node = self._nodes.get(address)
         if node is None:
+            # Before: then what changes meanwhile is noticed later.
+            self._opened_as[address] = self._version() if self._version is not None else None
             node = self._nodes[address] = Node(self._open_channel(address))
         return node
 
+    def _renew(self, address: str) -> None:
+        """If a channel would be made with other certificates now, the next call opens one; the old one may run out."""
+        now = self._version() if self._version is not None and address in self._nodes else None
+        if now is not None and now != self._opened_as.get(address):
+            old = self._nodes.pop(address)
+            self._streams.pop(address, None)
+            self._do_aside(_run_out(old.channel))
+
+    def _do_aside(self, what: Any) -> None:
+        task = asyncio.ensure_future(what)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    def complain(self, address: str) -> None:
+        """Logs why a node can't be reached, if that can be found out, and not again and again."""
+        now = self.now()
+        if self._explain is not None and now - self._explained_at >= COMPLAINT_S:
+            self._explained_at = now
+            self._do_aside(self._log_reason(address, self._explain))
+
+    @staticmethod
+    async def _log_reason(address: str, explain: Explain) -> None:
+        if reason := await explain(address):
+            _logger.warning("no connection: %s", reason)
+
+    async def explained(self, address: str, error: errors.ClusterError) -> errors.ClusterError:
+        """The same error, with the reason of the failure if that can be found out."""
+        reason = await self._explain(address) if self._explain is not None else ""
+        if not reason:
+            return error
+        return type(error)(f"{error.message} ({reason})", reason=error.reason, metadata=error.metadata)
+
     async def close(self) -> None:
+        aside = list(self._aside)
+        for task in aside:
+            task.cancel()
+        await asyncio.gather(*aside, return_exceptions=True)
         questions = list(self._questions.values())
         for question in questions:
             question.cancel()
@@ -275,15 +261,17 @@ class Connection:
     ) -> Reply:
         """The first answer that any node gives."""
         failure: Failure | None = None
+        address = ""
         for address in sorted(self.finder.addresses, key=lambda address: address != self.finder.current):
             answer = await self._attempt(address, method, request, 1.0)
             if not isinstance(answer, Failure):
                 return answer
             if answer.kind in (Kind.FINAL, Kind.TOKEN_REFUSED):
                 raise final_error(answer)
+            self.report(address, answer)
             failure = answer
         assert failure is not None
-        raise errors.NoLeader(f"no node answered: {failure.message}")
+        raise await self.explained(address, errors.NoLeader(f"no node answered: {failure.message}"))
 
     def report(self, address: str, failure: Failure) -> None:
         """Lets all calls learn from the failure of one."""
@@ -291,6 +279,8 @@ class Connection:
             self.finder.refused(address, failure.leader_address, self.now())
         elif failure.kind is Kind.UNREACHABLE and failure.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
             self.finder.failed(address, self.now())
+        if failure.kind is Kind.UNREACHABLE:
+            self._renew(address)
         if self._confirmed == address and failure.kind in (Kind.NOT_LEADER, Kind.UNREACHABLE):
             self._confirmed = ""
 
@@ -299,7 +289,12 @@ class Connection:
         failure = self._judged(failure)
         self.report(address, failure)
         started, term = self.now(), self.finder.term
-        decision = retry.next(failure, started, address)
+        try:
+            decision = retry.next(failure, started, address)
+        except errors.ClusterError as error:
+            if failure.kind is not Kind.UNREACHABLE or failure.code is grpc.StatusCode.CANCELLED:
+                raise
+            raise await self.explained(address, error) from None
         located = decision.locate and await self.locate(decision.after_s)
         # Who leads a later term is a new leader, though it may be the node that has just refused.
         if located and (self.finder.current != address or self.finder.term > term):
@@ -474,6 +469,14 @@ class Connection:
         call = self.node(address).cluster.GetLeader(cluster_pb2.GetLeaderRequest(), timeout=PROBE_S)
         answer = await _answered(call)
         return None if isinstance(answer, Failure) else answer
+
+
+async def _run_out(channel: grpc.aio.Channel) -> None:
+    try:
+        await channel.close(RUN_OUT_S)
+    except asyncio.CancelledError:
+        await channel.close()
+        raise
 
 
 async def _answered(call: Any) -> Any:

@@ -22,6 +22,7 @@ OrchestratorError
 │   └── WorkflowTerminated
 ├── TerminalError           raised by a task: do not try again
 ├── NotDone                 raised by a task: it goes on later
+├── TLSUnusable             files that TLS can't be spoken with (also a ValueError)
 └── CodecError              a value that does not fit its type (also a ValueError); .path says where
 """
 
@@ -211,6 +212,10 @@ class NotDone(OrchestratorError):
 
     def __str__(self) -> str:
         return f"not done: goes on after {self.after_s:g} s"
+
+
+class TLSUnusable(OrchestratorError, ValueError):
+    """A file for TLS is missing, no PEM, or does not fit to the others; the message names it."""
 
 
 class CodecError(OrchestratorError, ValueError):

@@ -187,6 +187,8 @@ class WorkLoop:
                 failure = replace(failure, kind=Kind.UNREACHABLE)
             elif failure.code is grpc.StatusCode.NOT_FOUND and self._session.session_id:
                 failure = replace(failure, kind=Kind.SESSION_EXPIRED)
+            if failure.kind is Kind.UNREACHABLE:
+                connection.complain(address)
             decision = await connection.recover(address, failure, self._retry)
             if decision.new_session:
                 self._cancel(self._session.forget())

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from orchestrator.cli import exits
 from orchestrator.cli.cluster_calls import refused, service_at
-from orchestrator.cli.cluster_commands import best_status
+from orchestrator.cli.cluster_commands import best_status, silent
 from orchestrator.cli.output import Output, facts, stacked
 from orchestrator.cli.session import Session, common_options, current_session
 from orchestrator.storage.backup_file import BackupHeader, BackupReader, BackupWriter
@@ -110,7 +110,7 @@ def progress_of(what: str, total_bytes: int) -> Iterator[Any]:
 async def _save(session: Session, file: Path, node: str, bytes_per_second: int) -> tuple[BackupHeader, int]:
     address, index_min = await _chosen(session, node)
     request = cluster_pb2.BackupRequest(index_min=index_min, bytes_per_second_max=bytes_per_second)
-    async with service_at(address) as service:
+    async with service_at(address, session.tls) as service:
         stream = service.Backup(request)
         try:
             return await _received(aiter(stream), file)
@@ -120,9 +120,9 @@ async def _save(session: Session, file: Path, node: str, bytes_per_second: int) 
 
 async def _chosen(session: Session, wanted: str) -> tuple[str, int]:
     """Who is asked, and up to where it must have applied the log."""
-    found = await best_status(session.addresses, min(session.timeout_s, _STATUS_TIMEOUT_S))
+    found = await best_status(session.addresses, min(session.timeout_s, _STATUS_TIMEOUT_S), session.tls)
     if found is None:
-        raise exits.Failure(f"no node answers at {', '.join(session.addresses) or 'no address'}", exits.UNAVAILABLE)
+        raise await silent(session)
     nodes = {node.name: node for node in found.nodes if node.grpc_address}
     # Without a leader nobody can say what was acknowledged: then it is what the node has.
     leader = nodes.get(found.leader)

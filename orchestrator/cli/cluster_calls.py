@@ -15,6 +15,7 @@ from orchestrator.cli.session import Session
 from orchestrator_api.v1 import cluster_pb2, cluster_pb2_grpc
 from orchestrator_client.authorization import authorized
 from orchestrator_client.status import failure_of, final_error
+from orchestrator_client.tls import TLS, channels_for
 
 if TYPE_CHECKING:
     from orchestrator_api.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
@@ -23,9 +24,11 @@ CALL_TIMEOUT_S = 1.0
 T = TypeVar("T")
 
 
-async def ask_status(address: str, timeout_s: float = CALL_TIMEOUT_S) -> cluster_pb2.GetStatusResponse | None:
+async def ask_status(
+        address: str, timeout_s: float = CALL_TIMEOUT_S, tls: TLS | None = None
+) -> cluster_pb2.GetStatusResponse | None:
     """None if the node does not answer in time. Raises what says that the caller may not, and InsecureConnection."""
-    async with service_at(address) as service:
+    async with service_at(address, tls) as service:
         try:
             return await service.GetStatus(cluster_pb2.GetStatusRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -33,9 +36,11 @@ async def ask_status(address: str, timeout_s: float = CALL_TIMEOUT_S) -> cluster
             return None
 
 
-async def ask_leader(address: str, timeout_s: float = CALL_TIMEOUT_S) -> cluster_pb2.GetLeaderResponse | None:
+async def ask_leader(
+        address: str, timeout_s: float = CALL_TIMEOUT_S, tls: TLS | None = None
+) -> cluster_pb2.GetLeaderResponse | None:
     """None if the node does not answer in time. Raises what says that the caller may not, and InsecureConnection."""
-    async with service_at(address) as service:
+    async with service_at(address, tls) as service:
         try:
             return await service.GetLeader(cluster_pb2.GetLeaderRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -49,17 +54,15 @@ def _raise_if_refused(error: grpc.aio.AioRpcError) -> None:
 
 
 @asynccontextmanager
-async def service_at(address: str) -> AsyncIterator[ClusterServiceAsyncStub]:
+async def service_at(address: str, tls: TLS | None) -> AsyncIterator[ClusterServiceAsyncStub]:
     """The cluster service of one node. Calls follow no hint, and are not repeated.
 
     They show the token that the command was given. Raises InsecureConnection, InvalidRequest.
     """
-    # A pool of its own: a node that comes back is reached at once, not after the shared pool's back-off.
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
     authorization = _session().authorization
-    if authorization is not None:
+    if authorization is not None and tls is None:
         authorization.require_secrecy(address)
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    async with channels_for(tls)(address) as channel:
         shown = channel if authorization is None else authorized(channel, authorization)
         # The stub is the same class for both kinds of channel; only its types differ.
         yield cast("ClusterServiceAsyncStub", cluster_pb2_grpc.ClusterServiceStub(shown))
@@ -72,9 +75,11 @@ def _session() -> Session:
     return found if isinstance(found, Session) else Session()
 
 
-async def ask_node(address: str, call: Callable[[ClusterServiceAsyncStub], Awaitable[T]]) -> T:
+async def ask_node(
+        address: str, call: Callable[[ClusterServiceAsyncStub], Awaitable[T]], tls: TLS | None
+) -> T:
     """The answer of this node and no other. Raises exits.Failure with what it says instead."""
-    async with service_at(address) as service:
+    async with service_at(address, tls) as service:
         try:
             return await call(service)
         except grpc.aio.AioRpcError as error:

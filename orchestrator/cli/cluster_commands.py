@@ -14,7 +14,8 @@ from orchestrator.cli.cluster_calls import ask_leader, ask_node, ask_status
 from orchestrator.cli.output import facts, stacked, status, table, visible
 from orchestrator.cli.session import Session, calls_cluster, common_options, current_session
 from orchestrator_api.v1 import cluster_pb2
-from orchestrator_client import Client, OrchestratorError
+from orchestrator_client import TLS, Client, OrchestratorError
+from orchestrator_client.tls import why_not
 
 _LAG_NOTABLE_ENTRIES = 1_000
 # A handover takes two election timeouts at most; a drain also what the node gives its system tasks.
@@ -34,9 +35,9 @@ def cluster() -> None:
 def show_status() -> None:
     """Show every node, who leads, and how many more may fail."""
     session = current_session()
-    found = _answered(best_status(session.addresses, _patience(session)))
+    found = _answered(best_status(session.addresses, _patience(session), session.tls))
     if found is None:
-        raise _silent(session)
+        raise asyncio.run(silent(session))
     session.output.show(status_values(found), describe(found))
     if not found.leader:
         raise exits.Failure("the cluster has no leader now", exits.UNAVAILABLE)
@@ -47,9 +48,9 @@ def show_status() -> None:
 def show_leader() -> None:
     """Print the name and the gRPC address of the leader."""
     session = current_session()
-    answers = _answered(_ask_everyone(session.addresses, _patience(session), ask_leader))
+    answers = _answered(_ask_everyone(session.addresses, _patience(session), session.tls, ask_leader))
     if not answers:
-        raise _silent(session)
+        raise asyncio.run(silent(session))
     found = max((answer for answer in answers if answer.leader), key=lambda answer: answer.term, default=None)
     if found is None:
         raise exits.Failure("the cluster has no leader now", exits.UNAVAILABLE)
@@ -111,7 +112,8 @@ def transfer_leadership(name: str) -> None:
         return
     request = cluster_pb2.TransferLeadershipRequest(node=name)
     timeout_s = max(session.timeout_s, _TRANSFER_TIMEOUT_S)
-    reply = _answered(ask_node(address, lambda node: node.TransferLeadership(request, timeout=timeout_s)))
+    reply = _answered(
+        ask_node(address, lambda node: node.TransferLeadership(request, timeout=timeout_s), session.tls))
     session.output.said(f"{found.leader} has handed over; {reply.leader or 'nobody yet'} leads",
                         {"leader": reply.leader, "from": found.leader})
 
@@ -128,7 +130,7 @@ def drain_node(name: str) -> None:
     session = current_session()
     _, address = asyncio.run(_named(session, name))
     request = cluster_pb2.DrainNodeRequest(node=name)
-    reply = _answered(ask_node(address, lambda node: node.DrainNode(request, timeout=_DRAIN_TIMEOUT_S)))
+    reply = _answered(ask_node(address, lambda node: node.DrainNode(request, timeout=_DRAIN_TIMEOUT_S), session.tls))
     session.output.said(f"{name} is drained; {reply.leader or 'nobody'} leads", {"node": name, "leader": reply.leader})
 
 
@@ -140,15 +142,15 @@ def undrain_node(name: str) -> None:
     session = current_session()
     _, address = asyncio.run(_named(session, name))
     request = cluster_pb2.UndrainNodeRequest(node=name)
-    _answered(ask_node(address, lambda node: node.UndrainNode(request, timeout=session.timeout_s)))
+    _answered(ask_node(address, lambda node: node.UndrainNode(request, timeout=session.timeout_s), session.tls))
     session.output.said(f"{name} is in service again", {"node": name})
 
 
 async def _named(session: Session, name: str) -> tuple[cluster_pb2.GetStatusResponse, str]:
     """The cluster, and where the node (by default the leader) serves gRPC."""
-    found = await best_status(session.addresses, _patience(session))
+    found = await best_status(session.addresses, _patience(session), session.tls)
     if found is None:
-        raise _silent(session)
+        raise await silent(session)
     wanted = name or found.leader
     if not wanted:
         raise exits.Failure("the cluster has no leader now", exits.UNAVAILABLE)
@@ -164,9 +166,10 @@ def _admitted(name: str, reply: cluster_pb2.AddMemberResponse | cluster_pb2.Repl
     return {"name": name, "incarnation": reply.incarnation, "peer_address": reply.peer_address}
 
 
-async def best_status(addresses: list[str], timeout_s: float) -> cluster_pb2.GetStatusResponse | None:
+async def best_status(
+        addresses: list[str], timeout_s: float, tls: TLS | None) -> cluster_pb2.GetStatusResponse | None:
     """The leader's own word, who alone knows how far behind the others are; else that of the highest term."""
-    answers = await _ask_everyone(addresses, timeout_s, ask_status)
+    answers = await _ask_everyone(addresses, timeout_s, tls, ask_status)
     if not answers:
         return None
     best = max(answers, key=lambda answer: (answer.term, answer.node == answer.leader, bool(answer.leader)))
@@ -174,13 +177,14 @@ async def best_status(addresses: list[str], timeout_s: float) -> cluster_pb2.Get
         return best
     # The leader is not among the given addresses, or calls itself by another one.
     address = next((node.grpc_address for node in best.nodes if node.name == best.leader), "")
-    told = await ask_status(address, timeout_s) if address else None
+    told = await ask_status(address, timeout_s, tls) if address else None
     return told if told is not None and told.term >= best.term else best
 
 
 async def _ask_everyone(
-        addresses: list[str], timeout_s: float, ask: Callable[[str, float], Awaitable[Answer | None]]) -> list[Answer]:
-    answers = await asyncio.gather(*(ask(address, timeout_s) for address in addresses))
+        addresses: list[str], timeout_s: float, tls: TLS | None,
+        ask: Callable[[str, float, TLS | None], Awaitable[Answer | None]]) -> list[Answer]:
+    answers = await asyncio.gather(*(ask(address, timeout_s, tls) for address in addresses))
     return [answer for answer in answers if answer is not None]
 
 
@@ -196,8 +200,11 @@ def _patience(session: Session) -> float:
     return min(session.timeout_s, 2.0)
 
 
-def _silent(session: Session) -> exits.Failure:
-    return exits.Failure(f"no node answers at {', '.join(session.addresses) or 'no address'}", exits.UNAVAILABLE)
+async def silent(session: Session) -> exits.Failure:
+    """What to say when nobody has answered, with the reason if TLS is it."""
+    reasons = await asyncio.gather(*(why_not(each, session.tls) for each in session.addresses))
+    message = f"no node answers at {', '.join(session.addresses) or 'no address'}"
+    return exits.Failure(": ".join([message, *filter(None, reasons)][:2]), exits.UNAVAILABLE)
 
 
 def role_name(role: cluster_pb2.NodeRole.ValueType) -> str:

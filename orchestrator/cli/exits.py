@@ -45,6 +45,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (errors.InvalidRequest, USAGE),
     (errors.CodecError, USAGE),
     (errors.InsecureConnection, USAGE),
+    (errors.TLSUnusable, USAGE),
     (errors.NotFound, NOT_FOUND),
     (errors.RequestError, REJECTED),
     (errors.InternalError, FAILED),

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli import exits
-from orchestrator.cli.cluster_commands import best_status
+from orchestrator.cli.cluster_commands import best_status, silent
 from orchestrator.cli.node_commands import CONFIG_FILE, loaded
 from orchestrator.cli.recovery_commands import refused_directories
 from orchestrator.cli.session import Session, calls_cluster
@@ -69,9 +69,9 @@ async def rebuild(session: Session, client: Client, *, config_file: Path | None,
 
 
 async def _cluster(session: Session) -> cluster_pb2.GetStatusResponse:
-    found = await best_status(session.addresses, min(session.timeout_s, _STATUS_TIMEOUT_S))
+    found = await best_status(session.addresses, min(session.timeout_s, _STATUS_TIMEOUT_S), session.tls)
     if found is None:
-        raise exits.Failure(f"no node answers at {', '.join(session.addresses) or 'no address'}", exits.UNAVAILABLE)
+        raise await silent(session)
     return found
 
 

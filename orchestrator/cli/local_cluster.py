@@ -31,6 +31,7 @@ from orchestrator.replication import identity
 from orchestrator.replication.files import RealFiles
 from orchestrator.sealing.keys import new_key_line
 from orchestrator_api.v1 import cluster_pb2
+from orchestrator_client import TLS
 
 NODE_NAMES = ("a", "b", "c", "d", "e", "f", "g")
 LOG_TAIL_LINES = 30
@@ -96,16 +97,20 @@ class LocalCluster:
 
     `base_port` puts gRPC on base_port…, peers on base_port + 100… and metrics on base_port + 200…; None takes free
     ports. `node_settings` are settings of `Config` for every node, `environment` is added to the processes'.
+    `tls`: how the nodes are asked, where their settings say that they speak TLS; `own_settings` are those of one node.
     """
 
     def __init__(self, directory: Path, nodes: int = 3, *, base_port: int | None = None,
                  node_settings: Mapping[str, int | str] | None = None,
-                 environment: Mapping[str, str] | None = None) -> None:
+                 environment: Mapping[str, str] | None = None, tls: TLS | None = None) -> None:
         if not 1 <= nodes <= len(NODE_NAMES):
             raise ValueError(f"a local cluster has 1 to {len(NODE_NAMES)} nodes, not {nodes}")
         self.directory = directory.resolve()
         self._settings = dict(node_settings or {})
         self._environment = dict(environment or {})
+        self.tls = tls
+        # Settings of single nodes, by their names, for those that can't be the same everywhere.
+        self.own_settings: dict[str, Mapping[str, int | str]] = {}
         # The processes are tied to the thread that starts them: this one lives as long as the cluster is referred to.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-cluster")
         self.nodes: dict[str, LocalNode] = {}
@@ -259,13 +264,13 @@ class LocalCluster:
         node = self.nodes[name]
         if not node.running or node.paused:
             return None
-        return await ask_status(str(node.grpc_address), timeout_s)
+        return await ask_status(str(node.grpc_address), timeout_s, self.tls)
 
     # ---- inside
 
     async def _ask_all(self) -> dict[str, cluster_pb2.GetLeaderResponse]:
         awake = [node for node in self.nodes.values() if node.running and not node.paused]
-        answers = await asyncio.gather(*(ask_leader(str(node.grpc_address)) for node in awake))
+        answers = await asyncio.gather(*(ask_leader(str(node.grpc_address), tls=self.tls) for node in awake))
         return {node.name: answer for node, answer in zip(awake, answers, strict=True) if answer is not None}
 
     def _cluster_id(self) -> str:
@@ -278,7 +283,7 @@ class LocalCluster:
         values: dict[str, int | str] = {
             "node": node.name, "data_dir": str(node.data_dir), "grpc_listen": str(node.grpc_address),
             "peer_listen": str(node.peer_address), "metrics_listen": str(node.metrics_address),
-            "secret_keys_file": str(self.secret_keys_file), **self._settings,
+            "secret_keys_file": str(self.secret_keys_file), **self._settings, **self.own_settings.get(node.name, {}),
         }
         Config(**{**values, "data_dir": node.data_dir})  # type: ignore[arg-type]  # checked by Config itself
         # JSON's text and numbers are TOML's, too.

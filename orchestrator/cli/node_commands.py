@@ -22,11 +22,11 @@ from orchestrator.config import SETTINGS, Address, Config, ConfigError, load
 from orchestrator.replication import identity
 from orchestrator.replication.errors import IdentityError, JournalCorrupt
 from orchestrator.replication.files import RealFiles
-from orchestrator.replication.tls import TlsUnusable, peer_contexts
 from orchestrator.sealing.errors import KeyFileInvalid
 from orchestrator.sealing.key_file import load_keys
 from orchestrator.storage.errors import DatabaseCorrupt, SchemaVersionUnsupported, WrongCluster
 from orchestrator.telemetry import logs
+from orchestrator.tls.files import TlsUnusable
 
 CONFIG_FILE = click.option("--config", "config_file", type=click.Path(path_type=Path, dir_okay=False),
                             envvar="ORCHESTRATOR_CONFIG", help="TOML file with settings.")
@@ -91,6 +91,10 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, field in reversed(SETTINGS.items()):
         about = field.metadata["about"]
         limits = f"; {field.metadata['min']} to {field.metadata['max']}" if "min" in field.metadata else ""
+        if field.type == "bool":
+            command = click.option(f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}", name, help=about,
+                                   default=None)(command)
+            continue
         # A field without a default has a marker there, which is neither.
         has_default = isinstance(field.default, int | str) and field.default != ""
         default = f"  [default: {field.default}]" if has_default else ""
@@ -135,9 +139,10 @@ def loaded(file: Path | None, flags: dict[str, Any]) -> Config:
 
 
 def _check_tls(config: Config) -> None:
+    from orchestrator import node_tls  # noqa: PLC0415 - all other commands start without a server
+
     try:
-        if config.peer_tls_files is not None:
-            peer_contexts(*config.peer_tls_files)
+        node_tls.check(config)
     except TlsUnusable as error:
         raise exits.Failure(str(error), exits.USAGE) from error
 

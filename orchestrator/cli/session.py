@@ -18,7 +18,7 @@ import click
 
 from orchestrator.cli import exits
 from orchestrator.cli.output import Output
-from orchestrator_client import Client, OrchestratorError
+from orchestrator_client import TLS, Client, OrchestratorError, TLSUnusable
 from orchestrator_client.authorization import Authorization, authorization_of
 
 # Three nodes on this machine, as `orchestrator dev` and deploy/three-nodes have them.
@@ -39,6 +39,9 @@ class Session:
     token: str | None = None
     token_file: str | None = None
     insecure_token: bool = False
+    tls_authority: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
     # Tests put a fake here.
     connect: Callable[..., Any] = Client
 
@@ -50,11 +53,22 @@ class Session:
     def output(self) -> Output:
         return Output(as_json=self.as_json)
 
+    @property
+    def tls(self) -> TLS | None:
+        """How nodes are spoken to; None is without TLS."""
+        try:
+            return TLS.of(self.tls_authority, self.tls_certificate, self.tls_key)
+        except TLSUnusable as error:
+            raise exits.of(error) from error
+
     def client(self) -> Client:
         if not self.addresses:
             raise exits.Failure("--endpoint names no address", exits.USAGE)
-        client: Client = self.connect(
-            self.addresses, namespace=self.namespace, deadline_s=self.timeout_s, **self._shown)
+        try:
+            client: Client = self.connect(
+                self.addresses, namespace=self.namespace, deadline_s=self.timeout_s, tls=self.tls, **self._shown)
+        except TLSUnusable as error:
+            raise exits.of(error) from error
         return client
 
     @property
@@ -79,7 +93,7 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
 
 
 def common_options(command: Command) -> Command:
-    """--endpoint, --namespace, --timeout and --json, which all go into the session."""
+    """--endpoint, --namespace, --timeout, --tls-... and --json, which all go into the session."""
     options = (
         click.option("--endpoint", "-e", "endpoints", envvar="ORCHESTRATOR_ENDPOINTS", metavar="HOST:PORT,...",
                      callback=_remember, expose_value=False,
@@ -95,6 +109,13 @@ def common_options(command: Command) -> Command:
         click.option("--token", envvar="ORCHESTRATOR_TOKEN", callback=_remember, expose_value=False, hidden=True),
         click.option("--insecure-token", is_flag=True, callback=_remember, expose_value=False,
                      help="Send the token without TLS beyond this machine, too."),
+        click.option("--tls-authority", envvar="ORCHESTRATOR_TLS_AUTHORITY", metavar="FILE", callback=_remember,
+                     expose_value=False, help="Speak TLS, with nodes whose certificates it has signed (PEM); `system`: "
+                                              "with those that this machine believes."),
+        click.option("--tls-certificate", envvar="ORCHESTRATOR_TLS_CERTIFICATE", metavar="FILE", callback=_remember,
+                     expose_value=False, help="What is shown to nodes that ask for a certificate (PEM)."),
+        click.option("--tls-key", envvar="ORCHESTRATOR_TLS_KEY", metavar="FILE", callback=_remember,
+                     expose_value=False, help="Its key, without a password (PEM)."),
         click.option("--json", "as_json", is_flag=True, callback=_remember, expose_value=False,
                      help="JSON on stdout, for scripts."),
     )

@@ -12,6 +12,8 @@ from orchestrator.replication.frames import HELLO_BYTES_MAX, AnyMessage, BadFram
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.ports import Clock, Network
 from orchestrator.replication.settings import RaftSettings
+from orchestrator.replication.tls import certificate_of
+from orchestrator.tls.certificate import Certificate
 
 # Why a peer was refused that is of another epoch: it is told which one is in force.
 EPOCH = "epoch"
@@ -30,7 +32,7 @@ class Owner(Protocol):
     def hello(self) -> Hello: ...
     def jitter(self) -> float: ...
     def address_of(self, name: str) -> tuple[str, int] | None: ...
-    def admit(self, hello: Hello, expected: str | None) -> str | None: ...
+    def admit(self, hello: Hello, expected: str | None, certificate: Certificate | None) -> str | None: ...
     def inbound_opened(self, inbound: Inbound) -> None: ...
     def inbound_named(self, inbound: Inbound, hello: Hello) -> None: ...
     def inbound_closed(self, inbound: Inbound) -> None: ...
@@ -38,6 +40,7 @@ class Owner(Protocol):
     def link_opened(self, link: Link, hello: Hello) -> None: ...
     def link_closed(self, link: Link) -> None: ...
     def link_refused(self, name: str) -> None: ...
+    def link_distrusted(self, name: str, error: ssl.SSLError) -> None: ...
     def link_failed(self, error: BaseException) -> None: ...
 
 
@@ -77,7 +80,8 @@ class Connection(asyncio.Protocol):
                 if not isinstance(message, Hello):
                     self.fail("malformed")
                     return
-                if (reason := self.owner.admit(message, self._expected)) is not None:
+                shown = certificate_of(self.transport) if self.owner.client_tls is not None else None
+                if (reason := self.owner.admit(message, self._expected, shown)) is not None:
                     self.refuse(reason)
                     return
                 self.hello = message
@@ -290,7 +294,10 @@ class Link:
         except ConnectionRefusedError:
             self._owner.link_refused(self.name)
             return False
-        except (OSError, TimeoutError, ssl.SSLError, UnicodeError):  # the last from a name that cannot be looked up
+        except ssl.SSLError as error:
+            self._owner.link_distrusted(self.name, error)
+            return False
+        except (OSError, TimeoutError, UnicodeError):  # the last from a name that cannot be looked up
             return False
         connection = connections[-1]
         try:

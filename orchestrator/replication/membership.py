@@ -169,6 +169,24 @@ class Membership:
         hello = self._hellos.get(name)
         return configurations.address_parts(hello.advertised) if hello is not None else None
 
+    def hosts(self) -> dict[str, str]:
+        """Where each member and learner is, or each first member while there is no configuration."""
+        configuration = self.configuration
+        if configuration is None:
+            return {name: self._identity.address_of(name)[0] for name in self._identity.members}
+        places = {name: self.address_of(name) for name in configuration.names()}
+        return {name: place[0] for name, place in places.items() if place is not None}
+
+    def place_of(self, hello: Hello) -> str:
+        """The host whose certificate a peer must have: only for one that is not listed that which it says itself."""
+        configuration = self.configuration
+        listed = configuration is None or configuration.lists(hello.node, hello.incarnation)
+        host = self.hosts().get(hello.node) if listed else None
+        if host is not None:
+            return host
+        advertised = configurations.address_parts(hello.advertised)
+        return advertised[0] if advertised is not None else ""
+
     def known(self, name: str) -> bool:
         return name in self._identity.members or (
             self.configuration is not None and self.configuration.find(name) is not None

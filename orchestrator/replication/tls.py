@@ -1,58 +1,70 @@
-"""TLS between nodes: each shows a certificate, and believes those of one authority only.
+"""TLS between nodes: each shows a certificate of one authority, and it must be that of the node it says it is.
 
-The caller names the host that it dials, and the certificate of who answers must be for that host.
+A node's certificate is one that is valid for the host where the configuration has the node. Where that host is another
+member's, too, as on one machine, the node's name must be among the certificate's DNS names. So no node passes for
+another, and no client for a node: what only callers may use, by its extended key usages, is nobody's here.
 """
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from orchestrator.tls.certificate import Certificate
+
+logger = logging.getLogger(__name__)
 
 TlsContexts = tuple[ssl.SSLContext | None, ssl.SSLContext | None]
 """For accepting, and for dialling; None is without."""
 
-
-class TlsUnusable(Exception):
-    """A file is missing, no PEM, or does not fit to the others; the message names its setting."""
-
-
-def peer_contexts(certificate: Path, key: Path, authority: Path) -> TlsContexts:
-    """Raises TlsUnusable."""
-    for setting, path in (
-        ("peer_tls_certificate", certificate),
-        ("peer_tls_key", key),
-        ("peer_tls_authority", authority),
-    ):
-        try:
-            path.read_bytes()
-        except OSError as error:
-            raise TlsUnusable(f"{setting}: {path} can't be read: {error.strerror}") from error
-    accepting = _context(ssl.PROTOCOL_TLS_SERVER, certificate, key, authority)
-    return accepting, _context(ssl.PROTOCOL_TLS_CLIENT, certificate, key, authority)
+# The same complaint is logged again after this; it is counted each time.
+COMPLAINT_SECONDS = 30.0
+COMPLAINTS_MAX = 100
 
 
-def _context(protocol: ssl._SSLMethod, certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
+def certificate_of(transport: Any) -> Certificate | None:
+    """What the other end of a connection has shown, if it speaks TLS."""
+    found = transport.get_extra_info("ssl_object")
+    shown = found.getpeercert(binary_form=True) if found is not None else None
     try:
-        # Without a password a key that has one would be asked for on the terminal.
-        context.load_cert_chain(certificate, key, password="")
-    except (ssl.SSLError, ValueError) as error:
-        raise TlsUnusable(
-            f"peer_tls_certificate and peer_tls_key: {certificate} and {key} must be a certificate and its key, "
-            f"without a password, both PEM: {error}"
-        ) from error
-    try:
-        context.load_verify_locations(authority)
-    except (ssl.SSLError, ValueError) as error:
-        raise TlsUnusable(f"peer_tls_authority: {authority} must hold certificates, PEM: {error}") from error
-    return context
+        return Certificate.from_der(shown) if shown else None
+    except ValueError:
+        return None  # what can't be read proves nothing
 
 
-def count_failures(context: ssl.SSLContext, counters: Counter[str]) -> None:
+def why_another(certificate: Certificate | None, node: str, host: str, hosts: Mapping[str, str]) -> str | None:
+    """Why the certificate is not that of `node` at `host`; None if it is. `hosts`: where every member is."""
+    if certificate is None:
+        return "it has shown no certificate"
+    if not certificate.for_servers:
+        return f"the certificate {certificate} is a client's"
+    if not certificate.valid_for(host):
+        return f"the certificate {certificate} is not for {host}"
+    others = sorted(name for name, where in hosts.items() if name != node and where.lower() == host.lower())
+    if others and node not in certificate.dns_names:
+        return f"the certificate {certificate} is not for {node}, and {host} is also where {', '.join(others)} is"
+    return None
+
+
+class Complaints:
+    """Says what is wrong with a peer, not again and again."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._said: dict[str, float] = {}
+
+    def say(self, about: str, why: object) -> None:
+        now = self._monotonic()
+        self._said = {each: at for each, at in self._said.items() if now - at < COMPLAINT_SECONDS}
+        if about not in self._said and len(self._said) < COMPLAINTS_MAX:
+            self._said[about] = now
+            logger.warning("%s: %s", about, why)
+
+
+def count_failures(context: ssl.SSLContext, counters: Counter[str], on_failure: Callable[[ssl.SSLError], None]) -> None:
     """Handshakes that fail with this context are counted as `tls`: no connection is made, so nobody else would know."""
 
     class CountedHandshakes(ssl.SSLObject):
@@ -61,8 +73,9 @@ def count_failures(context: ssl.SSLContext, counters: Counter[str]) -> None:
                 super().do_handshake()
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 raise
-            except ssl.SSLError:
+            except ssl.SSLError as error:
                 counters["tls"] += 1
+                on_failure(error)
                 raise
 
     wanted: Any = context

@@ -37,7 +37,8 @@ from orchestrator.replication.link import EPOCH, Inbound, Link
 from orchestrator.replication.membership import Membership
 from orchestrator.replication.ports import Clock, Network
 from orchestrator.replication.settings import RaftSettings
-from orchestrator.replication.tls import count_failures
+from orchestrator.replication.tls import Complaints, count_failures, why_another
+from orchestrator.tls.certificate import Certificate
 
 # Said by leaders and candidates; what they mean is checked by term and log, not by who is counted here.
 FROM_ABOVE = (Append, Heartbeat, CommitNotice, SnapshotBegin, SnapshotChunk, TimeoutNow, PreVoteRequest, VoteRequest)
@@ -86,9 +87,10 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self.rng = rng
         self.client_tls = client_tls
         self.counters: Counter[str] = Counter()
-        for context in (server_tls, client_tls):
-            if context is not None:
-                count_failures(context, self.counters)
+        self._complaints = Complaints(clock.monotonic)
+        if server_tls is not None and client_tls is not None:
+            count_failures(server_tls, self.counters, self._accepted_nobody)
+            count_failures(client_tls, self.counters, lambda error: None)  # whoever dialled says whom
         self._membership = membership
         self._listen = listen
         self._server_tls = server_tls
@@ -229,12 +231,19 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
     def hello(self) -> Hello:
         return self._membership.hello()
 
-    def admit(self, hello: Hello, expected: str | None) -> str | None:
-        """None when the peer may stay, else the counter's name."""
+    def admit(self, hello: Hello, expected: str | None, certificate: Certificate | None) -> str | None:
+        """None when the peer may stay, else the counter's name. The certificate is what it has shown, with TLS."""
         if hello.version != PROTOCOL_VERSION:
             return "version"
         if hello.cluster_id != self.identity.cluster_id:
             return "foreign"
+        if address_parts(hello.advertised) is None:
+            return "malformed"
+        if self.client_tls is not None:
+            host, hosts = self._membership.place_of(hello), self._membership.hosts()
+            if (why := why_another(certificate, hello.node, host, hosts)) is not None:
+                self._complaints.say(f"a connection that claims to be node {hello.node} is refused", why)
+                return "identity"
         if hello.recovery_epoch != self.identity.recovery_epoch:
             if hello.recovery_epoch > self.identity.recovery_epoch:
                 # Whatever this node would go on to promise, the others know nothing of it.
@@ -242,8 +251,6 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
             return EPOCH
         if hello.node == self.identity.node or expected not in (None, hello.node):
             return "unknown"
-        if address_parts(hello.advertised) is None:
-            return "malformed"
         if not self._membership.known(hello.node) and hello.node not in self._inbound:
             strangers = sum(not self._membership.known(name) for name in self._inbound)
             return "unknown" if strangers >= STRANGERS_MAX else None
@@ -342,6 +349,13 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
 
     def link_refused(self, name: str) -> None:
         self._on_refused(name)
+
+    def link_distrusted(self, name: str, error: ssl.SSLError) -> None:
+        host, port = self.address_of(name) or ("", 0)
+        self._complaints.say(f"no connection to node {name} at {host}:{port}", error)
+
+    def _accepted_nobody(self, error: ssl.SSLError) -> None:
+        self._complaints.say("a connection to peer_listen is refused", error)
 
     def link_failed(self, error: BaseException) -> None:
         self._on_error(error)

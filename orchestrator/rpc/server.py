@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -86,11 +87,20 @@ def add_services(backend: Backend, server: grpc.aio.Server) -> None:
 
 
 class RpcServer:
-    """Serves from `start` to `stop`; health says NOT_SERVING until told otherwise. Without a guard nobody is asked."""
+    """Serves from `start` to `stop`; health says NOT_SERVING until told otherwise.
+
+    Without a guard nobody is asked who they are; without credentials it is plain text.
+    """
 
     def __init__(
-        self, backend: Backend, guard: Guard | None = None, *, request_bytes_max: int = MESSAGE_BYTES_MAX
+        self,
+        backend: Backend,
+        guard: Guard | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+        *,
+        request_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
+        self._credentials = credentials
         self._server = grpc.aio.server(
             interceptors=() if guard is None else (guard,),
             options=(*_OPTIONS, ("grpc.max_receive_message_length", request_bytes_max)),
@@ -108,7 +118,10 @@ class RpcServer:
         """Raises OSError if the address is taken."""
         shown = f"[{host}]:{port}" if ":" in host else f"{host or '[::]'}:{port}"
         try:
-            bound = self._server.add_insecure_port(shown)
+            if self._credentials is not None:
+                bound = self._server.add_secure_port(shown, self._credentials)
+            else:
+                bound = self._server.add_insecure_port(shown)
         except RuntimeError as error:
             raise OSError(f"can't serve gRPC on {shown}: {error}") from error
         if bound == 0:

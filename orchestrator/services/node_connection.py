@@ -6,7 +6,8 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from orchestrator_client.connection import POLL_S, ChannelFactory, Connection
+from orchestrator_client.channels import ChannelFactory
+from orchestrator_client.connection import POLL_S, Connection, Version
 
 LeaderKnown = Callable[[], tuple[str, int]]
 """The address of the leader's gRPC service, empty if nobody is known to lead, and the term."""
@@ -16,9 +17,18 @@ class NodeConnection(Connection):
     """Asks the node that it is a part of, and not all the others, who would be busy with that while nobody leads."""
 
     def __init__(
-        self, address: str, leader: LeaderKnown, *, namespace: str, open_channel: ChannelFactory, dice: random.Random
+        self,
+        address: str,
+        leader: LeaderKnown,
+        *,
+        namespace: str,
+        open_channel: ChannelFactory,
+        dice: random.Random,
+        version: Version | None = None,
     ) -> None:
-        super().__init__([address], namespace=namespace, open_channel=open_channel, deadline_s=0, rng=dice)
+        super().__init__(
+            [address], namespace=namespace, open_channel=open_channel, deadline_s=0, rng=dice, version=version
+        )
         self._address = address
         self._leader = leader
 

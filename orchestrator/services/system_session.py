@@ -22,7 +22,8 @@ from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
 from orchestrator_client import errors
 from orchestrator_client.attempts import Attempt, WorkerSession
-from orchestrator_client.connection import ChannelFactory
+from orchestrator_client.channels import ChannelFactory
+from orchestrator_client.connection import Version
 from orchestrator_client.runner import failed
 from orchestrator_client.work_loop import Beat, WorkLoop
 
@@ -48,6 +49,7 @@ class SystemSession:
         address: str,
         leader: LeaderKnown,
         open_channel: ChannelFactory,
+        version: Version | None = None,
         executors: Mapping[str, Executor],
         slots: int,
         dice: random.Random,
@@ -62,7 +64,7 @@ class SystemSession:
             session_timeout_ms=SESSION_TIMEOUT_MS,
         )
         self._connection = NodeConnection(
-            address, leader, namespace=system.NAMESPACE, open_channel=open_channel, dice=dice
+            address, leader, namespace=system.NAMESPACE, open_channel=open_channel, version=version, dice=dice
         )
         self._executors = executors
         self._work = _SystemWork(executors, metrics)

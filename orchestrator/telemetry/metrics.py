@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import accumulate
@@ -147,6 +148,12 @@ class Metrics:
             "access_reloads", "Changes of the access file that were taken, or refused as wrong.", "outcome")
         self.audit_failures = self._counter(
             "audit_failures", "Lines of the audit log that could not be written at once.")
+        self.certificate_expiry_seconds = self._gauge(
+            "certificate_expiry_seconds", "Until the first certificate of a file ends, negative after; by the setting.",
+            "setting")
+        self.certificate_reloads = self._counter(
+            "certificate_reloads", "Changed certificate files, by the setting, that were taken or refused.",
+            "setting", "outcome")
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How much later than asked the event loop woke; heartbeats are as late as this.")
 
@@ -173,10 +180,10 @@ class Metrics:
             await asyncio.sleep(_LOOP_CHECK_S)
             self.event_loop_lag_seconds.observe(max(0.0, loop.time() - due))
 
-    async def serve(self, host: str, port: int) -> MetricsServer:
-        """Serves the page at http://host:port/metrics until `stop`; OSError when the address can't be had."""
+    async def serve(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> MetricsServer:
+        """Serves the page at http(s)://host:port/metrics until `stop`; OSError when the address can't be had."""
         server = MetricsServer(self)
-        await server.start(host or None, port)
+        await server.start(host or None, port, tls)
         return server
 
 
@@ -188,8 +195,10 @@ class MetricsServer:
         self._server: asyncio.Server | None = None
         self._answering: set[asyncio.Task[None]] = set()
 
-    async def start(self, host: str | None, port: int) -> None:
-        self._server = await asyncio.start_server(self._accept, host, port, limit=_REQUEST_BYTES_MAX)
+    async def start(self, host: str | None, port: int, tls: ssl.SSLContext | None = None) -> None:
+        timeout = _REQUEST_TIMEOUT_S if tls is not None else None
+        self._server = await asyncio.start_server(
+            self._accept, host, port, limit=_REQUEST_BYTES_MAX, ssl=tls, ssl_handshake_timeout=timeout)
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -17,8 +17,9 @@ from orchestrator.testing.rpc import SimulatedChannel
 from orchestrator_api.v1 import workflows_pb2
 from orchestrator_api.v1.asks_pb2 import Ask
 from orchestrator_client.asks import Answer
+from orchestrator_client.channels import ChannelFactory
 from orchestrator_client.client import Client
-from orchestrator_client.connection import ATTEMPT_S, PATIENCE_S, ChannelFactory, Connection
+from orchestrator_client.connection import ATTEMPT_S, PATIENCE_S, Connection
 from orchestrator_client.errors import DeadlineExceeded
 from orchestrator_client.execution import Execution
 from orchestrator_client.retry import CallRetry, TryAgain

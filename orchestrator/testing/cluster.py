@@ -97,6 +97,7 @@ class Cluster:
                 data_dir=DATA,
                 grpc_listen=f"{name}:{GRPC_PORT}",
                 peer_listen=address,
+                insecure=True,  # the network is in this process
                 **SETTINGS,  # type: ignore[arg-type]  # settings that are numbers
             )
             member = TestMember(machine, config, self._skipped, self._observer, self._failures.append)

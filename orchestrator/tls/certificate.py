@@ -42,6 +42,13 @@ class Certificate:
 
     @classmethod
     def _of(cls, found: x509.Certificate) -> Self:
+        try:
+            return cls._read(found)
+        except Exception as error:
+            raise ValueError(f"a certificate can't be read: {error}") from error
+
+    @classmethod
+    def _read(cls, found: x509.Certificate) -> Self:
         alternative = _extension(found, x509.SubjectAlternativeName)
         basic = _extension(found, x509.BasicConstraints)
         usages = _extension(found, x509.ExtendedKeyUsage)

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from orchestrator.cli.local_cluster import LocalCluster, LocalNode
 from orchestrator_client import (
+    TLS,
     AlreadyExists,
     CompensatedStep,
     CompensationReport,
@@ -82,8 +83,8 @@ class FakeClient:
                            "order-2": FAILED}
         self.fails: Exception | None = None
 
-    def __call__(self, endpoints: list[str], *, namespace: str, deadline_s: float) -> Self:
-        self.calls.append(("connect", endpoints, namespace, deadline_s))
+    def __call__(self, endpoints: list[str], *, namespace: str, deadline_s: float, tls: TLS | None) -> Self:
+        self.calls.append(("connect", endpoints, namespace, deadline_s, *([tls] if tls is not None else [])))
         return self
 
     async def __aenter__(self) -> Self:

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from orchestrator.cli import cluster_commands
 from orchestrator.cli.app import cli
 from orchestrator_api.v1 import cluster_pb2 as pb
+from orchestrator_client import TLS
 
 
 def answer(node: str, *, leader: str = "b", term: int = 7, lag: int = 0, stuck: int = 0) -> pb.GetStatusResponse:
@@ -24,10 +25,10 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, pb.GetStatusResponse]:
     """Address -> what the node there says."""
     said: dict[str, pb.GetStatusResponse] = {}
 
-    async def ask_status(address: str, timeout_s: float) -> pb.GetStatusResponse | None:
+    async def ask_status(address: str, timeout_s: float, tls: TLS | None = None) -> pb.GetStatusResponse | None:
         return said.get(address)
 
-    async def ask_leader(address: str, timeout_s: float) -> pb.GetLeaderResponse | None:
+    async def ask_leader(address: str, timeout_s: float, tls: TLS | None = None) -> pb.GetLeaderResponse | None:
         found = said.get(address)
         return found and pb.GetLeaderResponse(leader=found.leader, grpc_address=f"{found.leader}:1", term=found.term)
 

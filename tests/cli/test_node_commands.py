@@ -38,7 +38,8 @@ def test_init_makes_a_directory_once(tmp_path: Path) -> None:
 
 def test_init_takes_name_and_directory_from_the_file_that_serve_will_use(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
-    file.write_text('node = "a"\ndata_dir = "data"\npeer_listen = "0.0.0.0:7500"\npeer_advertise = "h1:7500"')
+    listen = 'peer_listen = "0.0.0.0:7500"\npeer_advertise = "h1:7500"\ninsecure = true'
+    file.write_text(f'node = "a"\ndata_dir = "data"\n{listen}')
     result = run("init", "--config", str(file), *MEMBERS, "--cluster-id", "C")
     assert result.exit_code == 0 and (tmp_path / "data" / "node.json").exists()
 
@@ -62,7 +63,7 @@ def test_init_refuses(tmp_path: Path, arguments: list[str], code: int, words: st
 
 def test_init_notices_that_others_were_told_another_address(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
-    file.write_text('node = "a"\ndata_dir = "data"\npeer_listen = "h9:7500"')
+    file.write_text('node = "a"\ndata_dir = "data"\npeer_listen = "h9:7500"\ninsecure = true')
     result = run("init", "--config", str(file), *MEMBERS, "--cluster-id", "C")
     assert result.exit_code == 2 and "advertises h9:7500" in result.stderr
 
@@ -87,7 +88,7 @@ def test_serve_refuses_a_directory_that_is_not_its_own_and_an_address_that_nobod
     run("init", "--data-dir", data_dir, "--node", "a", *MEMBERS, "--cluster-id", "C")
     other = run("serve", "--node", "b", "--data-dir", data_dir)
     assert other.exit_code == 3 and "belongs to node 'a'" in other.stderr
-    address = run("serve", "--node", "a", "--data-dir", data_dir, "--peer-listen", "h7:7500")
+    address = run("serve", "--node", "a", "--data-dir", data_dir, "--peer-listen", "h7:7500", "--insecure")
     assert address.exit_code == 2 and "reach a at h1:7500" in address.stderr
 
 

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from orchestrator.cli.app import cli
 from orchestrator.cli.session import DEFAULT_ENDPOINTS
-from orchestrator.config import Config, load
+from orchestrator.config import Config, ConfigError, load
+from orchestrator_client import TLS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -48,10 +49,39 @@ def test_the_commands_of_the_page_make_three_nodes(tmp_path: Path) -> None:
     assert len(set(made)) == 3
 
 
+def test_the_page_leads_to_nodes_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands, and the samples with the `#` taken away, are a configuration that `serve --check` finds right."""
+    page = (DEPLOY / "README.md").read_text()
+    [command] = re.findall(r"^orchestrator (tls init .*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    made = CliRunner().invoke(cli, shlex.split(command))
+    assert made.exit_code == 0, made.output
+    settings = re.search(r"```toml\n(peer_tls.*?)```", page, re.DOTALL)
+    assert settings is not None
+    for node in "abc":
+        text = (DEPLOY / "three-nodes" / f"{node}.toml").read_text()
+        assert re.sub(r"^# ", "", text[text.index("# peer_tls"):], flags=re.MULTILINE) == settings[1].replace(
+            "tls/a.", f"tls/{node}.")
+        Path(f"{node}.toml").write_text(re.sub(r"^# (\w+_tls_)", r"\1", text, flags=re.MULTILINE))
+        checked = CliRunner().invoke(cli, ["serve", "--config", f"{node}.toml", "--check"])
+        assert checked.exit_code == 0, checked.output
+    renewals = re.findall(r"^orchestrator (tls (?:renew|node|show) .*?) *#.*$", page, re.MULTILINE)
+    assert len(renewals) == 3
+    for renewal in renewals:
+        assert CliRunner().invoke(cli, shlex.split(renewal)).exit_code == 0, renewal
+    variables = re.findall(r"^export (ORCHESTRATOR_TLS_\w+)=\$PWD/(.*)$", page, re.MULTILINE)
+    assert TLS.from_environment({name: str(tmp_path / file) for name, file in variables}) == TLS(
+        str(tmp_path / "tls/authority.pem"), str(tmp_path / "tls/ops.pem"), str(tmp_path / "tls/ops.key"))
+
+
 def test_the_hints_for_three_machines_are_right_too(tmp_path: Path) -> None:
     text = (DEPLOY / "three-nodes" / "a.toml").read_text()
     changed = re.sub(r"127\.0\.0\.1:(74|75)", r"0.0.0.0:\1", text).replace("# grpc_adv", "grpc_adv").replace(
         "# peer_adv", "peer_adv")
     (tmp_path / "a.toml").write_text(changed)
+    with pytest.raises(ConfigError, match="beyond loopback"):
+        load(tmp_path / "a.toml", {}, {})
+    (tmp_path / "a.toml").write_text(re.sub(r"^# (\w+_tls_)", r"\1", changed, flags=re.MULTILINE))
     config = load(tmp_path / "a.toml", {}, {})
+    assert config.grpc_tls_client_authority == str(tmp_path / "tls" / "authority.pem")
     assert str(config.grpc_address) == "a.example:7400" and str(config.peer_address) == "a.example:7500"

@@ -121,9 +121,10 @@ class WorkStream:
 
 
 class FakeCluster:
-    """The state that the nodes share."""
+    """The state that the nodes share; with credentials they speak TLS."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+        self.credentials = credentials
         self.nodes: list[FakeNode] = []
         self.leader: FakeNode | None = None
         self.term = 1
@@ -154,6 +155,13 @@ class FakeCluster:
 
     async def stop(self) -> None:
         await asyncio.gather(*(node.kill() for node in self.nodes))
+
+    async def restart(self, credentials: grpc.ServerCredentials | None) -> None:
+        """On the same ports."""
+        await self.stop()
+        self.credentials = credentials
+        for node in self.nodes:
+            await node.start(node.address)
 
     @property
     def addresses(self) -> list[str]:
@@ -206,7 +214,7 @@ class FakeNode(
         # A follower's opinion, when it is not the truth.
         self.believes: tuple[str, int] | None = None
 
-    async def start(self) -> None:
+    async def start(self, address: str = "127.0.0.1:0") -> None:
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
         workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(self, self.server)
         definitions_pb2_grpc.add_DefinitionServiceServicer_to_server(self, self.server)
@@ -214,7 +222,11 @@ class FakeNode(
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self, self.server)
         asks_pb2_grpc.add_AskServiceServicer_to_server(self, self.server)
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(self, self.server)
-        port = self.server.add_insecure_port("127.0.0.1:0")
+        credentials = self.cluster.credentials
+        if credentials is not None:
+            port = self.server.add_secure_port(address, credentials)
+        else:
+            port = self.server.add_insecure_port(address)
         self.address = self.advertised = f"127.0.0.1:{port}"
         await self.server.start()
 

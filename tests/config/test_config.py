@@ -77,6 +77,11 @@ def test_what_kubernetes_injects_and_what_the_command_line_reads_are_not_setting
     ('', {}, {"peer_listen": "a:99999"}, ["peer_listen", "1 to 65535"]),
     ('', {}, {"peer_listen": "::1:7500"}, ["peer_listen", "[address]:port"]),
     ('', {}, {"grpc_listen": "0.0.0.0:7400"}, ["grpc_advertise must be set", "every interface"]),
+    ('grpc_tls_certificate = "c"\ngrpc_tls_key = "k"', {}, {}, ["grpc_tls_authority must be set"]),
+    ('grpc_tls_client_authority = "c"', {}, {}, ["grpc_tls_client_authority needs grpc_tls_certificate"]),
+    ('metrics_tls = "on"', {}, {}, ["metrics_tls is on", "grpc_tls_certificate"]),
+    ('insecure = "maybe"', {}, {}, ["a.toml", "insecure must be true or false", "'maybe'"]),
+    ('insecure = 1', {}, {}, ["insecure must be true or false, not 1"]),
     ('', {}, {"node": "a b"}, ["node must be", "'a b'"]),
     ('', {}, {"node": None}, ["node is not set", "ORCHESTRATOR_NODE", "--node"]),
     ('', {}, {"data_dir": None}, ["data_dir is not set", "--data-dir"]),
@@ -106,7 +111,7 @@ def test_every_number_has_limits_that_its_default_keeps_and_every_setting_is_exp
 
 def test_every_setting_is_used() -> None:
     derived = {"grpc_advertise": "grpc_address", "peer_advertise": "peer_address", "metrics_listen": "metrics_address"}
-    derived |= dict.fromkeys(("peer_tls_certificate", "peer_tls_key", "peer_tls_authority"), "peer_tls_files")
+    derived |= {"metrics_tls": "metrics_with_tls", "insecure": "exposed"}
     sources = "".join(path.read_text() for path in Path(config.__file__).parent.rglob("*.py"))
     for name in SETTINGS:
         assert re.search(rf"\bconfig\.{derived.get(name, name)}\b", sources), f"{name} is accepted and ignored"
@@ -118,8 +123,49 @@ def test_a_config_made_in_code_is_checked_too() -> None:
 
 
 def test_addresses() -> None:
-    config = Config(node="a", data_dir=Path("x"), grpc_listen=":7400", grpc_advertise="a.example:7400")
+    config = Config(node="a", data_dir=Path("x"), grpc_listen=":7400", grpc_advertise="a.example:7400", insecure=True)
     assert config.grpc_address == Address("a.example", 7400)
     assert config.peer_address == Address("127.0.0.1", 7500)
     assert config.metrics_address is None
     assert str(Address.parse("[::1]:7500")) == "[::1]:7500"
+
+
+TLS = {f"{port}_tls_{what}": what for port in ("peer", "grpc") for what in ("certificate", "key", "authority")}
+BEYOND = {"grpc_listen": "10.0.0.1:7400", "peer_listen": "[fd00::1]:7500", "metrics_listen": "a.example:7600"}
+
+
+@pytest.mark.parametrize("listen", BEYOND)
+def test_beyond_loopback_it_takes_tls_or_the_word_for_going_without(listen: str) -> None:
+    beyond = {**REQUIRED, listen: BEYOND[listen]}
+    with pytest.raises(ConfigError, match=rf"{listen} is .*_tls_certificate.*orchestrator tls init.*--insecure"):
+        load(None, {}, beyond)
+    for said in ({"insecure": True}, {"insecure": "true"}, TLS):
+        assert load(None, {}, {**beyond, **said})
+    assert load(None, {"ORCHESTRATOR_INSECURE": "true"}, beyond).exposed == [listen]
+    assert load(None, {}, {**beyond, **TLS}).exposed == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "[::1]", "localhost"])
+def test_loopback_needs_no_tls(host: str) -> None:
+    config = load(None, {}, {**REQUIRED, **{name: f"{host}:{port}" for port, name in enumerate(BEYOND, start=7400)}})
+    assert config.exposed == [] and not config.metrics_with_tls
+
+
+def test_one_port_with_tls_does_not_excuse_the_other() -> None:
+    peers = {name: value for name, value in TLS.items() if name.startswith("peer")}
+    with pytest.raises(ConfigError, match="grpc_listen"):
+        load(None, {}, {**REQUIRED, **BEYOND, **peers})
+
+
+@pytest.mark.parametrize(("metrics", "tls", "listen", "https"), [
+    ("auto", {}, "127.0.0.1:1", False), ("auto", TLS, "127.0.0.1:1", False), ("auto", TLS, "10.0.0.1:1", True),
+    ("off", {}, "10.0.0.1:1", False), ("off", TLS, "10.0.0.1:1", False), ("on", TLS, "127.0.0.1:1", True),
+])
+def test_when_metrics_are_served_with_tls(metrics: str, tls: dict[str, str], listen: str, https: bool) -> None:
+    config = load(None, {}, {**REQUIRED, **tls, "metrics_listen": listen, "metrics_tls": metrics})
+    assert config.metrics_with_tls is https
+
+
+def test_files_for_tls_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    config = load(write(tmp_path, "".join(f'{name} = "{value}"\n' for name, value in TLS.items())), {}, REQUIRED)
+    assert config.grpc_tls_key == str(tmp_path / "key")

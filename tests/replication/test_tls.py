@@ -1,9 +1,10 @@
-"""Nodes that speak TLS: everything works as without, and who has no certificate of their authority is nobody."""
+"""Nodes that speak TLS: everything works as without, and who has no certificate of their own is nobody."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -14,30 +15,36 @@ from click.testing import CliRunner
 
 from orchestrator.cli.app import cli
 from orchestrator.cli.local_cluster import LocalCluster
-from orchestrator.replication.tls import TlsContexts, TlsUnusable, peer_contexts
+from orchestrator.replication.tls import TlsContexts
+from orchestrator.tls.authority import Authority, Made
+from orchestrator.tls.files import TlsUnusable, read
+from orchestrator.tls.watched import Watched, accepting, dialling
 from orchestrator_client import Client
-from tests.replication.certificates import Authority, Files, needs_openssl
-from tests.replication.cluster import Cluster, wait_until, within
+from tests.replication.cluster import Cluster, Node, wait_until, within
 from tests.replication.test_snapshots import SMALL, leave_behind
+from tests.tls import making
 
-pytestmark = needs_openssl
-
-
-def contexts(files: Files) -> TlsContexts:
-    return peer_contexts(files.certificate, files.key, files.authority)
+NAMES = ("n1", "n2", "n3")
 
 
-def speaking(files: Files) -> Callable[[], TlsContexts]:
-    return lambda: contexts(files)
+def contexts(by: Authority, made: Made) -> TlsContexts:
+    watched = Watched(making.files(by, made))
+    return accepting(watched), dialling(watched)
+
+
+def shared(by: Authority, host: str = making.HOST, name: str = "node") -> Callable[[], TlsContexts]:
+    """One certificate for all nodes, which bears all of their names."""
+    made = making.node(by, name, host, *NAMES)
+    return lambda: contexts(by, made)
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+    return making.authority(tmp_path)
 
 
-def counted(cluster: Cluster, name: str) -> int:
-    return cluster[name].log.status().counters.get("tls", 0)
+def counted(cluster: Cluster, name: str, reason: str = "tls") -> int:
+    return cluster[name].log.status().counters.get(reason, 0)
 
 
 async def dial(cluster: Cluster, context: ssl.SSLContext | None, data: bytes = b"") -> None:
@@ -51,7 +58,7 @@ async def dial(cluster: Cluster, context: ssl.SSLContext | None, data: bytes = b
 
 
 async def test_a_log_is_replicated_over_tls(tmp_path: Path, authority: Authority) -> None:
-    async with Cluster(tmp_path, tls=speaking(authority.sign("node"))) as cluster:
+    async with Cluster(tmp_path, tls=shared(authority)) as cluster:
         for number in range(20):
             await cluster.put(b"%d" % number)
         await cluster.converged()
@@ -68,7 +75,7 @@ async def test_a_log_is_replicated_over_tls(tmp_path: Path, authority: Authority
 
 
 async def test_a_snapshot_comes_over_tls(tmp_path: Path, authority: Authority) -> None:
-    async with Cluster(tmp_path, settings=SMALL, tls=speaking(authority.sign("node"))) as cluster:
+    async with Cluster(tmp_path, settings=SMALL, tls=shared(authority)) as cluster:
         leader, follower = await leave_behind(cluster)
         await follower.start()
         await wait_until("the snapshot to be installed", lambda: follower.installs)
@@ -78,12 +85,11 @@ async def test_a_snapshot_comes_over_tls(tmp_path: Path, authority: Authority) -
 
 
 async def test_strangers_are_dropped_and_counted_and_harm_nobody(tmp_path: Path, authority: Authority) -> None:
-    foreign = Authority(tmp_path, "foreign")
-    without_certificate = ssl.create_default_context(cafile=authority.certificate)
-    foreign_certificate = ssl.create_default_context(cafile=authority.certificate)
-    stranger = foreign.sign("stranger")
-    foreign_certificate.load_cert_chain(stranger.certificate, stranger.key)
-    async with Cluster(tmp_path, tls=speaking(authority.sign("node"))) as cluster:
+    without_certificate = ssl.create_default_context(cafile=authority.file)
+    foreign_certificate = ssl.create_default_context(cafile=authority.file)
+    stranger = making.node(making.authority(tmp_path, "foreign"), "stranger")
+    foreign_certificate.load_cert_chain(stranger.certificate_file, stranger.key_file)
+    async with Cluster(tmp_path, tls=shared(authority)) as cluster:
         await cluster.put(b"x")
         await cluster.converged()
         terms = [node.log.term for node in cluster.nodes.values()]
@@ -103,11 +109,11 @@ async def test_strangers_are_dropped_and_counted_and_harm_nobody(tmp_path: Path,
 async def test_a_node_without_the_right_certificate_stays_outside(
     tmp_path: Path, authority: Authority, what: str
 ) -> None:
-    right = speaking(authority.sign("node"))
+    right = shared(authority)
     wrong: Callable[[], TlsContexts] = {
-        "of a foreign authority": lambda: contexts(Authority(tmp_path, "foreign").sign("node")),
+        "of a foreign authority": shared(making.authority(tmp_path, "foreign")),
         # It may dial, but nobody reaches it: the others do not believe that it is who they dial.
-        "for another host": lambda: contexts(authority.sign("elsewhere", "IP:127.0.0.2")),
+        "for another host": shared(authority, "127.0.0.2", "elsewhere"),
         "none": lambda: (None, None),
     }[what]
     async with Cluster(tmp_path, tls=right) as cluster:
@@ -132,12 +138,169 @@ async def test_a_node_without_the_right_certificate_stays_outside(
         await cluster.converged()
 
 
+async def give(node: Node, tls: Callable[[], TlsContexts]) -> None:
+    """The node goes on with this certificate."""
+    await node.stop()
+    node.tls = tls
+    await node.start()
+
+
+async def test_each_node_has_a_certificate_of_its_own(tmp_path: Path, authority: Authority) -> None:
+    async with Cluster(tmp_path, tls=shared(authority)) as cluster:
+        for name in NAMES:
+            made = making.node(authority, name)
+            await give(cluster[name], lambda made=made: contexts(authority, made))  # type: ignore[misc]  # its type is given
+        await cluster.put(b"x")
+        await cluster.converged()
+        assert [counted(cluster, name, "identity") for name in NAMES] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("side", ["dials", "is dialled"])
+@pytest.mark.parametrize("whose", ["another node's", "a client's", "the host's without a name"])
+async def test_no_other_certificate_of_the_authority_passes_for_a_node(
+    tmp_path: Path, authority: Authority, whose: str, side: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All three are on one host, so that the host alone proves nothing."""
+    async with Cluster(tmp_path, tls=shared(authority)) as cluster:
+        await cluster.put(b"x")
+        await cluster.converged()
+        impostor = cluster.others(await cluster.leader())[0]
+        others = [node for node in cluster.nodes.values() if node is not impostor]
+        if whose == "another node's":
+            made = making.node(authority, others[0].name)
+        elif whose == "a client's":
+            made = making.client(authority, impostor.name)
+        else:
+            made = making.node(authority, "somebody")
+        wrong = _plain_contexts(authority, made)
+        right = _plain_contexts(authority, making.node(authority, "right", making.HOST, *NAMES))
+        # Who may only call is refused by TLS itself where it is dialled.
+        reason = "tls" if (whose, side) == ("a client's", "is dialled") else "identity"
+        before = {node.name: counted(cluster, node.name, reason) for node in others}
+        with caplog.at_level(logging.WARNING):
+            await give(impostor, lambda: (wrong[0], right[1]) if side == "is dialled" else (right[0], wrong[1]))
+            await wait_until(
+                "both others to refuse it",
+                lambda: all(counted(cluster, node.name, reason) > before[node.name] for node in others),
+            )
+        await cluster.put(b"y", others)
+        await cluster.converged(others)
+        assert b"y" not in impostor.applied
+        said = [record.getMessage() for record in caplog.records]
+        about = "no connection to node" if reason == "tls" else "claims to be node"
+        assert any(f"{about} {impostor.name}" in line for line in said), said
+        await give(impostor, cluster.tls)
+        await cluster.converged()
+
+
+def _plain_contexts(by: Authority, made: Made) -> TlsContexts:
+    """As they are: an impostor checks nothing of its own."""
+    found: list[ssl.SSLContext] = []
+    for protocol in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
+        context = ssl.SSLContext(protocol)
+        context.load_cert_chain(made.certificate_file, made.key_file)
+        context.load_verify_locations(by.file)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        found.append(context)
+    return found[0], found[1]
+
+
+async def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path, authority: Authority) -> None:
+    """By new connections, of both sides; those that are up go on."""
+    made = making.node(authority, "node", making.HOST, *NAMES)
+    watched: list[Watched] = []
+
+    def tls() -> TlsContexts:
+        watched.append(Watched(making.files(authority, made)))
+        return accepting(watched[-1]), dialling(watched[-1])
+
+    async with Cluster(tmp_path, tls=tls) as cluster:
+        await cluster.put(b"x")
+        await cluster.converged()
+        old = made.certificate.serial_number
+        assert _serials(cluster) == {old}
+        new = authority.renew("node", making.now(), 60).certificate.serial_number
+        for each in watched:
+            await each.look()
+        await cluster.put(b"y")
+        await cluster.converged()
+        assert _serials(cluster) == {old}
+        for node in cluster.nodes.values():
+            for link in _links(node):
+                link.drop()
+        await wait_until("all connections to be made anew", lambda: _serials(cluster) == {new} and _all_up(cluster))
+        await cluster.put(b"z")
+        await cluster.converged()
+
+
+async def test_an_authority_is_exchanged_without_a_restart(tmp_path: Path, authority: Authority) -> None:
+    """Both are believed for a while; then certificates of the old one are refused."""
+    new = making.authority(tmp_path, "new")
+    believed = tmp_path / "believed.pem"
+    believed.write_bytes(authority.file.read_bytes() + new.file.read_bytes())
+    made = making.node(new, "node", making.HOST, *NAMES)
+    other = making.node(authority, "other", making.HOST, *NAMES)
+    watched: list[Watched] = []
+
+    def tls() -> TlsContexts:
+        files = making.files(new, made)
+        watched.append(Watched(type(files)(**{**vars(files), "authority": believed, "client_authority": believed})))
+        return accepting(watched[-1]), dialling(watched[-1])
+
+    async with Cluster(tmp_path, tls=tls) as cluster:
+        outsider = cluster.others(await cluster.leader())[0]
+        others = [node for node in cluster.nodes.values() if node is not outsider]
+        await give(outsider, lambda: _both(believed, other))
+        await cluster.put(b"with both")
+        await cluster.converged()
+        believed.write_bytes(new.file.read_bytes())
+        for each in watched:
+            await each.look()
+        for node in others:
+            for link in _links(node):
+                link.drop()
+        await give(outsider, lambda: _both(believed, other))
+        before = [counted(cluster, node.name) for node in others]
+        await wait_until(
+            "both others to refuse the old authority's",
+            lambda: all(counted(cluster, node.name) > seen for node, seen in zip(others, before, strict=True)),
+        )
+        await cluster.put(b"without", others)
+        assert b"without" not in outsider.applied
+
+
+def _both(believed: Path, made: Made) -> TlsContexts:
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context in (server, client):
+        context.load_cert_chain(made.certificate_file, made.key_file)
+        context.load_verify_locations(believed)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return server, client
+
+
+def _links(node: Node) -> list[Any]:
+    transport: Any = node.log._transport
+    return list(transport._links.values())
+
+
+def _all_up(cluster: Cluster) -> bool:
+    return all(link.up for node in cluster.nodes.values() for link in _links(node))
+
+
+def _serials(cluster: Cluster) -> set[int]:
+    """Of what those that are dialled show, on all connections that are up."""
+    up = [link for node in cluster.nodes.values() for link in _links(node) if link.up]
+    shown = [link._connection.transport.get_extra_info("ssl_object").getpeercert() for link in up]
+    return {int(each["serialNumber"], 16) for each in shown}
+
+
 async def test_processes_speak_tls(tmp_path: Path, authority: Authority) -> None:
-    files = authority.sign("node")
+    made = making.node(authority, "node", making.HOST, "a", "b", "c")
     settings = {
-        "peer_tls_certificate": str(files.certificate),
-        "peer_tls_key": str(files.key),
-        "peer_tls_authority": str(files.authority),
+        "peer_tls_certificate": str(made.certificate_file),
+        "peer_tls_key": str(made.key_file),
+        "peer_tls_authority": str(authority.file),
     }
     async with LocalCluster(tmp_path / "nodes", node_settings=settings) as cluster, Client(cluster.endpoints) as client:
         await client.register({"name": "x", "version": 1, "tasks": [
@@ -148,31 +311,39 @@ async def test_processes_speak_tls(tmp_path: Path, authority: Authority) -> None
 
 
 def test_files_that_do_not_fit_are_refused_by_the_name_of_their_setting(tmp_path: Path, authority: Authority) -> None:
-    files, other = authority.sign("node"), authority.sign("other")
-    text = tmp_path / "text"
+    made, other = making.node(authority, "node"), making.node(authority, "other")
+    text, gone = tmp_path / "text", tmp_path / "gone"
     text.write_text("no PEM")
-    for given, words in [
-        (Files(tmp_path / "gone", files.key, files.authority), ["peer_tls_certificate", "gone", "No such file"]),
-        (Files(files.certificate, tmp_path / "gone", files.authority), ["peer_tls_key", "gone", "No such file"]),
-        (Files(files.certificate, files.key, tmp_path / "gone"), ["peer_tls_authority", "gone", "No such file"]),
-        (Files(files.certificate, other.key, files.authority), ["peer_tls_certificate and peer_tls_key"]),
-        (Files(text, files.key, files.authority), ["peer_tls_certificate and peer_tls_key"]),
-        (Files(files.certificate, files.key, text), ["peer_tls_authority", "PEM"]),
+    right = making.files(authority, made)
+    for field, path, words in [
+        ("certificate", gone, ["peer_tls_certificate", "gone", "No such file"]),
+        ("key", gone, ["peer_tls_key", "gone", "No such file"]),
+        ("authority", gone, ["peer_tls_authority", "gone", "No such file"]),
+        ("key", other.key_file, ["peer_tls_certificate and peer_tls_key"]),
+        ("certificate", text, ["peer_tls_certificate and peer_tls_key"]),
+        ("authority", text, ["peer_tls_authority", "PEM"]),
     ]:
+        changed = {**vars(right), field: path}
         with pytest.raises(TlsUnusable) as error:
-            contexts(given)
+            read(type(right)(**{**changed, "client_authority": changed["authority"]}))
         assert all(word in str(error.value) for word in words), error.value
 
 
 def test_serve_refuses_unusable_files_as_a_wrong_configuration(tmp_path: Path, authority: Authority) -> None:
-    files = authority.sign("node")
+    made = making.node(authority, "a")
     file = tmp_path / "a.toml"
     # Relative to the file that names them.
-    names = [str(path.relative_to(tmp_path)) for path in (files.certificate, files.key, files.authority)]
+    names = [str(path.relative_to(tmp_path)) for path in (made.certificate_file, made.key_file, authority.file)]
     text = 'node = "a"\ndata_dir = "a"\npeer_tls_certificate = "{}"\npeer_tls_key = "{}"\npeer_tls_authority = "{}"\n'
+
+    def check() -> Any:
+        return CliRunner().invoke(cli, ["serve", "--config", str(file), "--check"])
+
     file.write_text(text.format(*names))
-    assert CliRunner().invoke(cli, ["serve", "--config", str(file), "--check"]).exit_code == 0
+    assert check().exit_code == 0
     file.write_text(text.format(names[0], "gone.key", names[2]))
-    result = CliRunner().invoke(cli, ["serve", "--config", str(file), "--check"])
-    assert result.exit_code == 2
-    assert "peer_tls_key" in result.output
+    assert (check().exit_code, "peer_tls_key" in check().output) == (2, True)
+    file.write_text(text.format(*names) + 'peer_listen = "0.0.0.0:7500"\npeer_advertise = "a.example:7500"\n')
+    refused = check()
+    assert refused.exit_code == 2
+    assert "is for a, 127.0.0.1, but others reach this node at a.example, as peer_advertise says" in refused.output

@@ -201,7 +201,8 @@ async def test_what_was_decided_while_hands_were_shaken_is_said_afterwards() -> 
     """Else a peer whose only other word of us is older would wait for the cluster to form for ever."""
     own = Hello(PROTOCOL_VERSION, "cluster", "a", "1", "a:1", ["a", "b"], None)
     owner = SimpleNamespace(
-        settings=RaftSettings(), counters=Counter(), hello=lambda: own, admit=lambda hello, expected: None
+        settings=RaftSettings(), counters=Counter(), client_tls=None, hello=lambda: own,
+        admit=lambda hello, expected, certificate: None,
     )
     link = SimpleNamespace(name="b", opened=lambda connection, hello: None)
     written: list[bytes] = []

@@ -19,7 +19,7 @@ from orchestrator.rpc.errors import RpcFailure
 from orchestrator.services import system_session
 from orchestrator.services.system_session import SystemSession
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator_client.connection import channel_factory
+from orchestrator_client.channels import channel_factory
 from tests.engine.driver import simple, workflow
 from tests.rpc.bench import Bench, served, until
 

@@ -182,7 +182,8 @@ class SimulatedCluster:
         if self.outside is not None:
             machine.executors = self.outside.executors(machine)
         config = Config(
-            node=name, data_dir=DATA, grpc_listen=f"{name}:{GRPC_PORT}", peer_listen=addresses[name], **self._settings
+            node=name, data_dir=DATA, grpc_listen=f"{name}:{GRPC_PORT}", peer_listen=addresses[name], insecure=True,
+            **self._settings,
         )
         member = self.members[name] = Member(machine, config, self.watcher)
         member.initialise(addresses, dice)

@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 
 from orchestrator.tls.authority import Authority, Made
+from orchestrator.tls.certificate import Certificate
 from orchestrator.tls.files import TlsFiles
 
 HOST = "127.0.0.1"
@@ -32,6 +33,11 @@ def files(by: Authority, made: Made, *, prefix: str = "peer_tls", host: str = ""
           minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> TlsFiles:
     return TlsFiles(prefix, made.certificate_file, made.key_file, by.file, by.file if callers else None, minimum,
                     host, "peer_advertise")
+
+
+def kept(by: Authority, name: str) -> Certificate:
+    """What is in its file now."""
+    return Certificate.all_of((by.directory / f"{name}.pem").read_bytes())[0]
 
 
 def expired(by: Authority, name: str, *hosts: str) -> Made:

@@ -68,7 +68,7 @@ class NetworkedCluster(FaultyCluster):
     """Each node in its network namespace; what its peers send it comes through the relay."""
 
     def __init__(self, directory: Path, nodes: int, settings: dict[str, int | str], disk: DiskSettings | None) -> None:
-        super().__init__(directory, nodes, settings, disk)
+        super().__init__(directory, nodes, {**settings, "insecure": True}, disk)
         self.namespaces = Namespaces(self.nodes)
         self.relay = RelayProcess(self.namespaces)
         for node in self.nodes.values():
