@@ -21,6 +21,7 @@ FILE_NAME = "drained"
 # Whoever would take over may be just short of the leader's log, or about to be connected.
 TAKE_OVER_SECONDS = 3.0
 AGAIN_SECONDS = 0.3
+LOOK_EVERY_SECONDS = 0.005
 
 
 class Service:
@@ -93,8 +94,12 @@ class Service:
         await self._hand_over()
 
     async def _hand_over(self) -> None:
-        if self._log.role is Role.LEADER:
-            await self._log.transfer_leadership()
+        """And stays until another one leads, for its vote may be needed for that."""
+        if self._log.role is not Role.LEADER or not await self._log.transfer_leadership():
+            return
+        deadline = asyncio.get_running_loop().time() + TAKE_OVER_SECONDS
+        while self._log.leader is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nothing signals it
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     async def _give_lead_away(self) -> None:
         deadline = asyncio.get_running_loop().time() + TAKE_OVER_SECONDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator
 
 import google_crc32c
 import grpc
@@ -19,24 +19,25 @@ BEHIND_SECONDS = 30.0
 # Who takes no piece for so long is gone, or stopped: the copy takes room on this node's disk meanwhile.
 STALLED_SECONDS = 60.0
 
-Write = Callable[[pb.BackupResponse], Awaitable[None]]
 
-
-async def send_backup(backend: Backend, request: pb.BackupRequest, write: Write) -> None:
+async def backup_parts(backend: Backend, request: pb.BackupRequest) -> AsyncGenerator[pb.BackupResponse, None]:
     """Header, chunks and trailer. Raises RpcFailure, and the errors of the database."""
     if backend.backups is None:
         raise unimplemented("backup", "this node makes no backups")
     await _wait_applied(backend, max(1, request.index_min))
     async with backend.backups.open() as backup:
-        await _write(write, pb.BackupResponse(header=_header(backup.header)))
-        pace = _Pace(request.bytes_per_second_max)
+        patience, pace = _Patience(), _Pace(request.bytes_per_second_max)
+        with patience:
+            yield pb.BackupResponse(header=_header(backup.header))
         offset = 0
         async for piece in backup.pieces():
-            chunk = pb.BackupChunk(offset=offset, data=piece, crc32c=google_crc32c.value(piece))
-            await _write(write, pb.BackupResponse(chunk=chunk))
+            with patience:
+                chunk = pb.BackupChunk(offset=offset, data=piece, crc32c=google_crc32c.value(piece))
+                yield pb.BackupResponse(chunk=chunk)
             offset += len(piece)
             await pace.after(offset)
-        await _write(write, pb.BackupResponse(trailer=pb.BackupTrailer(sha256=backup.sha256)))
+        with patience:
+            yield pb.BackupResponse(trailer=pb.BackupTrailer(sha256=backup.sha256))
 
 
 async def _wait_applied(backend: Backend, index: int) -> None:
@@ -48,18 +49,25 @@ async def _wait_applied(backend: Backend, index: int) -> None:
         raise RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "NODE_BEHIND", message) from None
 
 
-async def _write(write: Write, response: pb.BackupResponse) -> None:
-    try:
-        async with asyncio.timeout(STALLED_SECONDS):
-            await write(response)
-    except TimeoutError:
-        message = f"nobody took a piece of the backup for {STALLED_SECONDS:.0f} s"
-        raise RpcFailure(grpc.StatusCode.ABORTED, "BACKUP_STALLED", message) from None
-
-
 def _header(header: BackupHeader) -> pb.BackupHeader:
     facts = msgspec.structs.asdict(header)
     return pb.BackupHeader(**facts | {"content_hash": bytes.fromhex(header.content_hash)})
+
+
+class _Patience:
+    """Ends the call when what it gives is not taken: somebody may have stopped, and not gone."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._limit: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        if self._task is not None:
+            self._limit = asyncio.get_running_loop().call_later(STALLED_SECONDS, self._task.cancel)
+
+    def __exit__(self, *_: object) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
 
 
 class _Pace:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -15,7 +17,7 @@ from orchestrator.replication.configuration import Member
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.backups import send_backup
+from orchestrator.rpc.backups import backup_parts
 from orchestrator.rpc.draining import give_lead_away, leader_known, service_of
 from orchestrator.rpc.errors import RpcFailure, abort, answers
 from orchestrator.rpc.requests import identity_of, in_range
@@ -108,10 +110,11 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
         await service_of(self.backend, request.node).undrain()
         return pb.UndrainNodeResponse()
 
-    # The generated type knows generators only; here each write is waited for, and not for ever.
-    async def Backup(self, request: pb.BackupRequest, context: Any) -> None:  # type: ignore[override]  # as said above
+    async def Backup(self, request: pb.BackupRequest, context: Any) -> AsyncIterator[pb.BackupResponse]:
         try:
-            await send_backup(self.backend, request, context.write)
+            async with aclosing(backup_parts(self.backend, request)) as parts:
+                async for part in parts:
+                    yield part
         except Exception as error:  # noqa: BLE001 - it becomes the status of the call
             await abort(context, error, self.backend.addresses)
 

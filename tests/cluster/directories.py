@@ -15,8 +15,10 @@ from tests.cluster.test_replaced_node import orchestrator, votes
 def configured(directory: Path, nodes: int = 3, **settings: int | str) -> LocalCluster:
     """Nodes that have their configuration, and no data."""
     made = LocalCluster(directory, nodes, node_settings=settings)
+    made.directory.mkdir(parents=True)
+    made._make_secret_key()
     for node in made.nodes.values():
-        node.directory.mkdir(parents=True)
+        node.directory.mkdir()
         node.config_file.write_text(made._toml(node))
     return made
 

@@ -68,6 +68,8 @@ class Measured:
     pauses: list[Pause] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    # Starts that failed, whoever waited for them.
+    failed: list[str] = field(default_factory=list)
     simulated_seconds: float = 0.0
 
 
@@ -107,6 +109,8 @@ class Callers(Person):
 
     def __init__(self, cluster: QuietCluster) -> None:
         self.moments: list[float] = []
+        self.acknowledged: list[str] = []
+        self.failed: list[str] = []
         # By when a call that is under way must have been answered.
         self.overdue_at: dict[int, float] = {}
         self.stopped = False
@@ -128,7 +132,9 @@ class Callers(Person):
             try:
                 await client.start("switch", {}, id=f"{caller}-{number}", register=False, timeout_s=timeout_s)
                 self.moments.append(self.cluster.loop.now)
+                self.acknowledged.append(f"{caller}-{number}")
             except errors.ClusterError as error:
+                self.failed.append(f"{caller}-{number}: {error!r}")
                 self.cluster.watcher.trace(self.name, f"a start failed: {error!r}")
             self.check_answered(caller)
             del self.overdue_at[caller]
@@ -202,6 +208,7 @@ class Losses(Drive):
         self._check_answered(callers)
         self.measured.violations = watcher.violations
         self.measured.lines = watcher.lines
+        self.measured.failed = callers.failed
         self.measured.simulated_seconds = loop.now
         return self.measured
 
@@ -274,6 +281,8 @@ async def _handover(cluster: QuietCluster, leader: Member) -> None:
     """SIGTERM."""
     stopping = leader.machine.spawn(leader.stop(), "stop")
     await asyncio.wait([stopping], timeout=STOP_SECONDS)
+    if not [member for member in cluster.leaders() if member is not leader]:
+        cluster.watcher.violated(f"{leader.name} has ended, and nobody leads in its place")
     await asyncio.sleep(LATE_SECONDS)
     check_nothing_pending(leader)
     await asyncio.sleep(LOST_SECONDS)
