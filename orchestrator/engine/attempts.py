@@ -67,7 +67,7 @@ def input_of(step: Step, attempt: TaskAttempt) -> bytes:
 
 def has_effect(attempt: TaskAttempt) -> bool:
     """Whether executing the attempt, as far as it has come, may change something outside of the cluster."""
-    return attempt.type in WORKED and not attempt.is_looked_at
+    return attempt.type in WORKED and (attempt.check is Check.NONE or not attempt.is_looked_at)
 
 
 # --- how they come to be
@@ -258,10 +258,11 @@ def finish(
         return _look_at_output(step, attempt, output, accepted)
     in_effect = in_flight and has_effect(attempt)
     was_accepted = attempt.accepted if was_done else accepted
-    if attempt.joined and not accepted and not was_done:
-        children.leave(step, attempt)
-    if attempt.own_child and not accepted and not was_done and not attempt.compensates:
-        children.cancel(step, attempt, reason or status.name)
+    if not accepted and not was_done:
+        if attempt.joined:
+            children.leave(step, attempt)
+        if attempt.own_child and not attempt.compensates:
+            children.cancel(step, attempt, reason or status.name)
     attempt = step.put_task(
         replace(
             attempt,

@@ -63,17 +63,17 @@ def start_within(
         return refused.rejected
     kept = cast(Bundle | None, step.state.resident[Table.BUNDLE].get((bundled[0],)))
     plan = _refer(step, bundled, kept)
-    given = put_if_absent(plan.definition.input_template, input or b"{}")
+    definition = plan.definition
+    given = put_if_absent(definition.input_template, input or b"{}")
     is_known = looked.bundle == bundled[0]
-    refusal = _refusal(plan, given, looked.violation if is_known else "")
-    if refusal is not None:
+    if (refusal := _refusal(plan, given, looked.violation if is_known else "")) is not None:
         step.write(Table.BUNDLE, (bundled[0],), kept)
         return refusal
     header = Execution(
         namespace=namespace,
         workflow_id=workflow_id or step.ids.make(),
-        name=plan.definition.name,
-        version=plan.definition.version,
+        name=definition.name,
+        version=definition.version,
         bundle=bundled[0],
         status=WorkflowStatus.RUNNING,
         created_ms=step.now,
@@ -85,9 +85,9 @@ def start_within(
         timeout_base_ms=step.now,
         open_branches=1,
         idempotency_key=idempotency_key,
-        retention_ms=plan.definition.retention_ms,
-        masked_fields=plan.definition.masked_fields,
-        retention_count=plan.definition.retention_count,
+        retention_ms=definition.retention_ms,
+        masked_fields=definition.masked_fields,
+        retention_count=definition.retention_count,
         parent=parent,
         parent_sequence=parent_sequence,
         root=root,

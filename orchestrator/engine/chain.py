@@ -6,8 +6,7 @@ from hashlib import blake2b
 
 from orchestrator.engine.encoding import encode_any, encode_struct
 from orchestrator.engine.results import AnyResult, Done, Judged, Verdict
-from orchestrator.engine.state import State
-from orchestrator.engine.step import Changed
+from orchestrator.engine.state import Changed, State
 
 CHAIN_BYTES = 32
 GENESIS = bytes(CHAIN_BYTES)

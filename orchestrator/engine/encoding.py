@@ -14,25 +14,43 @@ from orchestrator.engine.results import AnyResult
 _encode = msgspec.msgpack.Encoder().encode
 _astuple = msgspec.structs.astuple
 _decode_result: msgspec.msgpack.Decoder[AnyResult] = msgspec.msgpack.Decoder(AnyResult)
-_shapes: dict[type[Any], tuple[tuple[Any, ...], list[Any], int]] = {}
+_CHUNK = 8
 
 
-def _shape(kind: type[Any]) -> tuple[tuple[Any, ...], list[Any], int]:
-    fields = msgspec.structs.fields(kind)
-    tag = kind.__struct_config__.tag
-    head = () if tag is None else (tag,)
-    shape = _shapes[kind] = (head, [field.default for field in fields], sum(1 for field in fields if field.required))
-    return shape
+class _Shape:
+    """How the structs of one type are encoded."""
+
+    __slots__ = ("chunks", "defaults", "head", "required")
+
+    def __init__(self, kind: type[Any]) -> None:
+        fields = msgspec.structs.fields(kind)
+        tag = kind.__struct_config__.tag
+        self.head: tuple[Any, ...] = () if tag is None else (tag,)
+        self.defaults = tuple(field.default for field in fields)
+        self.required = sum(1 for field in fields if field.required)
+        # The defaults from the end on, so many at a time: mostly many of them are left out.
+        ends = range(len(fields), self.required + _CHUNK - 1, -_CHUNK)
+        self.chunks = [self.defaults[end - _CHUNK : end] for end in ends]
+
+
+_shapes: dict[type[Any], _Shape] = {}
 
 
 def encode_struct(value: msgspec.Struct) -> bytes:
     kind = type(value)
-    head, defaults, required = _shapes.get(kind) or _shape(kind)
+    shape = _shapes.get(kind)
+    if shape is None:
+        shape = _shapes[kind] = _Shape(kind)
     values = _astuple(value)
-    last = len(values) - 1
-    while last >= required and values[last] == defaults[last]:
-        last -= 1
-    return _encode(head + values[: last + 1])
+    end = len(values)
+    for chunk in shape.chunks:
+        if values[end - _CHUNK : end] != chunk:
+            break
+        end -= _CHUNK
+    defaults, required = shape.defaults, shape.required
+    while end > required and values[end - 1] == defaults[end - 1]:
+        end -= 1
+    return _encode(shape.head + values[:end])
 
 
 def encode_any(value: Any) -> bytes:

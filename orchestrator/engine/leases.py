@@ -12,7 +12,7 @@ from orchestrator.engine import places, throttle
 from orchestrator.engine.definitions.model import NO_LIMITS, TaskLimits
 from orchestrator.engine.effects import Cancel, Deliver, LeaseEnded, QueueOpened, TaskQueued
 from orchestrator.engine.messages import TaskLeased
-from orchestrator.engine.model import SessionKind, Table, TaskAttempt, TaskStatus, TimerKind, WorkflowStatus
+from orchestrator.engine.model import Check, SessionKind, Table, TaskAttempt, TaskStatus, TimerKind, WorkflowStatus
 from orchestrator.engine.queues import QueueKey, queue_of
 from orchestrator.engine.resident import Lease, Ready, Session
 from orchestrator.engine.state import State
@@ -57,6 +57,8 @@ def enqueue(
 
 def is_wanted(step: Step, attempt: TaskAttempt) -> bool:
     """Whether the step's execution still wants the attempt to be executed, not only cancelled by a later step."""
+    if step.x.status is WorkflowStatus.RUNNING and step.x.ending is None:
+        return True
     return not step.is_over and (attempt.compensates > 0 or step.phase is not WorkflowStatus.COMPENSATING)
 
 
@@ -215,7 +217,7 @@ def _take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
 
 def take_up(step: Step, attempt: TaskAttempt, lease: Lease, worker_id: str) -> None:
     """The attempt is in progress under the lease, and may be delivered."""
-    if attempt.is_looked_at:
+    if attempt.check is not Check.NONE and attempt.is_looked_at:
         # It begins, or has ended, when that is done.
         step.put_task(replace(attempt, updated_ms=step.now, fencing_token=lease.token, ready=0))
         _deliver(step, lease)

@@ -27,10 +27,8 @@ _FIXED_FIELDS = frozenset("input variables workflowId workflowType version corre
 
 def check_room(step: Step, more: int) -> None:
     """Raises LimitExceeded if the execution cannot take so many bytes more."""
-    if step.phase is WorkflowStatus.COMPENSATING:
-        # A limit must not keep what was done from being undone.
-        return
-    if step.x.payload_bytes + more > limits.EXECUTION_BYTES:
+    # A limit must not keep what was done from being undone.
+    if step.x.payload_bytes + more > limits.EXECUTION_BYTES and step.phase is not WorkflowStatus.COMPENSATING:
         raise LimitExceeded(f"the execution's payloads exceed the limit of {limits.EXECUTION_BYTES} bytes")
 
 

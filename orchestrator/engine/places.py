@@ -47,7 +47,8 @@ def place_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> Place:
 
 def node_of(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> TaskNode:
     """The task that the attempt is of, be it a compensation."""
-    if not (attempt.compensates or attempt.expanded or attempt.expansion or attempt.iterations):
+    if not (hot.expansions or hot.records or attempt.iterations):
+        # There is nothing else that an attempt could be of.
         return plan.nodes[attempt.reference]
     if attempt.compensates:
         return undo_of(plan, hot, hot.records[attempt.compensates])

@@ -26,12 +26,20 @@ _FEW = 4
 class _Pool:
     """Sessions that serve the same task names in one domain: looked through while they are few, else as a heap."""
 
-    __slots__ = ("heap", "is_heap", "members")
+    __slots__ = ("domain", "heap", "is_heap", "members", "names", "namespace")
 
-    def __init__(self) -> None:
+    def __init__(self, key: _PoolKey) -> None:
+        self.namespace, self.domain, self.names = key
         self.heap: list[tuple[int, int, str]] = []
         self.is_heap = False  # whether the heap is kept
         self.members: dict[str, Session] = {}
+
+    def is_of(self, session: Session) -> bool:
+        """Whether the session belongs here. One that is changed mostly has the very same names."""
+        names = session.task_names
+        if names is not self.names and names != self.names:
+            return False
+        return session.namespace == self.namespace and session.domain == self.domain
 
     def put(self, session: Session) -> None:
         self.members[session.id] = session
@@ -129,9 +137,11 @@ class Queues:
                 del self._apart[queue[0], task_name]
 
     def session_changed(self, old: Session | None, new: Session | None) -> None:
-        if old is not None and new is not None and _pools_with(old, new):
-            self._pool_of[new.id].put(new)
-            return
+        if old is not None and new is not None:
+            pool = self._pool_of[old.id]
+            if pool.is_of(new):
+                pool.put(new)
+                return
         if old is not None:
             self._leave(old)
         if new is not None:
@@ -141,7 +151,7 @@ class Queues:
         key = _pool_key(session)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = _Pool()
+            pool = self._pools[key] = _Pool(key)
             for name in session.task_names:
                 self._servers.setdefault((session.namespace, session.domain, name), {})[key] = pool
         self._pool_of[session.id] = pool
@@ -225,13 +235,6 @@ class Queues:
     def waiting(self) -> list[QueueKey]:
         """The queues that have a ready attempt, sorted."""
         return [queue for queue in sorted(self._queues) if self.head(queue) is not None]
-
-
-def _pools_with(one: Session, other: Session) -> bool:
-    """Whether both belong to the same pool. A session that is changed mostly has the very same names."""
-    if one.task_names is not other.task_names and one.task_names != other.task_names:
-        return False
-    return one.namespace == other.namespace and one.domain == other.domain
 
 
 def _pool_key(session: Session) -> _PoolKey:

@@ -16,8 +16,8 @@ from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.errors import Refused
 from orchestrator.engine.identifiers import Identifiers
 from orchestrator.engine.results import AnyResult, Code, Rejected
-from orchestrator.engine.state import State
-from orchestrator.engine.step import Changed, Step
+from orchestrator.engine.state import Changed, State
+from orchestrator.engine.step import Step
 from orchestrator.engine.triggers import events, schedules
 
 T = TypeVar("T")

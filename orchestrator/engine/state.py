@@ -47,6 +47,18 @@ _ROW_BYTES = 700  # a small row in memory, for the estimate
 _STALE_SLACK = 1024
 
 
+Changed = dict[Table, dict[RowKey, bool]]
+"""Each row that changed, with whether it was there before."""
+
+
+def marks_in(changed: Changed, table: Table) -> dict[RowKey, bool]:
+    """Those of one table, to add to."""
+    found = changed.get(table)
+    if found is None:
+        found = changed[table] = {}
+    return found
+
+
 class Change(NamedTuple):
     table: Table
     key: RowKey
@@ -85,7 +97,7 @@ class State:
         self._ended: OrderedDict[ExecutionKey, ExecutionState] = OrderedDict()
         # What has changed, and whether the database has it: rows of executions by table and number, and all others.
         self._unflushed_of: dict[ExecutionKey, dict[tuple[Table, int], bool]] = {}
-        self._unflushed: dict[tuple[Table, RowKey], bool] = {}
+        self.unflushed: Changed = {}
         self._gone: dict[ExecutionKey, None] = {}  # deleted, and the database may not know it yet
         self.hot_bytes = 0
 
@@ -99,7 +111,7 @@ class State:
         for versions in self.highest_version.values():
             versions.sort()
         self._unflushed_of.clear()
-        self._unflushed.clear()
+        self.unflushed.clear()
 
     def take_definitions(self, other: State) -> None:
         """What is registered there is registered here, too, as it is now; not to be flushed."""
@@ -258,14 +270,8 @@ class State:
 
     # --- what the database does not have yet
 
-    def mark(self, mark: tuple[Table, RowKey], existed: bool) -> None:
-        """A committed step has changed the row, which is none of an execution's."""
-        if mark not in self._unflushed:
-            self._unflushed[mark] = existed
-
-    def mark_row(self, mark: tuple[Table, RowKey], existed: bool) -> None:
-        """As `mark`, of an execution's row."""
-        table, key = mark
+    def mark_row(self, table: Table, key: RowKey, existed: bool) -> None:
+        """A committed step has changed the row, which is one of an execution's."""
         number = 0 if table is Table.EXECUTION else cast(int, key[2])
         self.marks_of(cast(ExecutionKey, key[:2])).setdefault((table, number), existed)
 
@@ -296,7 +302,7 @@ class State:
     @property
     def unflushed_residents(self) -> int:
         """How many rows of no execution have changed since changes were last taken."""
-        return len(self._unflushed)
+        return sum(len(of_table) for of_table in self.unflushed.values())
 
     def take_changes(self) -> list[Change]:
         """Each row that changed since the last call, once: execution by execution, then all others.
@@ -312,12 +318,13 @@ class State:
                 row = None if hot is None else hot.row(table, number)
                 if row is not None or existed:
                     changes.append(Change(table, key if table is Table.EXECUTION else (*key, number), row, existed))
-        for mark, existed in self._unflushed.items():
-            row = self.read(*mark)
-            if row is not None or existed:
-                changes.append(Change(*mark, row, existed))
+        for table, of_table in self.unflushed.items():
+            for row_key, existed in of_table.items():
+                row = self.read(table, row_key)
+                if row is not None or existed:
+                    changes.append(Change(table, row_key, row, existed))
         self._unflushed_of.clear()
-        self._unflushed.clear()
+        self.unflushed.clear()
         self._gone.clear()
         return changes
 

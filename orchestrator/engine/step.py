@@ -33,13 +33,8 @@ from orchestrator.engine.model import (
 from orchestrator.engine.plan import Plan, plan_of
 from orchestrator.engine.queues import QueueKey
 from orchestrator.engine.resident import Ready, Timer
-from orchestrator.engine.state import State
+from orchestrator.engine.state import Changed, State, marks_in
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
-
-Changed = dict[Table, dict[RowKey, bool]]
-"""Each row that changed, with whether it was there before."""
-
-_META: tuple[Table, RowKey] = (Table.META, ())
 
 
 class Step:
@@ -86,7 +81,7 @@ class Step:
         self.effects: list[AnyEffect] = []
         # What was there before: tasks of the step's execution, and rows of all other tables.
         self.tasks_before: dict[int, TaskAttempt | None] = {}
-        self.undo: dict[tuple[Table, RowKey], Any] = {}
+        self.undo: dict[Table, dict[RowKey, Any]] = {}
         self.budget = limits.TRANSITIONS_PER_STEP
         self.is_beside = False  # the execution has something left to do, which a message sees to
         self.agenda: list[AgendaItem] = []
@@ -203,10 +198,15 @@ class Step:
 
     def write(self, table: Table, key: RowKey, row: Any) -> None:
         """Puts or deletes a row of any table but TASK."""
-        old = self.state.write(table, key, row)
-        mark = (table, key)
-        if mark not in self.undo:
-            self.undo[mark] = old
+        self._keep(table, key, self.state.write(table, key, row))
+
+    def _keep(self, table: Table, key: RowKey, old: Any) -> None:
+        """What was there before the step, which is what comes first."""
+        of_table = self.undo.get(table)
+        if of_table is None:
+            self.undo[table] = {key: old}
+        elif key not in of_table:
+            of_table[key] = old
 
     def put_task(self, attempt: TaskAttempt) -> TaskAttempt:
         sequence = attempt.sequence
@@ -296,9 +296,7 @@ class Step:
         if x.updated_ms != self.now:
             x = self.header
             x.updated_ms = self.now
-        mark = (Table.EXECUTION, self.key)
-        if mark not in self.undo:
-            self.undo[mark] = self.hot.execution
+        self._keep(Table.EXECUTION, self.key, self.hot.execution)
         self.hot.execution = x
         namespace, workflow_id = self.key
         terminal = x.status in WORKFLOW_TERMINAL
@@ -308,28 +306,37 @@ class Step:
         """Keeps the step; notes the rows that it changed, of all but executions, and answers how many rows changed."""
         state = self.state
         rows = 0
-        for mark, old in self.undo.items():
-            table, key = mark
-            existed = old is not None
+        for table, of_table in self.undo.items():
             resident = state.resident.get(table)
             if resident is None:
-                if not existed and state.read(table, key) is None:
-                    continue
-                state.mark_row(mark, existed)
-            else:
-                if not existed and key not in resident:
-                    continue
-                _note(changed, table, key, existed)
-                state.mark(mark, existed)
-            rows += 1
+                rows += self._commit_rows(table, of_table)
+                continue
+            noted = marks_in(changed, table)
+            marked = marks_in(state.unflushed, table)
+            for key, old in of_table.items():
+                existed, is_there = old is not None, key in resident
+                if existed or is_there:
+                    rows += 1
+                    _mark(noted, key, existed, is_there)
+                    _mark(marked, key, existed, is_there)
         if self.tasks_before:
             rows += self._commit_tasks()
         if state.meta is not self._meta:
             rows += 1
-            _note(changed, Table.META, (), True)
-            state.mark(_META, True)
+            _note_meta(state, changed)
         if self.key is not None:
             state.touch(self.key)
+        return rows
+
+    def _commit_rows(self, table: Table, of_table: dict[RowKey, Any]) -> int:
+        """Of one of an execution's tables."""
+        state = self.state
+        rows = 0
+        for key, old in of_table.items():
+            existed = old is not None
+            if existed or state.read(table, key) is not None:
+                state.mark_row(table, key, existed)
+                rows += 1
         return rows
 
     def _commit_tasks(self) -> int:
@@ -345,13 +352,15 @@ class Step:
 
     def discard(self) -> None:
         """Nothing has happened."""
-        removed = {table for table, key in self.undo if self.state.read(table, key) is None}
+        undo, read = self.undo, self.state.read
+        removed = {table for table in undo if any(read(table, key) is None for key in undo[table])}
         if any(sequence not in self.hot.tasks for sequence in self.tasks_before):
             removed.add(Table.TASK)
         if self.removed is None:
             self._put_tasks_back(self.key)
-        for (table, key), old in reversed(self.undo.items()):
-            self.state.write(table, key, old)
+        for table, of_table in reversed(self.undo.items()):
+            for key, old in reversed(of_table.items()):
+                self.state.write(table, key, old)
         if self.removed is not None:
             self._put_tasks_back(self.removed)
         hot = None if self.key is None else self.state.execution(self.key)
@@ -380,13 +389,17 @@ class Step:
 def advance_time(state: State, changed: Changed, time_ms: int) -> None:
     """What begins each entry: no step, for nothing can go wrong."""
     state.meta = replace(state.meta, log_time_ms=time_ms)
-    _note(changed, Table.META, (), True)
-    state.mark(_META, True)
+    _note_meta(state, changed)
 
 
-def _note(changed: Changed, table: Table, key: RowKey, existed: bool) -> None:
-    of_table = changed.get(table)
-    if of_table is None:
-        of_table = changed[table] = {}
-    if key not in of_table:
-        of_table[key] = existed
+def _note_meta(state: State, changed: Changed) -> None:
+    marks_in(changed, Table.META).setdefault((), True)
+    marks_in(state.unflushed, Table.META).setdefault((), True)
+
+
+def _mark(marks: dict[RowKey, bool], key: RowKey, existed: bool, is_there: bool) -> None:
+    """Notes a row that changed, but for one that has come and gone since there are marks."""
+    if key not in marks:
+        marks[key] = existed
+    elif not is_there and not marks[key]:
+        del marks[key]

@@ -39,7 +39,7 @@ class PayloadInvalid(JsonInvalid):
 
 def _is_too_deep(text: bytes) -> bool:
     # Few brackets in all, which is nearly every payload, cannot be deep ones.
-    if text.count(b"{") + text.count(b"[") <= DEPTH_MAX:
+    if len(text) <= DEPTH_MAX or text.count(b"{") + text.count(b"[") <= DEPTH_MAX:
         return False
     brackets = _STRING.sub(b"", text).translate(None, _NO_BRACKETS)
     # Thousands of shallow ones go away in pairs, from the inside: each time at most two levels.

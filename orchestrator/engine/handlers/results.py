@@ -11,7 +11,7 @@ from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
 from orchestrator.engine.handlers import checking
 from orchestrator.engine.messages import WorkerLost
-from orchestrator.engine.model import Payload, TaskAttempt, TaskStatus
+from orchestrator.engine.model import Check, Payload, TaskAttempt, TaskStatus
 from orchestrator.engine.operators.registry import EVALUATED
 from orchestrator.engine.payloads import drop, store
 from orchestrator.engine.results import AnyResult, Code, Done, Judged, Verdict
@@ -30,7 +30,7 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
     attempt = attempt_of(step, command.namespace, command.workflow_id, command.task_id)
     if attempt is None or not holds(step, attempt, command.fencing_token):
         return _late(step, command, attempt)
-    if attempt.is_looked_at:
+    if attempt.check is not Check.NONE and attempt.is_looked_at:
         checking.answered(step, attempt, command)
         return Judged(Verdict.ACCEPTED)
     if command.status is TaskStatus.IN_PROGRESS and attempts.node_of(step, attempt).type != TaskType.SIMPLE:
