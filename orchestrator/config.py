@@ -111,8 +111,11 @@ class Config:
                                             "more than three heartbeats", 500, min=20, max=30_000)
     election_timeout_max_ms: int = _setting("silence after which every node stands for election; above the minimum",
                                             750, min=40, max=60_000)
-    max_clock_skew_ms: int = _setting("a leader whose clock is further from the members' median hands over",
+    max_clock_skew_ms: int = _setting("a node whose clock is further from the members' median does not lead while "
+                                      "another can",
                                       1_000, min=10, max=60_000)
+    clock_offset_ms: int = _setting("for tests only: added to what this machine's wall clock says", 0,
+                                    min=-100 * 365 * 86_400_000, max=100 * 365 * 86_400_000)
 
     entry_close_bytes: int = _setting("a log entry takes no more commands at this size", 256 * KIB,
                                       min=4 * KIB, max=MIB)

@@ -46,7 +46,7 @@ class Service:
 
     def start(self) -> None:
         """The log has started."""
-        self._log.stand_back(self.is_drained)
+        self._log.stand_back("drained", self.is_drained)
 
     def begin_work(self) -> None:
         """The node's gRPC service is open."""
@@ -62,7 +62,7 @@ class Service:
                 replace_file(self._files, self._path, b"")
                 self.is_drained = True
                 logger.info("is drained")
-            self._log.stand_back(True)
+            self._log.stand_back("drained", True)
             await self._system.leave(self._drain_seconds)
 
     async def undrain(self) -> None:
@@ -73,7 +73,7 @@ class Service:
                 self._files.sync_directory(self._path.parent)
                 self.is_drained = False
                 logger.info("is in service again")
-            self._log.stand_back(False)
+            self._log.stand_back("drained", False)
             if self._serving:
                 self._system.start()
 
@@ -84,7 +84,7 @@ class Service:
 
     async def stop(self, *, failed: bool) -> None:
         """The lead goes first, so that clients wait for nothing else; then what the node executes."""
-        self._log.stand_back(True)
+        self._log.stand_back("stopping", True)
         if failed:
             await self._system.stop(None)
             return

@@ -51,7 +51,7 @@ from orchestrator.storage.searches import Searches
 from orchestrator.storage.store import Store, restored_machine
 from orchestrator.system_work import system_work
 from orchestrator.telemetry.metrics import Metrics, MetricsServer
-from orchestrator.world import World
+from orchestrator.world import OffsetClock, World
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,8 @@ class Node:
         self.config = config
         self._world = world or World()
         self._clock = self._world.clock
+        if config.clock_offset_ms:
+            self._clock = OffsetClock(self._clock, config.clock_offset_ms)
         self._time = self._world.time or self._clock
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
@@ -110,6 +112,8 @@ class Node:
         self._service = Service(self._world.files, config.data_dir, self._log, self._system,
                                 drain_seconds=config.system_drain_ms / 1000)
         self._log_clock = LogClock(self._time, self._log.peer_clock_offsets, voices_min=lambda: self._log.quorum)
+        self._skew = SkewWatch(self._log_clock, self._clock, self._log.transfer_leadership, config.max_clock_skew_ms,
+                               self._log.peer_gossip)
         await self._log.start()
         self._service.start()
         self._sequencer = self._make_sequencer()
@@ -334,6 +338,7 @@ class Node:
             wait_applied=self._applier.wait_applied,
             load=self._database.load_execution,
             search=Searches(self._database, self._settle),
+            clock_skews_ms=lambda: {self.config.node: self._log_clock.skew_ms(), **self._log_clock.skews_ms()},
             peers=self._log.peer_gossip,
             service=self._service,
             backups=self._backups,
@@ -452,18 +457,19 @@ class Node:
 
     def _set_gauges(self) -> None:
         state, applied_index = self._machine().state, self._applier.applied_index
+        self.metrics.clock_skew_seconds.set(self._log_clock.skew_ms() / 1000)
         self._gauges.set(self._log.status(), state, self._sequencer, self._flusher, applied_index)
 
     async def _keep_time(self) -> None:
         """Follows the leader's log time while nothing is logged; hands over when this node's clock is off."""
-        skew = SkewWatch(self._log_clock, self._clock, self._log.transfer_leadership, self.config.max_clock_skew_ms)
         while True:
             await asyncio.sleep(GOSSIP_SECONDS)
             leader = self._log.leader
             told = self._log.peer_gossip().get(leader or "", {}).get("log_time_ms")
             if leader != self.config.node and isinstance(told, int) and told:
                 self._log_clock.observe(told, live=True)
-            await skew.look(leading=self._leadership.leading)
+            await self._skew.look(leading=self._leadership.leading)
+            self._log.stand_back("clock", self._skew.is_off)
             await self._service.look()
 
     def _say(self) -> None:
@@ -475,6 +481,7 @@ class Node:
                 "commit_index": self._log.commit_index,
                 "applied_index": self._applier.applied_index,
                 "log_time_ms": self._log_clock.peek_ms() if self._leadership.leading else 0,
+                "stands_back": int(self._skew.is_off or self._service.is_drained),
                 **self._content.facts(),
                 **self._service.facts,
             }

@@ -32,6 +32,20 @@ class SystemClock:
         return time.time_ns() // 1_000_000  # noqa: TID251 - this is the clock that is injected
 
 
+class OffsetClock:
+    """Another clock, with its wall clock put forward, or back: what a node has whose clock is wrong."""
+
+    def __init__(self, clock: Clock, offset_ms: int) -> None:
+        self._clock = clock
+        self._offset_ms = offset_ms
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def wall_ms(self) -> int:
+        return self._clock.wall_ms() + self._offset_ms
+
+
 def free_disk_bytes(directory: Path) -> int:
     """Room for this process on the disk of the directory."""
     status = os.statvfs(directory)

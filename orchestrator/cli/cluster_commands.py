@@ -21,6 +21,7 @@ _LAG_NOTABLE_ENTRIES = 1_000
 # A handover takes two election timeouts at most; a drain also what the node gives its system tasks.
 _TRANSFER_TIMEOUT_S = 30.0
 _DRAIN_TIMEOUT_S = 660.0
+_SKEW_NOTABLE_MS = 1_000
 
 Answer = TypeVar("Answer")
 
@@ -238,10 +239,10 @@ def describe(found: cluster_pb2.GetStatusResponse) -> Any:
         ("version", f"{found.version}, behaviour level {found.behaviour_level}"), ("as seen by", found.node),
     ))
     rows = [(Text(node.name, "bold"), _role(node), node.term, node.applied_index, _lag(node),
-             f"{node.last_contact_ms} ms ago", node.grpc_address)
+             f"{node.last_contact_ms} ms ago", _clock(node), node.grpc_address)
             for node in sorted(found.nodes, key=lambda node: node.name)]
-    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "GRPC")
-    return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5)))
+    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "CLOCK", "GRPC")
+    return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5, 6)))
 
 
 def bearable(found: cluster_pb2.GetStatusResponse) -> Text:
@@ -265,3 +266,9 @@ def _lag(node: cluster_pb2.NodeStatus) -> Text:
     text = visible(node.lag_entries)
     text.stylize("yellow" if node.lag_entries >= _LAG_NOTABLE_ENTRIES else "")
     return text
+
+
+def _clock(node: cluster_pb2.NodeStatus) -> Text:
+    if abs(node.clock_skew_ms) <= _SKEW_NOTABLE_MS:
+        return Text("right" if node.role != cluster_pb2.NODE_ROLE_UNREACHABLE else "")
+    return Text(f"{node.clock_skew_ms / 1000:+.1f} s", "bold red")

@@ -43,6 +43,11 @@ class LogClock:
             self._carry = 0.0
         self._live = self._live or live
 
+    @property
+    def voices(self) -> int:
+        """How many wall clocks the median is of, this node's included."""
+        return 1 + len(self._peer_offsets())
+
     def median_wall_ms(self) -> int:
         """The lower median of the members' wall clocks, this node's included."""
         own = self._clock.wall_ms()
@@ -52,10 +57,14 @@ class LogClock:
         """How far this node's wall clock is from the median."""
         return self._clock.wall_ms() - self.median_wall_ms()
 
+    def skews_ms(self) -> dict[str, int]:
+        """How far the wall clock of each connected peer is from the median."""
+        skew_ms = self.skew_ms()
+        return {name: skew_ms + offset_ms for name, offset_ms in self._peer_offsets().items()}
+
     def peers_within_ms(self, limit_ms: float) -> set[str]:
         """Peers whose wall clocks are no further from the median."""
-        skew_ms = self.skew_ms()
-        return {name for name, offset_ms in self._peer_offsets().items() if abs(skew_ms + offset_ms) <= limit_ms}
+        return {name for name, skew_ms in self.skews_ms().items() if abs(skew_ms) <= limit_ms}
 
     def peek_ms(self) -> int:
         """What `next_ms` would give now; never less than any answer before."""
@@ -71,7 +80,7 @@ class LogClock:
 
     def _enough_voices(self) -> bool:
         needed = self._voices_min if isinstance(self._voices_min, int) else self._voices_min()
-        return 1 + len(self._peer_offsets()) >= needed
+        return self.voices >= needed
 
     def _advance(self) -> None:
         now = self._clock.monotonic()

@@ -390,14 +390,14 @@ class ReplicatedLog:
             return False
         self._transferring = True
         try:
-            rather_not = {name for name, said in self.peer_gossip().items() if said.get("drained")}
+            rather_not = {name for name, said in self.peer_gossip().items() if said.get("stands_back")}
             return await hand_over(raft, self._handing_out.wait, among, rather_not)
         finally:
             self._transferring = False
 
-    def stand_back(self, does: bool) -> None:
-        """Whether this node leaves leadership to others; one that leads goes on until it hands over."""
-        self._core.elections.stand_back(does)
+    def stand_back(self, why: str, does: bool) -> None:
+        """Whether this node leaves the lead to others, for this reason; one that leads goes on until it hands over."""
+        self._core.elections.stand_back(why, does)
 
     # -- members ---------------------------------------------------------------------------------------------------
 

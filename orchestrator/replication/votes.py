@@ -37,15 +37,17 @@ class Elections:
         # Its connection closed and redialling was refused: its process is gone.
         self._leader_refused = False
         self._quick_at: float | None = None
-        # Others than this node are to lead, if any of them can.
-        self._stands_back = False
+        # Why others than this node are to lead, if any of them can.
+        self._stands_back: set[str] = set()
         self._stands_back_since = raft.clock.monotonic()
         # Who asked for votes lacks what this node has: it can't be left to the others.
         self._needed = False
 
-    def stand_back(self, does: bool) -> None:
+    def stand_back(self, why: str, does: bool) -> None:
         """Leaves it to others to stand for election, as long as they may be able to; votes are given as ever."""
-        self._stands_back = does
+        if does == (why in self._stands_back):
+            return
+        self._stands_back ^= {why}
         self._stands_back_since = self._raft.clock.monotonic()
         self._raft.wake()
 
@@ -204,8 +206,8 @@ class Elections:
 
     def _go_instead(self) -> None:
         """Who asks lacks something that this node has, and both miss the leader: then it is this node's turn."""
+        self._needed = True
         if self._raft.role is Role.FOLLOWER and self._quick_at is None:
-            self._needed = True
             self._quick_at = self._quick_time()
             self._raft.wake()
 

@@ -176,6 +176,7 @@ class Backend:
     check_source: CheckSource = unchecked  # of scripts that are registered
     evaluate: Evaluate = unevaluated  # scripts and queries, outside of this process
     secrets: SecretValues = field(default_factory=without_keys)  # sealed and opened with this node's keys
+    clock_skews_ms: Callable[[], Mapping[str, int]] = dict  # by node, as far as they are known
     others: tuple[Source, ...] = ()  # where values of runtimeMetadata are that are no secrets
     hand_out: HandOut = field(init=False)  # what goes out with attempts, and must not come back
 

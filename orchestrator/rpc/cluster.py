@@ -181,6 +181,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             term=status.term,
             drained=backend.service is not None and backend.service.is_drained,
             **_transfer(status, backend.node, incoming=True),
+            clock_skew_ms=backend.clock_skews_ms().get(backend.node, 0),
         )
 
     def _peer(self, peer: PeerStatus, status: Status) -> pb.NodeStatus:
@@ -206,6 +207,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             term=int(said.get("term", 0)),
             drained=bool(said.get("drained", 0)),
             **_transfer(status, peer.name, incoming=False),
+            clock_skew_ms=self.backend.clock_skews_ms().get(peer.name, 0),
         )
 
 

@@ -104,6 +104,8 @@ class Metrics:
         self.queue_commands = self._gauge("queue_commands", "How many commands wait for their log entry.")
         self.transport_drops = self._counter(
             "transport_dropped_messages", "Messages to or from peers that were dropped and must be resent.", "reason")
+        self.clock_skew_seconds = self._gauge(
+            "clock_skew_seconds", "How far this machine's wall clock is ahead of the median of the members'.")
         self.peers_connected = self._gauge("peers_connected", "Peers with a connection now.")
 
     def _storage(self) -> None:

@@ -191,6 +191,19 @@ async def test_leadership_is_handed_over_without_an_election_timeout(tmp_path: P
         assert old.log.term == new.log.term
 
 
+async def test_leadership_is_not_handed_to_who_stands_back(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        for _ in range(3):
+            old = await cluster.leader()
+            reluctant, fit = cluster.others(old)
+            for node in cluster.nodes.values():
+                node.log.set_gossip({"stands_back": int(node is reluctant)})
+            await wait_until("the gossip", lambda: old.log.peer_gossip().get(reluctant.name) == {"stands_back": 1}  # noqa: B023 - looked at in this turn
+                             and old.log.peer_gossip().get(fit.name) == {"stands_back": 0})  # noqa: B023 - as above
+            assert await within("the transfer", old.log.transfer_leadership())
+            assert await cluster.leader() is fit
+
+
 async def test_committed_and_append_after_stop(tmp_path: Path) -> None:
     async with Cluster(tmp_path, 1) as cluster:
         await cluster.put(b"x")

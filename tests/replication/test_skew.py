@@ -47,7 +47,7 @@ class World:
         ({"b": 3_000, "c": 6_000}, ["b"]),
         ({"b": 3_000, "c": 3_600}, ["b"]),  # what is measured is not exact: c could take itself for one that is off
         ({"b": -3_000, "c": -3_000, "d": 50, "e": -3_000}, ["b", "c", "e"]),
-        ({"b": -3_000}, ["b"]),  # of two the lower one
+        ({"b": -3_000}, None),  # of two nobody knows which is right
         ({"b": 3_000}, None),
         ({}, None),
     ],
@@ -56,6 +56,21 @@ async def test_who_takes_over_is_clearly_nearer_to_the_median(offsets: dict[str,
     world = World(**offsets)
     await world.passes(PAUSE_SECONDS * 1.5)
     assert [names for _, names in world.asked] == ([] if to is None else [to])
+
+
+@pytest.mark.parametrize(("own_is_off", "others"), [(True, -3_000), (False, 0)])
+async def test_what_three_clocks_told_is_remembered_by_two(own_is_off: bool, others: int) -> None:
+    world = World(b=others, c=others)
+    await world.passes(STEP_SECONDS, leading=False)
+    # c is gone, and b says something else now: one of the two is wrong, and nobody can tell which.
+    world.offsets = {"b": -3_000 - others}
+    await world.passes(STEP_SECONDS, leading=False)
+    assert world.watch.is_off is own_is_off
+    await world.passes(PAUSE_SECONDS * 1.5)
+    assert [names for _, names in world.asked] == ([["b"]] if own_is_off else [])
+    world.offsets = {"b": 0, "c": 0}
+    await world.passes(STEP_SECONDS, leading=False)
+    assert not world.watch.is_off
 
 
 async def test_each_lead_and_each_attempt_lasts_for_a_while() -> None:

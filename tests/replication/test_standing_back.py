@@ -18,8 +18,8 @@ def is_in_service(node: Node, other: Node) -> bool:
 
 async def drained(cluster: Cluster, *nodes: Node) -> None:
     for node in nodes:
-        node.log.stand_back(True)
-        node.log.set_gossip({"drained": 1})
+        node.log.stand_back("drained", True)
+        node.log.set_gossip({"drained": 1, "stands_back": 1})
     for node in nodes:
         others = [other for other in cluster.others(node) if not other.log._stopped]
         await wait_until(f"{node.name} to be known as drained", partial(is_drained, node, others))
@@ -36,7 +36,7 @@ async def test_who_stands_back_does_not_lead_while_another_can(tmp_path: Path) -
             await drained(cluster, stands_back)
             await leader.kill()
             assert await cluster.leader([stands_back, other]) is other
-            stands_back.log.stand_back(False)
+            stands_back.log.stand_back("drained", False)
             stands_back.log.set_gossip({})
             await leader.start()
             await cluster.converged()
@@ -83,7 +83,7 @@ async def test_a_handover_passes_over_who_is_drained_unless_there_is_nobody_else
             assert await leader.log.transfer_leadership()
             assert await cluster.leader() is other
             stands_back.log.set_gossip({})
-            stands_back.log.stand_back(False)
+            stands_back.log.stand_back("drained", False)
             await wait_until("it to be in service", partial(is_in_service, stands_back, other))
         leader = await cluster.leader()
         await drained(cluster, *cluster.others(leader))

@@ -12,6 +12,7 @@ from orchestrator.replication.frames import (
     VoteRequest,
 )
 from orchestrator.replication.log import Role
+from orchestrator.replication.votes import STAND_BACK_TIMEOUTS
 from tests.replication.bench import Bench, entries
 
 
@@ -298,4 +299,44 @@ async def test_who_refuses_a_shorter_log_asks_itself_soon() -> None:
     bench.hear("n3", PreVoteRequest(4, 1, 2, 2))
     assert bench.take() == [("n3", PreVoteReply(3, 2, False))]
     assert {type(message) for _, message in bench.tick(after_ms=51)} == {PreVoteRequest}
+    bench.disk.close()
+
+
+async def test_who_stands_back_leaves_the_election_to_the_others_while_they_may_win() -> None:
+    bench = Bench()
+    bench.raft.elections.stand_back("clock", True)
+    for _ in range(2):
+        bench.hear("n2", Heartbeat(3, 0, 1))
+        await bench.settle()
+        bench.tick()
+        bench.raft.elections.leader_refused("n2")
+        patience_ms = STAND_BACK_TIMEOUTS * bench.settings.election_timeout_max_ms
+        assert [message for _ in range(8) for message in bench.tick(after_ms=patience_ms // 10)] == []
+        # Others have its vote meanwhile.
+        bench.hear("n3", PreVoteRequest(4, 9, 3, 1))
+        assert bench.take() == [("n3", PreVoteReply(3, 1, True))]
+    asked = [message for _ in range(8) for _, message in bench.tick(after_ms=patience_ms // 10)]
+    assert {type(message) for message in asked} == {PreVoteRequest}, "nobody else has won: then it is its turn"
+    bench.disk.close()
+
+
+async def test_who_stands_back_stands_at_once_if_it_alone_can_win() -> None:
+    bench = Bench()
+    bench.raft.elections.stand_back("clock", True)
+    bench.hear("n2", Append(3, 0, 0, 0, entries(2, 3)))
+    await bench.settle()
+    bench.tick()
+    bench.raft.elections.leader_refused("n2")
+    bench.hear("n3", PreVoteRequest(4, 1, 2, 1))
+    assert bench.take()[-1] == ("n3", PreVoteReply(3, 1, False))
+    assert {type(message) for _, message in bench.tick(after_ms=51)} == {PreVoteRequest}
+    bench.disk.close()
+
+
+async def test_who_stands_back_leads_when_it_is_told_to() -> None:
+    bench = Bench()
+    bench.raft.elections.stand_back("clock", True)
+    bench.hear("n2", Heartbeat(3, 0, 1))
+    bench.hear("n2", TimeoutNow(3))
+    assert bench.role() is Role.CANDIDATE
     bench.disk.close()

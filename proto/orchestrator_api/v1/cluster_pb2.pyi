@@ -171,6 +171,7 @@ class NodeStatus(google.protobuf.message.Message):
     DRAINED_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_DONE_FIELD_NUMBER: builtins.int
+    CLOCK_SKEW_MS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     grpc_address: builtins.str
@@ -199,6 +200,8 @@ class NodeStatus(google.protobuf.message.Message):
     """
     snapshot_bytes_done: builtins.int
     """See snapshot_bytes."""
+    clock_skew_ms: builtins.int
+    """How far its wall clock is ahead of the median of the members', as the node that answers knows it; negative: behind."""
     def __init__(
         self,
         *,
@@ -215,8 +218,9 @@ class NodeStatus(google.protobuf.message.Message):
         drained: builtins.bool = ...,
         snapshot_bytes: builtins.int = ...,
         snapshot_bytes_done: builtins.int = ...,
+        clock_skew_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "commit_index", b"commit_index", "drained", b"drained", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_done", b"snapshot_bytes_done", "term", b"term"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock_skew_ms", b"clock_skew_ms", "commit_index", b"commit_index", "drained", b"drained", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_done", b"snapshot_bytes_done", "term", b"term"]) -> None: ...
 
 global___NodeStatus = NodeStatus
 
