@@ -41,6 +41,7 @@ from orchestrator.services.checkpoints import ContentCheck
 from orchestrator.services.gauges import Gauges
 from orchestrator.services.leadership import Leadership
 from orchestrator.services.retention import Retainer
+from orchestrator.stopping import told
 from orchestrator.storage.backups import Backups
 from orchestrator.storage.copies import Copies
 from orchestrator.storage.database import Database
@@ -127,6 +128,7 @@ class Node:
             monotonic=self._time.monotonic,
             on_fatal=self._fail,
             services=(retainer,),
+            checkpoint_seconds=config.checkpoint_interval_ms / 1000,
             scripts=self._system.scripts,
         )
         self._admission = self._make_admission()
@@ -194,10 +196,15 @@ class Node:
     def _fail(self, error: BaseException) -> None:
         if self._fatal.done():
             return
-        logger.critical("this node stops itself: %s", error, exc_info=error)
+        logger.critical("this node stops itself: %s", told(error), exc_info=error)
         failure = NodeFailed(str(error))
         failure.__cause__ = error
         self._fatal.set_exception(failure)
+        if hasattr(self, "_leadership"):
+            # At once, not when everything else has ended: it must not vote, acknowledge or hand out anything any more.
+            self._log.fail(error)
+            self._sequencer.close(None)
+            self._leadership.end("this node stops itself")
 
     async def _guard(self, loop: Any) -> None:
         try:
@@ -338,6 +345,7 @@ class Node:
             wait_applied=self._applier.wait_applied,
             load=self._database.load_execution,
             search=Searches(self._database, self._settle),
+            has_failed=self._fatal.done,
             clock_skews_ms=lambda: {self.config.node: self._log_clock.skew_ms(), **self._log_clock.skews_ms()},
             peers=self._log.peer_gossip,
             service=self._service,

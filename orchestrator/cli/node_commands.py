@@ -191,6 +191,8 @@ def run_until_signal(run: Callable[[], Awaitable[None]], *,
 
     SIGTERM and Ctrl-C cancel it, until it takes them over to end in order.
     """
+    from orchestrator.stopping import told  # noqa: PLC0415 - all other commands start without a server
+
     log = logging.getLogger("orchestrator.cli")
     asked: list[str] = []
 
@@ -216,19 +218,19 @@ def run_until_signal(run: Callable[[], Awaitable[None]], *,
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(supervised())
     except REFUSED as error:
-        log.error("the data directory was refused: %s", error)
+        log.error("the data directory was refused: %s", told(error))
         return exits.DATA_DIRECTORY_REFUSED
     except logged_already:
         return exits.NODE_STOPPED_ITSELF
     except OSError as error:
         if error.errno not in _COULD_NOT_BIND:
-            log.critical("stopped by an error", exc_info=error)
+            log.critical("stopped by an error: %s", told(error), exc_info=error)
             return exits.NODE_STOPPED_ITSELF
         log.error("could not start: %s", error)
         return exits.FAILED
     except BaseException as error:
         # Whatever it is, it ends the process, with its reason in the log.
-        log.critical("stopped by an error", exc_info=error)
+        log.critical("stopped by an error: %s", told(error), exc_info=error)
         return exits.NODE_STOPPED_ITSELF
     return exits.DONE
 

@@ -69,18 +69,16 @@ class DurableState:
             raise JournalCorrupt(
                 f"this node is a member of a formed cluster, but {self.directory} lacks its "
                 f"{'hard state' if journal_found else 'journal'}: entries or votes it gave would be forgotten, "
-                "so it must not start. Restore the directory, or move the whole data directory away and admit the "
-                "node with `cluster replace`"
+                "so it must not start"
             )
         self.journal.open()
         if not hard_state_found and self.journal.last_index > 0:
-            raise JournalCorrupt(f"{self.directory} has a journal but no hard state: restore it, or replace this node")
+            raise JournalCorrupt(f"{self.directory} has a journal but no hard state")
         if self.hard_state.durable.term < self.journal.last_term:
             # A term is durable before any entry of it.
             raise JournalCorrupt(
                 f"{self.directory} has entries of term {self.journal.last_term}, and a hard state of term "
-                f"{self.hard_state.durable.term}: that one is old, and votes given since are forgotten. Restore it, "
-                "or replace this node"
+                f"{self.hard_state.durable.term}: that one is old, and votes given since are forgotten"
             )
 
     async def _reconcile(self, applied_index: int, applied_term: int) -> None:
@@ -88,8 +86,7 @@ class DurableState:
         if applied_index < journal.base_index:
             raise JournalCorrupt(
                 f"the database stands at index {applied_index}, but the journal begins after "
-                f"{journal.base_index}: what lies between is missing. Restore the database that belongs to "
-                "this journal, or replace this node"
+                f"{journal.base_index}: what lies between is missing"
             )
         if journal.term_at(applied_index) != applied_term:
             # The database only ever holds what is committed, and what was in this journal: unless a snapshot was
@@ -98,7 +95,7 @@ class DurableState:
                 raise JournalCorrupt(
                     f"the database stands at index {applied_index} of term {applied_term}, and the journal ends at "
                     f"{journal.last_index} of term {journal.last_term}: it has lost entries that this node "
-                    "acknowledged. Restore the journal that belongs to this database, or replace this node"
+                    "acknowledged"
                 )
             journal.reset(applied_index, applied_term)
             await self.disk.drain()

@@ -117,7 +117,4 @@ class HardStateFile:
 
 
 def _refusal(path: Path, what: str) -> str:
-    return (
-        f"{path} {what}: this node no longer knows whom it voted for, so it must not start. Move the data directory "
-        "away and admit the node with `cluster replace`."
-    )
+    return f"{path} {what}: this node no longer knows whom it voted for, so it must not start"

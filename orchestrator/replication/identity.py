@@ -133,7 +133,7 @@ def load(
         identity = msgspec.json.decode(files.read(path), type=Identity)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise IdentityError(
-            f"{path} cannot be read ({error}): restore it from a backup, or replace this node"
+            f"{path} cannot be read ({error}): restore it, or rebuild this node, `orchestrator cluster rebuild`"
         ) from error
     if identity.format_version != FORMAT_VERSION:
         raise IdentityError(

@@ -164,7 +164,7 @@ class Journal:
             if (segment.base_index, segment.base_term) != (before.last_index, before.last_term):
                 raise JournalCorrupt(
                     f"journal segment {path} begins after index {segment.base_index}, but the one before "
-                    f"ends at {before.last_index}: a segment is missing. Restore it, or replace this node."
+                    f"ends at {before.last_index}: a segment is missing"
                 )
         self._segments.append(segment)
         self._configurations += segment.configurations
@@ -404,8 +404,7 @@ class Journal:
             if decoded is None or decoded[0].index != start + len(records):
                 raise JournalCorrupt(
                     f"journal segment {path} changed on disk: index {start + len(records)} at byte "
-                    f"{offset + position} no longer reads back. Move this data directory away, run "
-                    "`orchestrator init` and admit the node with `cluster replace`."
+                    f"{offset + position} no longer reads back"
                 )
             records.append(decoded[0])
             position = decoded[2]

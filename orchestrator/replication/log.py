@@ -109,7 +109,7 @@ class ReplicatedLog:
             self._settings,
             workers=self._workers,
             on_durable=self._durable_moved,
-            on_error=self._fail,
+            on_error=self.fail,
         )
         try:
             await self._durable.open(*self._applied)
@@ -144,7 +144,7 @@ class ReplicatedLog:
             server_tls=self._tls[0],
             client_tls=self._tls[1],
             on_refused=self._refused,
-            on_error=self._fail,
+            on_error=self.fail,
         )
         self._gossiper = Gossiper(self._transport, self._clock, self._settings)
         self._gossiper.set(self._gossip)
@@ -157,7 +157,7 @@ class ReplicatedLog:
             log=raft_log,
             gossiper=self._gossiper,
             wake=self._wake,
-            on_fatal=self._fail,
+            on_fatal=self.fail,
             on_advance=self._notify,
         )
         self._handing_out = HandingOut(raft, lambda: self._stopped)
@@ -172,7 +172,7 @@ class ReplicatedLog:
             preparing=durable.installing,
             withdrawn=durable.installed,
             installed=self._snapshot_installed,
-            on_error=self._fail,
+            on_error=self.fail,
         )
         raft.receiver.take_stock()
         raft.on_transition = self._transition
@@ -217,11 +217,10 @@ class ReplicatedLog:
             raft.receiver.cancel()
         self._notify()
 
-    def _fail(self, error: BaseException) -> None:
-        """A disk error or a broken invariant: this node must not go on. Told once."""
+    def fail(self, error: BaseException) -> None:
+        """This node must not go on: connections drop at once, no vote or acknowledgement goes out. Told once."""
         if self._stopped:
             return
-        logger.critical("node %s stops: %s", self._identity.node, error, exc_info=error)
         self._end()
         self._transport.abort()
         # The threads end with the loop's next turn: this may run on one of their callbacks.
@@ -259,7 +258,7 @@ class ReplicatedLog:
             self._gossiper.tick(now)
             self._transport.drop_silent()
         except Exception as error:  # noqa: BLE001 - an invariant does not hold: stop rather than guess
-            self._fail(error)
+            self.fail(error)
             return
         self._alarm.set(min(max(raft.next_deadline() - now, 0.001), IDLE_TICK_S))
 

@@ -163,7 +163,5 @@ def _later_durable_mark(data: bytes, offset: int) -> int:
 def _advice(path: Path, offset: int, what: str) -> str:
     return (
         f"journal segment {path} is damaged at byte {offset}: {what}, and it had been acknowledged. "
-        "Do not delete it by hand: this node may hold the only copy of a committed entry. If a majority of the "
-        "other nodes is healthy, move this data directory away, run `orchestrator init` and admit the node with "
-        "`cluster replace`; otherwise restore a backup."
+        "Do not delete it by hand: this node may hold the only copy of a committed entry"
     )

@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, overload
 
+import grpc
+
 from orchestrator.engine.commands import AnyCommand, RequestIdentity
 from orchestrator.engine.effects import Cancel
 from orchestrator.engine.execution_state import ExecutionState
@@ -32,7 +34,7 @@ from orchestrator.engine.results import AnyResult, Rejected
 from orchestrator.engine.state import State
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
-from orchestrator.rpc.errors import Addresses, invalid, rejected
+from orchestrator.rpc.errors import Addresses, RpcFailure, invalid, rejected
 from orchestrator.rpc.handing_out import HandOut
 from orchestrator.rpc.runtime_metadata import Source
 from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
@@ -176,6 +178,7 @@ class Backend:
     check_source: CheckSource = unchecked  # of scripts that are registered
     evaluate: Evaluate = unevaluated  # scripts and queries, outside of this process
     secrets: SecretValues = field(default_factory=without_keys)  # sealed and opened with this node's keys
+    has_failed: Callable[[], bool] = lambda: False  # this node stops itself
     clock_skews_ms: Callable[[], Mapping[str, int]] = dict  # by node, as far as they are known
     others: tuple[Source, ...] = ()  # where values of runtimeMetadata are that are no secrets
     hand_out: HandOut = field(init=False)  # what goes out with attempts, and must not come back
@@ -196,6 +199,7 @@ class Backend:
 
     async def read_point(self, options: common_pb2.ReadOptions) -> None:
         """Returns once this node's state is as fresh as the options demand. Raises NotLeader, LostLeadership."""
+        self.require_sound()
         if options.consistency_token:
             await self.wait_applied(_index_of(options.consistency_token))
         if not options.stale_ok:
@@ -217,6 +221,12 @@ class Backend:
         """Raises NotLeader unless this node leads."""
         if not self.leading():
             raise NotLeader(self.log.leader)
+
+    def require_sound(self) -> None:
+        """Raises RpcFailure when this node has stopped itself: what it would say may be wrong."""
+        if self.has_failed():
+            message = "this node has stopped itself; its log says why"
+            raise RpcFailure(grpc.StatusCode.UNAVAILABLE, "NODE_STOPPED", message, self.addresses.hint())
 
     def token(self) -> str:
         """Demands, in a later read, at least what this node has applied now."""

@@ -33,6 +33,7 @@ from orchestrator.storage.errors import (
     BackupInProgress,
     BackupRoomMissing,
     DatabaseCorrupt,
+    DiskFailed,
     InvalidPageToken,
     SearchTimeout,
     StorageClosed,
@@ -133,7 +134,7 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
             )
         case BackupRoomMissing():
             return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "BACKUP_ROOM_MISSING", str(error))
-        case DatabaseCorrupt() | StorageClosed():
+        case DatabaseCorrupt() | DiskFailed() | StorageClosed():
             # It stops for this, or for something before: whoever asks again finds another one.
             message = f"this node stops: {error}"
             return RpcFailure(grpc.StatusCode.UNAVAILABLE, "NODE_STOPPED", message, addresses.hint())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 
 from orchestrator.engine.commands import Checkpoint
@@ -17,8 +17,11 @@ from orchestrator.services.ports import Submit
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 30.0
-_INDEX = "checkpoint_index"
-_HASH = "checkpoint_content"
+# So many are remembered.
+CHECKPOINTS = 8
+INDEX_BYTES = 8
+HASH_BYTES = 16
+_FACT = "checkpoints"
 
 
 class Checkpointer:
@@ -48,44 +51,48 @@ class ContentDiffers(Exception):
 
 
 class ContentCheck:
-    """This node's hash at its newest checkpoint, and its comparison with what the peers say of theirs."""
+    """This node's hashes at its newest checkpoints, and their comparison with what the peers say of theirs."""
 
     def __init__(self) -> None:
-        self._index = 0
-        self._hash = b""
-        self._told: frozenset[str] = frozenset()
+        # Several, for nodes store the same checkpoint at different times: one that is behind must be compared, too.
+        self._own: deque[tuple[int, bytes]] = deque(maxlen=CHECKPOINTS)
+        self._told: set[tuple[int, str]] = set()
 
     def reached(self, index: int, content_hash: int) -> None:
         """The content at the checkpoint's index is in the database."""
-        self._index = index
-        self._hash = content_hash.to_bytes(16, "big")
-        self._told = frozenset()
+        self._own.append((index, content_hash.to_bytes(HASH_BYTES, "big")))
+        known = {index for index, _ in self._own}
+        self._told = {(index, name) for index, name in self._told if index in known}
 
-    def facts(self) -> dict[str, int | bytes]:
+    def facts(self) -> dict[str, bytes]:
         """For the gossip."""
-        return {_INDEX: self._index, _HASH: self._hash}
+        return {_FACT: b"".join(index.to_bytes(INDEX_BYTES, "big") + content for index, content in self._own)}
 
     def compare(self, gossip: Mapping[str, Mapping[str, int | bytes | str]]) -> None:
         """Raises ContentDiffers if a majority agrees on another hash than this node's."""
-        if not self._index:
-            return
-        voices = {
-            name: voice
-            for name, facts in gossip.items()
-            if facts.get(_INDEX) == self._index and isinstance(voice := facts.get(_HASH), bytes)
-        }
-        if in_minority(self._hash, voices):
-            raise ContentDiffers(
-                f"at index {self._index} this node's content has the hash {self._hash.hex()}, and the majority's "
-                "another: rebuild this node from the others"
-            )
-        differing = frozenset(name for name, voice in voices.items() if voice != self._hash)
-        if differing - self._told:
-            self._told = differing
-            logger.error(
-                "the content differs at a checkpoint, and nobody has a majority",
-                extra={"index": self._index, "peers": ",".join(sorted(differing))},
-            )
+        said = {name: _said(facts.get(_FACT)) for name, facts in gossip.items()}
+        for index, own in self._own:
+            voices = {name: theirs[index] for name, theirs in said.items() if index in theirs}
+            if in_minority(own, voices):
+                raise ContentDiffers(
+                    f"at index {index} this node's content has the hash {own.hex()}, and the majority's another"
+                )
+            differing = {(index, name) for name, voice in voices.items() if voice != own}
+            if differing - self._told:
+                self._told |= differing
+                logger.error(
+                    "the content differs at a checkpoint, and nobody has a majority",
+                    extra={"index": index, "peers": ",".join(sorted(name for _, name in differing))},
+                )
+
+
+def _said(fact: int | bytes | str | None) -> dict[int, bytes]:
+    """Index -> hash, of what a peer told."""
+    if not isinstance(fact, bytes):
+        return {}
+    size = INDEX_BYTES + HASH_BYTES
+    whole = range(0, min(len(fact), CHECKPOINTS * size) - size + 1, size)
+    return {int.from_bytes(fact[at : at + INDEX_BYTES], "big"): fact[at + INDEX_BYTES : at + size] for at in whole}
 
 
 def in_minority(own: bytes, others: Mapping[str, bytes]) -> bool:

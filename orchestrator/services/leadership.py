@@ -14,7 +14,7 @@ from orchestrator.engine import pending
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.integrations.work import Executor
 from orchestrator.replication.errors import NotLeader, OutcomeUnknown
-from orchestrator.services.checkpoints import Checkpointer
+from orchestrator.services.checkpoints import INTERVAL_SECONDS, Checkpointer
 from orchestrator.services.conditions import Conditions
 from orchestrator.services.dispatcher import Dispatcher
 from orchestrator.services.liveness import Liveness
@@ -46,6 +46,7 @@ class Leadership:
         monotonic: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
         services: Sequence[Service] = (),
+        checkpoint_seconds: float = INTERVAL_SECONDS,
         scripts: Executor | None = None,
     ) -> None:
         self._machine = machine
@@ -58,7 +59,7 @@ class Leadership:
             kind: [part.performs[kind] for part in parts if kind in part.performs] for kind in get_args(AnyEffect)
         }
         self._ticker = Ticker(submit, machine, log_time_ms)
-        self._checkpointer = Checkpointer(submit)
+        self._checkpointer = Checkpointer(submit, checkpoint_seconds)
         self._services = services
         self._scheduler = Scheduler(submit, machine, log_time_ms, monotonic)
         self._conditions = Conditions(submit, machine, scripts)

@@ -19,7 +19,7 @@ import apsw
 
 from orchestrator.engine.model import ExecutionKey
 from orchestrator.storage import schema
-from orchestrator.storage.errors import DatabaseCorrupt, StorageClosed, StorageError
+from orchestrator.storage.errors import DatabaseCorrupt, DiskFailed, StorageClosed, StorageError
 from orchestrator.storage.files import DatabaseFiles, RealFiles
 from orchestrator.storage.lanes import Lane, LaneFactory, ThreadLane, run_in
 from orchestrator.storage.names import Names, count_names, read_names
@@ -186,7 +186,7 @@ class Database:
         """Passes on what shows that this database is damaged, and tells its owner."""
         try:
             yield
-        except DatabaseCorrupt as error:
+        except (DatabaseCorrupt, DiskFailed) as error:
             self.on_damage(error)
             raise
 
@@ -257,7 +257,7 @@ class Database:
                 for request, rows in zip(taken, loaded.executions, strict=True):
                     request.answer(rows, loaded.applied_index)
             elif error is not None:
-                if isinstance(error, DatabaseCorrupt):
+                if isinstance(error, DatabaseCorrupt | DiskFailed):
                     self.on_damage(error)
                 for request in taken:
                     if not request.future.done():

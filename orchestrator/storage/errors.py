@@ -2,6 +2,7 @@
 
 StorageError
 ├── DatabaseCorrupt             what is stored is not what was written: the node must stop
+├── DiskFailed                  the disk under the database is full, read-only or broken: the node must stop
 ├── SnapshotCorrupt             a copy is not what was sent: the live database is untouched, fetch another
 ├── BackupUnfit                 a backup is cut, damaged, or not of this kind: nothing was made of it
 ├── BackupInProgress            this node makes a backup already
@@ -24,6 +25,14 @@ class StorageError(Exception):
 
 class DatabaseCorrupt(StorageError):
     """What is stored is not what was written."""
+
+
+class DiskFailed(StorageError):
+    """SQLite could not read or write its files; `errno` says why, as far as it does."""
+
+    def __init__(self, message: str, errno: int) -> None:
+        super().__init__(message)
+        self.errno = errno
 
 
 class SnapshotCorrupt(StorageError):

@@ -8,6 +8,8 @@ execution is one range per table and needs no second index.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,13 @@ from typing import Any, NamedTuple
 import apsw
 
 from orchestrator.engine.model import Table
-from orchestrator.storage.errors import DatabaseCorrupt, SchemaVersionUnsupported, StorageError, WrongCluster
+from orchestrator.storage.errors import (
+    DatabaseCorrupt,
+    DiskFailed,
+    SchemaVersionUnsupported,
+    StorageError,
+    WrongCluster,
+)
 
 SCHEMA_VERSION = 1
 NUMBER_BITS = 25
@@ -110,13 +118,24 @@ class Identity(NamedTuple):
     recovery_epoch: int
 
 
+_DISK_ERRORS: dict[type[apsw.Error], int] = {
+    apsw.FullError: errno.ENOSPC,
+    apsw.ReadOnlyError: errno.EROFS,
+    apsw.CantOpenError: errno.EIO,
+    apsw.IOError: errno.EIO,
+}
+
+
 @contextmanager
 def corruption_named() -> Iterator[None]:
-    """SQLite's own complaints about damage, by this package's name."""
+    """SQLite's own complaints about damage and about the disk, by this package's name."""
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise DatabaseCorrupt(f"the database is damaged: {error}") from error
+    except tuple(_DISK_ERRORS) as error:
+        number = next(number for kind, number in _DISK_ERRORS.items() if isinstance(error, kind))
+        raise DiskFailed(f"the database can't be read or written ({os.strerror(number)}): {error}", number) from error
 
 
 def connect(path: str, vfs: str | None, *, cache_bytes: int = 16 << 20, read_only: bool = False) -> apsw.Connection:

@@ -78,7 +78,7 @@ async def test_a_directory_of_which_a_part_is_lost(tmp_path: Path, lost: str) ->
     else:
         part.unlink()
     said = refused(cluster)
-    assert "must not start" in said and "`cluster replace`" in said
+    assert "must not start" in said and "orchestrator cluster rebuild" in said
 
 
 async def test_init_does_not_touch_a_directory_that_holds_data(ours: LocalCluster) -> None:

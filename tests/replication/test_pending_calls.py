@@ -61,7 +61,7 @@ async def test_calls_are_answered_when_the_node_ends(tmp_path: Path, name: str, 
             elif how == "abort":
                 node.log.abort()
             else:
-                node.log._fail(OSError(5, "Input/output error"))
+                node.log.fail(OSError(5, "Input/output error"))
 
         if when == "before":
             call = asyncio.create_task(outcome(as_coroutine(CALLS[name](node))))

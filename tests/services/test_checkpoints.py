@@ -9,14 +9,14 @@ import pytest
 
 from orchestrator.engine.commands import AnyCommand, Checkpoint
 from orchestrator.engine.results import AnyResult, Done
-from orchestrator.services.checkpoints import Checkpointer, ContentCheck, ContentDiffers, in_minority
+from orchestrator.services.checkpoints import CHECKPOINTS, Checkpointer, ContentCheck, ContentDiffers, in_minority
 
 DEADLINE_S = 10.0
 A, B, C = (bytes([value]) * 16 for value in (1, 2, 3))
 
 
-def told(index: int, content: bytes) -> dict[str, int | bytes | str]:
-    return {"checkpoint_index": index, "checkpoint_content": content}
+def told(*checkpoints: tuple[int, bytes]) -> dict[str, int | bytes | str]:
+    return {"checkpoints": b"".join(index.to_bytes(8, "big") + content for index, content in checkpoints)}
 
 
 @pytest.mark.parametrize(
@@ -45,30 +45,46 @@ def check(content: bytes, index: int = 10) -> ContentCheck:
 
 
 def test_a_node_tells_what_it_holds() -> None:
-    assert check(A).facts() == told(10, A)
-    assert ContentCheck().facts() == told(0, b"")
+    mine = check(A)
+    assert mine.facts() == told((10, A))
+    for index in range(11, 30):
+        mine.reached(index, int.from_bytes(B, "big"))
+    assert mine.facts() == told(*((index, B) for index in range(30 - CHECKPOINTS, 30)))
+    assert ContentCheck().facts() == told()
 
 
 def test_a_node_that_differs_stops_the_others_go_on() -> None:
-    gossip = {"b": told(10, A), "c": told(10, A)}
+    gossip = {"b": told((10, A)), "c": told((10, A))}
     check(A).compare(gossip)
     with pytest.raises(ContentDiffers, match="at index 10"):
         check(B).compare(gossip)
 
 
 def test_only_the_same_index_is_compared() -> None:
-    check(B).compare({"b": told(9, A), "c": told(11, A), "d": {}})
-    ContentCheck().compare({"b": told(0, A), "c": told(0, A)})
+    check(B).compare({"b": told((9, A)), "c": told((11, A)), "d": {}})
+    ContentCheck().compare({"b": told((0, A)), "c": told((0, A))})
+
+
+def test_nodes_that_store_at_different_times_are_compared_all_the_same() -> None:
+    mine = check(B)
+    mine.reached(20, int.from_bytes(B, "big"))
+    with pytest.raises(ContentDiffers, match="at index 10"):
+        mine.compare({"b": told((9, A), (10, A)), "c": told((8, A), (9, A), (10, A))})
+
+
+@pytest.mark.parametrize("fact", [7, "text", b"", b"short", told((10, A))["checkpoints"][:-1], b"x" * 100_000])  # type: ignore[index]  # bytes
+def test_what_is_no_list_of_checkpoints_is_no_voice(fact: int | bytes | str) -> None:
+    check(B).compare({"b": {"checkpoints": fact}, "c": {"checkpoints": fact}})
 
 
 def test_two_that_differ_say_so_once_and_go_on(caplog: pytest.LogCaptureFixture) -> None:
     mine = check(A)
     with caplog.at_level(logging.ERROR):
-        mine.compare({"b": told(10, B)})
-        mine.compare({"b": told(10, B)})
+        mine.compare({"b": told((10, B))})
+        mine.compare({"b": told((10, B))})
     assert len(caplog.records) == 1
     mine.reached(20, int.from_bytes(A, "big"))
-    mine.compare({"b": told(20, B)})
+    mine.compare({"b": told((20, B))})
     assert len(caplog.records) == 2
 
 
