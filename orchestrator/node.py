@@ -308,15 +308,8 @@ class Node:
         )
 
     def _make_admission(self) -> Admission:
-        config = self.config
         return Admission(
-            AdmissionLimits(
-                queue_age_ms_max=config.max_queue_age_ms,
-                pending_starts_max=config.max_pending_starts,
-                live_executions_max=config.max_live_executions,
-                dirty_bytes_max=config.max_dirty_bytes,
-                free_disk_bytes_min=config.min_free_disk_bytes,
-            ),
+            AdmissionLimits.of(self.config),
             AdmissionReadings(
                 queue_age_ms=lambda: self._sequencer.queue_age_ms,
                 pending_starts=lambda: self._sequencer.pending_starts,

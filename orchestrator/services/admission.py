@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
+from orchestrator.config import Config
 from orchestrator.engine import limits
 from orchestrator.replication.errors import Overloaded
 
@@ -20,6 +22,16 @@ class AdmissionLimits:
     free_disk_bytes_min: int
     # What executions tell of themselves is never refused.
     pending_events_max: int = limits.EVENTS
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        return cls(
+            queue_age_ms_max=config.max_queue_age_ms,
+            pending_starts_max=config.max_pending_starts,
+            live_executions_max=config.max_live_executions,
+            dirty_bytes_max=config.max_dirty_bytes,
+            free_disk_bytes_min=config.min_free_disk_bytes,
+        )
 
 
 @dataclass(frozen=True)
