@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +116,12 @@ def restore(
     _remove_unfinished(data_dir)
     identities.make_blank(files, data_dir)
     replace_file(files, data_dir / RESTORING, b"")
-    extract(backup, data_dir / DATABASE, progress)
-    begun = asyncio.run(_begin(files, data_dir, identity))
+    try:
+        extract(backup, data_dir / DATABASE, progress)
+        begun = asyncio.run(_begin(files, data_dir, identity))
+    except (Exception, KeyboardInterrupt):
+        _remove_unfinished(data_dir)
+        raise
     files.remove(data_dir / RESTORING)
     files.sync_directory(data_dir)
     return header, begun
@@ -125,7 +130,7 @@ def restore(
 def _remove_unfinished(data_dir: Path) -> None:
     if not (data_dir / RESTORING).exists() or (data_dir / identities.FILE_NAME).exists():
         return
-    _remove_journal(data_dir)
+    shutil.rmtree(data_dir / DIRECTORY, ignore_errors=True)
     for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", RESTORING):
         (data_dir / name).unlink(missing_ok=True)
 
