@@ -67,7 +67,8 @@ class Audited:
 
 def reason_of(context: Any) -> tuple[str, str]:
     """(the canonical code, the stable reason) of a call that was ended with a status, or just ended."""
-    name = _CODES.get(context.code() or 0, "UNKNOWN")
+    code = context.code()
+    name = code.name if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, "UNKNOWN")
     for key, value in context.trailing_metadata() or ():
         if key != "grpc-status-details-bin":
             continue

@@ -139,7 +139,7 @@ class Caller:
 
     def _failure(self, method: str, need: Need, namespace: str, name: str | None, decision: Decision) -> RpcFailure:
         short = method.rpartition("/")[2] if method.startswith("/") else method
-        metadata = {"method": short, "role": " or ".join(ROLES.get(need, ()))}
+        metadata = {"method": short, "role": "any" if need is Need.MEMBER else " or ".join(ROLES[need])}
         if need not in (Need.MEMBER, Need.SYSTEM_WORK, Need.ADMINISTER_CLUSTER):
             metadata["namespace"] = namespace
         if name is not None:
