@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from operator import itemgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from orchestrator.engine.definitions.model import TaskLimits
 from orchestrator.engine.deliveries import Deliveries
@@ -59,11 +59,8 @@ def marks_in(changed: Changed, table: Table) -> dict[RowKey, bool]:
     return found
 
 
-class Change(NamedTuple):
-    table: Table
-    key: RowKey
-    row: Row | None  # None: deleted
-    existed: bool  # when changes were last taken
+Change = tuple[Table, RowKey, Row | None, bool]
+"""The row as it is now, None if it was deleted; and whether it existed when changes were last taken."""
 
 
 class State:
@@ -317,12 +314,12 @@ class State:
             for (table, number), existed in marks.items():
                 row = None if hot is None else hot.row(table, number)
                 if row is not None or existed:
-                    changes.append(Change(table, key if table is Table.EXECUTION else (*key, number), row, existed))
+                    changes.append((table, key if table is Table.EXECUTION else (*key, number), row, existed))
         for table, of_table in self.unflushed.items():
             for row_key, existed in of_table.items():
                 row = self.read(table, row_key)
                 if row is not None or existed:
-                    changes.append(Change(table, row_key, row, existed))
+                    changes.append((table, row_key, row, existed))
         self._unflushed_of.clear()
         self.unflushed.clear()
         self._gone.clear()

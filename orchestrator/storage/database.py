@@ -39,7 +39,7 @@ _NAMES_PAUSE_SECONDS = 0.01
 class DatabaseSettings:
     cache_bytes: int = 64 << 20  # of the writer; each reader has a quarter
     readers: int = 2  # of executions
-    wal_pages: int = 4000  # moved into the database file at this number
+    wal_pages: int = 2000  # moved into the database file at this number
     wal_bytes_kept: int = 64 << 20  # a log that grew while a copy was made shrinks to this
     check_on_open: bool = False  # reads every page: seconds per gigabyte
 

@@ -28,6 +28,8 @@ from orchestrator.storage.errors import (
 )
 
 SCHEMA_VERSION = 1
+# Each page is a call of its own when it is written: with twice the usual size there are fewer.
+PAGE_BYTES = 8192
 NUMBER_BITS = 25
 NUMBER_MAX = (1 << NUMBER_BITS) - 1
 EXECUTION_ID_MAX = (1 << (63 - NUMBER_BITS)) - 1
@@ -144,6 +146,8 @@ def connect(path: str, vfs: str | None, *, cache_bytes: int = 16 << 20, read_onl
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
         connection = apsw.Connection(path, flags=flags, vfs=vfs)
         connection.set_busy_timeout(10_000)
+        # Of a database that is made now.
+        connection.pragma("page_size", PAGE_BYTES)
         if connection.pragma("journal_mode", "wal") != "wal":
             raise StorageError(f"{path}: SQLite refuses WAL mode here")
         connection.pragma("synchronous", "FULL")

@@ -206,11 +206,11 @@ class Driver:
     # --- storage
 
     def flush(self) -> None:
-        for change in self.state.take_changes():
-            if change.row is None:
-                del self.database[change.table, change.key]
+        for table, key, row, _ in self.state.take_changes():
+            if row is None:
+                del self.database[table, key]
             else:
-                self.database[change.table, change.key] = msgspec.msgpack.encode(change.row)
+                self.database[table, key] = msgspec.msgpack.encode(row)
 
     def heat(self, key: tuple[str, str]) -> None:
         if self.state.is_known(key):

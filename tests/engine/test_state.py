@@ -28,15 +28,15 @@ def test_changes_are_taken_once_and_only_what_the_database_needs(driver: Driver)
     driver.worker("s", "a")
     driver.start("one")
     changes = driver.state.take_changes()
-    marks = [(change.table, change.key) for change in changes]
+    marks = [(table, key) for table, key, _, _ in changes]
     assert len(marks) == len(set(marks))
-    assert [change.existed for change in changes if change.table in (Table.EXECUTION, Table.LEASE)] == [False, False]
+    assert [existed for table, _, _, existed in changes if table in (Table.EXECUTION, Table.LEASE)] == [False, False]
     # The READY row came and went.
-    assert Table.READY not in [change.table for change in changes]
+    assert Table.READY not in [table for table, _, _, _ in changes]
     assert driver.state.take_changes() == []
     driver.give("a")
-    leases = [change for change in driver.state.take_changes() if change.table is Table.LEASE]
-    assert [(change.row, change.existed) for change in leases] == [(None, True)]
+    leases = [(row, existed) for table, _, row, existed in driver.state.take_changes() if table is Table.LEASE]
+    assert leases == [(None, True)]
 
 
 def test_an_execution_with_unflushed_changes_stays_hot(driver: Driver) -> None:

@@ -14,9 +14,8 @@ import pytest
 from orchestrator.engine.model import Table
 from orchestrator.storage.copies import Copies, DatabaseCopy
 from orchestrator.storage.errors import SnapshotCorrupt, WrongCluster
+from orchestrator.storage.schema import PAGE_BYTES
 from tests.storage.samples import CLUSTER, Journal, Model, Store, everything, put_execution, put_timer, scan
-
-PAGE_BYTES = 4096
 
 
 class Node:
@@ -188,7 +187,7 @@ async def test_a_damaged_copy_is_refused(leader: Node, follower: Node, damage: s
     elif damage == "empty":
         content.clear()
     else:
-        for at in range(5000, len(content), 4096):
+        for at in range(5000, len(content), PAGE_BYTES):
             content[at] ^= 1
     copy.path.write_bytes(content)
     await refused(follower, copy, SnapshotCorrupt)

@@ -12,6 +12,7 @@ from orchestrator.engine.model import PayloadRow, Table
 from orchestrator.storage.database import Database, DatabaseSettings
 from orchestrator.storage.errors import DatabaseCorrupt, SchemaVersionUnsupported, StorageClosed, WrongCluster
 from orchestrator.storage.lanes import InlineLane
+from orchestrator.storage.schema import PAGE_BYTES
 from tests.storage.samples import (
     CLUSTER,
     Store,
@@ -155,7 +156,7 @@ async def test_damaged_pages_are_noticed_at_the_start_on_demand(tmp_path: Path) 
     await store.flusher.drain()
     await store.close()
     with (tmp_path / "state.db").open("r+b") as file:
-        file.seek(-4096, 2)
+        file.seek(-PAGE_BYTES, 2)
         file.write(b"\xff" * 2048)
     with pytest.raises(DatabaseCorrupt):
         Database.open(tmp_path / "state.db", cluster_id=CLUSTER, settings=DatabaseSettings(check_on_open=True))
