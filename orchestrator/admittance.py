@@ -8,6 +8,8 @@ from pathlib import Path
 from orchestrator.access.audit import AuditLog
 from orchestrator.access.limits import ClientLimits
 from orchestrator.access.node_secret import NodeSecret
+from orchestrator.access.policy import Policy
+from orchestrator.access.roles import Role
 from orchestrator.access.rules_file import RulesInvalid, read_rules
 from orchestrator.access.watching import Rules
 from orchestrator.config import Config
@@ -36,6 +38,7 @@ class Admittance:
         self._secret = _node_secret(config, cluster_id)
         if config.access_file:
             self._rules = Rules(Path(config.access_file), self._secret)
+            _check_nodes(config, self._rules.policy)
             self._rules.on_reload = lambda is_right: counters.access_reloads.labels(
                 "taken" if is_right else "refused").inc()
         self._audit.on_failure = counters.audit_failures.inc
@@ -81,7 +84,14 @@ def check_files(config: Config) -> None:
     """Raises RulesInvalid for what a node could not start with."""
     secret = _node_secret(config, "")
     if config.access_file:
-        read_rules(Path(config.access_file), secret)
+        _check_nodes(config, read_rules(Path(config.access_file), secret))
+
+
+def _check_nodes(config: Config, policy: Policy) -> None:
+    """Raises RulesInvalid if nodes could not let each other in."""
+    if not config.node_secret_file and not any(grant.role is Role.NODE for grant in policy.grants):
+        raise RulesInvalid(f"{config.access_file}: nobody has the role node, which the nodes' certificates need where "
+                           "there is no node_secret_file")
 
 
 def _node_secret(config: Config, cluster_id: str) -> NodeSecret | None:

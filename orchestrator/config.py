@@ -185,9 +185,9 @@ class Config:
         for listen, advertise in (("grpc_listen", "grpc_advertise"), ("peer_listen", "peer_advertise")):
             self._check_addresses(listen, advertise)
         self._check_together("peer_tls_certificate", "peer_tls_key", "peer_tls_authority")
-        self._check_access()
         self._check_together("grpc_tls_certificate", "grpc_tls_key", "grpc_tls_authority")
         self._check_exposure()
+        self._check_access()
         _check_above("election_timeout_min_ms", self.election_timeout_min_ms, "3 * heartbeat_ms", 3 * self.heartbeat_ms)
         _check_above("election_timeout_max_ms", self.election_timeout_max_ms,
                      "election_timeout_min_ms", self.election_timeout_min_ms)
@@ -204,8 +204,15 @@ class Config:
                               f"{prefix!r}")
 
     def _check_access(self) -> None:
-        if self.access_file and not self.node_secret_file:
-            raise ConfigError("node_secret_file must be set, too, as access_file is: by it the nodes let each other in")
+        if self.access_file and not (self.node_secret_file or self.grpc_tls_client_authority):
+            raise ConfigError("node_secret_file must be set, too, as access_file is: by it the nodes let each other in "
+                              "(or grpc_tls_client_authority, and a role node for their certificates)")
+        is_open = not (self.access_file or self.grpc_tls_client_authority or self.insecure)
+        if is_open and not Address.parse(self.grpc_listen).is_loopback:
+            raise ConfigError(f"grpc_listen is {self.grpc_listen}, beyond loopback, where everybody may do everything: "
+                              "set access_file (who may do what), or grpc_tls_client_authority (who has a certificate "
+                              "may do everything); where every machine that can reach the port is trusted with "
+                              "everything, insecure = true (--insecure)")
 
     def _check_addresses(self, listen: str, advertise: str) -> None:
         if not getattr(self, listen):

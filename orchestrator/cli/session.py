@@ -74,13 +74,15 @@ class Session:
     @property
     def _shown(self) -> dict[str, Any]:
         """What says who calls, if anything does."""
-        shown = {"token": self.token, "token_file": self.token_file, "allow_insecure_token": self.insecure_token}
+        token = {"token_file": self.token_file} if self.token_file else {"token": self.token}
+        shown = {**token, "allow_insecure_token": self.insecure_token}
         return {name: value for name, value in shown.items() if value}
 
     @property
     def authorization(self) -> Authorization | None:
         """For calls to one node. Raises InvalidRequest."""
-        return authorization_of(self.token, self.token_file, allow_insecure=self.insecure_token)
+        token = None if self.token_file else self.token
+        return authorization_of(token or None, self.token_file or None, allow_insecure=self.insecure_token)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -104,8 +106,8 @@ def common_options(command: Command) -> Command:
                      callback=_remember, expose_value=False,
                      help="How long to go on through changes of the leader.  [default: 10]"),
         click.option("--token-file", envvar="ORCHESTRATOR_TOKEN_FILE", metavar="FILE", callback=_remember,
-                     expose_value=False, help="Holds the token that says who calls; also ORCHESTRATOR_TOKEN_FILE, or "
-                     "the token itself in ORCHESTRATOR_TOKEN."),
+                     expose_value=False, help="Holds the token that says who calls; also ORCHESTRATOR_TOKEN_FILE, or, "
+                     "without a file, the token itself in ORCHESTRATOR_TOKEN."),
         click.option("--token", envvar="ORCHESTRATOR_TOKEN", callback=_remember, expose_value=False, hidden=True),
         click.option("--insecure-token", is_flag=True, callback=_remember, expose_value=False,
                      help="Send the token without TLS beyond this machine, too."),

@@ -134,15 +134,35 @@ TLS = {f"{port}_tls_{what}": what for port in ("peer", "grpc") for what in ("cer
 BEYOND = {"grpc_listen": "10.0.0.1:7400", "peer_listen": "[fd00::1]:7500", "metrics_listen": "a.example:7600"}
 
 
+RULES = {"access_file": "access.toml", "node_secret_file": "node.secret"}
+
+
 @pytest.mark.parametrize("listen", BEYOND)
 def test_beyond_loopback_it_takes_tls_or_the_word_for_going_without(listen: str) -> None:
-    beyond = {**REQUIRED, listen: BEYOND[listen]}
+    beyond = {**REQUIRED, **RULES, listen: BEYOND[listen]}
     with pytest.raises(ConfigError, match=rf"{listen} is .*_tls_certificate.*orchestrator tls init.*--insecure"):
         load(None, {}, beyond)
     for said in ({"insecure": True}, {"insecure": "true"}, TLS):
         assert load(None, {}, {**beyond, **said})
     assert load(None, {"ORCHESTRATOR_INSECURE": "true"}, beyond).exposed == [listen]
     assert load(None, {}, {**beyond, **TLS}).exposed == []
+
+
+def test_beyond_loopback_it_takes_rules_or_certificates_or_the_word_that_everybody_may_do_everything() -> None:
+    beyond = {**REQUIRED, **TLS, "grpc_listen": "10.0.0.1:7400"}
+    with pytest.raises(ConfigError, match=r"everybody may do everything.*access_file.*client_authority.*--insecure"):
+        load(None, {}, beyond)
+    for said in (RULES, {"insecure": True}, {"grpc_tls_client_authority": "authority"}):
+        assert load(None, {}, {**beyond, **said})
+    assert load(None, {}, {**REQUIRED, **TLS, "peer_listen": "10.0.0.1:7500"})
+
+
+def test_with_rules_nodes_need_a_way_to_know_each_other() -> None:
+    with pytest.raises(ConfigError, match="node_secret_file must be set, too"):
+        load(None, {}, {**REQUIRED, "access_file": "access.toml"})
+    certificates = {**TLS, "grpc_tls_client_authority": "authority"}
+    for said in ({"node_secret_file": "node.secret"}, certificates):
+        assert load(None, {}, {**REQUIRED, "access_file": "access.toml", **said})
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "[::1]", "localhost"])
