@@ -56,7 +56,7 @@ from orchestrator_client.execution import (
 from orchestrator_client.mocking import Mocks, Rehearsed, TaskMock
 from orchestrator_client.options import Retry, TaskOptions
 from orchestrator_client.output import Output
-from orchestrator_client.refs import Ref
+from orchestrator_client.refs import Ref, secret
 from orchestrator_client.running import run
 from orchestrator_client.runs import Run
 from orchestrator_client.schedules import FireTime, Schedule, ScheduleRun, ScheduleRunState, StartedRun
@@ -107,6 +107,7 @@ __all__ = [
     "PermissionDenied",
     "PublishedEvent",
     "Ref",
+    "secret",
     "Rehearsed",
     "ReplyError",
     "RequestError",

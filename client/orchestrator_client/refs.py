@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Union
 from orchestrator_client.codec import field_types
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}\Z")
 
 
 class Ref:
@@ -98,6 +99,16 @@ class Ref:
 
     def __contains__(self, item: object) -> bool:
         self._refuse("search it", "pass it to a task whole")
+
+
+def secret(name: str) -> Ref:
+    """Stands for a secret, or by its attributes for parts of one that is JSON, in what a task takes.
+
+    The task gets the value when it is handed out; nothing else can be made with it.
+    """
+    if not _SECRET_NAME.match(name):
+        raise ValueError(f"the name of a secret has letters, digits, '_' and '-', the first no digit: not {name!r}")
+    return Ref(f"workflow.secrets.{name}")
 
 
 def ref_type(ref: Ref) -> Any:

@@ -26,6 +26,9 @@ from orchestrator.sealing.errors import SealBroken, SealingError
 from orchestrator.sealing.masks import Masks
 from orchestrator.sealing.secret_values import SecretValues
 
+Lines = tuple[tuple[int, str], ...]
+"""(time in milliseconds, text)"""
+
 
 class Want(StrEnum):
     """What is wrong with a value, as the error code of an attempt that fails for it."""
@@ -150,9 +153,43 @@ class HandOut:
 
     # --- what must not come back
 
-    def masks(self, token: int) -> Masks | None:
-        """Of the values that the attempt was given; None if it was given no secrets."""
-        return self._masks.get(token) if self._masks else None
+    def fit_result(self, command: CompleteTask) -> CompleteTask:
+        """What a worker reports, without what it was given. Of what counts no more, nothing but that it came."""
+        token = command.fencing_token
+        masks = self._masks.get(token) if self._masks else None
+        if masks is None:
+            return command if self._is_harmless(token) else replace(command, output=b"", reason="", logs=())
+        return replace(
+            command,
+            output=masks.json(command.output),
+            reason=masks.text(command.reason, is_cut=True),
+            error_code=masks.text(command.error_code),
+            logs=_masked_lines(command.logs, masks),
+        )
+
+    def fit_details(self, token: int, details: bytes) -> bytes:
+        """As `fit_result`, of a heartbeat's details: a JSON text."""
+        masks = self._masks.get(token) if self._masks else None
+        if masks is None:
+            return details if self._is_harmless(token) else b"null"
+        return masks.json(details)
+
+    def fit_lines(self, token: int, lines: Lines) -> Lines:
+        """As `fit_result`, of lines that are logged. Those that are an operator's (without a token) are left alone."""
+        masks = self._masks.get(token) if self._masks else None
+        if masks is None:
+            return lines if not token or self._is_harmless(token) else ()
+        return _masked_lines(lines, masks)
+
+    def is_remembered(self, token: int) -> bool:
+        return token in self._masks
+
+    def _is_harmless(self, token: int) -> bool:
+        """Whether the worker has the attempt still, and was given no secret; what it was given before is forgotten."""
+        if not self.has_secrets:
+            return True
+        lease = self._state().leases.get((token,))
+        return lease is not None and not lease.fenced
 
     def forget(self, token: int) -> None:
         """The worker has answered."""
@@ -186,18 +223,7 @@ class HandOut:
         self._masks[token] = masks
 
 
-def masked(command: CompleteTask, masks: Masks) -> CompleteTask:
-    """What a worker reports, without what it was given."""
-    return replace(
-        command,
-        output=masks.json(command.output),
-        reason=masks.text(command.reason, is_cut=True),
-        error_code=masks.text(command.error_code),
-        logs=masked_lines(command.logs, masks),
-    )
-
-
-def masked_lines(lines: tuple[tuple[int, str], ...], masks: Masks) -> tuple[tuple[int, str], ...]:
+def _masked_lines(lines: Lines, masks: Masks) -> Lines:
     return tuple(
         (time_ms, masks.text(line, is_cut=len(line) >= limits.LOG_LINE_CHARS)) for time_ms, line in lines
     )

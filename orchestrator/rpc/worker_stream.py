@@ -26,7 +26,7 @@ from orchestrator.rpc import attempt_access, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import EVERYBODY, Caller
 from orchestrator.rpc.errors import RpcFailure, invalid
-from orchestrator.rpc.handing_out import NotGiven, Withheld, masked, masked_lines
+from orchestrator.rpc.handing_out import NotGiven, Withheld
 from orchestrator.rpc.hello import SLOTS_MAX, command_of, require_same
 from orchestrator.rpc.judging import completion, verdict_on
 from orchestrator.rpc.requests import in_range, json_value, log_lines
@@ -221,9 +221,7 @@ class WorkerConnection:
             self._put(_Answer(refused, size))
 
     def _judge(self, result: pb.TaskResult, size: int, command: commands.CompleteTask, broken: str) -> None:
-        masks = self._backend.hand_out.masks(result.fencing_token)
-        if masks is not None:
-            command = masked(command, masks)
+        command = self._backend.hand_out.fit_result(command)
         judging = asyncio.ensure_future(self._backend.submit_any(command, None))
         self._tasks.add(judging)
         judging.add_done_callback(partial(self._judged, result, broken, size))
@@ -254,9 +252,7 @@ class WorkerConnection:
                 # A sign of life all the same, and no reason to end the worker's other attempts.
                 logger.warning("the details of a heartbeat are dropped: %s", failure.message)
                 continue
-            masks = self._backend.hand_out.masks(attempt.fencing_token)
-            if masks is not None:
-                details = masks.json(details)
+            details = self._backend.hand_out.fit_details(attempt.fencing_token, details)
             await self._submit(
                 commands.RecordHeartbeat(
                     self._namespace, attempt.workflow_id, attempt.task_id, attempt.fencing_token, details
@@ -268,10 +264,7 @@ class WorkerConnection:
 
     async def _take_logs(self, frame: pb.WorkLogs) -> None:
         for attempt in frame.attempts:
-            lines = log_lines(attempt.lines)
-            masks = self._backend.hand_out.masks(attempt.fencing_token)
-            if masks is not None:
-                lines = masked_lines(lines, masks)
+            lines = self._backend.hand_out.fit_lines(attempt.fencing_token, log_lines(attempt.lines))
             command = commands.AddTaskLogs(
                 self._namespace, attempt.workflow_id, attempt.task_id, attempt.fencing_token, lines
             )

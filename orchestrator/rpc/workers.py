@@ -17,7 +17,7 @@ from orchestrator.rpc import attempt_access, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import CALLER
 from orchestrator.rpc.errors import RpcFailure, abort, answers
-from orchestrator.rpc.handing_out import NotGiven, masked, masked_lines
+from orchestrator.rpc.handing_out import NotGiven
 from orchestrator.rpc.hello import poller_session_id
 from orchestrator.rpc.judging import VERDICTS, completion, verdict_on
 from orchestrator.rpc.poll_data import PollData
@@ -31,7 +31,6 @@ from orchestrator.rpc.requests import (
 )
 from orchestrator.rpc.task_queues import task_queues
 from orchestrator.rpc.worker_stream import WorkerConnection
-from orchestrator.sealing.masks import Masks
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workers_pb2_grpc as pb_grpc
 
@@ -86,8 +85,8 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         refused = await attempt_access.unfit(self.backend, CALLER.get(), "CompleteTask", command)
         if refused is not None:
             return pb.CompleteTaskResponse(verdict=refused)
-        masks = await self._masks(request.result.fencing_token)
-        outcome = await self.backend.submit_any(command if masks is None else masked(command, masks), None)
+        await self._recall(command.fencing_token)
+        outcome = await self.backend.submit_any(self.backend.hand_out.fit_result(command), None)
         self.backend.hand_out.forget(request.result.fencing_token)
         return pb.CompleteTaskResponse(verdict=verdict_on(request.result, broken, outcome))
 
@@ -102,14 +101,13 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     @answers
     async def AddTaskLogs(self, request: pb.AddTaskLogsRequest, context: Any) -> Any:
         given = request.logs
-        masks = await self._masks(given.fencing_token)
-        lines = log_lines(given.lines)
+        await self._recall(given.fencing_token)
         command = commands.AddTaskLogs(
             namespace=namespace_of(request.namespace),
             workflow_id=required("logs.workflow_id", given.workflow_id),
             task_id=required("logs.task_id", given.task_id),
             fencing_token=given.fencing_token,
-            lines=lines if masks is None else masked_lines(lines, masks),
+            lines=self.backend.hand_out.fit_lines(given.fencing_token, log_lines(given.lines)),
         )
         # Without a token it is an operator's word, who was let in as one.
         if command.fencing_token:
@@ -185,15 +183,14 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             raise RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "SECRET_UNREADABLE", unread.reason)
         return found
 
-    async def _masks(self, token: int) -> Masks | None:
-        """Of what the attempt was given, perhaps by another node."""
+    async def _recall(self, token: int) -> None:
+        """What the attempt was given, perhaps by another node."""
         hand_out = self.backend.hand_out
         lease = self.backend.state().leases.get((token,))
-        if lease is not None and hand_out.has_secrets and hand_out.masks(token) is None:
+        if lease is not None and hand_out.has_secrets and not hand_out.is_remembered(token):
             held = await self.backend.execution(lease.namespace, lease.workflow_id)
             if held is not None:
                 hand_out.recall(held, token)
-        return hand_out.masks(token)
 
     async def _assignment(self, token: int) -> pb.Assignment | None:
         """None if the attempt has ended since it was leased."""

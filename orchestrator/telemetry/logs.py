@@ -15,8 +15,8 @@ from typing import Any, TextIO
 # What every record has; all else was given as a field.
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _PREFIX = "orchestrator."
-# Their debug and info lines are about themselves, not about this node.
-_QUIET = ("asyncio", "grpc", "grpc._cython", "pysyncobj")
+# Their debug and info lines are about themselves, not about this node, or have headers and addresses of calls in them.
+_QUIET = ("asyncio", "grpc", "grpc._cython", "httpcore", "httpx", "pysyncobj")
 
 
 def configure(*, node: str, log_format: str, level: str, stream: TextIO | None = None) -> None:

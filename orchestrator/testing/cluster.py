@@ -18,7 +18,7 @@ from orchestrator.testing.idle import Idle
 from orchestrator.testing.isolation import isolated, without_last_words
 from orchestrator.testing.logs import quiet_logs
 from orchestrator.testing.loop import Process, VirtualLoop
-from orchestrator.testing.machine import EPOCH_MS, Machine
+from orchestrator.testing.machine import EPOCH_MS, SECRET_KEYS, Machine
 from orchestrator.testing.member import DATA, GRPC_PORT, PEER_PORT
 from orchestrator.testing.network import SimulatedNetwork
 from orchestrator.testing.nodes import LogObserver, Skipped, TestMember
@@ -98,6 +98,7 @@ class Cluster:
                 grpc_listen=f"{name}:{GRPC_PORT}",
                 peer_listen=address,
                 insecure=True,  # the network is in this process
+                secret_keys_file=str(SECRET_KEYS),
                 **SETTINGS,  # type: ignore[arg-type]  # settings that are numbers
             )
             member = TestMember(machine, config, self._skipped, self._observer, self._failures.append)

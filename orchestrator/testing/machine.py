@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
 from orchestrator.integrations.executors import ExecutorFactory
 from orchestrator.replication import worker
 from orchestrator.replication.errors import Stopped
+from orchestrator.sealing.keys import KEY_BYTES
 from orchestrator.storage import lanes
 from orchestrator.storage.errors import StorageClosed
 from orchestrator.storage.vfs import KeptVFS
@@ -23,6 +26,7 @@ from orchestrator.world import World
 
 EPOCH_MS = 1_700_000_000_000
 FREE_DISK_BYTES = 1 << 40
+SECRET_KEYS = Path("/secret.keys")
 
 
 class MachineClock:
@@ -66,6 +70,8 @@ class Machine:
         self.boots = 0
         # The variables of a node that runs here.
         self.environment: dict[str, str] = {}
+        # What is in its file of keys: the same on all machines, unless a test says otherwise.
+        self.secret_keys = base64.b64encode(bytes(KEY_BYTES))
         # Of the system work of a node that runs here.
         self.executors: ExecutorFactory = lambda config, surroundings: {}
 
@@ -148,7 +154,14 @@ class Machine:
             open_channel=open_channel,
             executors=self.executors,
             environment=self.environment,
+            entropy=self.dice.randbytes,
+            read_file=self._read_file,
         )
+
+    def _read_file(self, path: Path) -> bytes:
+        if path != SECRET_KEYS:
+            raise FileNotFoundError(ENOENT, "No such file or directory", str(path))
+        return self.secret_keys
 
     def job_delay(self, *, reads: bool) -> float:
         """How long a job off the loop takes."""

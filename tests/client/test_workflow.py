@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator_client import CompensationContext, Ref, Retry, TaskContext, Workflow, task
+from orchestrator_client import CompensationContext, Ref, Retry, TaskContext, Workflow, secret, task
 from orchestrator_client.definitions import sort
 from orchestrator_client.errors import InvalidRequest
 
@@ -281,3 +281,18 @@ def test_what_is_told_of_it_is_a_part_of_the_definition() -> None:
         },
         {"onStart": [{"type": "leaves", "payload": {"with": "${charge.output.receipt}"}}]},
     ]
+
+
+def test_a_secret_is_named_in_what_a_step_takes() -> None:
+    @task
+    async def pay(auth: str, port: int) -> str:
+        return auth
+
+    built = Workflow("paying")
+    built.step(pay, f"Bearer {secret('BANK-1')}", secret("LOGIN").ports[0])
+    assert json.loads(built.to_json())["tasks"][0]["inputParameters"] == {
+        "auth": "Bearer ${workflow.secrets.BANK-1}", "port": "${workflow.secrets.LOGIN.ports[0]}",
+    }
+    for name in ("", "1a", "a.b", "a b", "x" * 101):
+        with pytest.raises(ValueError, match="the name of a secret"):
+            secret(name)

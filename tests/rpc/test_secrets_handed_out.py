@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator.engine.commands import CompleteTask
+from orchestrator.engine.commands import CompleteTask, RecordHeartbeat
 from orchestrator.engine.model import TaskAttempt, TaskStatus
 from orchestrator.engine.secret_commands import DeleteSecret, PutSecret
 from orchestrator.rpc import handing_out
@@ -290,16 +290,37 @@ async def test_another_leader_does_not_take_it_back_either(bench: Bench, stubs: 
     assert first(bench).output == b'{"key":"***"}'
 
 
+async def test_what_is_said_again_when_it_counts_no_more_is_not_written(bench: Bench, stubs: Stubs) -> None:
+    worker = Worker(stubs)
+    await worker.hello("pay", session_id="s")
+    bench.start("w1")
+    (paying,) = await worker.assigned()
+    said = result(paying, output=Payload(inline=json.dumps({"key": VALUE}).encode()), reason=VALUE)
+    await worker.give(said)
+    await worker.verdicts()
+    await worker.give(said)
+    where = {"workflow_id": "w1", "task_id": paying.task_id, "fencing_token": paying.fencing_token}
+    await worker.say(logs=pb.WorkLogs(attempts=[pb.AttemptLogs(**where, lines=[pb.LogLine(text=f"used {VALUE}")])]))
+    details = Payload(inline=json.dumps({"at": VALUE}).encode())
+    await worker.say(heartbeat=pb.WorkHeartbeat(attempts=[pb.AttemptHeartbeat(**where, details=details)]))
+    (verdict,) = await worker.verdicts()
+    assert verdict.verdict == pb.VERDICT_ACCEPTED
+    await stubs.workers.CompleteTask(pb.CompleteTaskRequest(result=said))
+    await stubs.workers.AddTaskLogs(pb.AddTaskLogsRequest(logs=pb.AttemptLogs(**where, lines=[pb.LogLine(text=VALUE)])))
+    await until("the heartbeat", lambda: bench.submitted_of(RecordHeartbeat))
+    assert VALUE not in repr(bench.submitted)
+
+
 async def test_what_was_given_is_forgotten_with_the_answer(bench: Bench, stubs: Stubs) -> None:
     worker = Worker(stubs)
     await worker.hello("pay")
     bench.start("w1")
     (paying,) = await worker.assigned()
     hand_out = bench.server_backend.hand_out
-    assert hand_out.masks(paying.fencing_token)
+    assert hand_out.is_remembered(paying.fencing_token)
     await worker.give(result(paying))
     await worker.verdicts()
-    assert hand_out.masks(paying.fencing_token) is None
+    assert not hand_out.is_remembered(paying.fencing_token)
 
 
 async def test_what_workers_took_with_them_is_not_remembered_without_end(

@@ -15,7 +15,7 @@ from orchestrator.replication.log import Role
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.rpc.backend import Backend
 from orchestrator.testing.loop import VirtualLoop
-from orchestrator.testing.machine import Machine
+from orchestrator.testing.machine import SECRET_KEYS, Machine
 from orchestrator.testing.member import DATA, GRPC_PORT, PEER_PORT, SimulatedMember, SimulatedNode
 from orchestrator.testing.network import SimulatedNetwork
 from orchestrator.world import World
@@ -183,7 +183,7 @@ class SimulatedCluster:
             machine.executors = self.outside.executors(machine)
         config = Config(
             node=name, data_dir=DATA, grpc_listen=f"{name}:{GRPC_PORT}", peer_listen=addresses[name], insecure=True,
-            **self._settings,
+            secret_keys_file=str(SECRET_KEYS), **self._settings,
         )
         member = self.members[name] = Member(machine, config, self.watcher)
         member.initialise(addresses, dice)
