@@ -346,7 +346,7 @@ class Node:
             log_time_ms=self._log_clock.peek_ms,
             check_source=self._system.check_source,
             evaluate=self._system.evaluate,
-            secrets=SecretValues(self.identity.cluster_id, self._secret_keys, self._world.entropy),
+            secrets=SecretValues(self._secret_keys, self._world.entropy),
             others=(Environment(self._world.environment, self.config.task_environment_prefix),),
         )
 

@@ -7,6 +7,7 @@ for as long as the worker has the attempt, so that it does not come back in what
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from orchestrator.rpc.runtime_metadata import RuntimeMetadata, Source
 from orchestrator.sealing.errors import SealBroken, SealingError
 from orchestrator.sealing.masks import Masks
 from orchestrator.sealing.secret_values import SecretValues
+
+logger = logging.getLogger(__name__)
 
 Lines = tuple[tuple[int, str], ...]
 """(time in milliseconds, text)"""
@@ -235,8 +238,14 @@ class Withheld:
     def __init__(self, again: Callable[[Lease], None]) -> None:
         self._again = again
         self._waiting: dict[int, tuple[Lease, NotGiven, asyncio.TimerHandle]] = {}
+        self._told: tuple[str, str] = ("", "")
 
     def add(self, lease: Lease, why: NotGiven) -> None:
+        if (lease.namespace, why.reason) != self._told:
+            # Once, and not for each attempt each second.
+            self._told = (lease.namespace, why.reason)
+            where = {"workflow_id": lease.workflow_id, "task_id": lease.task_id, "namespace": lease.namespace}
+            logger.warning("tasks are not handed out: %s", why.reason, extra=where)
         timer = asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._try_again, lease.token)
         self._waiting[lease.token] = (lease, why, timer)
 

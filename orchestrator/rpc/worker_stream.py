@@ -415,10 +415,8 @@ class WorkerConnection:
     def _withhold(self, lease: Lease, why: NotGiven) -> None:
         if why.is_final:
             self._spawn(self._report(why.failure(lease)))
-            return
-        where = {"workflow_id": lease.workflow_id, "task_id": lease.task_id, "namespace": lease.namespace}
-        logger.warning("a task is not handed out: %s", why.reason, extra=where)
-        self._withheld.add(lease, why)
+        else:
+            self._withheld.add(lease, why)
 
     async def _recall(self, hello: pb.WorkHello) -> None:
         """What the worker was given by another node must not come back here either."""

@@ -9,21 +9,23 @@ from orchestrator.sealing.keys import Entropy
 
 
 class SecretValues:
-    """Of one cluster: a value is bound to it, to its namespace, its name and its version."""
+    """A value is bound to its namespace, its name and its version.
 
-    def __init__(self, cluster_id: str, key_file: KeyFile, entropy: Entropy) -> None:
-        self._cluster_id = cluster_id
+    Not to its cluster: what is restored from a backup is another one.
+    """
+
+    def __init__(self, key_file: KeyFile, entropy: Entropy) -> None:
         self._key_file = key_file
         self._entropy = entropy
 
     def seal(self, namespace: str, name: str, version: int, value: bytes) -> tuple[str, bytes]:
         """(id of the key, the sealed value). Raises NoKeys."""
         keys = self._key_file.keys
-        return keys.sealing_id, keys.seal(value, self._bound_to(namespace, name, version), self._entropy)
+        return keys.sealing_id, keys.seal(value, (namespace, name, str(version)), self._entropy)
 
     def open(self, row: SecretRow) -> bytes:
         """The value. Raises NoKeys, KeyUnknown and SealBroken."""
-        bound_to = self._bound_to(row.namespace, row.name, row.version)
+        bound_to = (row.namespace, row.name, str(row.version))
         return self._key_file.keys.open(row.sealed, row.key_id, bound_to)
 
     def sealing_id(self) -> str:
@@ -40,19 +42,10 @@ class SecretValues:
             return str(error)
         return ""
 
-    def has_keys(self) -> bool:
-        try:
-            return bool(self._key_file.keys.ids)
-        except NoKeys:
-            return False
-
-    def _bound_to(self, namespace: str, name: str, version: int) -> tuple[str, ...]:
-        return (self._cluster_id, namespace, name, str(version))
-
 
 def without_keys() -> SecretValues:
     """Of a node that has none."""
-    return SecretValues("", KeyFile(None, _nothing, _never), _nothing)
+    return SecretValues(KeyFile(None, _nothing, _never), _nothing)
 
 
 def _nothing(asked: object) -> bytes:

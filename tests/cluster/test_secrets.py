@@ -13,6 +13,7 @@ from orchestrator.cli.local_cluster import LocalCluster
 from orchestrator.sealing.keys import new_key_line
 from orchestrator_client import Client, TaskContext, Worker, Workflow, secret, task
 from tests.cluster.conftest import StartCluster
+from tests.cluster.directories import configured, said
 from tests.cluster.test_calls import call, workflow
 from tests.cluster.workload import PATIENCE_S, eventually
 from tests.integrations.grpc_server import GrpcServer
@@ -245,6 +246,32 @@ def _explained(client: Client, workflow_id: str) -> Any:
         return said if "the secret" in said else ""
 
     return explained
+
+
+async def test_what_is_restored_from_a_backup_opens_with_the_same_keys(
+    start_cluster: StartCluster, tmp_path: Path
+) -> None:
+    """It is another cluster; the backup has no keys in it."""
+    file = tmp_path / "one.backup"
+    cluster = await start_cluster(1)
+    async with Client(cluster.endpoints) as client:
+        await put_all(client)
+        await said(cluster, "cluster", "backup", file)
+    await cluster.stop()
+    keys = cluster.secret_keys_file.read_bytes()
+    assert not any(data.encode() in file.read_bytes() for data in (*VALUES, keys.decode().strip()))
+    restored = configured(tmp_path / "restored")
+    restored.secret_keys_file.write_bytes(keys)
+    try:
+        await said(restored, "restore", file, "--config", restored.nodes["a"].config_file)
+        restored.start_node("a")
+        assert await restored.wait_leader() == "a"
+        async with Client(restored.endpoints) as client, HttpServer() as server:
+            await client.register(workflow(call("http", "HTTP", 3, uri=server.uri, method="GET", headers=HEADERS)))
+            await ended(client, "order", "a")
+            assert server.received[0].header("Authorization") == [f"Bearer {TOKEN}"]
+    finally:
+        await restored.stop()
 
 
 async def test_a_node_does_not_start_with_a_broken_file_of_keys(cluster: LocalCluster) -> None:

@@ -101,7 +101,7 @@ class Bench:
         self.key_file = base64.b64encode(b"k" * KEY_BYTES)
         keys = KeyFile(Path("secret.keys"), lambda path: self.key_file, lambda: self.now)
         keys.load()
-        self.secrets = SecretValues("c", keys, os.urandom)
+        self.secrets = SecretValues(keys, os.urandom)
         self.server: RpcServer  # while it is served
         self.server_backend: Backend  # likewise
 
