@@ -148,11 +148,15 @@ def _check_tls(config: Config) -> None:
 
 
 def _check_secret_keys(config: Config) -> None:
+    if not config.secret_keys_file:
+        return
+    path = Path(config.secret_keys_file)
     try:
-        if config.secret_keys_file:
-            load_keys(Path(config.secret_keys_file), Path.read_bytes)
+        load_keys(path, Path.read_bytes)
     except KeyFileInvalid as error:
         raise exits.Failure(str(error), exits.USAGE) from error
+    if path.stat().st_mode & 0o006:
+        click.echo(f"warning: everybody on this machine can read or change {path}: chmod o= {path}", err=True)
 
 
 def _cluster_id(members: dict[str, str]) -> str | None:

@@ -86,7 +86,7 @@ def key(file: Path | None) -> None:
         ids = [*load_keys(file, Path.read_bytes).ids]
     except KeyFileInvalid as error:
         raise exits.Failure(str(error), exits.USAGE) from None
-    current_session().output.show(ids, "\n".join(ids))
+    current_session().output.show(ids, table(("KEY",), [(one,) for one in ids]))
 
 
 def _show(session: Session, found: Sequence[SecretInfo]) -> None:

@@ -39,6 +39,7 @@ class Want(StrEnum):
     MISSING = "SECRET_MISSING"
     INVALID = "SECRET_INVALID"
     UNREADABLE = "SECRET_UNREADABLE"
+    ENVIRONMENT_MISSING = "ENVIRONMENT_MISSING"
 
 
 # What this node can't read now is tried again after this.
@@ -125,6 +126,7 @@ class HandOut:
         self._state = state
         self._source = SecretSource(state, values)
         self._metadata = RuntimeMetadata(self._source, *others)
+        self._variables = RuntimeMetadata(*others)
         self._masks: dict[int, Masks] = {}
         self._remembered_max = _REMEMBERED_MIN
 
@@ -140,13 +142,20 @@ class HandOut:
         return Given(text, metadata, (*used, *kept))
 
     def _filled(self, view: queries.AssignmentView) -> tuple[bytes, tuple[str, ...]]:
-        def value_of(name: str) -> str:
+        def secret(name: str) -> str:
             return self._source.text(view.namespace, name)
+
+        def variable(name: str) -> str:
+            values = self._variables.values(view.namespace, (name,))
+            if name not in values:
+                reason = f"the node that leads has no variable for {name!r} (task_environment_prefix)"
+                raise NotGiven(Want.ENVIRONMENT_MISSING, reason, status=TaskStatus.FAILED)
+            return values[name]
 
         most = len(view.input) + limits.PAYLOAD_BYTES
         terminal = TaskStatus.FAILED_WITH_TERMINAL_ERROR
         try:
-            text, used = fill_in(view.input, view.secrets, value_of)
+            text, used = fill_in(view.input, view.secrets, secret, variable)
         except SecretUnfit as error:
             raise NotGiven(Want.INVALID, str(error), status=terminal) from None
         if len(text) > most:

@@ -67,7 +67,7 @@ class RuntimeMetadata:
         if len(self._told) >= _TOLD_MAX:
             del self._told[next(iter(self._told))]
         self._told[namespace, name] = None
-        logger.warning("workers get no value of %r (runtimeMetadata): %s", name, fault, extra={"namespace": namespace})
+        logger.warning("tasks get no value of %r: %s", name, fault, extra={"namespace": namespace})
 
 
 def _fault_of(value: str) -> str:

@@ -35,6 +35,7 @@ LIMITS = {
     "a definition": f"{DOCUMENT_BYTES_MAX >> 20} MiB",
     "signals that wait in one execution": f"{limits.SIGNALS}, together {limits.SIGNAL_BYTES >> 20} MiB",
     "a workflow id": f"{limits.WORKFLOW_ID_CHARS} characters",
+    "a secret": f"{limits.SECRET_BYTES // 1024} KiB of text; {limits.SECRETS:,} in a namespace",
     "slots of a worker": f"{limits.SLOTS:,}",
     "a request with an id of its own": f"is known for {limits.REQUEST_WINDOW_MS // 60_000} minutes",
     "a session of the SDK": f"ends after {limits.CLIENT_SESSION_IDLE_MS // 60_000} minutes without a request",

@@ -81,6 +81,22 @@ def test_serve_checks_its_configuration(tmp_path: Path) -> None:
     assert run("serve", "--config", str(tmp_path / "absent"), "--check").exit_code == 2
 
 
+def test_serve_looks_at_the_keys_of_secrets_before_it_begins(tmp_path: Path) -> None:
+    file, keys = tmp_path / "a.toml", tmp_path / "secret.keys"
+    file.write_text('node = "a"\ndata_dir = "data"\nsecret_keys_file = "secret.keys"')
+    absent = run("serve", "--config", str(file), "--check")
+    assert absent.exit_code == 2 and f"{keys} can't be read: No such file" in absent.stderr
+    keys.write_text("no key\n")
+    broken = run("serve", "--config", str(file), "--check")
+    assert broken.exit_code == 2 and "line 1: not a key" in broken.stderr
+    keys.write_text(run("secret", "key").stdout)
+    keys.chmod(0o644)
+    open_to_all = run("serve", "--config", str(file), "--check")
+    assert open_to_all.exit_code == 0 and f"chmod o= {keys}" in open_to_all.stderr
+    keys.chmod(0o640)
+    assert run("serve", "--config", str(file), "--check").stderr == ""
+
+
 def test_serve_refuses_a_directory_that_is_not_its_own_and_an_address_that_nobody_dials(tmp_path: Path) -> None:
     data_dir = str(tmp_path / "a")
     blank = run("serve", "--node", "a", "--data-dir", data_dir)

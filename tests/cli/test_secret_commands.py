@@ -115,9 +115,10 @@ def test_secrets_are_sealed_anew(fake: FakeClient) -> None:
 def test_a_key_is_made_and_its_id_told(fake: FakeClient, tmp_path: Path) -> None:
     made = run(fake, "key").stdout
     assert made != run(fake, "key").stdout
-    (tmp_path / "secret.keys").write_text("# of May\n" + made)
+    (tmp_path / "secret.keys").write_text("# of May\n" + made + run(fake, "key").stdout)
     ids = parse_key_file((tmp_path / "secret.keys").read_bytes(), "f").ids
-    assert run(fake, "key", "--ids", str(tmp_path / "secret.keys")).stdout.split() == [*ids]
+    assert run(fake, "key", "--ids", str(tmp_path / "secret.keys")).stdout.split() == ["KEY", *ids]
+    assert json.loads(run(fake, "key", "--ids", str(tmp_path / "secret.keys"), "--json").stdout) == [*ids]
     assert fake.calls == []
 
 

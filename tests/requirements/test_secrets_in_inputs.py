@@ -13,13 +13,14 @@ from orchestrator.engine import queries
 from orchestrator.engine.commands import PutSchedule, RegisterWorkflows, RerunWorkflow
 from orchestrator.engine.definitions.errors import DefinitionInvalid
 from orchestrator.engine.definitions.parse import validate_task, validate_workflow
-from orchestrator.engine.expressions.secret_names import SecretUnfit, fill_in, names_at
+from orchestrator.engine.expressions.secret_names import SecretUnfit, fill_in, names_at, sign_for
 from orchestrator.engine.model import TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.results import Rejected
 from tests.engine.driver import Driver, simple, workflow
 
 A, B = "${workflow.secrets.A}", "${workflow.secrets.B}"
 VALUES = {"A": 'value "of" a', "B": '{"user":"ann","ports":[1,22],"note":null}', "C": "${workflow.input.x}"}
+VARIABLES = {"REGION": "eu-1", "HOSTS": '{"bank":"https://bank.example"}'}
 
 
 def driver_of(inputs: Any, *more: dict[str, Any], **fields: Any) -> Driver:
@@ -39,7 +40,7 @@ def handed(driver: Driver, attempt: TaskAttempt) -> Any:
     view = queries.assignment_view(driver.state, driver.hot(), attempt.fencing_token)
     assert view is not None
     assert set(names_at(view.input, view.secrets)) <= set(VALUES)
-    return json.loads(fill_in(view.input, view.secrets, VALUES.__getitem__)[0])
+    return json.loads(fill_in(view.input, view.secrets, VALUES.__getitem__, VARIABLES.__getitem__)[0])
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,9 @@ def handed(driver: Driver, attempt: TaskAttempt) -> Any:
         ({"k": "${workflow.secrets.B.ports}"}, {"k": [1, 22]}),
         ({"k": ":${workflow.secrets.B.ports}"}, {"k": ":[1,22]"}),
         ({"k": "${workflow.secrets.B.note}"}, {"k": None}),
+        ({"k": "${workflow.env.REGION}"}, {"k": "eu-1"}),
+        ({"k": "${workflow.env.HOSTS.bank}/${workflow.input.id}", "l": A + "${workflow.env.REGION}"},
+         {"k": "https://bank.example/7", "l": f"{VALUES['A']}eu-1"}),
         ({"k": "${ workflow.secrets.A }"}, {"k": VALUES["A"]}),
         ({"k": f"{A}?id=${{workflow.input.id}}"}, {"k": f"{VALUES['A']}?id=7"}),
     ],
@@ -160,7 +164,7 @@ def test_an_input_that_an_operator_gives_names_no_secret() -> None:
 
 # --- where no secret can be named
 
-HERE = "is named in the inputParameters of a SIMPLE, HTTP or GRPC task, and nowhere else"
+HERE = "are named in the inputParameters of a SIMPLE, HTTP or GRPC task, and nowhere else"
 NOTHING = {"type": "JOIN", "name": "j", "taskReferenceName": "j"}
 
 
@@ -173,6 +177,7 @@ def of_type(kind: str, inputs: Any, **fields: Any) -> dict[str, Any]:
     ("document", "path"),
     [
         (of_type("SET_VARIABLE", {"v": A}), "tasks[0].inputParameters.v"),
+        (of_type("SET_VARIABLE", {"v": "${workflow.env.REGION}"}), "tasks[0].inputParameters.v"),
         (of_type("INLINE", {"expression": "1", "v": A}), "tasks[0].inputParameters.v"),
         (of_type("JSON_JQ_TRANSFORM", {"queryExpression": ".", "v": [A]}), "tasks[0].inputParameters.v[0]"),
         (of_type("EVENT", {"v": A}, sink="conductor"), "tasks[0].inputParameters.v"),
@@ -223,6 +228,7 @@ def test_the_defaults_of_a_task_definition_name_no_secret() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "${workflow.env}", "${workflow.env.${workflow.input.x}}", "${workflow.env['A']}",
         "${workflow.secrets}", "${workflow.secrets.}", "${workflow.secrets.1a}", "${workflow.secrets['A']}",
         "${workflow['secrets'].A}", "${workflow.secrets.A..b}", "${workflow.secrets.A[*]}", "${workflow.secrets.a b}",
         "${workflow.secrets.${workflow.input.which}}", "${workflow.secrets.A.${workflow.input.which}}",
@@ -312,21 +318,31 @@ def test_a_part_that_is_not_there_is_an_error_that_quotes_nothing(path: str, why
     view = queries.assignment_view(driver.state, driver.hot(), driver.latest("a").fencing_token)
     assert view is not None
     with pytest.raises(SecretUnfit) as unfit:
-        fill_in(view.input, view.secrets, VALUES.__getitem__)
+        fill_in(view.input, view.secrets, VALUES.__getitem__, VARIABLES.__getitem__)
     assert why in str(unfit.value)
     assert "ann" not in str(unfit.value) and "value" not in str(unfit.value)
+
+
+def test_data_that_are_full_of_signs_do_not_hold_up_anybody() -> None:
+    """A sign that does not occur is found in one pass over the text."""
+    data = " ".join(f"${{workflow.secrets@{number}!A}}" for number in range(6_000))
+    driver = driver_of({"k": A, "data": "${workflow.input.d}"})
+    driver.start("flow", given=json.dumps({"d": data}).encode())
+    assert sign_for(data.encode()) == "@6000"
+    assert handed(driver, driver.latest("a")) == {"k": VALUES["A"], "data": data}
 
 
 # --- at random
 
 FRAGMENTS = st.sampled_from(
     [
-        A, B, "${workflow.secrets.A", "${workflow.secrets@0!A}", "${workflow.secrets@0.A}", "${workflow.secrets@", "$",
+        A, B, "${workflow.env.REGION}", "${workflow.env@0!REGION}", "@0", "@1",
+        "${workflow.secrets.A", "${workflow.secrets@0!A}", "${workflow.secrets@0.A}", "${workflow.secrets@", "$",
         "$$", "{", "}", '"', "\\", "\\u0024{workflow.secrets.A}", "é", "\n", "x", "", "!A}", ".A}", "🙂",
     ]
 )
 DATA = st.lists(FRAGMENTS, max_size=6).map("".join)
-PIECES = st.lists(st.sampled_from(["data", "secret", "text"]), min_size=1, max_size=5)
+PIECES = st.lists(st.sampled_from(["data", "secret", "variable", "text"]), min_size=1, max_size=5)
 
 
 @settings(max_examples=300, deadline=None)
@@ -336,8 +352,8 @@ def test_whatever_data_are_the_secrets_are_where_the_author_put_them(
 ) -> None:
     """Compared with what it means, string by string."""
     data = data * 60 if is_large else data
-    source = {"data": "${workflow.input.d}", "secret": A, "text": "-"}
-    meant = {"data": data, "secret": VALUES["A"], "text": "-"}
+    source = {"data": "${workflow.input.d}", "secret": A, "variable": "${workflow.env.REGION}", "text": "-"}
+    meant = {"data": data, "secret": VALUES["A"], "variable": "eu-1", "text": "-"}
     driver = driver_of({f"k{number}": "".join(map(source.__getitem__, each)) for number, each in enumerate(strings)})
     result = driver.start("flow", given=json.dumps({"d": data}, ensure_ascii=is_large).encode())
     assert not isinstance(result, Rejected)

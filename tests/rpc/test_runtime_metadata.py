@@ -71,7 +71,7 @@ def test_what_was_said_is_not_remembered_without_end(
     metadata = RuntimeMetadata()
     for name in ("A", "B", "C", "C", "B", "A"):
         assert metadata.values("n", (name,)) == {}
-    assert [record.getMessage().split()[5] for record in caplog.records] == ["'A'", "'B'", "'C'", "'A'"]
+    assert [record.getMessage().split()[5][:-1] for record in caplog.records] == ["'A'", "'B'", "'C'", "'A'"]
 
 
 def test_the_longest_value_that_fits_is_given() -> None:

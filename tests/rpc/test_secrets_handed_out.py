@@ -102,6 +102,30 @@ async def test_secrets_come_before_variables_where_runtime_metadata_names_them(b
     assert dict(paying.runtime_metadata) == {"BANK": VALUE, "OTHER": "other"}
 
 
+async def test_a_variable_of_the_environment_is_given_and_is_no_secret(bench: Bench, stubs: Stubs) -> None:
+    bench.environment["TASK_REGION"] = "eu-central-1"
+    inputs = {"at": "${workflow.env.REGION}", "of": "${workflow.input.of}"}
+    bench.driver.register(workflow("order", simple("pay", inputParameters=inputs)))
+    worker = Worker(stubs)
+    await worker.hello("pay")
+    bench.start("w1", json.dumps({"of": "${workflow.env.REGION}"}).encode())
+    (paying,) = await worker.assigned()
+    assert given(paying) == {"at": "eu-central-1", "of": "${workflow.env.REGION}"}
+    assert json.loads(first(bench).input)["at"] == "${workflow.env.REGION}"  # type: ignore[arg-type]
+    await worker.give(result(paying, output=Payload(inline=b'{"at":"eu-central-1"}')))
+    await until("the result", lambda: first(bench).status is TaskStatus.COMPLETED)
+    assert first(bench).output == b'{"at":"eu-central-1"}'
+
+
+async def test_a_task_whose_variable_is_missing_fails(bench: Bench, stubs: Stubs) -> None:
+    bench.driver.register(workflow("order", simple("pay", inputParameters={"at": "${workflow.env.REGION}"})))
+    worker = Worker(stubs)
+    await worker.hello("pay")
+    bench.start("w1")
+    await until("the attempt to fail", lambda: first(bench).status is TaskStatus.FAILED)
+    assert first(bench).error_code == "ENVIRONMENT_MISSING" and "'REGION'" in first(bench).reason
+
+
 # --- for want of a value
 
 
@@ -134,8 +158,8 @@ async def test_a_poller_is_not_given_what_has_failed(bench: Bench, stubs: Stubs)
 @pytest.mark.parametrize(
     ("value", "error_code", "why"),
     [
-        ("no json", "SECRET_INVALID", "the secret 'BANK' is not JSON"),
-        ('{"a":1}', "SECRET_INVALID", "the secret 'BANK' has no '.key'"),
+        ("no json", "SECRET_INVALID", "'BANK' is not JSON"),
+        ('{"a":1}', "SECRET_INVALID", "'BANK' has no '.key'"),
     ],
 )
 async def test_a_secret_that_does_not_fit_fails_for_good(

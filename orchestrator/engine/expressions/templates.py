@@ -272,9 +272,7 @@ def _parse_reference(body: str) -> Reference:
     field = steps[1]
     if not isinstance(field, str):
         raise PathInvalid(f"{quoted(root)} must be followed by the name of a field", unimplemented=True)
-    if root == "workflow" and field == "env":
-        raise PathInvalid("workflow.env is not supported", unimplemented=True)
-    if root == "workflow" and field == "secrets":
+    if root == "workflow" and field in ("env", "secrets"):
         raise PathInvalid(FORM)
     known = {"workflow": WORKFLOW_FIELDS, "step": STEP_FIELDS}.get(root, TASK_FIELDS)
     if field not in known:
