@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from orchestrator.replication.errors import NoSuccessor
@@ -22,21 +23,29 @@ FILE_NAME = "drained"
 TAKE_OVER_SECONDS = 3.0
 AGAIN_SECONDS = 0.3
 LOOK_EVERY_SECONDS = 0.005
+# Between two attempts of a drained leader to give the lead away.
+PAUSE_SECONDS = 5.0
 
 
 class Service:
-    """Made before the log starts; `start` once it has. `drain_seconds` is what system tasks have to end."""
+    """Made before the log starts; `start` once it has. `drain_seconds` is what system tasks have to end.
+
+    `off_loop` runs what blocks.
+    """
 
     def __init__(
-        self, files: Files, data_dir: Path, log: ReplicatedLog, system: SystemWork, *, drain_seconds: float
+        self, files: Files, data_dir: Path, log: ReplicatedLog, system: SystemWork, *, drain_seconds: float,
+        off_loop: Callable[[Callable[[], None]], Awaitable[None]],
     ) -> None:
         self._files = files
         self._path = data_dir / FILE_NAME
         self._log = log
         self._system = system
         self._drain_seconds = drain_seconds
+        self._off_loop = off_loop
         self._serving = False
         self._changing = asyncio.Lock()
+        self._look_at = float("-inf")
         self.is_drained = files.exists(self._path)
 
     @property
@@ -59,7 +68,7 @@ class Service:
         async with self._changing:
             await self._give_lead_away()
             if not self.is_drained:
-                replace_file(self._files, self._path, b"")
+                await self._off_loop(lambda: replace_file(self._files, self._path, b""))
                 self.is_drained = True
                 logger.info("is drained")
             self._log.stand_back("drained", True)
@@ -69,8 +78,7 @@ class Service:
         """In service again; it leads when it is elected, or handed the lead."""
         async with self._changing:
             if self.is_drained:
-                self._files.remove(self._path)
-                self._files.sync_directory(self._path.parent)
+                await self._off_loop(self._forget)
                 self.is_drained = False
                 logger.info("is in service again")
             self._log.stand_back("drained", False)
@@ -79,8 +87,11 @@ class Service:
 
     async def look(self) -> None:
         """A few times a second: who leads although it is drained, as nobody else could, gives it away when one can."""
-        if self.is_drained and self._log.role is Role.LEADER and not self._changing.locked():
+        now = asyncio.get_running_loop().time()
+        if self.is_drained and self._log.role is Role.LEADER and not self._changing.locked() and now >= self._look_at:
             await self._log.transfer_leadership(self._others())
+            # Nothing is appended during an attempt, and one that fails may fail again.
+            self._look_at = asyncio.get_running_loop().time() + PAUSE_SECONDS
 
     async def stop(self, *, failed: bool) -> None:
         """The lead goes first, so that clients wait for nothing else; then what the node executes."""
@@ -92,6 +103,10 @@ class Service:
         await self._system.stop(self._drain_seconds)
         # The others may have been stopped meanwhile, and have handed it back.
         await self._hand_over()
+
+    def _forget(self) -> None:
+        self._files.remove(self._path)
+        self._files.sync_directory(self._path.parent)
 
     async def _hand_over(self) -> None:
         """And stays until another one leads, for its vote may be needed for that."""

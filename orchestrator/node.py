@@ -111,7 +111,7 @@ class Node:
         self._open_storage()
         self._log = self._make_log()
         self._service = Service(self._world.files, config.data_dir, self._log, self._system,
-                                drain_seconds=config.system_drain_ms / 1000)
+                                drain_seconds=config.system_drain_ms / 1000, off_loop=self._copies.read)
         self._log_clock = LogClock(self._time, self._log.peer_clock_offsets, voices_min=lambda: self._log.quorum)
         self._skew = SkewWatch(self._log_clock, self._clock, self._log.transfer_leadership, config.max_clock_skew_ms,
                                self._log.peer_gossip)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ from orchestrator.world import SystemClock
 DATABASE = "state.db"
 # There while a backup is being restored: what else is there then is of an attempt that did not come to its end.
 RESTORING = "restoring"
-# Clients and workers take the word of a later term only, and the history that was lost may have come to some.
+# Clients and workers take the word of a later term only, and the history that was lost may have come to some. How many
+# exactly is drawn: two survivors that were both recovered, by mistake, must not have entries of one term.
 TERMS_SKIPPED = 1_000_000
 _READ_BYTES = 1 << 20
 
@@ -325,7 +327,7 @@ async def _begin(files: Files, data_dir: Path, identity: Identity) -> Begun:
         await durable.open(0, 0)
         durable.journal.reset(applied.index, applied.term)
         durable.hard_state.save(
-            HardState(term=applied.term + TERMS_SKIPPED, configuration={node: identity.incarnation})
+            HardState(term=applied.term + _terms_skipped(), configuration={node: identity.incarnation})
         )
         # Twice: the copy of the hard state is written after it.
         await durable.disk.drain()
@@ -335,6 +337,10 @@ async def _begin(files: Files, data_dir: Path, identity: Identity) -> Begun:
     identity = msgspec.structs.replace(identity, formed=True)
     identities.save(files, data_dir, identity)
     return Begun(identity, applied)
+
+
+def _terms_skipped() -> int:
+    return TERMS_SKIPPED + random.SystemRandom().randrange(TERMS_SKIPPED)
 
 
 def _durable(data_dir: Path, identity: Identity) -> DurableState:

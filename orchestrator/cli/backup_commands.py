@@ -26,6 +26,7 @@ from orchestrator.storage.backup_file import BackupHeader, BackupReader, BackupW
 from orchestrator.storage.backups import extract
 from orchestrator.storage.errors import BackupUnfit, SchemaVersionUnsupported
 from orchestrator_api.v1 import cluster_pb2
+from orchestrator_client import OrchestratorError
 
 _STATUS_TIMEOUT_S = 2.0
 
@@ -63,6 +64,8 @@ def save_backup(file: Path, node: str, bytes_per_second: int, overwrite: bool) -
         raise exits.Failure(f"there is no directory {file.parent}", exits.USAGE)
     try:
         header, size_bytes = asyncio.run(_save(session, file, node, bytes_per_second))
+    except OrchestratorError as error:
+        raise exits.of(error) from error
     except BackupUnfit as error:
         raise exits.Failure(str(error), exits.UNAVAILABLE) from error
     except OSError as error:

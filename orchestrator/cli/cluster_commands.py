@@ -107,7 +107,7 @@ async def replace_member(session: Session, client: Client, *, name: str, incarna
 def transfer_leadership(name: str) -> None:
     """Hand leadership over to the node NAME, or to the one that is nearest to the leader's log."""
     session = current_session()
-    found, address = asyncio.run(_named(session, ""))
+    found, address = _answered(_named(session, ""))
     if name and name == found.leader:
         session.output.said(f"{name} leads already", {"leader": name})
         return
@@ -129,7 +129,7 @@ def drain_node(name: str) -> None:
     That lasts over its restarts, until `cluster undrain`.
     """
     session = current_session()
-    _, address = asyncio.run(_named(session, name))
+    _, address = _answered(_named(session, name))
     request = cluster_pb2.DrainNodeRequest(node=name)
     reply = _answered(ask_node(address, lambda node: node.DrainNode(request, timeout=_DRAIN_TIMEOUT_S), session.tls))
     session.output.said(f"{name} is drained; {reply.leader or 'nobody'} leads", {"node": name, "leader": reply.leader})
@@ -141,7 +141,7 @@ def drain_node(name: str) -> None:
 def undrain_node(name: str) -> None:
     """Put the node NAME back into service."""
     session = current_session()
-    _, address = asyncio.run(_named(session, name))
+    _, address = _answered(_named(session, name))
     request = cluster_pb2.UndrainNodeRequest(node=name)
     _answered(ask_node(address, lambda node: node.UndrainNode(request, timeout=session.timeout_s), session.tls))
     session.output.said(f"{name} is in service again", {"node": name})

@@ -33,11 +33,11 @@ Exit codes:
   130  interrupted
 
 \b
-Exit codes of `serve` and `init`:
+Exit codes of `serve`, `init`, `restore` and `recover`:
   0  stopped on request
   1  could not start, e.g. an address is in use
   2  wrong usage or configuration
-  3  the data directory was refused: not this node's, not initialised, or damaged
+  3  the data directory was refused: not this node's, not initialised, in use, not blank, or damaged
   4  the node stopped itself because going on could do harm; its log says why
 """
 

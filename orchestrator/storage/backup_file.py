@@ -72,7 +72,8 @@ class BackupWriter:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        self._file = self._partial.open("wb")
+        # Nobody else's to read: payloads are in it as they are.
+        self._file = open(self._partial, "wb", opener=lambda path, flags: os.open(path, flags, 0o600))
         self._file.write(MAGIC)
         self._block(_HEADER, msgspec.json.encode(self._header))
         return self

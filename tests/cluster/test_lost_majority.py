@@ -22,8 +22,17 @@ async def test_one_node_goes_on_and_the_others_are_rebuilt(start_cluster: StartC
     cluster = await start_cluster(flush_interval_ms=SELDOM_MS)
     ledger = Ledger()
     workflow, tasks = arithmetic(ledger)
-    async with Client(cluster.endpoints) as client, working(client, tasks), Load(client, ledger, workflow) as load:
-        await load.progress()
+    async with Client(cluster.endpoints) as lasting:
+        async with working(lasting, tasks), Load(lasting, ledger, workflow) as load:
+            await load.progress()
+        await _recovered(cluster, lasting, ledger, tmp_path)
+        # A client that has known the old cluster goes on.
+        async with working(lasting, tasks), Load(lasting, ledger, workflow, prefix="after") as load:
+            await load.progress()
+        await ledger.check(lasting)
+
+
+async def _recovered(cluster: LocalCluster, lasting: Client, ledger: Ledger, tmp_path: Path) -> None:
     await eventually(lambda: _agree(cluster), "all nodes to have applied the same entries")
     survivor, *lost = sorted(cluster.nodes)
     node = cluster.nodes[survivor]
@@ -54,15 +63,10 @@ async def test_one_node_goes_on_and_the_others_are_rebuilt(start_cluster: StartC
 
     cluster.start_node(survivor)
     assert await cluster.wait_leader() == survivor
-    async with Client([cluster.addresses[survivor]]) as client:
-        await ledger.check(client)
+    await ledger.check(lasting)
     await _comes_back_in_vain(cluster, lost[1], old[lost[1]])
     for name in lost:
         await join(cluster, name)
-    async with Client(cluster.endpoints) as client, working(client, tasks):
-        async with Load(client, ledger, workflow, prefix="after") as load:
-            await load.progress()
-        await ledger.check(client)
 
 
 def _give_up(names: object) -> list[str]:

@@ -19,7 +19,7 @@ from orchestrator.replication.errors import (
     WouldLoseQuorum,
 )
 from orchestrator.replication.log import Role
-from orchestrator.replication.status import PeerStatus, Status
+from orchestrator.replication.status import PeerStatus, Status, TransferStatus
 from orchestrator_api.v1 import cluster_pb2 as pb
 from orchestrator_client.connection import failure_of
 from tests.rpc.bench import Bench, Stubs
@@ -207,3 +207,28 @@ async def test_why_a_change_was_refused(
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await stubs.cluster.RemoveMember(pb.RemoveMemberRequest(name="n2"))
     assert (raised.value.code(), failure_of(raised.value).reason) == (code, reason)
+
+
+async def test_how_far_a_learner_is_and_who_is_drained(bench: Bench, stubs: Stubs) -> None:
+    with_members(bench)
+    reply = await stubs.cluster.GetStatus(pb.GetStatusRequest())
+    assert reply.membership_changing and not any(node.snapshot_bytes for node in reply.nodes)
+    transfers = (TransferStatus("n3", False, 90, 1000, 250),)
+    bench.status_answer = dataclasses.replace(bench.status_answer, transfers=transfers)
+    bench.peer_facts["n2"]["drained"] = 1
+    own, second, third = (await stubs.cluster.GetStatus(pb.GetStatusRequest())).nodes
+    assert (third.snapshot_bytes, third.snapshot_bytes_done) == (1000, 250)
+    assert (own.drained, second.drained, third.drained) == (False, True, False)
+    # As the learner itself says.
+    transfers = (TransferStatus("n2", True, 90, 1000, 100),)
+    bench.status_answer = dataclasses.replace(bench.status_answer, transfers=transfers)
+    own, *others = (await stubs.cluster.GetStatus(pb.GetStatusRequest())).nodes
+    assert own.snapshot_bytes_done == 100 and not any(node.snapshot_bytes for node in others)
+
+
+async def test_a_change_is_over_when_it_is_committed_and_nobody_learns(bench: Bench, stubs: Stubs) -> None:
+    settled = Configuration(members=MEMBERS.members)
+    bench.status_answer = dataclasses.replace(status(Role.LEADER, peer("n2")), configuration=settled)
+    assert not (await stubs.cluster.GetStatus(pb.GetStatusRequest())).membership_changing
+    bench.status_answer = dataclasses.replace(bench.status_answer, configuration_index=101)
+    assert (await stubs.cluster.GetStatus(pb.GetStatusRequest())).membership_changing

@@ -43,6 +43,7 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
         assert b"".join(reader.pieces()) == CONTENT
     assert [each.name for each in tmp_path.iterdir()] == ["one"]
     assert path.stat().st_size < len(CONTENT)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_does_not_come_to_its_end_leaves_nothing(tmp_path: Path) -> None:
