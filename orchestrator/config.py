@@ -168,7 +168,7 @@ class Config:
                                                "refused; 0: no limit", 20_000, min=0, max=10_000_000)
     client_requests_burst: int = _setting("... and how many it may make at once after a pause", 40_000,
                                           min=1, max=10_000_000)
-    client_streams_max: int = _setting("streams that one client may have open at once; 0: no limit", 1_000,
+    client_streams_max: int = _setting("streams that one client may have open at once; 0: no limit", 5_000,
                                        min=0, max=1_000_000)
     grpc_request_bytes_max: int = _setting("one message of a client; larger ones are refused", 16 * MIB,
                                            min=64 * KIB, max=GIB)

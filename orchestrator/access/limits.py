@@ -26,42 +26,60 @@ class ClientLimits:
         return self.requests_per_second > 0 or self.streams_max > 0
 
 
-class Rate:
-    """Buckets by client."""
+class Bucket:
+    """Of one client."""
+
+    __slots__ = ("_burst", "_left", "_monotonic", "_noted", "_per_second")
 
     def __init__(self, per_second: float, burst: float, monotonic: Callable[[], float]) -> None:
         self._per_second = per_second
-        self._burst = max(burst, 1.0)
+        self._burst = self._left = max(burst, 1.0)
         self._monotonic = monotonic
-        self._buckets: OrderedDict[Hashable, list[float]] = OrderedDict()
+        self._noted = monotonic()
 
-    def take(self, client: Hashable) -> float:
+    def take(self) -> float:
         """0 if there was a token; else in how many seconds there is one."""
-        if self._per_second <= 0:
-            return 0.0
-        left = self._left(client)
+        left = self.left()
         if left >= 1.0:
-            self._buckets[client][0] = left - 1.0
+            self._left = left - 1.0
             return 0.0
         return (1.0 - left) / self._per_second
 
-    def is_empty(self, client: Hashable) -> bool:
-        return self._per_second > 0 and client in self._buckets and self._left(client) < 1.0
-
-    def _left(self, client: Hashable) -> float:
-        """How many tokens there are now, which is noted."""
+    def left(self) -> float:
+        """How many tokens there are now."""
         now = self._monotonic()
+        left = self._left + (now - self._noted) * self._per_second
+        self._left = left = min(left, self._burst)
+        self._noted = now
+        return left
+
+
+class Rate:
+    """Buckets by client. `per_second` is above 0."""
+
+    def __init__(self, per_second: float, burst: float, monotonic: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._monotonic = monotonic
+        self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
+
+    def bucket(self, client: Hashable) -> Bucket:
+        """The client's, to take from it again and again."""
         bucket = self._buckets.get(client)
         if bucket is None:
-            self._buckets[client] = [self._burst, now]
+            bucket = self._buckets[client] = Bucket(self._per_second, self._burst, self._monotonic)
             if len(self._buckets) > _BUCKETS_MAX:
                 self._buckets.popitem(last=False)
-            return self._burst
-        left, noted = bucket
-        left = min(self._burst, left + (now - noted) * self._per_second)
-        bucket[0], bucket[1] = left, now
-        self._buckets.move_to_end(client)
-        return left
+        else:
+            self._buckets.move_to_end(client)
+        return bucket
+
+    def take(self, client: Hashable) -> float:
+        """As of the client's bucket."""
+        return self.bucket(client).take()
+
+    def is_empty(self, client: Hashable) -> bool:
+        return client in self._buckets and self._buckets[client].left() < 1.0
 
 
 class Streams:

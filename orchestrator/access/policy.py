@@ -77,11 +77,12 @@ class Decision:
 class Holder:
     """A principal with what it was granted; it remembers what was decided."""
 
-    __slots__ = ("_decided", "grants", "principal")
+    __slots__ = ("_decided", "grants", "is_node", "principal")
 
     def __init__(self, principal: Principal, grants: Sequence[Grant]) -> None:
         self.principal = principal
         self.grants = tuple(grants)
+        self.is_node = any(grant.role is Role.NODE for grant in grants)
         self._decided: dict[tuple[Need, str, str | None], Decision] = {}
 
     def decide(self, need: Need, namespace: str = "", name: str | None = None) -> Decision:
@@ -92,10 +93,6 @@ class Holder:
                 self._decided.clear()
             decision = self._decided[key] = self._look(need, namespace, name)
         return decision
-
-    @property
-    def is_node(self) -> bool:
-        return any(grant.role is Role.NODE for grant in self.grants)
 
     def _look(self, need: Need, namespace: str, name: str | None) -> Decision:
         if need is Need.NOTHING:
@@ -165,6 +162,15 @@ class Policy:
             return self._authorized(shown.authorization, now_ms)
         return self._certified(shown) or Identity(ANONYMOUS)
 
+    def authenticate_again(self, identity: Identity, shown: Credentials, now_ms: int) -> Identity:
+        """Who that is now, whom another policy has known. A node's proof is of one use, and its secret does not change.
+
+        Raises NotAuthenticated.
+        """
+        if identity.principal.known_by is Known.NODE_SECRET:
+            return identity
+        return self.authenticate(shown, now_ms)
+
     def holder(self, principal: Principal) -> Holder:
         """The same one as long as it is remembered, so that what was decided for it is."""
         holder = self._holders.get(principal)
@@ -203,9 +209,11 @@ class Policy:
                 self._remembered.popitem(last=False)
         return identity
 
-    def is_remembered(self, authorization: str) -> bool:
-        """Whether finding out who that is costs next to nothing."""
-        return hashlib.sha256(authorization.encode("utf-8", "surrogatepass")).digest() in self._remembered
+    def is_costly(self, authorization: str) -> bool:
+        """Whether it takes a look at a signature to find out who that is."""
+        if authorization.count(".") != 2:
+            return False
+        return hashlib.sha256(authorization.encode("utf-8", "surrogatepass")).digest() not in self._remembered
 
     def _examine(self, authorization: str, now_ms: int) -> Identity:
         scheme, _, value = authorization.partition(" ")

@@ -39,6 +39,8 @@ FRAME_BYTES = 1 << 20
 # So many asks or answers are dealt with in one turn of the loop.
 SLICE = 64
 _SLACK = 1_000
+# As `access.methods` calls what is asked.
+_METHODS: dict[str | None, str] = {kind: f"Ask/asks/{kind}" for kind in ("start", "outcome", "wait")}
 
 
 class _Wait:
@@ -184,16 +186,16 @@ class AskConnection:
     def _check(self, kind: str | None, ask: pb.Ask) -> None:
         """Raises RpcFailure for what the caller may not ask, or not so often."""
         caller = self._caller
-        if caller.is_limited and (failure := caller.overrun(f"Ask/asks/{kind}")) is not None:
+        method = _METHODS.get(kind, "")
+        if caller.is_limited and (failure := caller.overrun(method)) is not None:
             raise failure
-        if caller.is_free:
+        if caller.is_free or not method:
             return
         if kind == "wait":
             # Of which workflow it is shows when it is found; see `_found`.
-            caller.require(f"Ask/asks/{kind}", Need.SEE, ask.wait.namespace or DEFAULT_NAMESPACE)
-        elif kind is not None:
-            start = ask.start if kind == "start" else ask.outcome.start
-            require_start(caller, f"Ask/asks/{kind}", start)
+            caller.require(method, Need.SEE, ask.wait.namespace or DEFAULT_NAMESPACE)
+        else:
+            require_start(caller, method, ask.start if kind == "start" else ask.outcome.start)
 
     def _outcome(self, number: int, asked: pb.AskOutcome) -> _Wait:
         wait = _Wait(self, number, namespace_of(asked.start.namespace), wait_seconds("wait_ms", asked.wait_ms))

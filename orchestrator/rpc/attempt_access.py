@@ -58,6 +58,14 @@ def session_refusal(backend: Backend, caller: Caller, method: str, session_id: s
     return None
 
 
+def may_complete(backend: Backend, caller: Caller, token: int) -> bool:
+    """Whether nothing has to be looked at, as for almost every result; see `unfit` for the others."""
+    if caller.is_free:
+        return True
+    lease = backend.state().leases.get((token,))
+    return lease is not None and allows(caller, lease)
+
+
 def may_touch(backend: Backend, caller: Caller, token: int) -> bool:
     """Whether the caller may say something of the attempt with this token. Without a lease nothing comes of it."""
     lease = backend.state().leases.get((token,))

@@ -40,33 +40,28 @@ class Caller:
         rate: Rate | None = None,
         on_refused: Refused = _not_told,
     ) -> None:
-        self.holder = holder  # None: there are no rules
         self.is_free = holder is None
         self.is_limited = rate is not None  # requests take from a rate
         self.peer = peer
-        self._address = f"@{peer}"
         self.shown = shown or Credentials()
         self.expires_ms = expires_ms
         self._rate = rate
         self._on_refused = on_refused
-        self._ended: RpcFailure | None = None
+        self.ended: RpcFailure | None = None  # why the stream must not go on
         self._when_ended: Callable[[RpcFailure], None] = lambda failure: None
         self._look_again: Callable[[], RpcFailure | None] = lambda: None
+        self.know_as(holder)
 
-    @property
-    def is_node(self) -> bool:
-        """Whether it is one of the cluster's own nodes, which is not limited."""
-        return self.holder is not None and self.holder.is_node
-
-    @property
-    def principal(self) -> Principal:
-        return ANONYMOUS if self.holder is None else self.holder.principal
-
-    @property
-    def client(self) -> str:
-        """Whose limits count: the principal's, or those of the address that an anonymous one comes from."""
-        principal = self.principal
-        return self._address if principal.known_by is Known.ANONYMOUS else principal.name
+    def know_as(self, holder: Holder | None) -> None:
+        """Who it is, and may do what; None: there are no rules."""
+        self.holder = holder
+        self.principal: Principal = ANONYMOUS if holder is None else holder.principal
+        is_anonymous = self.principal.known_by is Known.ANONYMOUS
+        # Whose limits count: the principal's, or those of the address that an anonymous one comes from.
+        self.client = f"@{self.peer}" if is_anonymous else self.principal.name
+        # One of the cluster's own nodes, which has no limits.
+        self.is_node = holder is not None and holder.is_node
+        self._bucket = None if self._rate is None or self.is_node else self._rate.bucket(self.client)
 
     def allows(self, need: Need, namespace: str, name: str | None = None) -> bool:
         holder = self.holder
@@ -90,8 +85,8 @@ class Caller:
 
     def end(self, failure: RpcFailure) -> None:
         """The stream must not go on."""
-        if self._ended is None:
-            self._ended = failure
+        if self.ended is None:
+            self.ended = failure
             self._when_ended(failure)
 
     def when_ended(self, tell: Callable[[RpcFailure], None]) -> None:
@@ -99,8 +94,8 @@ class Caller:
         if self.is_free:
             return  # it never does, and who is everybody outlives the stream
         self._when_ended = tell
-        if self._ended is not None:
-            tell(self._ended)
+        if self.ended is not None:
+            tell(self.ended)
 
     def judge_by(self, look_again: Callable[[], RpcFailure | None]) -> None:
         """What says whether the stream may go on under other rules: what is wrong, or None."""
@@ -112,8 +107,8 @@ class Caller:
 
     def require_going_on(self) -> None:
         """Raises the failure with which the stream was ended."""
-        if self._ended is not None:
-            raise self._ended
+        if self.ended is not None:
+            raise self.ended
 
     def require(self, method: str, need: Need, namespace: str = "", name: str | None = None) -> None:
         """Raises RpcFailure if it is not allowed."""
@@ -128,10 +123,7 @@ class Caller:
 
     def overrun(self, method: str) -> RpcFailure | None:
         """Takes one request from the caller's rate: None if there was one."""
-        if self._rate is None or self.is_node:
-            return None
-        seconds = self._rate.take(self.client)
-        if not seconds:
+        if self._bucket is None or not (seconds := self._bucket.take()):
             return None
         failure = rate_limited(seconds)
         self._on_refused(self, method, failure)

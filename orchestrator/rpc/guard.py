@@ -135,6 +135,9 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 async with aclosing(serve(request, context)) as responses:
                     async for response in responses:
+                        # The others are told, and say first what they have to say.
+                        if rule.audited and caller.ended is not None:
+                            await self._refuse(context, caller.ended)
                         yield response
             except BaseException:
                 outcome = reason_of(context)
@@ -143,7 +146,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 if rule.audited:
                     self._audited.record(caller, method, rule, request, *outcome)
                 self._visits.discard(visit)
-                if not caller.is_node:
+                if visit.is_counted:
                     self._streams.close(visit.client)
 
         return guarded
@@ -158,16 +161,20 @@ class Guard(grpc.aio.ServerInterceptor):
         return caller
 
     def _begin(self, caller: Caller, method: str) -> _Visit:
-        client = caller.client
-        if not caller.is_node and not self._streams.open(client):
+        """Raises RpcFailure."""
+        client, is_counted = caller.client, not caller.is_node
+        if is_counted and not self._streams.open(client):
             message = f"this client has {self._limits.streams_max} streams open"
             failure = RpcFailure(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", message, {"limit": "client_streams_max"}, 1_000
             )
             self._note_refused(caller, method, failure)
             raise failure
-        visit = _Visit(caller, method, client)
+        visit = _Visit(caller, method, client, is_counted)
         self._visits.add(visit)
+        if self._rules is not None and self._rules.policy.holder(caller.principal) is not caller.holder:
+            # The rules have changed while it was let in.
+            self._judge_again(visit)
         return visit
 
     def _caller(self, context: Any, method: str) -> Caller:
@@ -191,7 +198,7 @@ class Guard(grpc.aio.ServerInterceptor):
         assert self._rules is not None
         policy = self._rules.policy
         try:
-            if shown.authorization and self._failures.is_empty(peer) and not policy.is_remembered(shown.authorization):
+            if self._failures.is_empty(peer) and policy.is_costly(shown.authorization):
                 raise rate_limited(1 / FAILURES_PER_SECOND)
             return policy.authenticate(shown, self._wall_ms())
         except NotAuthenticated as error:
@@ -218,19 +225,32 @@ class Guard(grpc.aio.ServerInterceptor):
     # Streams under other rules.
 
     def _rules_changed(self) -> None:
-        assert self._rules is not None
         for visit in list(self._visits):
-            caller = visit.caller
-            try:
-                identity = self._identity(caller.shown, caller.peer, visit.method)
-                caller.holder = self._rules.policy.holder(identity.principal)
-                caller.expires_ms = identity.expires_ms
-                caller.require(visit.method, Need.MEMBER)
-                failure = caller.look_again()
-            except RpcFailure as refused:
-                failure = refused
-            if failure is not None:
-                caller.end(failure)
+            self._judge_again(visit)
+
+    def _judge_again(self, visit: _Visit) -> None:
+        """Ends the stream if it may not go on."""
+        caller = visit.caller
+        try:
+            self._know_again(caller)
+            caller.require(visit.method, Need.MEMBER)
+            failure = caller.look_again()
+        except NotAuthenticated as error:
+            failure = not_authenticated(error)
+            self._note_refused(caller, visit.method, failure)
+        except RpcFailure as refused:
+            failure = refused
+        if failure is not None:
+            caller.end(failure)
+
+    def _know_again(self, caller: Caller) -> None:
+        """Raises NotAuthenticated."""
+        assert self._rules is not None
+        policy = self._rules.policy
+        known = Identity(caller.principal, caller.expires_ms)
+        identity = policy.authenticate_again(known, caller.shown, self._wall_ms())
+        caller.know_as(policy.holder(identity.principal))
+        caller.expires_ms = identity.expires_ms
 
     def _end_expired(self) -> None:
         now_ms = self._wall_ms()
@@ -249,6 +269,7 @@ class _Visit:
     caller: Caller
     method: str
     client: str
+    is_counted: bool  # among the client's
 
 
 def not_authenticated(error: NotAuthenticated) -> RpcFailure:

@@ -29,7 +29,7 @@ ULID_ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 def namespace_of(value: str) -> str:
     """The namespace of a user: those of the cluster itself are refused.
 
-    They are reached by the hello of a node's own session only; who may say that is for authentication to decide.
+    They are reached by the hello of a node's own session only, for which rules of access want the role of a node.
     """
     if value.startswith(system.RESERVED_NAMESPACES):
         raise invalid("namespace", f"must not begin with {system.RESERVED_NAMESPACES!r}")

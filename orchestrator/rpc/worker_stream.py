@@ -189,7 +189,7 @@ class WorkerConnection:
                         size = len(result.output.inline)
                         if not self._room.take_now(size):
                             await self._room.take(size)
-                        if self._caller.is_free:
+                        if attempt_access.may_complete(self._backend, self._caller, result.fencing_token):
                             self._judge(result, size, *completion(result))
                         else:
                             await self._judge_fit(result, size)

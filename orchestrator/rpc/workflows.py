@@ -115,6 +115,8 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
                     changed.clear()
                     caller.require_going_on()
                     held = await self._get(namespace, workflow_id)
+                    if not caller.sees(held):
+                        raise not_found("workflow", workflow_id)
                     # Before it is sent: meanwhile the execution may go on, and end.
                     has_ended = _ended(held)
                     seen = await self._workflow(held, include_tasks=request.include_tasks)

@@ -27,7 +27,13 @@ class NodeConnection(Connection):
         version: Version | None = None,
     ) -> None:
         super().__init__(
-            [address], namespace=namespace, open_channel=open_channel, deadline_s=0, rng=dice, version=version
+            [address],
+            namespace=namespace,
+            open_channel=open_channel,
+            deadline_s=0,
+            rng=dice,
+            version=version,
+            renews_token=True,  # what a node shows is made for each call
         )
         self._address = address
         self._leader = leader

@@ -40,11 +40,6 @@ def test_clients_do_not_take_from_each_other() -> None:
     assert rate.take("a") > 0 and rate.is_empty("a") and not rate.is_empty("c")
 
 
-def test_no_rate_is_no_limit() -> None:
-    rate = Rate(0, 1, Clock())
-    assert not any(rate.take("a") for _ in range(1_000)) and not rate.is_empty("a")
-
-
 def test_clients_that_come_and_go_do_not_fill_the_memory() -> None:
     clock = Clock()
     rate = Rate(1, 2, clock)

@@ -159,6 +159,18 @@ async def test_a_stream_ends_when_its_token_expires(bench: Bench, tmp_path: Path
         assert guard.refused["TOKEN_EXPIRED"] == 2
 
 
+async def test_who_watches_sees_no_more_than_the_rules_allow_now(bench: Bench, guard: Guarded) -> None:
+    bench.start("w")
+    watching = guard.as_("starter").workflows.WatchWorkflow(pb.WatchWorkflowRequest(workflow_id="w"))
+    assert (await soon("the execution", watching.read())).workflow.name == "order"
+    guard.write(RULES.replace("order*", "payroll"))
+    await guard.rules.look()
+    bench.apply(commands.PauseWorkflow("default", "w"))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await soon("the end of the watch", watching.read())
+    assert status(caught.value) == (grpc.StatusCode.NOT_FOUND, "WORKFLOW_NOT_FOUND")
+
+
 # --- workers
 
 
@@ -259,6 +271,48 @@ async def test_system_work_is_for_nodes(bench: Bench, guard: Guarded) -> None:
     node = Worker(guard.node())
     await node.say(hello=hello)
     await node.next("welcome")
+
+
+async def test_nodes_go_on_when_rules_change_long_after_they_have_come(bench: Bench, guard: Guarded) -> None:
+    """Their proofs are good for a minute only; a session that ended would do its work twice."""
+    node = Worker(guard.node())
+    names = ["system/http"]
+    await node.say(hello=workers_pb2.WorkHello(namespace=system.NAMESPACE, worker_id="a", task_names=names, slots=1))
+    await node.next("welcome")
+    guard.now_ms += 3_600_000
+    guard.write(RULES.replace("order*", "*"))
+    await guard.rules.look()
+    await node.say(heartbeat=workers_pb2.WorkHeartbeat())
+    await node.next("alive")
+
+
+async def test_rules_that_change_end_nobody_because_of_others_at_the_same_address(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.order("pay")
+    signer, forger = Issuer(), Issuer()
+    signer.write(tmp_path / "keys.json")
+    more = f"""
+        [[jwt]]
+        name = "corp"
+        issuer = "{ISSUER}"
+        audience = "orchestrator"
+        jwks_file = "keys.json"
+        [[grant]]
+        to = ["corp:alice"]
+        role = "admin"
+        namespaces = ["default"]
+    """
+    async with guarded(bench, tmp_path, more=more) as guard:
+        asker = await asking(guard.showing("Bearer " + signer.token()))
+        forged = guard.showing("Bearer " + forger.token())
+        for _ in range(101):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await forged.workflows.SearchWorkflows(pb.SearchWorkflowsRequest())
+        guard.write(RULES.replace("order*", "*"), more=more)
+        await guard.rules.look()
+        await asker.start(pb.StartWorkflowRequest(name="order"))
+        assert len(await asker.answers(1)) == 1
 
 
 async def test_an_admin_can_not_complete_system_work(bench: Bench, guard: Guarded) -> None:
