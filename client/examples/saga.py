@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import orchestrator_client
 from orchestrator_client import Client, TerminalError, Worker, Workflow, WorkflowFailed, task
 
 
@@ -36,7 +37,7 @@ saga.returns(tracking=sent)
 
 
 async def main(endpoints: str) -> None:
-    async with Client(endpoints) as client:
+    async with Client(endpoints, tls=orchestrator_client.TLS.from_environment()) as client:
         worker = Worker(client, tasks=[charge, ship])
         working = asyncio.create_task(worker.run())
         run = await client.start(saga, {"order": "order-1", "cents": 1200}, id="order-1", if_exists="return")

@@ -85,31 +85,45 @@ def channel_factory(credentials: grpc.ChannelCredentials | None) -> ChannelFacto
 
 
 class SecureChannels:
-    """Opens channels by address, with what `load` gives at that moment.
+    """Opens channels by address, with what `load` gives at that moment, or gave last if that is of no use.
 
-    `names`: by address, whose certificate the node there must show, where that is not the address's own host.
+    `check` says so of it by TLSUnusable. `names`: by address, whose certificate the node there must show, where that is
+    not the address's own host. Raises TLSUnusable if there is nothing to begin with.
     """
 
-    def __init__(self, load: Callable[[], Loaded], names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Loaded],
+        *,
+        check: Callable[[], object] = lambda: None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        check()
         self._load = load
+        self._check = check
+        self._loaded = load()
         self._names = dict(names or {})
 
     def __call__(self, address: str) -> grpc.aio.Channel:
-        authority, certificate, key = self._load()
+        authority, certificate, key = self.version()
         options: list[tuple[str, int | str]] = [*CHANNEL_OPTIONS]
         if address in self._names:
             options.append(("grpc.ssl_target_name_override", self._names[address]))
         credentials = grpc.ssl_channel_credentials(authority, key, certificate)
         return grpc.aio.secure_channel(address, credentials, options=options)
 
-    def version(self) -> Loaded | None:
-        """What a channel would be made with now; None if it can't be, as in the middle of a change."""
+    def version(self) -> Loaded:
+        """What a channel would be made with now."""
         try:
-            return self._load()
+            loaded = self._load()
+            if loaded != self._loaded:
+                self._check()
+                self._loaded = loaded
         except TLSUnusable:
-            return None
+            pass  # in the middle of a change
+        return self._loaded
 
 
-def version_of(channels: ChannelFactory) -> Callable[[], object | None] | None:
+def version_of(channels: ChannelFactory) -> Callable[[], object] | None:
     """Tells channels opened now from earlier ones, where they may differ."""
     return channels.version if isinstance(channels, SecureChannels) else None

@@ -50,8 +50,8 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Credible = Callable[[str, cluster_pb2.GetLeaderResponse], bool]
 """Whether what a node (its address) says of the leader is to be believed; if so, it is taken up."""
-Version = Callable[[], object | None]
-"""What channels are made with now, None if that can't be told: after a failure one is made anew if it has changed."""
+Version = Callable[[], object]
+"""What channels are made with now: after a failure one is made anew if that has changed."""
 Explain = Callable[[str], Awaitable[str]]
 """Why the node at an address can't be reached; empty if that can't be found out."""
 
@@ -88,7 +88,7 @@ class Connection:
         self._questions: dict[str, asyncio.Task[bool]] = {}
         self._confirmed = ""
         self._version = version
-        self._opened_as: dict[str, object | None] = {}
+        self._opened_as: dict[str, object] = {}
         # Looks for the reason why a node can't be reached.
         self._explain = explain
         self._explained_at = float("-inf")
@@ -109,8 +109,7 @@ class Connection:
 
     def _renew(self, address: str) -> None:
         """If a channel would be made with other certificates now, the next call opens one; the old one may run out."""
-        now = self._version() if self._version is not None and address in self._nodes else None
-        if now is not None and now != self._opened_as.get(address):
+        if self._version is not None and address in self._nodes and self._version() != self._opened_as[address]:
             old = self._nodes.pop(address)
             self._streams.pop(address, None)
             self._do_aside(_run_out(old.channel))
@@ -468,7 +467,11 @@ class Connection:
     async def _who_leads(self, address: str) -> cluster_pb2.GetLeaderResponse | None:
         call = self.node(address).cluster.GetLeader(cluster_pb2.GetLeaderRequest(), timeout=PROBE_S)
         answer = await _answered(call)
-        return None if isinstance(answer, Failure) else answer
+        if not isinstance(answer, Failure):
+            return cast(cluster_pb2.GetLeaderResponse, answer)
+        if answer.kind is Kind.UNREACHABLE:
+            self._renew(address)
+        return None
 
 
 async def _run_out(channel: grpc.aio.Channel) -> None:

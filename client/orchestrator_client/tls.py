@@ -60,9 +60,10 @@ class TLS:
     def check(self) -> None:
         """Whether the files can be used, as far as that can be told without a node. Raises TLSUnusable."""
         self.load()
-        self._context()
+        self.context()
 
-    def _context(self) -> ssl.SSLContext:
+    def context(self) -> ssl.SSLContext:
+        """For a connection to a node. Raises TLSUnusable."""
         try:
             context = ssl.create_default_context(cafile=self.authority)
         except (ssl.SSLError, OSError) as error:
@@ -91,8 +92,7 @@ def channels_for(tls: TLS | None, credentials: grpc.ChannelCredentials | None = 
         return channel_factory(credentials)
     if credentials is not None:
         raise ValueError("tls and credentials are two ways to say one thing: give one of them")
-    tls.check()
-    return SecureChannels(tls.load)
+    return SecureChannels(tls.load, check=tls.check)
 
 
 async def why_not(address: str, tls: TLS | None) -> str:
@@ -107,7 +107,7 @@ async def why_not(address: str, tls: TLS | None) -> str:
 
 async def _try(host: str, port: int, address: str, tls: TLS | None) -> str:
     try:
-        reader, writer = await asyncio.open_connection(host, port, ssl=_believing() if tls is None else tls._context())
+        reader, writer = await asyncio.open_connection(host, port, ssl=_believing() if tls is None else tls.context())
     except ssl.SSLCertVerificationError as error:
         return f"the certificate of {address} is not believed: {error.verify_message}"
     except ssl.SSLError as error:

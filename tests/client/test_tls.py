@@ -158,6 +158,10 @@ async def test_files_are_read_again_when_a_connection_has_failed(authority: Auth
     ):
         await client.register(noop)
         await fake.restart(serving(new, clients=True))
+        # Half of it is there.
+        certificate.write_bytes(making.client(new, "half").certificate_file.read_bytes())
+        with pytest.raises(NoLeader):
+            await client.status()
         put(new)
         await client.register(noop)
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from orchestrator.cli.app import cli
 from orchestrator.cli.local_cluster import LocalCluster
 from orchestrator.tls.authority import Authority, Made
+from orchestrator_api.v1 import cluster_pb2
 from orchestrator_client import TLS, Client, NoLeader
 from tests.cluster.ledger import Ledger
 from tests.cluster.nodes import metric
@@ -88,6 +89,28 @@ async def restart(cluster: LocalCluster, name: str) -> None:
     await cluster.wait_ready()
 
 
+async def lead(cluster: LocalCluster, client: Client, name: str) -> None:
+    async def leads() -> bool:
+        if await cluster.leader() != name:
+            request = cluster_pb2.TransferLeadershipRequest(node=name)
+            await client.connection.call(lambda node: node.cluster.TransferLeadership, request)
+        return await cluster.leader() == name
+
+    await eventually(leads, f"{name} to lead")
+
+
+async def all_execute(cluster: LocalCluster, work: Work) -> None:
+    """Each node does work of the nodes: so it has reached the leader, and shown what it believes."""
+    before = {name: await metric(node, "orchestrator_system_work_ended_total") for name, node in cluster.nodes.items()}
+
+    async def executed() -> bool:
+        await work.some()
+        now = {name: await metric(node, "orchestrator_system_work_ended_total") for name, node in cluster.nodes.items()}
+        return all(now[name] > before[name] for name in NODES)
+
+    await eventually(executed, "each node to execute scripts")
+
+
 async def all_taken(cluster: LocalCluster) -> bool:
     """Whether each node has taken both of its new certificates."""
     read = [metric(node, "orchestrator_certificate_reloads_total") for node in cluster.nodes.values()]
@@ -110,11 +133,15 @@ async def test_certificates_are_replaced_while_work_goes_on_and_the_old_ones_end
             await eventually(lambda: all_taken(cluster), "the nodes to take the new certificates")
             await eventually(lambda: making.now() > ends, "the old certificates to end")
             await work.some()
-            # Everything is connected anew, with what was read last: nodes to nodes, nodes and workers to the leader.
+            # The others have called this leader before, with what has ended since, and call it again.
             leader = await cluster.wait_leader()
-            for name in [leader, *(name for name in NODES if name != leader)]:
-                await restart(cluster, name)
-                await work.some()
+            await restart(cluster, leader)
+            await lead(cluster, client, leader)
+            await all_execute(cluster, work)
+            for name in NODES:
+                if name != leader:
+                    await restart(cluster, name)
+                    await all_execute(cluster, work)
 
 
 async def test_who_has_no_certificate_of_the_authority_gets_no_answer_and_is_told_why(

@@ -119,6 +119,7 @@ async def test_plain_text_is_not_served(authority: Authority) -> None:
 
 @pytest.mark.parametrize(("version", "served"), [
     (ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True)])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 async def test_versions_from_1_2_on_are_spoken(authority: Authority, version: ssl.TLSVersion, served: bool) -> None:
     async with Port(node_tls(config(authority, making.node(authority, "a"), clients=False))) as port:
         context = ssl.create_default_context(cafile=authority.file)
