@@ -291,7 +291,7 @@ class Connection:
         try:
             decision = retry.next(failure, started, address)
         except errors.ClusterError as error:
-            if failure.kind is not Kind.UNREACHABLE or failure.code is grpc.StatusCode.CANCELLED:
+            if failure.kind is not Kind.UNREACHABLE or failure.code is not grpc.StatusCode.UNAVAILABLE:
                 raise
             raise await self.explained(address, error) from None
         located = decision.locate and await self.locate(decision.after_s)

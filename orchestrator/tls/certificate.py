@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self, TypeVar
@@ -33,22 +35,17 @@ class Certificate:
     @classmethod
     def from_der(cls, data: bytes) -> Self:
         """Raises ValueError."""
-        return cls._of(x509.load_der_x509_certificate(data))
+        with _unreadable():
+            return cls._of(x509.load_der_x509_certificate(data))
 
     @classmethod
     def all_of(cls, pem: bytes) -> list[Self]:
         """Those in the file's text, in their order, at least one. Raises ValueError."""
-        return [cls._of(each) for each in x509.load_pem_x509_certificates(pem)]
+        with _unreadable():
+            return [cls._of(each) for each in x509.load_pem_x509_certificates(pem)]
 
     @classmethod
     def _of(cls, found: x509.Certificate) -> Self:
-        try:
-            return cls._read(found)
-        except Exception as error:
-            raise ValueError(f"a certificate can't be read: {error}") from error
-
-    @classmethod
-    def _read(cls, found: x509.Certificate) -> Self:
         alternative = _extension(found, x509.SubjectAlternativeName)
         basic = _extension(found, x509.BasicConstraints)
         usages = _extension(found, x509.ExtendedKeyUsage)
@@ -79,6 +76,14 @@ class Certificate:
 
     def __str__(self) -> str:
         return f"{self.common_name or 'without a name'} ({', '.join(self.names) or 'no alternative names'})"
+
+
+@contextmanager
+def _unreadable() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"a certificate can't be read: {error}") from error
 
 
 def _matches(pattern: str, host: str) -> bool:
