@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Mapping
 
 import grpc
+from msgspec.structs import replace
 
 from orchestrator.engine import commands, queries
+from orchestrator.engine.definitions.parse import DefinitionError, validate_workflow
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import Rejected
@@ -54,6 +56,7 @@ class Rehearsals:
         start = start_command(request.start)
         conductors = showing.is_conductors(request.view)
         registering = _registering(start.namespace, request)
+        start = _as_registered(start, registering)
         mocks = _Reader().mocks("mocks", request.mocks)
         await self._backend.read_point(request.read)
         if self._running >= AT_ONCE:
@@ -95,6 +98,19 @@ def _registering(namespace: str, request: pb.TestWorkflowRequest) -> list[comman
     if workflows:
         registering.append(commands.RegisterWorkflows(namespace, workflows, overwrite=True))
     return registering
+
+
+def _as_registered(start: commands.StartWorkflow, registering: list[commands.AnyCommand]) -> commands.StartWorkflow:
+    """A definition that names secrets has to be registered, also where nobody is given any."""
+    try:
+        workflow = validate_workflow(start.document) if start.document else None
+    except DefinitionError:
+        # The start is refused for it.
+        return start
+    if workflow is None or not workflow.secrets_at:
+        return start
+    registering.append(commands.RegisterWorkflows(start.namespace, (start.document,), overwrite=True))
+    return replace(start, document=b"", name=workflow.name, version=workflow.version)
 
 
 class _Reader:

@@ -110,6 +110,23 @@ async def test_what_travels_along_need_not_be_registered(stubs: Stubs) -> None:
     assert [(task.retry_count, task.reason) for task in child.tasks] == [(0, "no"), (1, "")]
 
 
+@pytest.mark.parametrize(
+    "naming",
+    [
+        {"inputParameters": {"auth": "Bearer ${workflow.secrets.BANK}"}},
+        {"taskDefinition": {"name": "pay", "runtimeMetadata": ["BANK"]}},
+    ],
+)
+async def test_a_definition_that_names_secrets_is_tested_without_any(stubs: Stubs, naming: dict[str, Any]) -> None:
+    document = msgspec.json.encode(workflow("flow", simple("pay", **naming)))
+    start = pb.StartWorkflowRequest(definition_json=document)
+    mocks = pb.Mocks(tasks={"pay": outcome(b'{"receipt":1}')})
+    reply = await soon("the test", stubs.workflows.TestWorkflow(asked(start=start, mocks=mocks)))
+    assert reply.workflow.status == pb.WORKFLOW_STATUS_COMPLETED
+    shown = msgspec.json.decode(reply.workflow.tasks[0].input.inline)
+    assert shown == naming.get("inputParameters", {})
+
+
 async def test_scripts_go_to_the_nodes_evaluator(bench: Bench, stubs: Stubs) -> None:
     bench.driver.register(workflow("order", SCRIPT))
 
