@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -21,6 +21,7 @@ from orchestrator_api.v1 import asks_pb2, cluster_pb2, workflows_pb2
 from orchestrator_client import errors
 from orchestrator_client.asks import Answer, Asked, AskStream
 from orchestrator_client.channels import ChannelFactory, Node
+from orchestrator_client.diagnosis import Diagnosis, Explain
 from orchestrator_client.leader import LeaderFinder
 from orchestrator_client.requests import RequestLedger, Ticket
 from orchestrator_client.retry import CallRetry, TryAgain
@@ -52,8 +53,6 @@ Credible = Callable[[str, cluster_pb2.GetLeaderResponse], bool]
 """Whether what a node (its address) says of the leader is to be believed; if so, it is taken up."""
 Version = Callable[[], object]
 """What channels are made with now: after a failure one is made anew if that has changed."""
-Explain = Callable[[str], Awaitable[str]]
-"""Why the node at an address can't be reached; empty if that can't be found out."""
 
 
 class Connection:
@@ -89,9 +88,8 @@ class Connection:
         self._confirmed = ""
         self._version = version
         self._opened_as: dict[str, object] = {}
-        # Looks for the reason why a node can't be reached.
-        self._explain = explain
-        self._explained_at = float("-inf")
+        self._diagnosis = Diagnosis(explain)
+        self._complained_at = float("-inf")
         # What nobody waits for: channels that are closed while others have taken their place, and explanations.
         self._aside: set[asyncio.Task[None]] = set()
 
@@ -122,18 +120,17 @@ class Connection:
     def complain(self, address: str) -> None:
         """Logs why a node can't be reached, if that can be found out, and not again and again."""
         now = self.now()
-        if self._explain is not None and now - self._explained_at >= COMPLAINT_S:
-            self._explained_at = now
-            self._do_aside(self._log_reason(address, self._explain))
+        if now - self._complained_at >= COMPLAINT_S:
+            self._complained_at = now
+            self._do_aside(self._log_reason(address))
 
-    @staticmethod
-    async def _log_reason(address: str, explain: Explain) -> None:
-        if reason := await explain(address):
+    async def _log_reason(self, address: str) -> None:
+        if reason := await self._diagnosis.reason(address):
             _logger.warning("no connection: %s", reason)
 
     async def explained(self, address: str, error: errors.ClusterError) -> errors.ClusterError:
         """The same error, with the reason of the failure if that can be found out."""
-        reason = await self._explain(address) if self._explain is not None else ""
+        reason = await self._diagnosis.reason(address)
         if not reason:
             return error
         return type(error)(f"{error.message} ({reason})", reason=error.reason, metadata=error.metadata)
@@ -143,6 +140,7 @@ class Connection:
         for task in aside:
             task.cancel()
         await asyncio.gather(*aside, return_exceptions=True)
+        await self._diagnosis.close()
         questions = list(self._questions.values())
         for question in questions:
             question.cancel()
