@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from orchestrator.access.principals import Credentials
+from orchestrator.access.rules_file import read_rules
 from orchestrator.cli.app import cli
 from orchestrator.cli.session import DEFAULT_ENDPOINTS
 from orchestrator.config import Config, ConfigError, load
@@ -72,6 +77,31 @@ def test_the_page_leads_to_nodes_with_tls(tmp_path: Path, monkeypatch: pytest.Mo
     variables = re.findall(r"^export (ORCHESTRATOR_TLS_\w+)=\$PWD/(.*)$", page, re.MULTILINE)
     assert TLS.from_environment({name: str(tmp_path / file) for name, file in variables}) == TLS(
         str(tmp_path / "tls/authority.pem"), str(tmp_path / "tls/ops.pem"), str(tmp_path / "tls/ops.key"))
+
+
+def test_the_commands_of_the_page_make_rules_that_the_nodes_take(tmp_path: Path) -> None:
+    """All of the section but for what needs nodes that run."""
+    page = (DEPLOY / "README.md").read_text()
+    section = page.split("## Who may do what\n")[1].split("\n## ")[0]
+    commands = [block for block in re.findall(r"^```sh\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
+                if "cluster leader" not in block]
+    assert len(commands) == 4
+    for node in "abc":
+        (tmp_path / f"{node}.toml").write_text((DEPLOY / "three-nodes" / f"{node}.toml").read_text())
+    command = tmp_path / "orchestrator"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m orchestrator "$@"\n')
+    command.chmod(0o700)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+                   "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    script = "\n".join(["set -eu", *commands, *(f"orchestrator serve --config {node}.toml --check" for node in "abc")])
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, text=True, capture_output=True,
+                          timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "grant 1: admin in *" in done.stdout and done.stdout.count("the configuration is right") == 3
+    token = (tmp_path / "admin.token").read_text().strip()
+    policy = read_rules(tmp_path / "access.toml")
+    assert policy.authenticate(Credentials(authorization=f"Bearer {token}"), 0).principal.name == "admin"
+    assert [(tmp_path / name).stat().st_mode & 0o77 for name in ("admin.token", "node.secret")] == [0, 0]
 
 
 def test_the_hints_for_three_machines_are_right_too(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 
+from orchestrator.access.methods import METHODS
+from orchestrator.engine import commands
 from orchestrator_api.v1 import cluster_pb2, definitions_pb2, services_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import ClientSession, Payload, RequestIdentity
 from tests.rpc.bench import Bench, until
-from tests.rpc.guarding import DENIED, NOT_FOUND, Guarded, guarded, refused
+from tests.rpc.guarding import DENIED, INVALID, NOT_FOUND, RULES, Guarded, guarded, refused
 
 # It stands where payloads, reasons and values go.
 SECRET = "hush-hush"
@@ -145,3 +149,34 @@ async def test_without_rules_changes_are_recorded_as_of_nobody(bench: Bench, tmp
     async with guarded(bench, tmp_path, rules=None) as guard:
         await guard.as_("").cluster.RemoveMember(cluster_pb2.RemoveMemberRequest(name="n3"))
         said(guard, principal="anonymous", authenticated_by="anonymous", peer="127.0.0.1", target="n3", outcome="OK")
+
+
+async def test_a_stream_is_recorded_when_it_has_ended(
+    bench: Bench, guard: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a backup is, whose answer is a stream of everything that there is."""
+    method = "/orchestrator.v1.WorkflowService/WatchWorkflow"
+    monkeypatch.setitem(METHODS, method, replace(METHODS[method], audited=True))
+    assert METHODS["/orchestrator.v1.ClusterService/Backup"].audited
+    bench.start("w")
+    watching = guard.as_("reader").workflows.WatchWorkflow(pb.WatchWorkflowRequest(workflow_id="w"))
+    await watching.read()
+    assert guard.recorded() == []
+    bench.apply(commands.TerminateWorkflow("default", "w", "", commands.TerminateCompensation.SKIP))
+    assert (await watching.read()).workflow.status == pb.WORKFLOW_STATUS_TERMINATED
+    assert await watching.read() is grpc.aio.EOF
+    said(guard, principal="reader", method="WorkflowService/WatchWorkflow", target="w", outcome="OK")
+
+
+async def test_one_whose_caller_may_not_any_more_ends_with_its_next_message(
+    bench: Bench, guard: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = "/orchestrator.v1.WorkflowService/WatchWorkflow"
+    monkeypatch.setitem(METHODS, method, replace(METHODS[method], audited=True))
+    bench.start("w")
+    watching = guard.as_("reader").workflows.WatchWorkflow(pb.WatchWorkflowRequest(workflow_id="w"))
+    await watching.read()
+    guard.write(RULES.replace('to = ["reader"]', 'to = ["nobody"]'), without="reader")
+    await guard.rules.look()
+    assert await refused(watching.read()) == INVALID
+    said(guard, principal="reader", method="WorkflowService/WatchWorkflow", outcome="UNAUTHENTICATED")
