@@ -72,6 +72,9 @@ async def _cluster(session: Session) -> cluster_pb2.GetStatusResponse:
     found = await best_status(session.addresses, min(session.timeout_s, _STATUS_TIMEOUT_S), session.tls)
     if found is None:
         raise await silent(session)
+    if not found.cluster_id:
+        raise exits.Failure('the cluster tells its id to its admins only: it takes the role admin for namespaces ["*"]',
+                            exits.REJECTED)
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from orchestrator import __version__
+from orchestrator.access.roles import Need
 from orchestrator.engine import limits, queries
 from orchestrator.engine.commands import UNCHANGED, SetRetention
 from orchestrator.engine.purging import retention
@@ -18,6 +19,7 @@ from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.backups import backup_parts
+from orchestrator.rpc.caller import CALLER
 from orchestrator.rpc.draining import give_lead_away, leader_known, service_of
 from orchestrator.rpc.errors import RpcFailure, abort, answers
 from orchestrator.rpc.requests import identity_of, in_range
@@ -51,7 +53,8 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
         learners = status.configuration.learners if status.configuration is not None else {}
         quorum = sum(node.name not in learners for node in nodes) // 2 + 1
         return pb.GetStatusResponse(
-            cluster_id=backend.cluster_id,
+            # Who knows it can work out the ids of others' client sessions.
+            cluster_id=backend.cluster_id if CALLER.get().allows(Need.ADMINISTER_CLUSTER, "") else "",
             node=backend.node,
             term=status.term,
             leader=status.leader or "",

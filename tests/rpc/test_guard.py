@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from orchestrator.access.methods import METHODS
 from orchestrator.access.roles import Need
 from orchestrator.engine import commands
+from orchestrator.replication.log import Role
 from orchestrator_api.v1 import cluster_pb2, definitions_pb2, events_pb2, schedules_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import PageRequest
@@ -36,6 +37,7 @@ from tests.rpc.guarding import (
     refused,
 )
 from tests.rpc.statuses import info_of
+from tests.rpc.test_cluster import status
 
 STREAMS = {"/orchestrator.v1.AskService/Ask", "/orchestrator.v1.WorkerService/Work"}
 SERVED_STREAMS = {"/orchestrator.v1.WorkflowService/WatchWorkflow", "/orchestrator.v1.ClusterService/Backup"}
@@ -148,6 +150,15 @@ async def test_an_admin_of_all_namespaces_does_everything(bench: Bench, guard: G
     await stubs.cluster.RemoveMember(cluster_pb2.RemoveMemberRequest(name="n3"))
     await stubs.schedules.PauseAllSchedules(schedules_pb2.PauseAllSchedulesRequest())
     assert bench.changed_members == [("remove", "n3")]
+
+
+async def test_the_clusters_id_is_told_to_its_admins_only(bench: Bench, guard: Guarded) -> None:
+    """With it, ids of others' client sessions could be worked out."""
+    bench.status_answer = status(Role.LEADER)
+    told = {}
+    for name in ("reader", "starter", "payer", "owner", "admin"):
+        told[name] = (await guard.as_(name).cluster.GetStatus(cluster_pb2.GetStatusRequest())).cluster_id
+    assert told == {"reader": "", "starter": "", "payer": "", "owner": "", "admin": "c"}
 
 
 # --- starters
