@@ -86,7 +86,8 @@ class Node:
         self._content = ContentCheck()
         self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=__version__)
-        self._gauges = Gauges(self.metrics, self._free_disk_bytes)
+        self._secrets = SecretValues(self._secret_keys, self._world.entropy)
+        self._gauges = Gauges(self.metrics, self._free_disk_bytes, self._secrets.count_closed)
         self._admittance = Admittance(config, self._world, self.metrics)
         self._tls = NodeTls(config, self.metrics, self._clock.wall_ms)
         self._system = system_work(
@@ -346,7 +347,7 @@ class Node:
             log_time_ms=self._log_clock.peek_ms,
             check_source=self._system.check_source,
             evaluate=self._system.evaluate,
-            secrets=SecretValues(self._secret_keys, self._world.entropy),
+            secrets=self._secrets,
             others=(Environment(self._world.environment, self.config.task_environment_prefix),),
         )
 

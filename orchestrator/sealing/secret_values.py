@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from orchestrator.engine.model import Table
 from orchestrator.engine.resident import SecretRow
+from orchestrator.engine.state import State
 from orchestrator.sealing.errors import KeyUnknown, NoKeys, SealingError
 from orchestrator.sealing.key_file import KeyFile
 from orchestrator.sealing.keys import Entropy
@@ -41,6 +43,15 @@ class SecretValues:
         except SealingError as error:
             return str(error)
         return ""
+
+    def count_closed(self, state: State) -> int:
+        """How many secrets this node can't open for want of their key."""
+        key_ids = [row.key_id for row in state.resident[Table.SECRET].values()]
+        try:
+            known = set(self._key_file.keys.ids)
+        except NoKeys:
+            return len(key_ids)
+        return sum(key_id not in known for key_id in key_ids)
 
 
 def without_keys() -> SecretValues:

@@ -21,9 +21,12 @@ TRAFFIC = frozenset({"frames_sent", "frames_received", "bytes_sent"})
 class Gauges:
     """Remembers only who led, to count changes of leader."""
 
-    def __init__(self, metrics: Metrics, free_disk_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self, metrics: Metrics, free_disk_bytes: Callable[[], int], unreadable_secrets: Callable[[State], int]
+    ) -> None:
         self._metrics = metrics
         self._free_disk_bytes = free_disk_bytes
+        self._unreadable_secrets = unreadable_secrets
         self._leader: str | None = None
         self._dropped: dict[str, int] = {}
 
@@ -55,6 +58,7 @@ class Gauges:
             (metrics.stuck_compensations, state.meta.stuck_compensations),
             (metrics.schedules, len(state.resident[Table.SCHEDULE])),
             (metrics.pending_events, len(state.resident[Table.EVENT])),
+            (metrics.unreadable_secrets, self._unreadable_secrets(state)),
             (metrics.disk_free_bytes, self._free_disk_bytes()),
         ):
             gauge.set(value)

@@ -127,6 +127,8 @@ class Metrics:
         self.leased_tasks = self._gauge("leased_tasks", "Attempts that a worker holds.")
         self.worker_sessions = self._gauge("worker_sessions", "Worker sessions that are open, but for the nodes' own.")
         self.schedules = self._gauge("schedules", "Schedules, paused ones included.")
+        self.unreadable_secrets = self._gauge(
+            "unreadable_secrets", "Secrets that this node can't read for want of their key.")
         self.pending_events = self._gauge("pending_events", "Published events whose handlers have not done everything.")
         self.stuck_compensations = self._gauge(
             "stuck_compensations", "Executions whose compensation used up its attempts and waits for an operator.")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.engine.model import Table
 from orchestrator.engine.resident import SecretRow
+from orchestrator.engine.state import State
 from orchestrator.sealing.errors import KeyFileInvalid, KeyUnknown, NoKeys, SealBroken
 from orchestrator.sealing.key_file import READ_AGAIN_SECONDS, KeyFile
 from orchestrator.sealing.keys import KEY_BYTES, Keys, key_id, new_key_line, parse_key_file
@@ -125,6 +127,13 @@ def test_a_node_does_not_start_without_the_keys_that_it_was_told_to_have() -> No
         KeyFile(Path("f"), file.read, lambda: 0.0).load()
 
 
+def state_of(*rows: SecretRow) -> State:
+    state = State("c", 0)
+    for row in rows:
+        state.resident[Table.SECRET][row.namespace, row.name] = row
+    return state
+
+
 def test_a_node_without_keys_neither_seals_nor_opens() -> None:
     values, row = without_keys(), SecretRow("default", "KEY", 1, key_id(OLD), b"", 1, 1)
     with pytest.raises(NoKeys):
@@ -132,6 +141,7 @@ def test_a_node_without_keys_neither_seals_nor_opens() -> None:
     with pytest.raises(NoKeys):
         values.open(row)
     assert "no secret_keys_file" in values.why_closed(row)
+    assert values.count_closed(state_of(row)) == 1
 
 
 def test_a_row_opens_in_its_own_namespace_name_and_version_only() -> None:
@@ -145,4 +155,6 @@ def test_a_row_opens_in_its_own_namespace_name_and_version_only() -> None:
         with pytest.raises(SealBroken):
             values.open(SecretRow(*row, *sealed, 1, 1))
     assert values.why_closed(SecretRow("default", "KEY", 3, *sealed, 1, 1)) == ""
-    assert key_id(OLD) in values.why_closed(SecretRow("default", "KEY", 3, key_id(OLD), b"", 1, 1))
+    lost = SecretRow("default", "LOST", 3, key_id(OLD), b"", 1, 1)
+    assert key_id(OLD) in values.why_closed(lost)
+    assert values.count_closed(state_of(lost, SecretRow("default", "KEY", 3, *sealed, 1, 1))) == 1

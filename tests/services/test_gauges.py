@@ -23,7 +23,8 @@ def status(leader: str | None) -> Status:
     )
     return Status(
         node="n1", role=Role.LEADER, awaiting_reason=None, term=7, leader=leader, ready_to_lead=True, first_index=1,
-        last_index=110, durable_index=109, commit_index=100, flushed_index=90, journal_bytes=5, configuration=None,
+        last_index=110, durable_index=109, commit_index=100, flushed_index=90, journal_bytes=5,
+        configuration=None, configuration_index=0,
         peers=peers, transfers=(), counters={},
     )
 
@@ -43,14 +44,14 @@ def test_the_numbers_are_those_of_the_parts() -> None:
     for number in range(3):
         driver.start("order", f"w{number}")
     metrics = Metrics(node="n1", version="0")
-    gauges = Gauges(metrics, lambda: 777)
+    gauges = Gauges(metrics, lambda: 777, lambda state: 555)
     sequencer: Any = SimpleNamespace(queue_bytes=11, queue_commands=2)
     database = SimpleNamespace(file_bytes=8192, free_bytes=4096)
     flusher: Any = SimpleNamespace(flushed_index=80, dirty_bytes=33, database=database)
     for leader in ("n1", "n1", None, "n2"):
         gauges.set(status(leader), driver.state, sequencer, flusher, 95)
     values = set(read(metrics).values())
-    for value in (7, 110, 109, 100, 95, 80, 15, 5, 33, 3, 11, 2, 1, 20, 777, 8192, 4096):
+    for value in (7, 110, 109, 100, 95, 80, 15, 5, 33, 3, 11, 2, 1, 20, 777, 555, 8192, 4096):
         assert value in values, value
     changes = [value for name, value in read(metrics).items() if "leader_changes_total" in name]
     assert changes == [3]
@@ -59,7 +60,7 @@ def test_the_numbers_are_those_of_the_parts() -> None:
 
 def test_what_has_gone_is_counted_by_the_leader_alone() -> None:
     metrics = Metrics(node="n1", version="0")
-    gauges = Gauges(metrics, lambda: 0)
+    gauges = Gauges(metrics, lambda: 0, lambda state: 0)
     for leading in (True, False, True):
         effects = [ExecutionDeleted("default", "w1"), ExecutionDeleted("default", "w2")]
         gauges.entry_applied([], effects, leading=leading)
@@ -69,7 +70,7 @@ def test_what_has_gone_is_counted_by_the_leader_alone() -> None:
 def test_executions_are_counted_as_they_start_whoever_wants_them() -> None:
     driver = busy_driver()
     metrics = Metrics(node="n1", version="0")
-    gauges = Gauges(metrics, lambda: 0)
+    gauges = Gauges(metrics, lambda: 0, lambda state: 0)
     started = 0
     put(driver)
     for again in (lambda: driver.start("report"), lambda: driver.start("report"), lambda: run_now(driver)):
