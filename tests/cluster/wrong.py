@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -147,17 +148,13 @@ async def serves_nothing(cluster: LocalCluster, name: str, workflow_id: str) -> 
 
 async def rebuild(cluster: LocalCluster, name: str) -> None:
     """One command, and a start; returns when the node votes again."""
-    shutil.move(cluster.nodes[name].data_dir, cluster.nodes[name].directory / "old-data")
-    cluster.prepare()
-    cluster.start_node(name)
-    await eventually(lambda: _awaits(cluster, name), "await")
-    code, said = await orchestrator(cluster, "cluster", "replace", name)
+    node = cluster.nodes[name]
+    code, said = await orchestrator(cluster, "cluster", "rebuild", "--config", str(node.config_file))
     assert code == 0, said
+    old = Path(json.loads(said)["old_data"])
+    assert old.parent == node.directory and (old / "raft").is_dir()
+    cluster.start_node(name)
     await votes(cluster, name)
-
-
-async def _awaits(cluster: LocalCluster, name: str) -> bool:
-    return await role_of(cluster, name, asked=await cluster.wait_leader()) == "AWAITING_ADMISSION"
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
