@@ -8,12 +8,11 @@ from pathlib import Path
 from orchestrator.codec.rows import HASH_MODULUS, decode_key, row_digest
 from orchestrator.engine.model import Table
 from orchestrator.replication.segment import RECORD_MAGIC
-from orchestrator.storage.schema import applied_meta, connect, read_applied, write_meta
+from orchestrator.storage.schema import PAGE_BYTES, applied_meta, connect, read_applied, write_meta
 from tests.cluster.conftest import StartCluster
 from tests.cluster.nodes import caught_up, check_same_content, pinned
 from tests.cluster.workload import eventually
 from tests.cluster.wrong import (
-    PAGE_BYTES,
     REFUSED,
     STOPPED_ITSELF,
     ends,

@@ -15,6 +15,7 @@ import apsw
 
 from orchestrator.cli.local_cluster import LocalCluster, LocalNode
 from orchestrator.replication.segment import RECORD_MAGIC
+from orchestrator.storage.schema import PAGE_BYTES
 from orchestrator_client import Client
 from orchestrator_client.status import Failure
 from tests.cluster.ledger import Ledger
@@ -27,7 +28,6 @@ STOPPED_ITSELF = 4
 # Enough to see what is lost; the machine is for the nodes.
 LANES = 3
 WORK_S = 0.03
-PAGE_BYTES = 4096
 # While a file of this name, beside a node's data, names one of its files, syncs of that file fail.
 FAILS_SYNCS = "fails-syncs"
 _DISK_HOLDER = "mount -t tmpfs -o size={size} tmpfs {path} && echo ready && exec sleep infinity"
