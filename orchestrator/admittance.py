@@ -15,6 +15,7 @@ from orchestrator.access.watching import Rules
 from orchestrator.config import Config
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.guard import Guard
+from orchestrator.rpc.open_calls import CallLimits, OpenCalls
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
 
@@ -31,6 +32,10 @@ class Admittance:
         self._audit = AuditLog(
             Path(config.audit_file) if config.audit_file else None, node=config.node, wall_ms=world.clock.wall_ms
         )
+
+        limits = CallLimits(config.grpc_calls_max, config.client_calls_max, config.client_read_timeout_ms / 1000)
+        self.open_calls = OpenCalls(limits, lambda reason: metrics.streams_cut.labels(reason).inc())
+        metrics.open_calls.set_function(lambda: self.open_calls.count)
 
     def open(self, cluster_id: str) -> None:
         """Raises RulesInvalid, and OSError for an audit log that can't be written."""
@@ -60,6 +65,7 @@ class Admittance:
             wall_ms=world.clock.wall_ms,
             monotonic=world.clock.monotonic,
             on_refused=lambda reason: self._metrics.requests_denied.labels(reason).inc(),
+            open_calls=self.open_calls,
         )
 
     @property

@@ -170,6 +170,15 @@ class Config:
                                           min=1, max=10_000_000)
     client_streams_max: int = _setting("streams that one client may have open at once; 0: no limit", 5_000,
                                        min=0, max=1_000_000)
+    client_calls_max: int = _setting("calls that one client may have open at once, streams and waits among them; 0: no "
+                                     "limit", 10_000, min=0, max=1_000_000)
+    client_read_timeout_ms: int = _setting("a stream is ended whose client does not take what it is sent for so long; "
+                                           "0: never", 30_000, min=0, max=3_600_000)
+    grpc_calls_max: int = _setting("calls that all clients may have open at once; 0: no limit", 20_000,
+                                   min=0, max=10_000_000)
+    grpc_connections_max: int = _setting("connections of clients; more are not accepted", 5_000, min=10, max=1_000_000)
+    grpc_connection_calls_max: int = _setting("calls at once on one connection; further ones wait at the client", 2_000,
+                                              min=10, max=1_000_000)
     grpc_request_bytes_max: int = _setting("one message of a client; larger ones are refused", 16 * MIB,
                                            min=64 * KIB, max=GIB)
 

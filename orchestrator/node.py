@@ -155,7 +155,8 @@ class Node:
         config = self.config
         server = RpcServer(
             self.backend, self._admittance.guard(self.backend), self._tls.server_credentials(),
-            request_bytes_max=config.grpc_request_bytes_max)
+            request_bytes_max=config.grpc_request_bytes_max, connections_max=config.grpc_connections_max,
+            connection_calls_max=config.grpc_connection_calls_max)
         await server.start(*Address.parse(config.grpc_listen))
         self._server = server
         if config.metrics_address is not None:

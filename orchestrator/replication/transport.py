@@ -245,7 +245,10 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
                 self._complaints.say(f"a connection that claims to be node {hello.node} is refused", why)
                 return "identity"
         if hello.recovery_epoch != self.identity.recovery_epoch:
-            if hello.recovery_epoch > self.identity.recovery_epoch:
+            # Anybody can say so who reaches this port: believed is who was dialled where a member is, or has shown who
+            # it is. Whoever else it is true of is dialled, too.
+            is_known = expected is not None or self.client_tls is not None
+            if is_known and hello.recovery_epoch > self.identity.recovery_epoch:
                 # Whatever this node would go on to promise, the others know nothing of it.
                 self.link_failed(superseded(self.identity, hello.recovery_epoch))
             return EPOCH

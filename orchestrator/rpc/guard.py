@@ -26,6 +26,7 @@ from orchestrator.rpc.audited import Audited, reason_of
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import CALLER, Caller, rate_limited
 from orchestrator.rpc.errors import RpcFailure, abort
+from orchestrator.rpc.open_calls import NEVER, CallLimits, OpenCalls, Pace
 
 # Finding out that somebody is nobody may cost a signature: so often for each address.
 FAILURES_PER_SECOND = 10.0
@@ -52,8 +53,11 @@ class Guard(grpc.aio.ServerInterceptor):
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float],
         on_refused: Count = lambda reason: None,
+        open_calls: OpenCalls | None = None,
     ) -> None:
         limits = limits or ClientLimits()
+        self._open_calls = open_calls or OpenCalls(CallLimits())
+        self._pace = Pace()
         self._backend = backend
         self._rules = rules
         self._audited = Audited(audit)
@@ -72,6 +76,8 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """As gRPC asks, for each call: what is to be called instead is made once."""
+        if not self._pace.begin_now():
+            await self._pace.wait()
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -92,8 +98,6 @@ class Guard(grpc.aio.ServerInterceptor):
             "request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer
         }
         if handler.response_streaming:
-            if self._rules is None and not self._limits.are_any and not rule.audited:
-                return handler
             stream = self._stream(method, rule, handler.stream_stream or handler.unary_stream)
             if handler.request_streaming:
                 return grpc.stream_stream_rpc_method_handler(stream, **codecs)
@@ -108,16 +112,20 @@ class Guard(grpc.aio.ServerInterceptor):
                 caller = await self._let_in(context, method, rule, request)
                 if rule.audited:
                     self._audited.require()
+                self._count_in(caller, method)
             except Exception as error:  # noqa: BLE001 - it becomes the status of the call
                 await self._refuse(context, error)
-            if not rule.audited:
-                return await serve(request, context)
+            client = caller.client
             try:
                 response = await serve(request, context)
             except BaseException:
-                self._audited.record(caller, method, rule, request, *reason_of(context))
+                if rule.audited:
+                    self._audited.record(caller, method, rule, request, *reason_of(context))
                 raise
-            self._audited.record(caller, method, rule, request, "OK", requests.shortfall(response))
+            finally:
+                self._open_calls.end(client)
+            if rule.audited:
+                self._audited.record(caller, method, rule, request, "OK", requests.shortfall(response))
             return response
 
         return guarded
@@ -133,12 +141,15 @@ class Guard(grpc.aio.ServerInterceptor):
                 await self._refuse(context, error)
             outcome = ("OK", "")
             try:
-                async with aclosing(serve(request, context)) as responses:
-                    async for response in responses:
-                        # The others are told, and say first what they have to say.
-                        if rule.audited and caller.ended is not None:
-                            await self._refuse(context, caller.ended)
-                        yield response
+                with self._open_calls.sending() as sending:
+                    async with aclosing(serve(request, context)) as responses:
+                        async for response in responses:
+                            # The others are told, and say first what they have to say.
+                            if rule.audited and caller.ended is not None:
+                                await self._refuse(context, caller.ended)
+                            sending.since = sending.time()
+                            yield response
+                            sending.since = NEVER
             except BaseException:
                 outcome = reason_of(context)
                 raise
@@ -146,6 +157,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 if rule.audited:
                     self._audited.record(caller, method, rule, request, *outcome)
                 self._visits.discard(visit)
+                self._open_calls.end(visit.client)
                 if visit.is_counted:
                     self._streams.close(visit.client)
 
@@ -160,14 +172,23 @@ class Guard(grpc.aio.ServerInterceptor):
         await requests.check(self._backend, caller, method, rule, request)
         return caller
 
+    def _count_in(self, caller: Caller, method: str) -> None:
+        try:
+            self._open_calls.begin(caller.client, is_node=caller.is_node)
+        except RpcFailure as failure:
+            self._note_refused(caller, method, failure)
+            raise
+
     def _begin(self, caller: Caller, method: str) -> _Visit:
         """Raises RpcFailure."""
         client, is_counted = caller.client, not caller.is_node
+        self._count_in(caller, method)
         if is_counted and not self._streams.open(client):
             message = f"this client has {self._limits.streams_max} streams open"
             failure = RpcFailure(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", message, {"limit": "client_streams_max"}, 1_000
             )
+            self._open_calls.end(client)
             self._note_refused(caller, method, failure)
             raise failure
         visit = _Visit(caller, method, client, is_counted)

@@ -136,5 +136,8 @@ def _ms(request: pb.SearchWorkflowsRequest, field: Any) -> int | None:
     if not request.HasField(field):
         return None
     value = getattr(request, field)
+    # What a Timestamp may be, by its own definition: years 1 to 9999.
+    in_range(f"{field}.seconds", value.seconds, -62_135_596_800, 253_402_300_799)
+    in_range(f"{field}.nanos", value.nanos, 0, 999_999_999)
     # Up, so that a bound between two milliseconds keeps its side.
     return int(value.seconds * 1000 + -(-value.nanos // 1_000_000))

@@ -43,6 +43,9 @@ from orchestrator_api.v1 import (
 )
 
 MESSAGE_BYTES_MAX = 16 << 20
+CONNECTIONS_MAX = 5_000
+CONNECTION_CALLS_MAX = 2_000
+HANDSHAKE_TIMEOUT_MS = 20_000
 SERVICES = tuple(
     descriptor.services_by_name[name].full_name
     for descriptor, name in (
@@ -67,8 +70,17 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
+    # Of each call: nobody needs more.
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 32 * 1024),
+    # Who does not answer is gone, whatever the kernel says.
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Of each ping, and of who does not even acknowledge the settings; both are a minute by default.
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.settings_timeout", 10_000),
+    # By default the third ping in a row without data waits for a minute.
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 
@@ -99,11 +111,21 @@ class RpcServer:
         credentials: grpc.ServerCredentials | None = None,
         *,
         request_bytes_max: int = MESSAGE_BYTES_MAX,
+        connections_max: int = CONNECTIONS_MAX,
+        connection_calls_max: int = CONNECTION_CALLS_MAX,
+        handshake_timeout_ms: int = HANDSHAKE_TIMEOUT_MS,
     ) -> None:
         self._credentials = credentials
         self._server = grpc.aio.server(
             interceptors=() if guard is None else (guard,),
-            options=(*_OPTIONS, ("grpc.max_receive_message_length", request_bytes_max)),
+            options=(
+                *_OPTIONS,
+                ("grpc.max_receive_message_length", request_bytes_max),
+                ("grpc.max_allowed_incoming_connections", connections_max),
+                ("grpc.max_concurrent_streams", connection_calls_max),
+                # Who connects says within this time what it wants.
+                ("grpc.server_handshake_timeout_ms", handshake_timeout_ms),
+            ),
         )
         self._health = health.aio.HealthServicer()
         self._healthy: bool | None = None

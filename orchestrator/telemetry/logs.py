@@ -22,6 +22,7 @@ _QUIET = ("asyncio", "grpc", "grpc._cython", "httpcore", "httpx", "pysyncobj")
 def configure(*, node: str, log_format: str, level: str, stream: TextIO | None = None) -> None:
     """Sends everything logged in this process to the stream, as of now; calling it again replaces what it set."""
     handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(_is_no_noise)
     handler.setFormatter(JsonFormatter(node) if log_format == "json" else HumanFormatter(node))
     root = logging.getLogger()
     for old in list(root.handlers):
@@ -32,6 +33,11 @@ def configure(*, node: str, log_format: str, level: str, stream: TextIO | None =
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
     logging.raiseExceptions = False
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    # gRPC shows a trace for each header of a stranger that is no text: whoever likes could fill the disk with that.
+    return not (record.name.startswith("grpc.") and str(record.msg).startswith("Invalid encoding on"))
 
 
 class HumanFormatter(logging.Formatter):

@@ -148,6 +148,9 @@ class Metrics:
             "refused_starts", "Starts refused for lack of room, by what ran short.", "reason")
         self.requests_denied = self._counter(
             "requests_denied", "Requests refused at the door, and on streams, by reason.", "reason")
+        self.open_calls = self._gauge("open_calls", "Calls of clients that are open, streams and waits among them.")
+        self.streams_cut = self._counter(
+            "streams_cut", "Streams that were ended as their client did not take what it was sent.", "reason")
         self.access_reloads = self._counter(
             "access_reloads", "Changes of the access file that were taken, or refused as wrong.", "outcome")
         self.audit_failures = self._counter(

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import TerminateWorkflow
@@ -125,3 +126,12 @@ async def test_what_cannot_be_searched_is_refused_with_its_field(
         assert info_of(refused.value).metadata["field"] == field
         assert message in str(refused.value.details())
     assert not asked
+
+
+@pytest.mark.parametrize(("field", "value"), [("seconds", 2**63 - 1), ("seconds", -(2**63)), ("nanos", -1)])
+async def test_times_that_are_none_are_refused(stubs: Stubs, field: str, value: int) -> None:
+    request = pb.SearchWorkflowsRequest(started_from=Timestamp(**{field: value}))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stubs.workflows.SearchWorkflows(request)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert info_of(refused.value).metadata["field"] == f"started_from.{field}"

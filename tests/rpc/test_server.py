@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -18,6 +20,19 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 async def health_of(stubs: Stubs, service: str) -> int:
     stub = health_pb2_grpc.HealthStub(stubs.channel)
     return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status  # type: ignore[misc]
+
+
+async def test_a_connection_that_never_speaks_is_closed() -> None:
+    server = RpcServer(Bench().backend(), handshake_timeout_ms=200)
+    await server.start("127.0.0.1", 0)
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        async with asyncio.timeout(30):
+            while await reader.read(1 << 10):
+                pass  # the server's settings
+        writer.close()
+    finally:
+        await server.stop(0)
 
 
 async def test_health_follows_what_it_is_told_for_every_service(bench: Bench, stubs: Stubs) -> None:
