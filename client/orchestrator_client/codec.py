@@ -61,15 +61,21 @@ def encode(value: object, path: str = "") -> Json:
     if isinstance(value, Enum):
         return encode(value.value, path)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: encode(getattr(value, field.name), _member(path, field.name))
-            for field in dataclasses.fields(value)
-        }
+        return _encode_dataclass(value, path)
     if isinstance(value, Mapping):
         return {_key(key, path): encode(item, _member(path, str(key))) for key, item in value.items()}
     if isinstance(value, list | tuple | AbstractSet) or (isinstance(value, Sequence) and not isinstance(value, bytes)):
         return [encode(item, f"{path}[{index}]") for index, item in enumerate(value)]
     return _encode_leaf(value, path)
+
+
+def _encode_dataclass(value: Any, path: str) -> Json:
+    encoded = {}
+    kind: type = type(value)
+    for name in _field_names(kind):
+        item = getattr(value, name)
+        encoded[name] = item if type(item) in _PLAIN else encode(item, _member(path, name))
+    return encoded
 
 
 def _encode_leaf(value: object, path: str) -> Json:
@@ -144,6 +150,22 @@ def field_types(kind: type) -> dict[str, Any]:
         ) from None
 
 
+@lru_cache(maxsize=4096)
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+@lru_cache(maxsize=4096)
+def _parameters(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
+    """What makes one of the dataclass: the name and the type of each, and whether it has no default."""
+    hints, missing = field_types(kind), dataclasses.MISSING
+    return tuple(
+        (field.name, hints[field.name], field.default is missing and field.default_factory is missing)
+        for field in dataclasses.fields(kind)
+        if field.init
+    )
+
+
 def _member(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
@@ -196,15 +218,14 @@ def _decode_literal(choices: tuple[Any, ...], value: Json, path: str) -> Any:
 def _decode_dataclass(kind: type, value: Json, path: str) -> Any:
     if not isinstance(value, dict):
         raise CodecError(path, f"expected an object ({kind.__name__}), found {_found(value)}")
-    hints = field_types(kind)
     arguments = {}
-    for field in dataclasses.fields(kind):
-        if not field.init:
-            continue
-        if field.name in value:
-            arguments[field.name] = decode(hints[field.name], value[field.name], _member(path, field.name))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise CodecError(_member(path, field.name), f"missing ({kind.__name__} needs it)")
+    for name, wanted, is_needed in _parameters(kind):
+        if name in value:
+            item = value[name]
+            fits = type(item) is wanted and wanted in _PLAIN
+            arguments[name] = item if fits else decode(wanted, item, _member(path, name))
+        elif is_needed:
+            raise CodecError(_member(path, name), f"missing ({kind.__name__} needs it)")
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:  # __post_init__ may check more than types
