@@ -290,7 +290,8 @@ class Database:
             schema.check(connection, self.identity)
             if self.settings.check_on_open:
                 schema.full_check(connection)
-            self._writer = Writer(connection)
+            with schema.corruption_named():
+                self._writer = Writer(connection)
         except BaseException:
             connection.close()
             raise
