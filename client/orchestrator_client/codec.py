@@ -35,7 +35,12 @@ _KINDS = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int
 
 def dumps(value: object) -> bytes:
     """The compact UTF-8 JSON text of any value that has a JSON form."""
-    return _text_of(encode(value)).encode()
+    return json_text(encode(value))
+
+
+def json_text(form: Json) -> bytes:
+    """The compact UTF-8 JSON text of what `encode` has answered."""
+    return _text_of(form).encode()
 
 
 def loads(data: bytes) -> Json:
@@ -89,14 +94,18 @@ def _encode_leaf(value: object, path: str) -> Json:
         return base64.b64encode(value).decode()
     as_json = getattr(type(value), "__orchestrator_json__", None)
     if as_json is not None:
-        return as_json(value)
+        return encode(as_json(value), path)
     raise CodecError(path, f"a {type(value).__name__} has no JSON form; give it as a dataclass or a dict")
 
 
 def decode(kind: Any, value: Json, path: str = "") -> Any:
     """The value of the given type that the JSON form stands for."""
-    if type(kind) is type and kind in _LEAVES:
-        return _LEAVES[kind](value, path)
+    if type(kind) is type:
+        # Most of what there is: no generic type, union or enum.
+        if kind in _LEAVES:
+            return _LEAVES[kind](value, path)
+        if dataclasses.is_dataclass(kind):
+            return _decode_dataclass(kind, value, path)
     if kind is Any or kind is object or isinstance(kind, typing.TypeVar):
         return value
     if kind is None or kind is type(None):

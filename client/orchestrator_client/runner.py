@@ -18,7 +18,7 @@ from orchestrator_api.v1.workflows_pb2 import (
     TASK_STATUS_IN_PROGRESS,
     TaskStatus,
 )
-from orchestrator_client.codec import dumps, loads
+from orchestrator_client.codec import dumps, json_text, loads
 from orchestrator_client.context import CompensatedStepContext, CompensationContext, TaskContext
 from orchestrator_client.errors import CodecError, NotDone, TerminalError
 from orchestrator_client.tasks import Compensator, Task
@@ -98,7 +98,7 @@ async def run_attempt(
         context.log.warning("failed", exc_info=error)  # the traceback stays here: it is not for the callers
         return failed(assignment, f"{name}: {message}" if message else name, name)
     try:
-        data = dumps(task.encode_result(value))
+        data = json_text(task.encode_result(value))
     except (CodecError, ValueError) as error:
         problem = f"the result of {task.name}: {error}"
         return failed(assignment, problem, "OUTPUT_INVALID", terminal=True, outcome_unknown=True)

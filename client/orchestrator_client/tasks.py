@@ -11,6 +11,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from orchestrator_client.codec import Json, decode, encode, is_object_type
@@ -41,6 +42,12 @@ class Signature:
     # The name of the parameter that takes the context; None if the function wants none.
     context: str | None
     result: Any
+
+    @cached_property
+    def wraps_result(self) -> bool:
+        """Whether the result's type never becomes an object."""
+        kind = self.result
+        return kind is not Any and kind is not None and kind is not type(None) and not is_object_type(kind)
 
 
 class Task(Generic[P, R]):
@@ -111,8 +118,7 @@ class Task(Generic[P, R]):
     @property
     def wraps_result(self) -> bool:
         """Whether the result's type never becomes an object, so that it travels as the member `result`."""
-        kind = self.signature.result
-        return kind is not Any and kind is not None and kind is not type(None) and not is_object_type(kind)
+        return self.signature.wraps_result
 
     @overload
     def compensation(self, function: Callable[..., Any], /) -> Compensator: ...
