@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -45,7 +45,7 @@ INVALID_RESULT = "INVALID_RESULT"
 LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
 SCHEMA_VIOLATION = "SCHEMA_VIOLATION"
 
-_TYPE_NAMES: dict[str, str] = {kind: str(kind) for kind in TaskType}
+_TYPE_NAMES: Final[dict[str, str]] = {kind: str(kind) for kind in TaskType}
 """As rows have them: plain strings."""
 
 BY_POLICY = frozenset((TASK_TIMEOUT, TOTAL_TIMEOUT, POLL_TIMEOUT))

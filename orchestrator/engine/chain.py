@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Final
 
 from orchestrator.engine.encoding import encode_any, encode_struct
 from orchestrator.engine.results import AnyResult, Done, Judged, Verdict
 from orchestrator.engine.state import Changed, State
 
-CHAIN_BYTES = 32
+CHAIN_BYTES: Final = 32
 GENESIS = bytes(CHAIN_BYTES)
 
 # What most steps answer.
-_DONE = encode_struct(Done())
-_ACCEPTED = Judged(Verdict.ACCEPTED)
-_ENCODED_ACCEPTED = encode_struct(_ACCEPTED)
+_DONE: Final = encode_struct(Done())
+_ACCEPTED: Final = Judged(Verdict.ACCEPTED)
+_ENCODED_ACCEPTED: Final = encode_struct(_ACCEPTED)
 
 
 class EntryHash:

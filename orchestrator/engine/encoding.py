@@ -5,16 +5,16 @@ So nodes of two versions, one of which knows a field that nobody uses yet, agree
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from orchestrator.engine.results import AnyResult
 
-_encode = msgspec.msgpack.Encoder().encode
-_astuple = msgspec.structs.astuple
+_encode: Final = msgspec.msgpack.Encoder().encode
+_astuple: Final = msgspec.structs.astuple
 _decode_result: msgspec.msgpack.Decoder[AnyResult] = msgspec.msgpack.Decoder(AnyResult)
-_CHUNK = 8
+_CHUNK: Final = 8
 
 
 class _Shape:
@@ -33,7 +33,7 @@ class _Shape:
         self.chunks = [self.defaults[end - _CHUNK : end] for end in ends]
 
 
-_shapes: dict[type[Any], _Shape] = {}
+_shapes: Final[dict[type[Any], _Shape]] = {}
 
 
 def encode_struct(value: msgspec.Struct) -> bytes:

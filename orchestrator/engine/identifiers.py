@@ -8,15 +8,16 @@ ordinals.
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Final
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 ID_CHARS = 26
 _TIME_CHARS = 10
-_PARTITION = 0
-_HASH_BYTES = 8  # of an id
-_BLOCK_BYTES = 64  # the most that the hash gives at once
+_PARTITION: Final = 0
+_HASH_BYTES: Final = 8  # of an id
+_BLOCK_BYTES: Final = 64  # the most that the hash gives at once
 
-_pairs = tuple(high + low for high in ALPHABET for low in ALPHABET)
+_pairs: Final = tuple(high + low for high in ALPHABET for low in ALPHABET)
 _values = {letter: value for value, letter in enumerate(ALPHABET)}
 
 

@@ -7,7 +7,7 @@ For each log entry: `begin_entry`; `apply` for each command; `apply_message` whi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from orchestrator.engine import (
     chain,
@@ -53,7 +53,7 @@ from orchestrator.engine.step import Step, advance_time
 
 T = TypeVar("T")
 
-COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
+COMMANDS: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {
     commands.RegisterWorkflows: definitions.register_workflows,
     commands.RegisterTasks: definitions.register_tasks,
     commands.StartWorkflow: starting.start_workflow,
@@ -114,7 +114,7 @@ COMMANDS: dict[type, Callable[[Any, Any], AnyResult]] = {
     commands.UpdateTask: updates.update_task,
 }
 
-MESSAGES: dict[type, Callable[[Any, Any], AnyResult]] = {
+MESSAGES: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {
     messages.TaskLeased: leasing.task_leased,
     messages.WorkerLost: leasing.worker_lost,
     messages.ContinueExecution: leasing.continue_execution,

@@ -11,10 +11,11 @@ same execution; ``b""`` is no payload.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 import msgspec
 
-INLINE_PAYLOAD_BYTES = 4096
+INLINE_PAYLOAD_BYTES: Final = 4096
 
 ExecutionKey = tuple[str, str]
 """(namespace, workflow id)"""

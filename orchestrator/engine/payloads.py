@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from orchestrator.engine import limits
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded
@@ -22,7 +24,7 @@ from orchestrator.engine.scopes import ExecutionScope, input_bytes_max, load
 from orchestrator.engine.step import Step
 
 # What `workflow.<field>` never changes, or is bound as it was.
-_FIXED_FIELDS = frozenset("input variables workflowId workflowType version correlationId schemaVersion".split())
+_FIXED_FIELDS: Final = frozenset("input variables workflowId workflowType version correlationId schemaVersion".split())
 
 
 def check_room(step: Step, more: int) -> None:

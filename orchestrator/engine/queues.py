@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from typing import Final
 
 from orchestrator.engine import system
 from orchestrator.engine.model import RowKey, SessionKind
@@ -19,8 +20,8 @@ QueueKey = tuple[str, str, str]
 isolation group; for system work (NAMESPACE, "", queue), whatever namespace the execution is in"""
 
 _PoolKey = tuple[str, str, tuple[str, ...]]
-_STALE_SLACK = 64
-_FEW = 4
+_STALE_SLACK: Final = 64
+_FEW: Final = 4
 
 
 class _Pool:

@@ -6,6 +6,7 @@ Where an input is resolved later than its attempt was made, the scope is bound t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -23,9 +24,9 @@ from orchestrator.engine.model import Execution, Payload, SagaRecord, StepOutcom
 from orchestrator.engine.places import forked_references, given_input, node_of, place_of
 from orchestrator.engine.plan import Plan
 
-_EMPTY = b"{}"
-_FORK = "FORK"
-_number = msgspec.json.encode
+_EMPTY: Final = b"{}"
+_FORK: Final = "FORK"
+_number: Final = msgspec.json.encode
 
 
 def load(hot: ExecutionState, payload: Payload) -> bytes:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from orchestrator.engine.definitions.model import TaskLimits
 from orchestrator.engine.deliveries import Deliveries
@@ -43,7 +43,7 @@ from orchestrator.engine.triggers.index import Triggers
 
 RESIDENT_TABLES = tuple(table for table in Table if table is not Table.META and table not in EXECUTION_TABLES)
 
-_ROW_BYTES = 700  # a small row in memory, for the estimate
+_ROW_BYTES: Final = 700  # a small row in memory, for the estimate
 _STALE_SLACK = 1024
 
 
@@ -425,7 +425,7 @@ class State:
             self.plans.pop(old.digest, None)
 
 
-_INDEXES: dict[Table, Any] = {
+_INDEXES: Final[dict[Table, Any]] = {
     Table.TIMER: State._timer_changed,
     Table.REQUEST: State._request_changed,
     Table.WORKFLOW_DEFINITION: State._definition_changed,

@@ -6,18 +6,20 @@ like any other attempt. The names of its queues, and its namespace, are nobody e
 
 from __future__ import annotations
 
+from typing import Final
+
 from orchestrator.engine.definitions.fields import SYSTEM_PREFIX
 from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.model import TaskAttempt
 
-NAMESPACE = "$system"
+NAMESPACE: Final = "$system"
 RESERVED_NAMESPACES = "$"
 """What the names of namespaces that are not the users' begin with."""
-_QUEUES = {"HTTP": "system/http", "GRPC": "system/grpc"}
+_QUEUES: Final = {"HTTP": "system/http", "GRPC": "system/grpc"}
 """By the type of the task."""
-_SCRIPT = "system/script"
-_JQ = "system/jq"
-SCHEMA = "system/schema"
+_SCRIPT: Final = "system/script"
+_JQ: Final = "system/jq"
+SCHEMA: Final = "system/schema"
 
 # An evaluation has its own, shorter limit; this is for a node that forgets one.
 EVALUATION_MS = 60_000

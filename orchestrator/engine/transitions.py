@@ -5,10 +5,12 @@ Whoever changes a status asks `check_task` or `check_workflow`; the diagrams of 
 
 from __future__ import annotations
 
+from typing import Final
+
 from orchestrator.engine.model import TaskStatus as T
 from orchestrator.engine.model import WorkflowStatus as W
 
-TASK_TERMINAL = frozenset(
+TASK_TERMINAL: Final = frozenset(
     (
         T.COMPLETED,
         T.COMPLETED_WITH_ERRORS,
@@ -19,9 +21,9 @@ TASK_TERMINAL = frozenset(
         T.CANCELED,
     )
 )
-TASK_SUCCESSFUL = frozenset((T.SCHEDULED, T.IN_PROGRESS, T.COMPLETED, T.COMPLETED_WITH_ERRORS, T.SKIPPED))
-TASK_RETRIABLE = frozenset((T.FAILED, T.TIMED_OUT))
-WORKFLOW_TERMINAL = frozenset((W.COMPLETED, W.FAILED, W.TIMED_OUT, W.TERMINATED))
+TASK_SUCCESSFUL: Final = frozenset((T.SCHEDULED, T.IN_PROGRESS, T.COMPLETED, T.COMPLETED_WITH_ERRORS, T.SKIPPED))
+TASK_RETRIABLE: Final = frozenset((T.FAILED, T.TIMED_OUT))
+WORKFLOW_TERMINAL: Final = frozenset((W.COMPLETED, W.FAILED, W.TIMED_OUT, W.TERMINATED))
 
 TASK: dict[T, tuple[T, ...]] = {
     T.SCHEDULED: (
@@ -67,8 +69,8 @@ WORKFLOW: dict[W, tuple[W, ...]] = {
     W.TERMINATED: (W.RUNNING, W.COMPENSATING),
 }
 
-_task_pairs = frozenset((before, after) for before, many in TASK.items() for after in many)
-_workflow_pairs = frozenset((before, after) for before, many in WORKFLOW.items() for after in many)
+_task_pairs: Final = frozenset((before, after) for before, many in TASK.items() for after in many)
+_workflow_pairs: Final = frozenset((before, after) for before, many in WORKFLOW.items() for after in many)
 
 
 class ImpossibleTransition(Exception):

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
-PAYLOAD_BYTES_MAX = 256 * 1024
-DEPTH_MAX = 64
-NULL = b"null"
+PAYLOAD_BYTES_MAX: Final = 256 * 1024
+DEPTH_MAX: Final = 64
+NULL: Final = b"null"
 
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_SMALL_INTEGER = re.compile(rb"-?[0-9]{1,18}")
-_SPACE = b" \t\r\n"
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_SMALL_INTEGER: Final = re.compile(rb"-?[0-9]{1,18}")
+_SPACE: Final = b" \t\r\n"
 
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_string = msgspec.json.Decoder(str).decode
-_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_string: Final = msgspec.json.Decoder(str).decode
+_decode_any: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class JsonInvalid(Exception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec.structs import replace
 
 from orchestrator.engine import attempts, evaluations, leases, limits, task_logs
@@ -18,7 +20,7 @@ from orchestrator.engine.results import AnyResult, Code, Done, Judged, Verdict
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
 
-_REPORTED = frozenset(
+_REPORTED: Final = frozenset(
     (TaskStatus.IN_PROGRESS, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.FAILED_WITH_TERMINAL_ERROR)
 )
 
