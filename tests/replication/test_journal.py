@@ -205,7 +205,7 @@ async def test_damage_in_the_middle_refuses_to_open(tmp_path: Path, place: str) 
     data = bytearray(path.read_bytes())
     data[offset] ^= 0x40
     path.write_bytes(bytes(data))
-    with pytest.raises(JournalCorrupt, match="cluster replace"):
+    with pytest.raises(JournalCorrupt, match="Do not delete it by hand"):
         Disk(RealFiles(), tmp_path / "raft")
 
 
