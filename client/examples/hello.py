@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from orchestrator_client import TLS, Client, Worker, Workflow, task
@@ -21,7 +22,8 @@ hello.returns(greeting=hello.step(greet, hello.input.name))
 
 
 async def main(endpoints: str) -> None:
-    async with Client(endpoints, tls=TLS.from_environment()) as client:
+    shown = os.environ.get("ORCHESTRATOR_TOKEN_FILE")
+    async with Client(endpoints, tls=TLS.from_environment(), token_file=shown) as client:
         worker = Worker(client, tasks=[greet])
         working = asyncio.create_task(worker.run())
         run = await client.start(hello, {"name": "world"})

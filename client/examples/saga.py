@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import orchestrator_client
@@ -37,7 +38,8 @@ saga.returns(tracking=sent)
 
 
 async def main(endpoints: str) -> None:
-    async with Client(endpoints, tls=orchestrator_client.TLS.from_environment()) as client:
+    tls, shown = orchestrator_client.TLS.from_environment(), os.environ.get("ORCHESTRATOR_TOKEN_FILE")
+    async with Client(endpoints, tls=tls, token_file=shown) as client:
         worker = Worker(client, tasks=[charge, ship])
         working = asyncio.create_task(worker.run())
         run = await client.start(saga, {"order": "order-1", "cents": 1200}, id="order-1", if_exists="return")

@@ -39,69 +39,78 @@ def test_all_three_run_on_one_machine_where_the_command_line_looks_for_them() ->
     assert ",".join(str(c.grpc_address) for c in configs) == DEFAULT_ENDPOINTS
 
 
-def test_the_commands_of_the_page_make_three_nodes(tmp_path: Path) -> None:
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """The folder with all files, as the commands of the page's first steps make them."""
     page = (DEPLOY / "README.md").read_text()
-    members = re.search(r'MEMBERS="(.*)"', page)
-    assert members is not None
-    made = []
-    for node in "abc":
-        text = (DEPLOY / "three-nodes" / f"{node}.toml").read_text()
-        (tmp_path / f"{node}.toml").write_text(text)
-        arguments = ["init", "--config", str(tmp_path / f"{node}.toml"), "--cluster-id", "C", *shlex.split(members[1])]
-        result = CliRunner().invoke(cli, arguments)
-        assert result.exit_code == 0, result.output
-        made.append((tmp_path / "data" / node / "node.json").read_text())
-    assert len(set(made)) == 3
-
-
-def test_the_page_leads_to_nodes_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its commands, and the samples with the `#` taken away, are a configuration that `serve --check` finds right."""
-    page = (DEPLOY / "README.md").read_text()
-    [command] = re.findall(r"^orchestrator (tls init .*)$", page, re.MULTILINE)
-    monkeypatch.chdir(tmp_path)
-    made = CliRunner().invoke(cli, shlex.split(command))
-    assert made.exit_code == 0, made.output
-    settings = re.search(r"```toml\n(peer_tls.*?)```", page, re.DOTALL)
-    assert settings is not None
-    for node in "abc":
-        text = (DEPLOY / "three-nodes" / f"{node}.toml").read_text()
-        assert re.sub(r"^# ", "", text[text.index("# peer_tls"):], flags=re.MULTILINE) == settings[1].replace(
-            "tls/a.", f"tls/{node}.")
-        Path(f"{node}.toml").write_text(re.sub(r"^# (\w+_tls_)", r"\1", text, flags=re.MULTILINE))
-        checked = CliRunner().invoke(cli, ["serve", "--config", f"{node}.toml", "--check"])
-        assert checked.exit_code == 0, checked.output
-    renewals = re.findall(r"^orchestrator (tls (?:renew|node|show) .*?) *#.*$", page, re.MULTILINE)
-    assert len(renewals) == 3
-    for renewal in renewals:
-        assert CliRunner().invoke(cli, shlex.split(renewal)).exit_code == 0, renewal
-    variables = re.findall(r"^export (ORCHESTRATOR_TLS_\w+)=\$PWD/(.*)$", page, re.MULTILINE)
-    assert TLS.from_environment({name: str(tmp_path / file) for name, file in variables}) == TLS(
-        str(tmp_path / "tls/authority.pem"), str(tmp_path / "tls/ops.pem"), str(tmp_path / "tls/ops.key"))
-
-
-def test_the_commands_of_the_page_make_rules_that_the_nodes_take(tmp_path: Path) -> None:
-    """All of the section but for what needs nodes that run."""
-    page = (DEPLOY / "README.md").read_text()
-    section = page.split("## Who may do what\n")[1].split("\n## ")[0]
-    commands = [block for block in re.findall(r"^```sh\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
-                if "cluster leader" not in block]
-    assert len(commands) == 4
-    for node in "abc":
-        (tmp_path / f"{node}.toml").write_text((DEPLOY / "three-nodes" / f"{node}.toml").read_text())
+    section = page.split("\n## Three nodes\n")[1].split("\n## ")[0]
+    steps = section[:section.index("```sh\nNODE=a")]
+    commands = re.findall(r"^```sh\n(.*?)^```", steps, flags=re.DOTALL | re.MULTILINE)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "deploy").symlink_to(DEPLOY)
     command = tmp_path / "orchestrator"
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m orchestrator "$@"\n')
     command.chmod(0o700)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    script = "\n".join(["set -eu", *commands, *(f"orchestrator serve --config {node}.toml --check" for node in "abc")])
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, text=True, capture_output=True,
-                          timeout=120, check=False)
+    done = subprocess.run(["bash", "-euc", "\n".join(commands)], cwd=project, env=environment, text=True,
+                          capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "grant 1: admin in *" in done.stdout and done.stdout.count("the configuration is right") == 3
-    token = (tmp_path / "admin.token").read_text().strip()
-    policy = read_rules(tmp_path / "access.toml")
+    return tmp_path / "shop"
+
+
+def test_the_commands_of_the_page_make_three_nodes(shop: Path) -> None:
+    [command] = re.findall(r"^orchestrator (init (?:.*\\\n)*.*)$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    made = []
+    for node in "abc":
+        folder = shop / "hosts" / node
+        typed = command.replace("\\\n", "").replace("$NODE.toml", str(folder / f"{node}.toml"))
+        arguments = shlex.split(typed.replace("$(cat cluster.id)", (folder / "cluster.id").read_text()))
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, result.output
+        made.append((folder / "data" / node / "node.json").read_text())
+    assert len(set(made)) == 3
+
+
+def test_the_page_leads_to_nodes_with_tls(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its files, and the settings that the page shows; clients have theirs, and all can be renewed."""
+    page = (DEPLOY / "README.md").read_text()
+    settings = re.search(r"```toml\n(peer_tls.*?)```", page, re.DOTALL)
+    assert settings is not None
+    for node in "abc":
+        assert settings[1].replace("tls/a.", f"tls/{node}.") in (shop / f"{node}.toml").read_text()
+        config = load(shop / "hosts" / node / f"{node}.toml", {}, {})
+        assert str(config.grpc_address) == f"{node}.example:7400"
+        assert str(config.peer_address) == f"{node}.example:7500"
+        assert (config.grpc_listen, config.peer_listen, config.metrics_listen) == (
+            "0.0.0.0:7400", "0.0.0.0:7500", "127.0.0.1:7600")
+    monkeypatch.chdir(shop)
+    renewals = re.findall(r"^orchestrator (tls (?:renew|client|show) .*?) *#.*$", page, re.MULTILINE)
+    assert len(renewals) == 3
+    for renewal in renewals:
+        assert CliRunner().invoke(cli, shlex.split(renewal)).exit_code == 0, renewal
+    variables = re.findall(r"^export (ORCHESTRATOR_TLS_\w+)=\$PWD/(.*)$", page, re.MULTILINE)
+    assert TLS.from_environment({name: str(shop / file) for name, file in variables}) == TLS(
+        str(shop / "tls/authority.pem"), str(shop / "tls/ops.pem"), str(shop / "tls/ops.key"))
+
+
+def test_the_page_leads_to_rules_that_the_nodes_take(shop: Path) -> None:
+    token = (shop / "admin.token").read_text().strip()
+    policy = read_rules(shop / "access.toml")
     assert policy.authenticate(Credentials(authorization=f"Bearer {token}"), 0).principal.name == "admin"
-    assert [(tmp_path / name).stat().st_mode & 0o77 for name in ("admin.token", "node.secret")] == [0, 0]
+    secrets = [file for file in shop.rglob("*") if file.suffix in (".token", ".secret", ".keys", ".key")]
+    assert len(secrets) == 17 and not any(file.stat().st_mode & 0o77 for file in secrets)
+    assert not list(shop.glob("hosts/*/**/authority.key")) and not list(shop.glob("hosts/*/admin.token"))
+
+
+def test_the_page_has_all_its_parts_in_its_contents() -> None:
+    page = (DEPLOY / "README.md").read_text()
+    parts = {re.sub(r"[^a-z ]", "", part.lower()).replace(" ", "-") for part in re.findall(r"^##+ (.*)$", page, re.M)}
+    assert set(re.findall(r"\]\(#([a-z-]+)\)", page)) <= parts
+    contents = page[:page.index("\n## ")]
+    assert {f"#{part}" for part in parts} - set(re.findall(r"\((#[a-z-]+)\)", contents)) == {"#a-node-out-of-service"}
 
 
 def test_the_hints_for_three_machines_are_right_too(tmp_path: Path) -> None:
