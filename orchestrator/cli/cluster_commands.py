@@ -239,7 +239,7 @@ def describe(found: cluster_pb2.GetStatusResponse) -> Any:
         ("version", f"{found.version}, behaviour level {found.behaviour_level}"), ("as seen by", found.node),
     ))
     rows = [(Text(node.name, "bold"), _role(node), node.term, node.applied_index, _lag(node),
-             f"{node.last_contact_ms} ms ago", _clock(node), node.grpc_address)
+             _heard(node), _clock(node), node.grpc_address)
             for node in sorted(found.nodes, key=lambda node: node.name)]
     headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "CLOCK", "GRPC")
     return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5, 6)))
@@ -266,6 +266,12 @@ def _lag(node: cluster_pb2.NodeStatus) -> Text:
     text = visible(node.lag_entries)
     text.stylize("yellow" if node.lag_entries >= _LAG_NOTABLE_ENTRIES else "")
     return text
+
+
+def _heard(node: cluster_pb2.NodeStatus) -> str:
+    # A node that hears of its leader only does not know since when another one is silent.
+    unknown = node.role == cluster_pb2.NODE_ROLE_UNREACHABLE and not node.last_contact_ms
+    return "" if unknown else f"{node.last_contact_ms} ms ago"
 
 
 def _clock(node: cluster_pb2.NodeStatus) -> Text:

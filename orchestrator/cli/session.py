@@ -99,7 +99,8 @@ def common_options(command: Command) -> Command:
     options = (
         click.option("--endpoint", "-e", "endpoints", envvar="ORCHESTRATOR_ENDPOINTS", metavar="HOST:PORT,...",
                      callback=_remember, expose_value=False,
-                     help="gRPC addresses of some nodes; the leader is found.  [default: ports 7400 to 7402 here]"),
+                     help="gRPC addresses of some nodes; the leader is found; also ORCHESTRATOR_ENDPOINTS.  "
+                          "[default: ports 7400 to 7402 here]"),
         click.option("--namespace", "-n", envvar="ORCHESTRATOR_NAMESPACE", callback=_remember, expose_value=False,
                      help="Where workflows and definitions are.  [default: default]"),
         click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",

@@ -55,7 +55,7 @@ def init(directory: Path, nodes: tuple[tuple[str, list[str]], ...], clients: tup
         _check_all(directory, nodes, clients)
         authority = Authority.create(directory, name, _now())
         made = [*_nodes(authority, nodes, days), *_clients(authority, clients, days)]
-    _show(as_json, f"made an authority, and {len(made)} certificates for {days} days, in {directory}", authority, made)
+    _show(as_json, f"made an authority, and {_counted(made)} for {days} days, in {directory}", authority, made)
 
 
 @tls.command()
@@ -70,7 +70,7 @@ def node(directory: Path, nodes: tuple[tuple[str, list[str]], ...], days: int, a
         for name, hosts in nodes:
             authority.check(name, hosts)
         made = _nodes(authority, nodes, days)
-    _show(as_json, f"made {len(made)} certificates for {days} days, in {directory}", authority, made)
+    _show(as_json, f"made {_counted(made)} for {days} days, in {directory}", authority, made)
 
 
 @tls.command()
@@ -85,7 +85,7 @@ def client(directory: Path, clients: tuple[str, ...], days: int, as_json: bool) 
         for name in clients:
             authority.check(name)
         made = _clients(authority, clients, days)
-    _show(as_json, f"made {len(made)} certificates for {days} days, in {directory}", authority, made)
+    _show(as_json, f"made {_counted(made)} for {days} days, in {directory}", authority, made)
 
 
 @tls.command()
@@ -101,7 +101,7 @@ def renew(directory: Path, names: tuple[str, ...], days: int, as_json: bool) -> 
     with _failing():
         authority = Authority.load(directory)
         made = [authority.renew(name, _now(), days) for name in names or authority.names()]
-    _show(as_json, f"renewed {len(made)} certificates for {days} days, in {directory}", authority, made, hints=False)
+    _show(as_json, f"renewed {_counted(made)} for {days} days, in {directory}", authority, made, hints=False)
 
 
 @tls.command()
@@ -149,6 +149,10 @@ def _clients(authority: Authority, clients: Iterable[str], days: int) -> list[Ma
     return [authority.sign_client(name, _now(), days) for name in clients]
 
 
+def _counted(made: list[Made]) -> str:
+    return "1 certificate" if len(made) == 1 else f"{len(made)} certificates"
+
+
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)  # noqa: TID251 - a certificate's dates are the calendar's
 
@@ -169,12 +173,12 @@ def _show(as_json: bool, done: str, authority: Authority, made: list[Made], *, h
 
 def _settings(authority: Authority, made: Made) -> Iterator[str]:
     yield ""
-    yield f"The configuration of node {made.certificate.common_name}, and of the others alike (files relative to it):"
+    yield f"The configuration of node {made.certificate.common_name}, and of the others alike, in this folder:"
     yield ""
-    files = {"certificate": made.certificate_file.name, "key": made.key_file.name, "authority": authority.file.name}
+    files = {"certificate": made.certificate_file, "key": made.key_file, "authority": authority.file}
     for port in ("peer", "grpc"):
         yield from (f'{port}_tls_{what} = "{file}"' for what, file in files.items())
-    yield f'grpc_tls_client_authority = "{authority.file.name}"  # clients must show a certificate; without: need none'
+    yield f'grpc_tls_client_authority = "{authority.file}"  # clients must show a certificate; without: need none'
 
 
 def _environment(authority: Authority, made: Made) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli.app import cli
@@ -24,14 +25,17 @@ def made(*arguments: str | Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_init_makes_everything_and_says_what_to_put_where(tmp_path: Path) -> None:
-    result = run("init", tmp_path / "tls", *NODES, "--client", "ops", "--days", "30")
+def test_init_makes_everything_and_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("init", "tls", *NODES, "--client", "ops", "--days", "30")
     assert result.exit_code == 0, result.output
     names = {f"{name}.{kind}" for name in ("authority", "a", "b", "ops") for kind in ("pem", "key")}
     assert {file.name for file in (tmp_path / "tls").iterdir()} == names
-    for line in ('peer_tls_certificate = "a.pem"', 'grpc_tls_authority = "authority.pem"', "a, a.example, 10.0.0.1",
-                 "(30 days)", f"export ORCHESTRATOR_TLS_KEY={(tmp_path / 'tls').resolve()}/ops.key"):
+    for line in ('peer_tls_certificate = "tls/a.pem"', 'grpc_tls_authority = "tls/authority.pem"',
+                 "a, a.example, 10.0.0.1", "(30 days)",
+                 f"export ORCHESTRATOR_TLS_KEY={(tmp_path / 'tls').resolve()}/ops.key"):
         assert line in result.output
+    assert "3 certificates" in result.output and "made 1 certificate for" in run("client", "tls", "shop").output
 
 
 def test_a_mistake_makes_nothing(tmp_path: Path) -> None:
