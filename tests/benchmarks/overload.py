@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator_client import Client
 from tests.benchmarks.arithmetic import percentile
@@ -49,6 +49,9 @@ END_P99_MS = 2_000
 # The queue may be two seconds old before starts are refused.
 ACCEPTED_P99_MS = 4_000
 NODE_MIB_MAX = 1_024
+# Where few may be under way at once; and how many more may be, as they came together.
+LIVE_MAX = 2_000
+MARGIN = 1_000
 
 
 @dataclass
@@ -119,6 +122,25 @@ async def _again_and_again(call: Callable[[], Awaitable[None]], every_s: float, 
 
 async def measure_overload(options: Options, progress: Progress) -> list[Measurement]:
     """What is completed with as many callers as it likes, then with an offer of several times that."""
+    return [await _measure("overload", options, progress)]
+
+
+async def measure_overload_full(options: Options, progress: Progress) -> list[Measurement]:
+    """The same where few may be under way at once, so that most of what is offered has to be refused."""
+    live_max = int(options.node_settings.get("max_live_executions", LIVE_MAX))
+    limited = replace(options, node_settings={**options.node_settings, "max_live_executions": live_max})
+    found = await _measure("overload-full", limited, progress)
+    outcomes, live = found.settings["outcomes"], found.settings["live_at_end"]
+    refused = outcomes.get("refused", 0) / sum(outcomes.values())
+    return [replace(found, budgets=(
+        *found.budgets,
+        Budget("of the offer not refused", 1.0, "", 1.0 - refused),
+        # What was on its way when the limit was reached is still accepted.
+        Budget("under way at the end", live_max + MARGIN, "", live),
+    ))]
+
+
+async def _measure(row: str, options: Options, progress: Progress) -> Measurement:
     async with (
         running_cluster(options) as cluster,
         running_workers(cluster, options) as workers,
@@ -129,7 +151,7 @@ async def measure_overload(options: Options, progress: Progress) -> list[Measure
         await start_waiting(client, int(seconds / END_EVERY_S) + 2, progress)
         progress.say(f"overload: capacity, w3 c={CALLERS}, begins")
         capacity = await closed_loop(
-            "overload", CALLERS, options.seconds, results(client, W3),
+            row, CALLERS, options.seconds, results(client, W3),
             lambda: cpu_by_part(cluster, leader, workers), progress,
         )
         offered = options.overload * capacity.per_second
@@ -144,7 +166,9 @@ async def measure_overload(options: Options, progress: Progress) -> list[Measure
         drained_s = await _drained(cluster, before.live, progress)
         elections = await term_of(cluster) - term
     completed = (after.ended - before.ended) / took
-    return [_measurement(options, capacity.per_second, completed, offer, others, (before, after), elections, drained_s)]
+    return _measurement(
+        row, options, capacity.per_second, completed, offer, others, (before, after), elections, drained_s
+    )
 
 
 async def _offer(cluster: MeasuredCluster, per_second: float, seconds: float) -> Outcomes:
@@ -207,14 +231,14 @@ async def _drained(cluster: MeasuredCluster, live: float, progress: Progress) ->
 
 
 def _measurement(
-    options: Options, capacity: float, completed: float, offer: Outcomes, others: Others, counts: tuple[Counts, Counts],
-    elections: int, drained_s: float,
+    row: str, options: Options, capacity: float, completed: float, offer: Outcomes, others: Others,
+    counts: tuple[Counts, Counts], elections: int, drained_s: float,
 ) -> Measurement:
     before, after = counts
     accepted, refused = sorted(offer.accepted_ms), sorted(offer.refused_ms)
     largest_mib = max(others.largest.values()) / MIB
     return Measurement(
-        row="overload",
+        row=row,
         concurrency=0,
         samples_ms=tuple(accepted),
         per_second=completed,
@@ -229,7 +253,8 @@ def _measurement(
         ),
         settings={
             "seconds": WINDOWS * options.seconds, "offered": options.overload * capacity, "capacity": capacity,
-            "outcomes": dict(offer.counts), "drained_s": drained_s, **options.cluster_settings,
+            "outcomes": dict(offer.counts), "drained_s": drained_s, "live_at_end": after.live,
+            **options.cluster_settings,
         },
         notes=(
             f"{capacity:.0f} a second completed with {CALLERS} callers, {options.overload * capacity:.0f} offered",

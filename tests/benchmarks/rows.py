@@ -7,7 +7,7 @@ from tests.benchmarks.failover import measure_failover, measure_handover, measur
 from tests.benchmarks.fanout import measure_fan_out_1000
 from tests.benchmarks.follower import measure_follower
 from tests.benchmarks.large import measure_fan_out, measure_loop
-from tests.benchmarks.overload import measure_overload
+from tests.benchmarks.overload import measure_overload, measure_overload_full
 from tests.benchmarks.processes import Measure
 from tests.benchmarks.reads import measure_barrier, measure_reads
 from tests.benchmarks.restart import measure_restart
@@ -44,6 +44,7 @@ ROWS: dict[str, Measure] = {
     "loop-10000": measure_loop,
     "follower": measure_follower,
     "overload": measure_overload,
+    "overload-full": measure_overload_full,
     "soak": measure_soak,
     "waiting": measure_waiting,
     "restart": measure_restart,
