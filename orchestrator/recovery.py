@@ -29,7 +29,7 @@ from orchestrator.replication.applier import Applier
 from orchestrator.replication.clock import LogClock
 from orchestrator.replication.configuration import Configuration, Member
 from orchestrator.replication.durable import DIRECTORY, DurableState
-from orchestrator.replication.errors import IdentityError, NotInitialised
+from orchestrator.replication.errors import IdentityError
 from orchestrator.replication.files import Files, RealFiles, replace_file
 from orchestrator.replication.hard_state import HardState
 from orchestrator.replication.identity import Identity
@@ -358,6 +358,3 @@ def _remove_journal(data_dir: Path) -> None:
         for path in directory.iterdir():
             path.unlink()
         RealFiles().sync_directory(directory)
-
-
-__all__ = ["Begun", "NotInitialised", "NothingToRecover", "Position", "position", "recover", "restore"]

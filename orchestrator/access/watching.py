@@ -19,7 +19,8 @@ CHECK_SECONDS = 1.0
 class Rules:
     """`policy` is what the access file said when it was last right.
 
-    `on_change` is called after it has changed; `on_look` with each look at the files, and whether all was right.
+    `on_change` is called after it has changed; `on_reload` when something else stands in the files, and whether it was
+    taken; `on_tick` after each look.
     """
 
     def __init__(self, path: Path, node_secret: NodeSecret | None = None) -> None:

@@ -27,6 +27,8 @@ class KeyFile:
         self._read_at = 0.0
         self._text = b""
         self._keys: Keys | None = None
+        # What was last said about a file that is broken.
+        self._complaint = ""
 
     def load(self) -> None:
         """For the start: raises KeyFileInvalid, so that a node without its keys does not seem to have them."""
@@ -43,11 +45,18 @@ class KeyFile:
                 text = read_text(self._path, self._read)
                 if text != self._text:
                     self._take(text)
+                self._complaint = ""
             except KeyFileInvalid as error:
-                logger.warning("the secret keys remain as they were: %s", error)
+                self._complain(str(error))
         if self._keys is None:
             raise NoKeys("this node has no secret_keys_file")
         return self._keys
+
+    def _complain(self, message: str) -> None:
+        """Once for each thing that is wrong, not with every look."""
+        if message != self._complaint:
+            self._complaint = message
+            logger.warning("the secret keys remain as they were: %s", message)
 
     def _take(self, text: bytes) -> None:
         keys = parse_key_file(text, str(self._path))

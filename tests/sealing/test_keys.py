@@ -116,6 +116,11 @@ def test_a_file_that_changes_is_read_again_and_one_that_breaks_changes_nothing(
     assert held.keys.ids == (key_id(NEW), key_id(OLD))
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert ["can't be read: No such file" in warnings[0], "line 1: not a key" in warnings[1]] == [True, True]
+    for text, said in ((b"x", 2), (line(NEW), 2), (b"x", 3), (b"x", 3)):
+        file.text = text
+        file.now += READ_AGAIN_SECONDS
+        assert held.keys.ids[0] == key_id(NEW)
+        assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == said
 
 
 def test_a_node_does_not_start_without_the_keys_that_it_was_told_to_have() -> None:
