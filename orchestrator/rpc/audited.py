@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -40,8 +41,15 @@ class Audited:
         """Raises AuditUnavailable."""
         self._audit.require()
 
-    def record(self, caller: Caller, method: str, rule: Rule, request: Any, outcome: str, reason: str) -> None:
-        """A call that was let in has ended."""
+    def call(self, context: Any, caller: Caller, method: str, rule: Rule, request: Any) -> AuditedCall:
+        """One that was let in."""
+
+        def record(outcome: str, reason: str) -> None:
+            self._record(caller, method, rule, request, outcome, reason)
+
+        return AuditedCall(context, record)
+
+    def _record(self, caller: Caller, method: str, rule: Rule, request: Any, outcome: str, reason: str) -> None:
         self._audit.record(
             **_who(caller),
             method=_short(method),
@@ -65,18 +73,40 @@ class Audited:
         )
 
 
-def reason_of(context: Any) -> tuple[str, str]:
-    """(the canonical code, the stable reason) of a call that was ended with a status, or just ended."""
-    code = context.code()
-    name = code.name if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, "UNKNOWN")
-    for key, value in context.trailing_metadata() or ():
+class AuditedCall:
+    """The call's context for whoever serves it. Its outcome is recorded once, before the caller hears of it."""
+
+    def __init__(self, context: Any, record: Callable[[str, str], None]) -> None:
+        self._context = context
+        self._record = record
+        self._is_recorded = False
+
+    def record(self, outcome: str, reason: str) -> None:
+        if not self._is_recorded:
+            self._is_recorded = True
+            self._record(outcome, reason)
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
+        """Raises what gRPC ends a call with."""
+        self.record(code.name, _reason(trailing_metadata))
+        await self._context.abort(code, details, trailing_metadata)
+
+    def broken_off(self) -> None:
+        """Without a status of ours: given up by its caller, or an error of gRPC's own."""
+        code = self._context.code()
+        name = code.name if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, "UNKNOWN")
+        self.record(name, "")
+
+
+def _reason(trailing_metadata: Any) -> str:
+    for key, value in trailing_metadata or ():
         if key != "grpc-status-details-bin":
             continue
         for detail in status_pb2.Status.FromString(value).details:
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info):
-                return name, str(info.reason)
-    return name, ""
+                return str(info.reason)
+    return ""
 
 
 def _who(caller: Caller) -> dict[str, str]:

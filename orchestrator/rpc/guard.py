@@ -22,7 +22,7 @@ from orchestrator.access.principals import Credentials, Identity, NotAuthenticat
 from orchestrator.access.roles import Need
 from orchestrator.access.watching import Rules
 from orchestrator.rpc import guarded_requests as requests
-from orchestrator.rpc.audited import Audited, reason_of
+from orchestrator.rpc.audited import Audited
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import CALLER, Caller, rate_limited
 from orchestrator.rpc.errors import RpcFailure, abort
@@ -116,16 +116,17 @@ class Guard(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001 - it becomes the status of the call
                 await self._refuse(context, error)
             client = caller.client
+            call = self._audited.call(context, caller, method, rule, request) if rule.audited else None
             try:
-                response = await serve(request, context)
+                response = await serve(request, call or context)
             except BaseException:
-                if rule.audited:
-                    self._audited.record(caller, method, rule, request, *reason_of(context))
+                if call is not None:
+                    call.broken_off()
                 raise
             finally:
                 self._open_calls.end(client)
-            if rule.audited:
-                self._audited.record(caller, method, rule, request, "OK", requests.shortfall(response))
+            if call is not None:
+                call.record("OK", requests.shortfall(response))
             return response
 
         return guarded
@@ -139,23 +140,24 @@ class Guard(grpc.aio.ServerInterceptor):
                 visit = self._begin(caller, method)
             except Exception as error:  # noqa: BLE001 - it becomes the status of the call
                 await self._refuse(context, error)
-            outcome = ("OK", "")
+            call = self._audited.call(context, caller, method, rule, request) if rule.audited else None
             try:
                 with self._open_calls.sending() as sending:
-                    async with aclosing(serve(request, context)) as responses:
+                    async with aclosing(serve(request, call or context)) as responses:
                         async for response in responses:
                             # The others are told, and say first what they have to say.
-                            if rule.audited and caller.ended is not None:
-                                await self._refuse(context, caller.ended)
+                            if call is not None and caller.ended is not None:
+                                await self._refuse(call, caller.ended)
                             sending.since = sending.time()
                             yield response
                             sending.since = NEVER
+                if call is not None:
+                    call.record("OK", "")
             except BaseException:
-                outcome = reason_of(context)
+                if call is not None:
+                    call.broken_off()
                 raise
             finally:
-                if rule.audited:
-                    self._audited.record(caller, method, rule, request, *outcome)
                 self._visits.discard(visit)
                 self._open_calls.end(visit.client)
                 if visit.is_counted:

@@ -11,13 +11,16 @@ import grpc
 import grpc.aio
 import pytest
 
-from orchestrator.access.methods import METHODS
+from orchestrator.access.audit import AuditLog
+from orchestrator.access.methods import METHODS, Need, Rule
 from orchestrator.engine import commands
+from orchestrator.rpc.audited import Audited
+from orchestrator.rpc.caller import Caller
 from orchestrator_api.v1 import cluster_pb2, definitions_pb2, services_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import ClientSession, Payload, RequestIdentity
 from tests.rpc.bench import Bench, until
-from tests.rpc.guarding import DENIED, INVALID, NOT_FOUND, RULES, Guarded, guarded, refused
+from tests.rpc.guarding import DENIED, INVALID, NOT_FOUND, NOW_MS, RULES, Guarded, guarded, refused
 
 # It stands where payloads, reasons and values go.
 SECRET = "hush-hush"
@@ -57,6 +60,28 @@ async def test_one_that_fails_is_recorded_with_why(guard: Guarded) -> None:
     request = pb.PauseWorkflowRequest(workflow_id="none")
     assert await refused(guard.as_("operator").workflows.PauseWorkflow(request)) == NOT_FOUND
     said(guard, method="WorkflowService/PauseWorkflow", target="none", outcome="NOT_FOUND", reason=NOT_FOUND[1])
+
+
+async def test_its_line_is_written_before_the_caller_hears_of_it(tmp_path: Path) -> None:
+    lines = tmp_path / "audit.jsonl"
+    audit = AuditLog(lines, node="n1", wall_ms=lambda: NOW_MS)
+    heard = []
+
+    class Context:
+        async def abort(self, *_: Any) -> None:
+            heard.append(len(lines.read_text().splitlines()))
+
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.NOT_FOUND
+
+    method = "orchestrator.v1.WorkflowService/PauseWorkflow"
+    request = pb.PauseWorkflowRequest(workflow_id="none")
+    rule = Rule(Need.OPERATE, audited=True)
+    call = Audited(audit).call(Context(), Caller(peer="127.0.0.1"), method, rule, request)
+    await call.abort(grpc.StatusCode.NOT_FOUND)
+    call.broken_off()
+    audit.close()
+    assert heard == [1] == [len(lines.read_text().splitlines())]
 
 
 async def test_one_whose_caller_has_gone_is_recorded_too(bench: Bench, guard: Guarded) -> None:
