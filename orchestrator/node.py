@@ -20,13 +20,13 @@ from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult
+from orchestrator.node_storage import NodeStorage
 from orchestrator.node_tls import NodeTls
 from orchestrator.replication import identity as identities
 from orchestrator.replication.applier import Applier
 from orchestrator.replication.clock import LogClock
-from orchestrator.replication.errors import LostLeadership, NotLeader, SnapshotUnfit, Stopped
+from orchestrator.replication.errors import LostLeadership, NotLeader, Stopped
 from orchestrator.replication.log import ReplicatedLog, Role
-from orchestrator.replication.ports import SnapshotCopy
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.skew import SkewWatch
@@ -42,14 +42,9 @@ from orchestrator.services.gauges import Gauges
 from orchestrator.services.leadership import Leadership
 from orchestrator.services.retention import Retainer
 from orchestrator.stopping import told
-from orchestrator.storage.backups import Backups
-from orchestrator.storage.copies import Copies
-from orchestrator.storage.database import Database
 from orchestrator.storage.ended import EndedExecutions
-from orchestrator.storage.errors import SnapshotCorrupt
-from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.searches import Searches
-from orchestrator.storage.store import Store, restored_machine
+from orchestrator.storage.store import Store
 from orchestrator.system_work import system_work
 from orchestrator.telemetry.metrics import Metrics, MetricsServer
 from orchestrator.world import OffsetClock, World
@@ -112,7 +107,7 @@ class Node:
         self._open_storage()
         self._log = self._make_log()
         self._service = Service(self._world.files, config.data_dir, self._log, self._system,
-                                drain_seconds=config.system_drain_ms / 1000, off_loop=self._copies.read)
+                                drain_seconds=config.system_drain_ms / 1000, off_loop=self._storage.copies.read)
         self._log_clock = LogClock(self._time, self._log.peer_clock_offsets, voices_min=lambda: self._log.quorum)
         self._skew = SkewWatch(self._log_clock, self._clock, self._log.transfer_leadership, config.max_clock_skew_ms,
                                self._log.peer_gossip)
@@ -190,9 +185,7 @@ class Node:
         if self._metrics_server is not None:
             await self._metrics_server.stop()
         await self._log.stop()
-        await self._flusher.close()
-        self._copies.close()
-        await self._database.close()
+        await self._storage.close()
         self._admittance.close()
 
     def _fail(self, error: BaseException) -> None:
@@ -219,30 +212,17 @@ class Node:
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def _open_storage(self) -> None:
-        config = self.config
-        self._database = Database.open(
-            config.data_dir / "state.db",
-            cluster_id=self.identity.cluster_id,
-            recovery_epoch=self.identity.recovery_epoch,
-            vfs=self._world.database_vfs,
-            lanes=self._world.lanes,
-            files=self._world.database_files,
-        )
-        self._database.on_damage = self._fail
-        self._flusher = Flusher(
-            self._database,
-            durable_index=lambda: self._log.durable_index,
-            wait_durable=self._wait_durable,
-            on_flushed=lambda index: self._log.flushed(index),  # noqa: PLW0108 - the log is made later
+        self._storage = NodeStorage(
+            self.config, self._world, self.identity,
+            log=lambda: self._log,
+            applier=lambda: self._applier,
+            content=self._content,
+            free_disk_bytes=self._free_disk_bytes,
             on_fatal=self._fail,
-            on_checkpoint=self._content.reached,
-            settings=FlusherSettings(interval_ms=config.flush_interval_ms, dirty_bytes_max=config.max_dirty_bytes),
+            on_installed=self.metrics.snapshots_installed.inc,
         )
-        self._copies = Copies(self._database, self._flusher, config.data_dir / "snapshots", lanes=self._world.lanes)
-        self._copies.remove_leftovers()
-        self._backups = Backups(self._database, self._copies, node=config.node, version=__version__,
-                                settle=self._settle, room_bytes=self._free_disk_bytes)
-        self._initial_machine = restored_machine(self._database)
+        self._database, self._flusher, self._settle = (
+            self._storage.database, self._storage.flusher, self._storage.settle)
 
     def _make_log(self) -> ReplicatedLog:
         config = self.config
@@ -265,8 +245,8 @@ class Node:
             applied_index=applied.index,
             applied_term=applied.term,
             applied_configuration=applied.configuration,
-            snapshot_source=self,
-            snapshot_sink=self,
+            snapshot_source=self._storage,
+            snapshot_sink=self._storage,
             on_role_change=self._role_changed,
             on_fatal=self._fail,
             clock=self._clock,
@@ -296,7 +276,7 @@ class Node:
         applied = self._database.applied()
         return Applier(
             log=self._log,
-            machine=self._initial_machine,
+            machine=self._storage.restored,
             store=Store(self._database, self._flusher, self._log.configuration_at),
             clock=self._clock,
             log_clock=self._log_clock,
@@ -344,7 +324,7 @@ class Node:
             clock_skews_ms=lambda: {self.config.node: self._log_clock.skew_ms(), **self._log_clock.skews_ms()},
             peers=self._log.peer_gossip,
             service=self._service,
-            backups=self._backups,
+            backups=self._storage.backups,
             log_time_ms=self._log_clock.peek_ms,
             check_source=self._system.check_source,
             evaluate=self._system.evaluate,
@@ -367,11 +347,6 @@ class Node:
             self._admission.check()
         return self._sequencer.begin(command, identity)
 
-    async def _settle(self) -> None:
-        """Returns once everything that is applied now is in the database."""
-        await self._applier.stage_now()
-        await self._flusher.flush_now()
-
     def _known_leader(self) -> tuple[str, int]:
         leader = self._log.leader
         return self._grpc_address_of(leader) if leader else "", self._log.term
@@ -381,29 +356,8 @@ class Node:
             return str(self.config.grpc_address)
         return str(self._log.peer_gossip().get(node, {}).get("grpc_address", ""))
 
-    async def _wait_durable(self, index: int) -> None:
-        # The log hands out what is in this node's own journal only; after a snapshot there is nothing below it.
-        if self._log.durable_index < index:
-            raise RuntimeError(f"entry {index} was applied before it was durable here")
-
-    async def copy(self, *, check: bool) -> SnapshotCopy:
-        """For a follower that is too far behind (see the log's SnapshotSource)."""
-        self._applier.stage_soon()
-        await self._flusher.flush_now()
-        return SnapshotCopy(**vars(await self._copies.copy(check=check)))
-
-    async def install(self, path: Path, index: int, term: int) -> None:
-        """A snapshot from the leader has arrived whole (see the log's SnapshotSink)."""
-        async with self._applier.standing_still():
-            try:
-                await self._copies.install(path, index, term)
-            except SnapshotCorrupt as error:
-                raise SnapshotUnfit(str(error)) from error
-            self._initial_machine = restored_machine(self._database)
-        self.metrics.snapshots_installed.inc()
-
     def snapshot_installed(self) -> Machine:
-        return self._initial_machine
+        return self._storage.restored
 
     def entry_applied(self, index: int, term: int, results: Sequence[AnyResult], effects: list[AnyEffect]) -> None:
         self._sequencer.applied(index, term, results)

@@ -26,6 +26,8 @@ from orchestrator.replication.gossip import Gossiper
 from orchestrator.replication.handing_out import Entry, HandingOut
 from orchestrator.replication.handover import hand_over
 from orchestrator.replication.identity import Identity
+from orchestrator.replication.in_step import InStep
+from orchestrator.replication.log_knowledge import LogKnowledge
 from orchestrator.replication.membership import Membership, Standing
 from orchestrator.replication.ports import Clock, Network, SnapshotSink, SnapshotSource, TcpNetwork
 from orchestrator.replication.raft_log import RaftLog
@@ -34,7 +36,7 @@ from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.snapshot_receiver import SnapshotReceiver
 from orchestrator.replication.snapshots import SnapshotSender
 from orchestrator.replication.state import Role
-from orchestrator.replication.status import PeerStatus, Status, describe
+from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.replication.tls import TlsContexts
 from orchestrator.replication.transport import PeerTransport
 from orchestrator.replication.worker import WorkerFactory, thread_worker
@@ -50,7 +52,7 @@ KIND_NO_OP = EntryKind.NO_OP
 IDLE_TICK_S = 0.05
 
 
-class ReplicatedLog:
+class ReplicatedLog(LogKnowledge):
     def __init__(
         self,
         *,
@@ -92,7 +94,6 @@ class ReplicatedLog:
         self._tick_soon = False
         self._stopped = False
         self._transferring = False
-        self._flushed_index = applied_index
         self._role: tuple[Role, int] | None = None
         self._gossip: dict[str, GossipValue] = {}
 
@@ -161,20 +162,7 @@ class ReplicatedLog:
             on_advance=self._notify,
         )
         self._handing_out = HandingOut(raft, lambda: self._stopped)
-        raft.sender = SnapshotSender(raft, self._source, self._files, durable.reader, raft.replicator.snapshot_done)
-        raft.receiver = SnapshotReceiver(
-            raft,
-            self._sink,
-            self._files,
-            self._data_dir,
-            durable.reader,
-            installing=self._installing,
-            preparing=durable.installing,
-            withdrawn=durable.installed,
-            installed=self._snapshot_installed,
-            on_error=self.fail,
-        )
-        raft.receiver.take_stock()
+        self._exchange_snapshots(raft)
         raft.on_transition = self._transition
         self._changes = MembershipChanges(
             raft,
@@ -188,6 +176,34 @@ class ReplicatedLog:
         self._changes.follow()
         durable.journal.on_configuration = self._membership.refresh
         raft.participating = self._membership.standing is Standing.FORMED
+
+    def _exchange_snapshots(self, raft: SyncObj) -> None:
+        durable = self._durable
+        self._in_step = InStep(
+            raft,
+            durable,
+            self._membership,
+            self._handing_out,
+            identity=self._identity,
+            settings=self._settings,
+            flushed_index=self._applied[0],
+            notify=self._notify,
+            wake=self._wake,
+        )
+        raft.sender = SnapshotSender(raft, self._source, self._files, durable.reader, raft.replicator.snapshot_done)
+        raft.receiver = SnapshotReceiver(
+            raft,
+            self._sink,
+            self._files,
+            self._data_dir,
+            durable.reader,
+            installing=self._in_step.installing,
+            preparing=durable.installing,
+            withdrawn=durable.installed,
+            installed=self._in_step.snapshot_installed,
+            on_error=self.fail,
+        )
+        raft.receiver.take_stock()
 
     async def stop(self) -> None:
         """Closes connections, makes durable what is queued, and ends the threads."""
@@ -228,12 +244,6 @@ class ReplicatedLog:
         self._on_fatal(error)
 
     # -- driving ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _core(self) -> SyncObj:
-        if self._raft is None:
-            raise Stopped("the replicated log was not started")
-        return self._raft
 
     def _wake(self) -> None:
         if not self._tick_soon and not self._stopped:
@@ -341,41 +351,9 @@ class ReplicatedLog:
 
     def flushed(self, index: int) -> None:
         """The database is durable up to `index`: the journal below it may go, but for a tail for slow followers."""
-        self._flushed_index = max(self._flushed_index, index)
-        raft = self._core
-        if self._stopped:
-            return
-        limit = self._flushed_index
-        pinned = raft.sender.pinned_index() if raft.sender is not None else None
-        if pinned is not None:
-            limit = min(limit, pinned)
-        journal = raft.journal
-        journal.remove_below(
-            journal.removable_below(limit, self._settings.journal_tail_entries, self._settings.journal_tail_bytes)
-        )
-        self._durable.disk.kick()
-
-    # -- snapshots arriving ----------------------------------------------------------------------------------------
-
-    def _installing(self, busy: bool) -> None:
-        self._core.follower.installing = busy
-        if not busy:
-            self._notify()
-
-    async def _snapshot_installed(self, index: int, term: int, configuration: bytes = b"") -> None:
-        raft = self._core
-        # First, so that no older one is in force for a moment when the journal forgets its own.
-        self._membership.snapshot_installed(configurations.decode_stored(configuration, self._identity.members))
-        self._handing_out.snapshot_installed(index, term)
-        if raft.journal.term_at(index) != term:
-            raft.journal.reset(index, term)
-        await self._durable.disk.drain()
-        self._durable.installed()
-        self._flushed_index = max(self._flushed_index, index)
-        if index > raft.commit_index:
-            raft.commit_index = index
-        raft.follower.stands_at(index)
-        self._wake()
+        self._core  # noqa: B018 - raises before start
+        if not self._stopped:
+            self._in_step.flushed(index)
 
     # -- leadership ------------------------------------------------------------------------------------------------
 
@@ -418,14 +396,6 @@ class ReplicatedLog:
         self._core  # noqa: B018 - raises before start
         await self._changes.replace(name, incarnation, address)
 
-    def candidates(self) -> dict[str, Member]:
-        """Nodes that are connected and could be admitted, by name."""
-        return self._membership.candidates()
-
-    def configuration_at(self, index: int) -> bytes:
-        """The members as of the entry at `index`, to be stored with a database that stands there."""
-        return configurations.encode_stored(self._membership.at(index))
-
     # -- gossip ------------------------------------------------------------------------------------------------------
 
     def set_gossip(self, facts: dict[str, GossipValue]) -> None:
@@ -433,67 +403,3 @@ class ReplicatedLog:
         self._gossip = dict(facts)
         if self._raft is not None:
             self._gossiper.set(facts)
-
-    def peer_gossip(self) -> dict[str, dict[str, GossipValue]]:
-        """Peer name -> the last dict heard of it."""
-        self._core  # noqa: B018 - raises before start
-        return self._gossiper.peers()
-
-    def peer_clock_offsets(self) -> dict[str, int]:
-        """Other member -> its wall clock minus ours, ms; if connected, for those of others may be long corrected."""
-        raft, offsets = self._core, self._gossiper.clock_offsets()
-        return {name: offsets[name] for name in raft.other_voters if name in offsets and raft.connected(name)}
-
-    # -- what it knows -----------------------------------------------------------------------------------------------
-
-    @property
-    def role(self) -> Role:
-        standing = self._membership.standing
-        if standing is Standing.FORMING:
-            return Role.FORMING
-        if standing in (Standing.AWAITING_ADMISSION, Standing.REMOVED):
-            return Role.AWAITING_ADMISSION
-        learns = self._core.role is Role.FOLLOWER and not self._core.is_voter
-        return Role.LEARNER if learns else self._core.role
-
-    @property
-    def leader(self) -> str | None:
-        return self._core.leader
-
-    @property
-    def term(self) -> int:
-        return self._core.term
-
-    @property
-    def ready_to_lead(self) -> bool:
-        """Leads, and its own term's no-op is committed: it knows everything its predecessors acknowledged."""
-        return self._core.barrier.ready()
-
-    @property
-    def quorum(self) -> int:
-        """How many members are a majority now."""
-        return self._core.majority
-
-    @property
-    def last_index(self) -> int:
-        return self._core.last_index
-
-    @property
-    def durable_index(self) -> int:
-        return self._core.journal.durable_index
-
-    @property
-    def commit_index(self) -> int:
-        return self._core.commit_index
-
-    def status(self) -> Status:
-        return describe(
-            self._core,
-            role=self.role,
-            awaiting_reason=self._membership.awaiting_reason,
-            configuration=self._membership.configuration,
-            configuration_index=self._membership.index,
-            flushed_index=self._flushed_index,
-            counters=dict(self._transport.counters),
-            strangers=self._transport.strangers(),
-        )

@@ -195,7 +195,7 @@ async def test_the_install_of_a_snapshot_goes_through_no_older_configuration(tmp
             reconfigure(voters, learners, renewed, is_voter=is_voter)
 
         core.reconfigure = note  # type: ignore[method-assign]  # listens
-        await follower.log._snapshot_installed(100, core.term, configurations.encode_stored(placed))
+        await follower.log._in_step.snapshot_installed(100, core.term, configurations.encode_stored(placed))
         assert follower.log.status().configuration == changed
         assert all(learners == {"n9"} for learners in seen)
         # What the test wrote behind the cluster's back must not meet the others again.

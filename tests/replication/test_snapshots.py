@@ -159,7 +159,7 @@ async def test_a_snapshot_keeps_the_tail_that_the_journal_already_holds(tmp_path
         await follower.start()
         core = follower.log._core
         await follower.install(path, last + 1, core.journal.term_at(last + 1) or 0)
-        await follower.log._snapshot_installed(last + 1, core.journal.term_at(last + 1) or 0)
+        await follower.log._in_step.snapshot_installed(last + 1, core.journal.term_at(last + 1) or 0)
         assert (core.last_index, core.commit_index) == (last + 2, last + 1)
         # What the test wrote behind the cluster's back must not meet the others again.
         await follower.log.stop()

@@ -146,7 +146,7 @@ def _is_noticeable(member: Member, changes: dict[str, bytes | None]) -> bool:
     now = disk.contents(journal[-1]) or b""
     left = changes[journal[-1]] or b""
     base, lost_from = _ends(now, left)
-    return member.node is not None and member.node.log._flushed_index > max(base, lost_from)
+    return member.node is not None and member.node.log._in_step.flushed_index > max(base, lost_from)
 
 
 def _ends(now: bytes, left: bytes) -> tuple[int, int]:

@@ -1,0 +1,100 @@
+"""What a node keeps of the cluster's state on its disk: opened, flushed, copied, and replaced by a leader's snapshot.
+
+The journal is the replicated log's own, and so is what is in memory the applier's; both come up after the storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator import __version__
+from orchestrator.config import Config
+from orchestrator.replication.applier import Applier
+from orchestrator.replication.errors import SnapshotUnfit
+from orchestrator.replication.identity import Identity
+from orchestrator.replication.log import ReplicatedLog
+from orchestrator.replication.ports import SnapshotCopy
+from orchestrator.services.checkpoints import ContentCheck
+from orchestrator.storage.backups import Backups
+from orchestrator.storage.copies import Copies
+from orchestrator.storage.database import Database
+from orchestrator.storage.errors import SnapshotCorrupt
+from orchestrator.storage.flusher import Flusher, FlusherSettings
+from orchestrator.storage.store import restored_machine
+from orchestrator.world import World
+
+
+class NodeStorage:
+    """The log's source and sink of snapshots. Raises the database's errors when it is made."""
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        identity: Identity,
+        *,
+        log: Callable[[], ReplicatedLog],
+        applier: Callable[[], Applier],
+        content: ContentCheck,
+        free_disk_bytes: Callable[[], int],
+        on_fatal: Callable[[BaseException], None],
+        on_installed: Callable[[], None],
+    ) -> None:
+        self._log = log
+        self._applier = applier
+        self._on_installed = on_installed
+        self.database = Database.open(
+            config.data_dir / "state.db",
+            cluster_id=identity.cluster_id,
+            recovery_epoch=identity.recovery_epoch,
+            vfs=world.database_vfs,
+            lanes=world.lanes,
+            files=world.database_files,
+        )
+        self.database.on_damage = on_fatal
+        self.flusher = Flusher(
+            self.database,
+            durable_index=lambda: log().durable_index,
+            wait_durable=self._wait_durable,
+            on_flushed=lambda index: log().flushed(index),
+            on_fatal=on_fatal,
+            on_checkpoint=content.reached,
+            settings=FlusherSettings(interval_ms=config.flush_interval_ms, dirty_bytes_max=config.max_dirty_bytes),
+        )
+        self.copies = Copies(self.database, self.flusher, config.data_dir / "snapshots", lanes=world.lanes)
+        self.copies.remove_leftovers()
+        self.backups = Backups(self.database, self.copies, node=config.node, version=__version__,
+                               settle=self.settle, room_bytes=free_disk_bytes)
+        self.restored = restored_machine(self.database)
+
+    async def settle(self) -> None:
+        """Returns once everything that is applied now is in the database."""
+        await self._applier().stage_now()
+        await self.flusher.flush_now()
+
+    async def copy(self, *, check: bool) -> SnapshotCopy:
+        """For a follower that is too far behind (see the log's SnapshotSource)."""
+        self._applier().stage_soon()
+        await self.flusher.flush_now()
+        return SnapshotCopy(**vars(await self.copies.copy(check=check)))
+
+    async def install(self, path: Path, index: int, term: int) -> None:
+        """A snapshot from the leader has arrived whole (see the log's SnapshotSink)."""
+        async with self._applier().standing_still():
+            try:
+                await self.copies.install(path, index, term)
+            except SnapshotCorrupt as error:
+                raise SnapshotUnfit(str(error)) from error
+            self.restored = restored_machine(self.database)
+        self._on_installed()
+
+    async def close(self) -> None:
+        await self.flusher.close()
+        self.copies.close()
+        await self.database.close()
+
+    async def _wait_durable(self, index: int) -> None:
+        # The log hands out what is in this node's own journal only; after a snapshot there is nothing below it.
+        if self._log().durable_index < index:
+            raise RuntimeError(f"entry {index} was applied before it was durable here")
