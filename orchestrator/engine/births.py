@@ -46,6 +46,7 @@ def start_within(
     parent_task: str = "",
     root: str = "",
     depth: int = 0,
+    trace: str = "",
     looked: Looked = NOT_LOOKED,
     is_checked: bool = False,
 ) -> Started | Rejected:
@@ -76,13 +77,11 @@ def start_within(
         version=definition.version,
         bundle=bundled[0],
         status=WorkflowStatus.RUNNING,
-        created_ms=step.now,
-        updated_ms=step.now,
+        created_ms=step.now, updated_ms=step.now, timeout_base_ms=step.now,
         correlation_id=correlation_id,
         priority=priority,
         created_by=created_by,
         task_to_domain=tuple(sorted(task_to_domain)),
-        timeout_base_ms=step.now,
         open_branches=1,
         idempotency_key=idempotency_key,
         retention_ms=definition.retention_ms,
@@ -94,6 +93,7 @@ def start_within(
         depth=depth,
         parent_task=parent_task,
         tells=plan.tells,
+        trace=trace,
     )
     _begin(step, header, plan, given, is_known=is_known)
     return Started(header.workflow_id, existing=False)

@@ -80,6 +80,7 @@ def start(step: Step, attempt: TaskAttempt, given: bytes) -> TaskAttempt:
         root=step.x.root or step.x.workflow_id,
         depth=step.x.depth + 1,
         parent_task=attempt.task_id,
+        trace=step.x.trace,
     )
     step.send(message)
     return step.put_task(
@@ -116,6 +117,7 @@ def request(step: Step, attempt: TaskAttempt, given: bytes) -> StartExecution:
         origin=Origin(OriginKind.TASK, step.x.workflow_id, attempt.sequence),
         idempotency_key=text_of(fields.get("idempotencyKey", b'""')),
         idempotency=_strategy(fields.get("idempotencyStrategy"), "startWorkflow"),
+        trace=step.x.trace,
     )
 
 

@@ -67,6 +67,7 @@ class StartWorkflow(Command, frozen=True, tag=10):
     # Its proposer has looked at the input, for this bundle, and has found this violation of its schema, if any.
     looked_for: bytes = b""
     violation: str = ""
+    trace: str = ""  # see model.Execution
 
 
 class SignalWorkflow(Command, frozen=True, tag=11):
@@ -325,6 +326,7 @@ class PublishEvent(Command, frozen=True, tag=162):
     event: str
     message_id: str  # "": it is not compared with others
     payload: bytes  # a JSON object
+    trace: str = ""  # see model.Execution
 
 
 class DecideEvent(Command, frozen=True, tag=163):

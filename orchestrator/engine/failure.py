@@ -44,6 +44,7 @@ def start(step: Step) -> None:
         correlation_id=x.correlation_id,
         task_to_domain=x.task_to_domain,
         created_by=x.created_by,
+        trace=x.trace,
     )
     step.send(message)
     output = step.hot.load(x.output)

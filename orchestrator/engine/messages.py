@@ -96,6 +96,7 @@ class StartExecution(Message, frozen=True, tag=50):
     root: str = ""
     depth: int = 0
     parent_task: str = ""  # the id of that task
+    trace: str = ""  # see model.Execution
 
 
 class CancelChild(Message, frozen=True, tag=10):

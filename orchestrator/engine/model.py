@@ -273,6 +273,8 @@ class Execution(Row, frozen=False):  # type: ignore[misc]  # as above
     # Attempts elsewhere that wait for its end, without having started it: (workflow id, sequence).
     joined_by: tuple[tuple[str, int], ...] = ()
     tells: bool = False  # some of its tasks announce changes of their state
+    # Which trace it is a part of, for those who work on it; nothing here depends on it.
+    trace: str = ""
 
 
 class TaskAttempt(Row, frozen=False):  # type: ignore[misc]  # as above

@@ -145,6 +145,7 @@ class AssignmentView(msgspec.Struct, frozen=True):
     queue: str = ""  # that it came from, if that is not called like the task
     runtime_metadata: tuple[str, ...] = ()  # names; the values are looked up where it is handed out
     secrets: tuple[int, ...] = ()  # where in the input secrets are named, whose values take their places there
+    trace: str = ""  # of the execution
 
 
 def assignment_view(state: State, hot: ExecutionState, token: int) -> AssignmentView | None:
@@ -187,6 +188,7 @@ def assignment_view(state: State, hot: ExecutionState, token: int) -> Assignment
         queue=lease.queue,
         runtime_metadata=node.runtime_metadata,
         secrets=() if attempt.is_looked_at else attempt.secrets,
+        trace=header.trace,
     )
 
 

@@ -19,6 +19,7 @@ from orchestrator.rpc.definitions import page_of
 from orchestrator.rpc.errors import RpcFailure, answers, not_found
 from orchestrator.rpc.requests import identity_of, json_object, namespace_of, required, text
 from orchestrator.rpc.scripts import check_sources
+from orchestrator.rpc.trace_context import trace_of
 from orchestrator.rpc.views import timestamp
 from orchestrator_api.v1 import events_pb2 as pb
 from orchestrator_api.v1 import events_pb2_grpc as pb_grpc
@@ -87,6 +88,7 @@ class EventServicer(pb_grpc.EventServiceServicer):
             required("event", request.event),
             text("message_id", request.message_id),
             json_object("payload", request.payload),
+            trace_of(request),
         )
         published = await self.backend.submit(command, EventPublished, identity_of(request.request))
         return pb.PublishEventResponse(

@@ -15,6 +15,7 @@ from orchestrator.integrations.work import Ended, Kind, Work
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import invalid
 from orchestrator.rpc.requests import TASK_NAMES_MAX, chosen, in_range, json_object, namespace_of, required, text
+from orchestrator.rpc.trace_context import trace_of
 from orchestrator_api.v1 import workflows_pb2 as pb
 
 _IF_EXISTS = {
@@ -49,6 +50,7 @@ def start_command(request: pb.StartWorkflowRequest) -> commands.StartWorkflow:
         document=request.definition_json,
         idempotency_key=text("idempotency_key", request.idempotency_key),
         idempotency=chosen("idempotency_strategy", _IDEMPOTENCY, request.idempotency_strategy),
+        trace=trace_of(request),
     )
 
 

@@ -15,6 +15,7 @@ from orchestrator.engine.masking import masked
 from orchestrator.engine.model import CompensationState, Execution, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.state import State
 from orchestrator.rpc.handing_out import Given, HandOut
+from orchestrator.rpc.trace_context import write_trace
 from orchestrator_api.v1 import common_pb2, workers_pb2, workflows_pb2
 
 TASK_STATUS = {status: workflows_pb2.TaskStatus.Value(f"TASK_STATUS_{status.name}") for status in TaskStatus}
@@ -257,6 +258,8 @@ def _write_assignment(message: workers_pb2.Assignment, view: queries.AssignmentV
     if view.scheduled_ms:
         scheduled = message.scheduled_time
         scheduled.seconds, scheduled.nanos = view.scheduled_ms // 1000, view.scheduled_ms % 1000 * 1_000_000
+    if view.trace:
+        write_trace(message.trace, view.trace)
     undone = view.compensation
     if undone is not None:
         message.compensation.CopyFrom(

@@ -81,3 +81,12 @@ def test_the_bytes_of_an_entry_are_pinned() -> None:
     """They are in journals and in chain hashes: a change here is a new format."""
     data = encode_entry(EntryHeader(1, 0, 5, "n"), [(None, commands.PauseWorkflow("d", "w"))])
     assert data.hex() == "0192940100" + "05a16e" + "dd00000001" + "92c0930ca164a177"
+
+
+def test_the_bytes_of_a_start_are_pinned() -> None:
+    start = commands.StartWorkflow("d", "o", 0, "w", choices.IfExists.FAIL, b"{}", trace="t")
+    data = encode_entry(EntryHeader(1, 0, 5, "n"), [(None, start)])
+    assert data.hex() == (
+        "0192940100" + "05a16e" + "dd00000001"
+        "92c0dc00110aa164a16f00a17701c4027b7da000a090c400a001c400a0a174"
+    )

@@ -52,7 +52,12 @@ def delete_event_handler(step: Step, command: DeleteEventHandler) -> AnyResult:
 
 def publish_event(step: Step, command: PublishEvent) -> AnyResult:
     return events.publish(
-        step, command.event, command.message_id, command.payload or b"{}", namespace=command.namespace
+        step,
+        command.event,
+        command.message_id,
+        command.payload or b"{}",
+        namespace=command.namespace,
+        trace=command.trace,
     )
 
 

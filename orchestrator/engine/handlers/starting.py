@@ -36,6 +36,7 @@ def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
         idempotency_key=command.idempotency_key,
         looked=Looked(command.looked_for, command.violation) if command.looked_for else NOT_LOOKED,
         is_checked=True,
+        trace=command.trace,
     )
 
 
@@ -94,4 +95,5 @@ def begin(step: Step, message: StartExecution) -> Started | Rejected:
         root=message.root,
         depth=message.depth,
         parent_task=message.parent_task,
+        trace=message.trace,
     )

@@ -35,7 +35,7 @@ class Event:
             # Before anybody is told.
             attempts.fail_at_limit(step, attempt, error)
             return
-        published = events.publish(step, name, attempt.task_id, payload)
+        published = events.publish(step, name, attempt.task_id, payload, trace=step.x.trace)
         if isinstance(published, Rejected):
             drop(step, output)
             attempts.finish(step, attempt, TaskStatus.FAILED, reason=published.message, error_code=published.reason)

@@ -99,6 +99,7 @@ def _start(
         task_to_domain=tuple(sorted((name, text_of(one)) for name, one in domains.items() if one[:1] == b'"')),
         created_by=origin.name,
         origin=origin,
+        trace=row.trace,
     )
 
 

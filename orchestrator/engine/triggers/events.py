@@ -39,7 +39,7 @@ def event(state: State, number: int) -> EventRow | None:
 
 
 def publish(
-    step: Step, name: str, message_id: str, payload: bytes, *, namespace: str = ""
+    step: Step, name: str, message_id: str, payload: bytes, *, namespace: str = "", trace: str = ""
 ) -> EventPublished | Rejected:
     """Publishes an event, in the step of whoever does so; a refusal is a value, and has changed nothing.
 
@@ -55,7 +55,7 @@ def publish(
     if seen is not None:
         return EventPublished(seen.event_number, 0, repeated=True)
     names = step.state.triggers.handlers_of(namespace, name)
-    number = _begin(step, namespace, name, message_id, payload, names) if names else 0
+    number = _begin(step, namespace, name, message_id, payload, names, trace) if names else 0
     if message_id:
         _forget_seen(step)
         step.write(Table.EVENT_SEEN, seen_key, EventSeen(namespace, name, message_id, step.now, number))
@@ -74,7 +74,7 @@ def tell_changes(step: Step) -> None:
             is_short = step.state.triggers.event_bytes + len(one.payload) > limits.EVENT_BYTES
             payload = one.about if is_short else one.payload
             # An id of its own, though nobody can say it twice: what handlers start may be told apart by it.
-            _begin(step, step.x.namespace, one.event, step.ids.make(), payload, names)
+            _begin(step, step.x.namespace, one.event, step.ids.make(), payload, names, step.x.trace)
 
 
 def _refusal(state: State, name: str, message_id: str, payload: bytes) -> Rejected | None:
@@ -96,7 +96,9 @@ def _refusal(state: State, name: str, message_id: str, payload: bytes) -> Reject
     return None
 
 
-def _begin(step: Step, namespace: str, name: str, message_id: str, payload: bytes, handlers: list[str]) -> int:
+def _begin(
+    step: Step, namespace: str, name: str, message_id: str, payload: bytes, handlers: list[str], trace: str
+) -> int:
     meta = step.meta
     number = meta.next_event
     meta.next_event = number + 1
@@ -120,6 +122,7 @@ def _begin(step: Step, namespace: str, name: str, message_id: str, payload: byte
             step.now,
             undecided=tuple(undecided),
             open=len(handlers) - len(undecided),
+            trace=trace,
         ),
     )
     return number

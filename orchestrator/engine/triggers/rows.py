@@ -104,6 +104,7 @@ class EventRow(Row, frozen=True):
     published_ms: int
     undecided: tuple[str, ...] = ()  # handlers whose condition is still to be evaluated
     open: int = 0  # messages under way: handlers to begin, actions to be done
+    trace: str = ""  # see model.Execution
 
 
 class EventRun(Row, frozen=True):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n orchestrator_api/v1/common.proto\x12\x0forchestrator.v1\"P\n\x07Payload\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12(\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x18.orchestrator.v1.BlobRefH\x00\x42\t\n\x07\x63ontent\"<\n\x07\x42lobRef\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"L\n\rClientSession\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x1d\n\x15lowest_unacknowledged\x18\x03 \x01(\x04\"V\n\x0fRequestIdentity\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x07session\x18\x02 \x01(\x0b\x32\x1e.orchestrator.v1.ClientSession\"*\n\x0bPageRequest\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\":\n\x0bReadOptions\x12\x10\n\x08stale_ok\x18\x01 \x01(\x08\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n orchestrator_api/v1/common.proto\x12\x0forchestrator.v1\"P\n\x07Payload\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12(\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x18.orchestrator.v1.BlobRefH\x00\x42\t\n\x07\x63ontent\"<\n\x07\x42lobRef\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"L\n\rClientSession\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x1d\n\x15lowest_unacknowledged\x18\x03 \x01(\x04\"V\n\x0fRequestIdentity\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x07session\x18\x02 \x01(\x0b\x32\x1e.orchestrator.v1.ClientSession\"H\n\x0cTraceContext\x12\x13\n\x0btraceparent\x18\x01 \x01(\t\x12\x12\n\ntracestate\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61ggage\x18\x03 \x01(\t\"*\n\x0bPageRequest\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\":\n\x0bReadOptions\x12\x10\n\x08stale_ok\x18\x01 \x01(\x08\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLIENTSESSION']._serialized_end=273
   _globals['_REQUESTIDENTITY']._serialized_start=275
   _globals['_REQUESTIDENTITY']._serialized_end=361
-  _globals['_PAGEREQUEST']._serialized_start=363
-  _globals['_PAGEREQUEST']._serialized_end=405
-  _globals['_READOPTIONS']._serialized_start=407
-  _globals['_READOPTIONS']._serialized_end=465
+  _globals['_TRACECONTEXT']._serialized_start=363
+  _globals['_TRACECONTEXT']._serialized_end=435
+  _globals['_PAGEREQUEST']._serialized_start=437
+  _globals['_PAGEREQUEST']._serialized_end=479
+  _globals['_READOPTIONS']._serialized_start=481
+  _globals['_READOPTIONS']._serialized_end=539
 # @@protoc_insertion_point(module_scope)

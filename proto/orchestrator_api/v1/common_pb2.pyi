@@ -116,6 +116,34 @@ class RequestIdentity(google.protobuf.message.Message):
 global___RequestIdentity = RequestIdentity
 
 @typing.final
+class TraceContext(google.protobuf.message.Message):
+    """The trace that a request is a part of, as the W3C's Trace Context and Baggage write it: the values of the HTTP headers
+    of these names. It says nothing to the cluster, which hands it on.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRACEPARENT_FIELD_NUMBER: builtins.int
+    TRACESTATE_FIELD_NUMBER: builtins.int
+    BAGGAGE_FIELD_NUMBER: builtins.int
+    traceparent: builtins.str
+    """Empty: there is no trace. At most 64 characters."""
+    tracestate: builtins.str
+    """At most 512 characters."""
+    baggage: builtins.str
+    """At most 512 characters."""
+    def __init__(
+        self,
+        *,
+        traceparent: builtins.str = ...,
+        tracestate: builtins.str = ...,
+        baggage: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["baggage", b"baggage", "traceparent", b"traceparent", "tracestate", b"tracestate"]) -> None: ...
+
+global___TraceContext = TraceContext
+
+@typing.final
 class PageRequest(google.protobuf.message.Message):
     """Asks for one page of a listing."""
 

@@ -354,6 +354,7 @@ class PublishEventRequest(google.protobuf.message.Message):
     EVENT_FIELD_NUMBER: builtins.int
     MESSAGE_ID_FIELD_NUMBER: builtins.int
     PAYLOAD_FIELD_NUMBER: builtins.int
+    TRACE_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     event: builtins.str
@@ -370,6 +371,10 @@ class PublishEventRequest(google.protobuf.message.Message):
     def payload(self) -> orchestrator_api.v1.common_pb2.Payload:
         """What has happened: a JSON object."""
 
+    @property
+    def trace(self) -> orchestrator_api.v1.common_pb2.TraceContext:
+        """Handed on to the workflows that handlers start."""
+
     def __init__(
         self,
         *,
@@ -378,9 +383,10 @@ class PublishEventRequest(google.protobuf.message.Message):
         event: builtins.str = ...,
         message_id: builtins.str = ...,
         payload: orchestrator_api.v1.common_pb2.Payload | None = ...,
+        trace: orchestrator_api.v1.common_pb2.TraceContext | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["payload", b"payload", "request", b"request"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event", b"event", "message_id", b"message_id", "namespace", b"namespace", "payload", b"payload", "request", b"request"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["payload", b"payload", "request", b"request", "trace", b"trace"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event", "message_id", b"message_id", "namespace", b"namespace", "payload", b"payload", "request", b"request", "trace", b"trace"]) -> None: ...
 
 global___PublishEventRequest = PublishEventRequest
 

@@ -351,6 +351,7 @@ class Assignment(google.protobuf.message.Message):
     QUEUE_FIELD_NUMBER: builtins.int
     RUNTIME_METADATA_FIELD_NUMBER: builtins.int
     SECRET_VALUES_FIELD_NUMBER: builtins.int
+    TRACE_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     workflow_id: builtins.str
@@ -409,6 +410,10 @@ class Assignment(google.protobuf.message.Message):
     def secret_values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """For the nodes' own sessions: values of secrets in the input, which must not be in what is reported or logged."""
 
+    @property
+    def trace(self) -> orchestrator_api.v1.common_pb2.TraceContext:
+        """Of whoever has started the workflow, as it was given."""
+
     def __init__(
         self,
         *,
@@ -434,9 +439,10 @@ class Assignment(google.protobuf.message.Message):
         queue: builtins.str = ...,
         runtime_metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         secret_values: collections.abc.Iterable[builtins.str] | None = ...,
+        trace: orchestrator_api.v1.common_pb2.TraceContext | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["compensation", b"compensation", "heartbeat_details", b"heartbeat_details", "input", b"input", "scheduled_time", b"scheduled_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "kind", b"kind", "name", b"name", "namespace", b"namespace", "parameters_json", b"parameters_json", "queue", b"queue", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "runtime_metadata", b"runtime_metadata", "scheduled_time", b"scheduled_time", "secret_values", b"secret_values", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["compensation", b"compensation", "heartbeat_details", b"heartbeat_details", "input", b"input", "scheduled_time", b"scheduled_time", "trace", b"trace"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["compensation", b"compensation", "correlation_id", b"correlation_id", "fencing_token", b"fencing_token", "heartbeat_details", b"heartbeat_details", "idempotency_key", b"idempotency_key", "input", b"input", "iteration", b"iteration", "kind", b"kind", "name", b"name", "namespace", b"namespace", "parameters_json", b"parameters_json", "queue", b"queue", "reference", b"reference", "response_timeout_ms", b"response_timeout_ms", "retry_count", b"retry_count", "runtime_metadata", b"runtime_metadata", "scheduled_time", b"scheduled_time", "secret_values", b"secret_values", "task_id", b"task_id", "timeout_ms", b"timeout_ms", "trace", b"trace", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]) -> None: ...
 
 global___Assignment = Assignment
 

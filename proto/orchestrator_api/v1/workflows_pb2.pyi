@@ -457,6 +457,7 @@ class StartWorkflowRequest(google.protobuf.message.Message):
     DEFINITION_JSON_FIELD_NUMBER: builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
     IDEMPOTENCY_STRATEGY_FIELD_NUMBER: builtins.int
+    TRACE_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     name: builtins.str
@@ -493,6 +494,10 @@ class StartWorkflowRequest(google.protobuf.message.Message):
     def task_to_domain(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Which domain a task's workers are in, by task name; "*" for all others."""
 
+    @property
+    def trace(self) -> orchestrator_api.v1.common_pb2.TraceContext:
+        """Kept with the execution, and handed out with each of its attempts and to its sub-workflows."""
+
     def __init__(
         self,
         *,
@@ -510,9 +515,10 @@ class StartWorkflowRequest(google.protobuf.message.Message):
         definition_json: builtins.bytes = ...,
         idempotency_key: builtins.str = ...,
         idempotency_strategy: global___IdempotencyStrategy.ValueType = ...,
+        trace: orchestrator_api.v1.common_pb2.TraceContext | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["input", b"input", "request", b"request"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "idempotency_key", b"idempotency_key", "idempotency_strategy", b"idempotency_strategy", "if_exists", b"if_exists", "input", b"input", "name", b"name", "namespace", b"namespace", "priority", b"priority", "request", b"request", "task_to_domain", b"task_to_domain", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "request", b"request", "trace", b"trace"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "created_by", b"created_by", "definition_json", b"definition_json", "idempotency_key", b"idempotency_key", "idempotency_strategy", b"idempotency_strategy", "if_exists", b"if_exists", "input", b"input", "name", b"name", "namespace", b"namespace", "priority", b"priority", "request", b"request", "task_to_domain", b"task_to_domain", "trace", b"trace", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___StartWorkflowRequest = StartWorkflowRequest
 
