@@ -128,15 +128,21 @@ _DISK_ERRORS: dict[type[apsw.Error], int] = {
 }
 
 
+# SQLite calls what the system refuses to write an error of input and output, but for a disk that is full.
+_REFUSED = frozenset({errno.EROFS, errno.EDQUOT})
+
+
 @contextmanager
-def corruption_named() -> Iterator[None]:
-    """SQLite's own complaints about damage and about the disk, by this package's name."""
+def corruption_named(connection: apsw.Connection | None = None) -> Iterator[None]:
+    """SQLite's own complaints about damage and about the disk, by this package's name; `connection` is what writes."""
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise DatabaseCorrupt(f"the database is damaged: {error}") from error
     except tuple(_DISK_ERRORS) as error:
         number = next(number for kind, number in _DISK_ERRORS.items() if isinstance(error, kind))
+        if connection is not None and isinstance(error, apsw.IOError) and connection.system_errno in _REFUSED:
+            number = connection.system_errno
         raise DiskFailed(f"the database can't be read or written ({os.strerror(number)}): {error}", number) from error
 
 

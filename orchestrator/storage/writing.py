@@ -85,7 +85,7 @@ class Writer:
         last = batches[-1]
         changes = last.changes if len(batches) == 1 else _merged(batches)
         next_id = self._next_id
-        with corruption_named():
+        with corruption_named(self._connection):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 content = (self.applied.content_hash + self._write(changes)) % HASH_MODULUS

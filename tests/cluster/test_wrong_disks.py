@@ -16,7 +16,17 @@ from orchestrator_client.status import Failure
 from tests.cluster.nodes import metric, pinned
 from tests.cluster.test_replaced_node import votes
 from tests.cluster.workload import eventually
-from tests.cluster.wrong import FAILS_SYNCS, STOPPED_ITSELF, WrongCluster, ends, goes_on_without, loaded, serves_nothing
+from tests.cluster.wrong import (
+    EXT4,
+    FAILS_SYNCS,
+    STOPPED_ITSELF,
+    WrongCluster,
+    ends,
+    goes_on_without,
+    loaded,
+    run_once,
+    serves_nothing,
+)
 
 STOPS = "this node stops itself"
 DISK = "48m"
@@ -25,12 +35,16 @@ MIN_FREE_BYTES = 8 << 20
 Make = Callable[..., Awaitable[WrongCluster]]
 
 
-def obstacle() -> str:
-    """Why no node can have a disk of its own here; empty if it can."""
-    if missing := [tool for tool in ("unshare", "nsenter", "mount") if shutil.which(tool) is None]:
+def obstacle(disk_size: str, directory: Path) -> str:
+    """Why no node can have such a disk of its own here; empty if it can."""
+    tools = ["unshare", "nsenter", "mount", *(["mkfs.ext4", "e2fsck", "findmnt"] if disk_size == EXT4 else [])]
+    if missing := [tool for tool in tools if shutil.which(tool) is None]:
         return f"not installed: {', '.join(missing)}"
-    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    script = "mount -t tmpfs tmpfs /mnt"
+    if disk_size == EXT4:
+        image = directory / "tried"
+        script = f"truncate -s 8M {image} && mkfs.ext4 -q {image} && mount -o loop {image} /mnt"
+    tried = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False)
     return "" if tried.returncode == 0 else f"no file system can be mounted: {tried.stderr.strip()}"
 
 
@@ -39,7 +53,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     made: list[WrongCluster] = []
 
     async def start(disk_size: str = "", **settings: int | str) -> WrongCluster:
-        if disk_size and (why := obstacle()):
+        if disk_size and (why := obstacle(disk_size, tmp_path)):
             if "CI" in os.environ:
                 pytest.fail(why)
             pytest.skip(why)
@@ -78,7 +92,7 @@ async def test_syncs_that_fail(make: Make) -> None:
             await back(cluster, wrong)
 
 
-async def test_one_disk_after_the_other_is_full_or_read_only(make: Make) -> None:
+async def test_one_disk_after_the_other_is_full(make: Make) -> None:
     cluster = await make(DISK, min_free_disk_bytes=0)
     async with loaded(cluster) as (_, load):
         for leads in (False, True):
@@ -94,15 +108,23 @@ async def test_one_disk_after_the_other_is_full_or_read_only(make: Make) -> None
             assert "make room on the disk" in cluster.nodes[wrong].log_tail()
             ballast.unlink()
             await back(cluster, wrong)
-        leader = await cluster.wait_leader()
-        wrong = next(name for name in cluster.nodes if name != leader)
-        await cluster.kill_node(wrong)  # a file that is open for writing keeps its file system from becoming read-only
-        cluster.remount(wrong, "ro")
-        cluster.start_node(wrong)
-        await ends(cluster, wrong, STOPPED_ITSELF, "ead-only file system", "make data_dir writable")
-        await goes_on_without(cluster, wrong, load)
-        cluster.remount(wrong, "rw")
-        await back(cluster, wrong)
+
+
+async def test_one_disk_after_the_other_turns_read_only_while_its_node_runs(make: Make) -> None:
+    """As the kernel makes it when it has found an error, with all files open; of a follower and of a leader."""
+    cluster = await make(EXT4, min_free_disk_bytes=0)
+    async with loaded(cluster) as (_, load):
+        for leads in (False, True):
+            leader = await cluster.wait_leader()
+            wrong = leader if leads else next(name for name in cluster.nodes if name != leader)
+            cluster.turn_read_only(wrong)
+            # Of a write that was under way meanwhile the system says that it has failed, and of later ones why.
+            await ends(cluster, wrong, STOPPED_ITSELF, STOPS, "see the system's log", "cluster rebuild")
+            await goes_on_without(cluster, wrong, load)
+            # As long as it is, it says so again.
+            await run_once(cluster, wrong, STOPPED_ITSELF, "ead-only file system", "make data_dir writable")
+            cluster.repair(wrong)
+            await back(cluster, wrong)
 
 
 async def test_all_disks_are_nearly_full_and_then_full(make: Make) -> None:

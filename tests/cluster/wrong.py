@@ -31,10 +31,18 @@ WORK_S = 0.03
 # While a file of this name, beside a node's data, names one of its files, syncs of that file fail.
 FAILS_SYNCS = "fails-syncs"
 _DISK_HOLDER = "mount -t tmpfs -o size={size} tmpfs {path} && echo ready && exec sleep infinity"
+# One that the kernel itself makes read-only once it has found an error: others can't, while a file is open for writing.
+EXT4 = "ext4"
+_EXT4_BYTES = 48 << 20
+_EXT4_MOUNT = "mount -o loop,errors=remount-ro {image} {path}"
+_EXT4_HOLDER = f"mkfs.ext4 -q {{image}} && {_EXT4_MOUNT} && echo ready && exec sleep infinity"
 
 
 class WrongCluster(LocalCluster):
-    """Nodes whose disks can be made to fail; those `with_disks` have one of their own, in memory and of that size."""
+    """Nodes whose disks can be made to fail.
+
+    With `disk_size` each has one of its own: in memory and of that size, or EXT4, which `turn_read_only` is for.
+    """
 
     def __init__(self, directory: Path, *, disk_size: str = "", node_settings: dict[str, int | str] | None = None,
                  failing_syncs: bool = False) -> None:
@@ -55,11 +63,26 @@ class WrongCluster(LocalCluster):
         holder = self._holders.get(name)
         return directory if holder is None else Path(f"/proc/{holder.pid}/root{directory}")
 
-    def remount(self, name: str, options: str) -> None:
-        """Of a node with a disk of its own."""
-        command = ["nsenter", f"--mount=/proc/{self._holders[name].pid}/ns/mnt", "mount", "-o", f"remount,{options}",
-                   str(self.nodes[name].data_dir)]
-        subprocess.run(command, check=True, capture_output=True)
+    def turn_read_only(self, name: str) -> None:
+        """Whatever is open: the kernel is told of an error on this file system."""
+        device = self._on_disk_of(name, f"findmnt --noheadings --output SOURCE {self.nodes[name].data_dir}").strip()
+        Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("told by a test")
+
+    def repair(self, name: str) -> None:
+        """Of a node that has ended: the disk is checked, and can be written to again."""
+        path, image = self.nodes[name].data_dir, self._image(name)
+        # 1: errors were corrected.
+        self._on_disk_of(name, f"umount {path} && {{ e2fsck -p {image} || [ $? = 1 ]; }} && "
+                               + _EXT4_MOUNT.format(image=image, path=path))
+
+    def _on_disk_of(self, name: str, script: str) -> str:
+        command = ["nsenter", f"--mount=/proc/{self._holders[name].pid}/ns/mnt", "sh", "-c", script]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, f"{script}: {done.stderr}"
+        return done.stdout
+
+    def _image(self, name: str) -> Path:
+        return self.nodes[name].directory / "disk.image"
 
     def fill_disk(self, name: str, *, leave_bytes: int = 0) -> Path:
         """Writes a file that takes all room but this; when it is removed there is room again."""
@@ -82,7 +105,12 @@ class WrongCluster(LocalCluster):
         self._holders.clear()
 
     def _make_disk(self, node: LocalNode) -> None:
-        script = _DISK_HOLDER.format(size=self._disk_size, path=node.data_dir)
+        holds = _EXT4_HOLDER if self._disk_size == EXT4 else _DISK_HOLDER
+        image = self._image(node.name)
+        if self._disk_size == EXT4:
+            with image.open("wb") as file:
+                file.truncate(_EXT4_BYTES)
+        script = holds.format(size=self._disk_size, path=node.data_dir, image=image)
         command = [sys.executable, "-m", "tests.cluster.wrong", str(os.getpid()), script]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         holder = self._starter.submit(subprocess.Popen, command, stdout=subprocess.PIPE, env=environment).result()
