@@ -304,7 +304,7 @@ class LocalCluster:
     def _child_environment(self) -> dict[str, str]:
         # Settings in our own environment are not meant for all these nodes at once.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")}
-        paths = [*_package_roots(), *filter(None, inherited.get("PYTHONPATH", "").split(os.pathsep))]
+        paths = [*package_roots(), *filter(None, inherited.get("PYTHONPATH", "").split(os.pathsep))]
         return {**inherited, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **self._environment}
 
     @staticmethod
@@ -345,7 +345,7 @@ def free_ports() -> Iterator[int]:
     raise LocalClusterError("no free port")
 
 
-def _package_roots() -> list[str]:
+def package_roots() -> list[str]:
     """Where the packages were found, for a child that may run from a checkout that is not installed."""
     roots = []
     for package in ("orchestrator", "orchestrator_client", "orchestrator_api"):

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.verify.machines import namespaces as network
 from orchestrator_client import run
 from tests.benchmarks.measurement import Measurement, failed, remarks, table, targets, to_json
 from tests.benchmarks.peers import comparison
@@ -23,7 +24,6 @@ from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.plot import svg
 from tests.benchmarks.processes import Options, Progress, surroundings
 from tests.benchmarks.rows import PART, PRIVATE, ROWS
-from tests.cluster.faults import network
 
 BUDGET_MISSED = 1
 WRONG = 3

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from orchestrator.__main__ import GRPC_EXPERIMENTS
 from orchestrator.cli.local_cluster import LocalCluster
+from orchestrator.verify.machines.cluster import NetworkedCluster
+from orchestrator.verify.machines.namespaces import Namespaces
 from tests.benchmarks.clusters import ROOT, MeasuredCluster, environment
 from tests.benchmarks.measurement import Measurement
-from tests.cluster.faults.cluster import NetworkedCluster
-from tests.cluster.faults.network import Namespaces
 
 WORKER_READY_S = 20
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")

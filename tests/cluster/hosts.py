@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_HOLDER = [sys.executable, "-m", "tests.cluster.faults.network"]
+_HOLDER = [sys.executable, "-m", "orchestrator.verify.machines.holder"]
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 # What a machine runs sees the names of all machines, and is killed with this process.
 _IN_SIGHT_OF_ALL = 'mount --bind "$0" /etc/hosts && exec "$@"'

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.faults import network
-from tests.cluster.faults.cluster import FaultyCluster
-from tests.cluster.faults.disk import DiskSettings
+from orchestrator.verify.machines import namespaces as network
+from orchestrator.verify.machines.cluster import FaultyCluster
+from orchestrator.verify.machines.disk import DiskSettings
 from tests.cluster.faults.plan import plan
 from tests.cluster.faults.session import Session
 from tests.cluster.workload import eventually

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from orchestrator.verify.attempts import Ran
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import Payload
 from orchestrator_client import Execution, NotFound, TaskStatus, WorkflowStatus
 from orchestrator_client.execution import read_execution
-from tests.cluster.ledger import Ledger, Ran
+from tests.cluster.ledger import Ledger
 
 EXECUTION = read_execution(pb.Workflow(
     workflow_id="w1", status=pb.WORKFLOW_STATUS_COMPLETED, output=Payload(inline=b'{"x": 1}'),

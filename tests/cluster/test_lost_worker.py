@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.local_cluster import LocalCluster
+from orchestrator.verify.attempts import Ran
 from orchestrator_client import Client
-from tests.cluster.ledger import Ledger, Ran
+from tests.cluster.ledger import Ledger
 from tests.cluster.nodes import check_same_content
 from tests.cluster.worker_process import worker_process
 from tests.cluster.workload import PATIENCE_S, Gate, Number, eventually

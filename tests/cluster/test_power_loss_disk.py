@@ -10,7 +10,7 @@ import pytest
 from orchestrator.replication.files import replace_file
 from orchestrator.storage.schema import connect
 from orchestrator.storage.vfs import KeptVFS
-from tests.cluster.faults.disk import (
+from orchestrator.verify.machines.disk import (
     IGNORES_SYNCS,
     DatabaseKeeper,
     DiskSettings,

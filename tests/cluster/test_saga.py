@@ -8,8 +8,9 @@ from collections import Counter
 import pytest
 
 from orchestrator.cli.local_cluster import LocalCluster
+from orchestrator.verify.attempts import wrong_steps
 from orchestrator_client import Client, CompensationContext, Task, TaskContext, TerminalError, Workflow, task
-from tests.cluster.ledger import Ledger, wrong_steps
+from tests.cluster.ledger import Ledger
 from tests.cluster.nodes import check_same_content
 from tests.cluster.test_time import Fault, all_die, leader_dies
 from tests.cluster.workload import PATIENCE_S, Number, within, working

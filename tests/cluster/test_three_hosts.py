@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.faults import network
+from orchestrator.verify.machines import namespaces as network
 from tests.cluster.hosts import Hosts
 
 ROOT = Path(__file__).parents[2]

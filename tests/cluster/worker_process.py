@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from orchestrator.cli.die_with_parent import die_with_parent
+from orchestrator.verify.attempts import Ran
 from orchestrator_client import Client, TaskContext, Worker, task
-from tests.cluster.ledger import Ran
 
 SESSION_TIMEOUT_MS = 2_000
 POLL_S = 0.02

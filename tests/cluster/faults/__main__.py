@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.local_cluster import LocalClusterError
-from tests.cluster.faults import network
-from tests.cluster.faults.cluster import NetworkedCluster
+from orchestrator.verify.machines import namespaces as network
+from orchestrator.verify.machines.cluster import NetworkedCluster
 from tests.cluster.faults.kinds import heal
 from tests.cluster.faults.plan import ENVIRONMENTS, FAULTS, NETWORK, POWER, ROUNDS, Plan, plan
 from tests.cluster.faults.session import Session, Tally

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.verify.attempts import Ran, wrong_steps
 from orchestrator_client import Client, Execution, NotFound, TaskAttempt
-from tests.cluster.ledger import Ran, wrong_steps
 
 CHECKS_AT_ONCE = 32
 # A worker that was killed loses its leases; nothing else gives a step another attempt.

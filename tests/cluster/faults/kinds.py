@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from tests.cluster.faults.cluster import FaultyCluster, NetworkedCluster
+from orchestrator.verify.machines.cluster import FaultyCluster, NetworkedCluster
 from tests.cluster.faults.session import Session, now
 from tests.cluster.workload import eventually
 

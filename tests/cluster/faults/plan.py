@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.faults.cluster import FaultyCluster, NetworkedCluster
-from tests.cluster.faults.disk import DiskSettings
+from orchestrator.verify.machines.cluster import FaultyCluster, NetworkedCluster
+from orchestrator.verify.machines.disk import DiskSettings
 from tests.cluster.faults.kinds import NETWORKS, OF_FIVE, PROCESSES, Fault
+from tests.simulation import mutants
 
 REAL, POWER, NETWORK = "real disk", "power loss", "network"
 ENVIRONMENTS = (REAL, POWER, NETWORK)
@@ -30,6 +32,8 @@ class Plan:
         make = NetworkedCluster if self.environment == NETWORK else FaultyCluster
         cluster = make(directory, self.nodes, self.settings, self.disk)
         cluster.quick = self.quick
+        if mutants.VARIABLE in os.environ:
+            cluster.node_module = "tests.cluster.faults.node"
         return cluster
 
     def dice(self, purpose: str | int) -> random.Random:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import shutil
 import signal
 import time
 from collections import Counter, defaultdict
@@ -13,13 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.cli.local_cluster import LocalClusterError
-from orchestrator.storage.reading import content_hash
-from orchestrator.storage.schema import Applied, connect, read_applied
+from orchestrator.verify.machines.cluster import FaultyCluster
+from orchestrator.verify.machines.contents import ContentsDiffer, same_content
 from orchestrator_client import Client
-from tests.cluster.faults.cluster import FaultyCluster
 from tests.cluster.faults.history import History
 from tests.cluster.faults.processes import Crowd
-from tests.cluster.nodes import metric
 from tests.cluster.workload import eventually, within
 
 READY_S = 120.0
@@ -29,7 +26,6 @@ WATCH_S = 0.25
 CLIENTS, CALLERS, WORKERS = 2, 5, 2
 # More than there are callers: these are not all answers that were on their way when the fault came.
 ANSWERS = CLIENTS * CALLERS + 4
-INDEXES = ("orchestrator_commit_index", "orchestrator_applied_index", "orchestrator_flushed_index")
 
 
 class Violation(AssertionError):
@@ -120,7 +116,11 @@ class Session:
         faults = await self.history.check(self.client, all_again=all_again)
         if faults:
             raise Violation("\n".join(faults[:25]))
-        await self._same_content(scan=all_again)
+        try:
+            await same_content(self.cluster, scan=all_again)
+        except ContentsDiffer as differ:
+            raise Violation(str(differ)) from differ
+        self.tally.counts["comparisons"] += 1
         # An election that comes of standing still for a look is not the faults'.
         await self._new_terms()
         self.crowd.resume()
@@ -149,37 +149,6 @@ class Session:
         before, self._term = self._term, await self._current_term()
         return self._term - before
 
-    async def _same_content(self, *, scan: bool) -> None:
-        """All nodes hold the same rows at the same index: read from copies of their files, while they stand still."""
-        for _ in range(10):
-            await eventually(self._settled, "all nodes to have applied and stored the same entries", SETTLED_S)
-            for name in self.cluster.nodes:
-                self.cluster.pause(name)
-            try:
-                await eventually(self._all_stand_still, "all threads of all nodes to stand still")
-                for node in self.cluster.nodes.values():
-                    _copy(node.data_dir, node.directory / "look")
-            finally:
-                for name in self.cluster.nodes:
-                    self.cluster.resume(name)
-            found = {name: await asyncio.to_thread(_look, node.directory / "look", scan)
-                     for name, node in self.cluster.nodes.items()}
-            if len({applied.index for applied, _ in found.values()}) == 1:
-                _compare(found)
-                self.tally.counts["comparisons"] += 1
-                return
-        raise Violation("the nodes never stood still at one index")
-
-    def _all_stand_still(self) -> bool:
-        """The signal is sent at once, and obeyed when a thread comes to its turn."""
-        threads = [thread for node in self.cluster.nodes.values() if node.process is not None
-                   for thread in Path(f"/proc/{node.process.pid}/task").iterdir()]
-        return all("State:\tT" in (thread / "status").read_text() for thread in threads)
-
-    async def _settled(self) -> bool:
-        values = [await metric(node, name) for node in self.cluster.nodes.values() for name in INDEXES]
-        return len(set(values)) == 1
-
     # ---- one round
 
     async def nodes_up(self) -> None:
@@ -199,32 +168,6 @@ class Session:
         for node in self.cluster.nodes.values():
             if node.exit_code not in (None, 0, -signal.SIGKILL):
                 raise Violation(f"node {node.name} stopped itself with exit code {node.exit_code}\n{node.log_tail()}")
-
-
-def _copy(data_dir: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    for name in ("state.db", "state.db-wal"):
-        if (data_dir / name).exists():
-            shutil.copy(data_dir / name, target / name)
-
-
-def _look(directory: Path, scan: bool) -> tuple[Applied, int]:
-    connection = connect(str(directory / "state.db"), None)
-    try:
-        applied = read_applied(connection)
-        return applied, content_hash(connection) if scan else applied.content_hash
-    finally:
-        connection.close()
-        shutil.rmtree(directory)
-
-
-def _compare(found: dict[str, tuple[Applied, int]]) -> None:
-    for name, (applied, scanned) in found.items():
-        if applied.content_hash != scanned:
-            raise Violation(f"node {name}: its rows are not those that its hash counts")
-    if len({(scanned, applied.chain_hash) for applied, scanned in found.values()}) != 1:
-        raise Violation(f"the nodes differ at one index: {found}")
 
 
 def now() -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.verify.attempts import Ran
 from orchestrator_client import Task, TaskContext, Workflow
-from tests.cluster.ledger import Ledger, Ran
+from tests.cluster.ledger import Ledger
 from tests.cluster.workload import Number, arithmetic
 
 

@@ -3,12 +3,13 @@
 Each line of its input is a JSON object: `{"delay_ms": {"a>b": 40}, "jitter_ms": 10}` replaces what was said before;
 null instead of a delay holds the bytes back until it is replaced. Who speaks is told by the address it comes from.
 
-python -m tests.cluster.faults.relay PARENT PORT '{"name": ["address", "face"]}'
+python -m orchestrator.verify.machines.relay PARENT PORT '{"name": ["address", "face"]}'
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import random
 import socket
@@ -35,7 +36,7 @@ class Relay:
 
     async def start(self) -> None:
         for name, face in self._faces.items():
-            await asyncio.start_server(lambda r, w, name=name: self._accept(name, r, w), face, self._port)
+            await asyncio.start_server(functools.partial(self._accept, name), face, self._port)
 
     def told(self, line: str) -> None:
         order = json.loads(line)

@@ -1,4 +1,4 @@
-"""Local clusters under faults: nodes on disks that lose what was not synced, in networks of their own."""
+"""Local clusters to be broken: nodes on disks that lose what was not synced, in networks of their own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Self
 
 from orchestrator.cli.local_cluster import LocalCluster, LocalNode
 from orchestrator.config import Address
-from tests.cluster.faults.disk import IGNORES_SYNCS, DiskSettings, UnsyncedWrites
-from tests.cluster.faults.network import Namespaces
-from tests.simulation import mutants
+from orchestrator.verify.machines import children
+from orchestrator.verify.machines.disk import FULL, IGNORES_SYNCS, SLOW, DiskSettings, UnsyncedWrites
+from orchestrator.verify.machines.namespaces import Namespaces
 
+NODE = "orchestrator.verify.machines.node"
 GRPC_PORT, PEER_PORT, METRICS_PORT = 7400, 7500, 7600
 
 
@@ -32,29 +33,43 @@ class FaultyCluster(LocalCluster):
         self._starts = 0
         self.writes_lost = 0
         self.namespaces: Namespaces | None = None
+        # What serves a node on such a disk; empty: `orchestrator serve`, if the disk is the real one.
+        self.node_module = "" if disk is None else NODE
 
     def prefix(self, node: LocalNode) -> list[str]:
         return self.namespaces.prefix(node.name) if self.namespaces is not None else []
 
     def _command(self, node: LocalNode) -> list[str]:
-        if self._disk is None and mutants.VARIABLE not in os.environ:
+        if not self.node_module:
             return [*self.prefix(node), *super()._command(node)]
         # Not the same dice after each start.
         self._starts += 1
         disk = dataclasses.replace(self._disk, seed=self._disk.seed + self._starts) if self._disk is not None else None
         if disk is not None and node.name == self.quick:
             disk = dataclasses.replace(disk, sync_ms=0)
-        return [*self.prefix(node), sys.executable, "-m", "tests.cluster.faults.node", "--config",
+        return [*self.prefix(node), sys.executable, "-m", self.node_module, "--config",
                 str(node.config_file), "--disk", json.dumps(disk.dictionary() if disk is not None else None),
                 "--die-with-parent", str(os.getpid())]
 
     def _child_environment(self) -> dict[str, str]:
-        return super()._child_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        return super()._child_environment() | {"PYTHONPATH": children.environment()["PYTHONPATH"]}
 
     async def kill_node(self, name: str) -> None:
         await super().kill_node(name)
         if self._disk is not None:
             self.writes_lost += UnsyncedWrites.read(self.nodes[name].directory / "disk")
+
+    def slow_disk(self, name: str, sync_ms: int) -> None:
+        """From now on each sync of the node takes so long; 0: as before."""
+        file = self.nodes[name].directory / "disk" / SLOW
+        file.write_text(str(sync_ms)) if sync_ms else file.unlink(missing_ok=True)
+
+    def fill_disk(self, name: str) -> None:
+        """From now on nothing more fits on the node's disk."""
+        (self.nodes[name].directory / "disk" / FULL).touch()
+
+    def make_room(self, name: str) -> None:
+        (self.nodes[name].directory / "disk" / FULL).unlink(missing_ok=True)
 
     def ignore_syncs(self, name: str) -> None:
         """From now on the node's disk says that it has synced, and has not."""
@@ -93,9 +108,8 @@ class RelayProcess:
     async def __aenter__(self) -> Self:
         nodes = {name: (address, self._namespaces.faces[name]) for name, address in self._namespaces.addresses.items()}
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.cluster.faults.relay", str(os.getpid()), str(PEER_PORT), json.dumps(nodes),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            sys.executable, "-m", "orchestrator.verify.machines.relay", str(os.getpid()), str(PEER_PORT),
+            json.dumps(nodes), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=children.environment(),
         )
         assert self._process.stdout is not None
         if await self._process.stdout.readline() != b"ready\n":

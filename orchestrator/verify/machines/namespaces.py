@@ -16,13 +16,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from orchestrator.cli.die_with_parent import die_with_parent
+from orchestrator.verify.machines import children
 
-BRIDGE = "faults0"
+BRIDGE = "verify0"
 HUB = "10.77.0.1"
 PREFIX = 16
-ENTERED = "FAULTS_NETWORK_ENTERED"
-_HOLDER = [sys.executable, "-m", "tests.cluster.faults.network"]
+ENTERED = "VERIFY_NETWORK_ENTERED"
+_HOLDER = [sys.executable, "-m", "orchestrator.verify.machines.holder"]
 
 
 def obstacle() -> str:
@@ -63,7 +63,8 @@ class Namespaces:
             self._make(name)
 
     def _make(self, name: str) -> None:
-        holder = subprocess.Popen([*_HOLDER, str(os.getpid())], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        holder = subprocess.Popen([*_HOLDER, str(os.getpid())], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                  env=children.environment())
         self._holders[name] = holder
         assert holder.stdout is not None
         if holder.stdout.readline() != b"ready\n":
@@ -74,8 +75,8 @@ class Namespaces:
         for command in (("ip", "link", "set", "lo", "up"),
                         ("ip", "address", "add", f"{self.addresses[name]}/{PREFIX}", "dev", "eth0"),
                         ("ip", "link", "set", "eth0", "up"),
-                        ("nft", "add table inet faults"),
-                        ("nft", "add chain inet faults input { type filter hook input priority 0; }")):
+                        ("nft", "add table inet verify"),
+                        ("nft", "add chain inet verify input { type filter hook input priority 0; }")):
             _run(*self.prefix(name), *command)
 
     def prefix(self, name: str) -> list[str]:
@@ -111,7 +112,7 @@ class Namespaces:
             await self._rules(name, [])
 
     async def _rules(self, name: str, rules: list[str]) -> None:
-        lines = ["flush chain inet faults input", *(f"add rule inet faults input {rule}" for rule in rules)]
+        lines = ["flush chain inet verify input", *(f"add rule inet verify input {rule}" for rule in rules)]
         process = await asyncio.create_subprocess_exec(*self.prefix(name), "nft", "-f", "-",
                                                        stdin=asyncio.subprocess.PIPE)
         await process.communicate("\n".join(lines).encode())
@@ -123,14 +124,3 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-
-
-def hold(parent: int) -> None:
-    """Keeps a network namespace alive while nobody else is in it."""
-    die_with_parent(parent)
-    # From here on it is another namespace than the parent's.
-    os.execvp("unshare", ["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"])
-
-
-if __name__ == "__main__":
-    hold(int(sys.argv[1]))

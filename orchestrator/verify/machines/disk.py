@@ -7,6 +7,7 @@ Journal, snapshots and SQLite (through a VFS) all lie on it. Directories themsel
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import mmap
@@ -28,6 +29,10 @@ SCRATCH = "scratch"
 COUNTER = "unsynced"
 # While a file of this name is there, syncs are reported and not done.
 IGNORES_SYNCS = "ignores-syncs"
+# ... each sync takes as many milliseconds as it says.
+SLOW = "slow"
+# ... nothing more fits on the disk.
+FULL = "full"
 _COUNT = struct.Struct("<Q")
 
 
@@ -104,6 +109,7 @@ class PowerLossDisk:
     def write(self, inode: Inode, offset: int | None, data: bytes) -> None:
         """At the end without an offset."""
         with self._lock:
+            self._require_room(inode)
             change = (len(inode.seen) if offset is None else offset, bytes(data))
             _change(inode.seen, change)
             inode.unsynced.append(change)
@@ -241,9 +247,20 @@ class PowerLossDisk:
     def _ignores_syncs(self) -> bool:
         return (self._directory / IGNORES_SYNCS).exists()
 
+    def _require_room(self, inode: Inode) -> None:
+        if (self._directory / FULL).exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(inode.home))
+
     def _take_time(self) -> None:
-        if self._settings.sync_ms:
-            time.sleep(self._dice.random() * self._settings.sync_ms / 1000)
+        sync_ms = self._dice.random() * self._settings.sync_ms + self._slowness_ms()
+        if sync_ms:
+            time.sleep(sync_ms / 1000)
+
+    def _slowness_ms(self) -> float:
+        try:
+            return float((self._directory / SLOW).read_text() or 0)
+        except FileNotFoundError:
+            return 0.0
 
 
 class AppendFile(WriteThenSync):

@@ -1,0 +1,1 @@
+"""`orchestrator verify`: faults, a workload whose every operation is written down, and a judge of what was written."""
