@@ -4,6 +4,9 @@ Both come to the same: a database as it was, at one log index, and a journal tha
 this node is the only member. Others join it as any new node does. No row of the state changes; the recovery epoch,
 which every id and key is made with, is another one, so nothing that is made from now on has an id that the history
 which was lost, or which goes on elsewhere, has given to something else.
+
+The first entries of the new epoch are in that journal already: they end the sessions of whoever can't be meant any
+more, so that nothing is handed to them until they are missed.
 """
 
 from __future__ import annotations
@@ -19,9 +22,13 @@ from typing import NoReturn
 
 import msgspec
 
-from orchestrator.codec.entries import decode_entry
+from orchestrator.codec.entries import ENTRY_COMMANDS_MAX, EntryHeader, decode_entry, encode_entry
+from orchestrator.engine import system
+from orchestrator.engine.commands import ExpireSession
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
+from orchestrator.engine.model import Meta
+from orchestrator.engine.resident import Session
 from orchestrator.engine.results import AnyResult
 from orchestrator.replication import configuration as configurations
 from orchestrator.replication import identity as identities
@@ -33,13 +40,15 @@ from orchestrator.replication.errors import IdentityError
 from orchestrator.replication.files import Files, RealFiles, replace_file
 from orchestrator.replication.hard_state import HardState
 from orchestrator.replication.identity import Identity
+from orchestrator.replication.journal import Journal
 from orchestrator.replication.log import Entry, EntryKind
 from orchestrator.replication.membership import Membership
+from orchestrator.replication.sequencer import PARTITION
 from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.worker import thread_worker
 from orchestrator.storage import schema
 from orchestrator.storage.backup_file import BackupHeader, BackupReader
-from orchestrator.storage.backups import extract, meta_of, restamp
+from orchestrator.storage.backups import extract, meta_of, restamp, sessions_of
 from orchestrator.storage.database import Database
 from orchestrator.storage.flusher import Flusher
 from orchestrator.storage.schema import Applied
@@ -120,7 +129,8 @@ def restore(
     replace_file(files, data_dir / RESTORING, b"")
     try:
         extract(backup, data_dir / DATABASE, progress)
-        begun = asyncio.run(_begin(files, data_dir, identity))
+        # Its nodes are others, and so are its workers, or they are no longer at what they were at then.
+        begun = asyncio.run(_begin(files, data_dir, identity, ends=lambda session: True))
     except (Exception, KeyboardInterrupt):
         _remove_unfinished(data_dir)
         raise
@@ -178,7 +188,8 @@ async def _recover(files: Files, data_dir: Path, identity: Identity, recovered: 
     if _epoch_of(data_dir / DATABASE) == identity.recovery_epoch:
         async with _opened(data_dir, identity) as (durable, found):
             await _apply_all(data_dir, durable, identity, found)
-    return await _begin(files, data_dir, recovered)
+    # All nodes have stopped. Workers have not, and go on with what they have: it is the same cluster, a little earlier.
+    return await _begin(files, data_dir, recovered, ends=lambda session: session.namespace == system.NAMESPACE)
 
 
 def _epoch_of(database: Path) -> int:
@@ -307,8 +318,10 @@ class _Replay:
 # -- what both come to ---------------------------------------------------------------------------------------------
 
 
-async def _begin(files: Files, data_dir: Path, identity: Identity) -> Begun:
+async def _begin(files: Files, data_dir: Path, identity: Identity, *, ends: Callable[[Session], bool]) -> Begun:
     """The database is there: it becomes this identity's, with a journal that begins where it stands.
+
+    `ends` chooses the sessions that the new epoch begins without.
 
     In this order: what is interrupted can be begun again, for the epoch in the database says how far it has come.
     """
@@ -316,6 +329,7 @@ async def _begin(files: Files, data_dir: Path, identity: Identity) -> Begun:
     connection = schema.connect(str(database), None)
     try:
         applied = schema.read_applied(connection)
+        meta, sessions = meta_of(connection), sessions_of(connection)
     finally:
         connection.close()
     alone = Configuration(members={node: Member(identity.incarnation, identity.members[node])})
@@ -326,17 +340,27 @@ async def _begin(files: Files, data_dir: Path, identity: Identity) -> Begun:
     try:
         await durable.open(0, 0)
         durable.journal.reset(applied.index, applied.term)
-        durable.hard_state.save(
-            HardState(term=applied.term + _terms_skipped(), configuration={node: identity.incarnation})
-        )
+        term = applied.term + _terms_skipped()
+        durable.hard_state.save(HardState(term=term, configuration={node: identity.incarnation}))
         # Twice: the copy of the hard state is written after it.
         await durable.disk.drain()
         await durable.disk.drain()
+        _end_sessions(durable.journal, term, meta, node, [session.id for session in sessions if ends(session)])
+        await durable.journal.sync()
     finally:
         await durable.close()
     identity = msgspec.structs.replace(identity, formed=True)
     identities.save(files, data_dir, identity)
     return Begun(identity, applied)
+
+
+def _end_sessions(journal: Journal, term: int, meta: Meta, node: str, session_ids: Sequence[str]) -> None:
+    """As a leader would, had it missed them: whoever applies these entries knows no difference."""
+    header = EntryHeader(meta.behaviour_level, PARTITION, meta.log_time_ms, node)
+    for at in range(0, len(session_ids), ENTRY_COMMANDS_MAX):
+        ended = session_ids[at : at + ENTRY_COMMANDS_MAX]
+        entry = encode_entry(header, [(None, ExpireSession(session_id)) for session_id in ended])
+        journal.append(journal.last_index + 1, term, EntryKind.COMMANDS, entry)
 
 
 def _terms_skipped() -> int:

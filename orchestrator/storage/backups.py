@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 
 from orchestrator.engine.model import Meta, Table
+from orchestrator.engine.resident import Session
 from orchestrator.storage import schema
 from orchestrator.storage.backup_file import BackupHeader, BackupReader
 from orchestrator.storage.copies import Copies, DatabaseCopy, verify
@@ -129,6 +130,11 @@ def meta_of(connection: apsw.Connection) -> Meta:
     with closing(read_residents(connection)) as rows:
         first = next(rows, None)
     return first[2] if first is not None and isinstance(first[2], Meta) else Meta()
+
+
+def sessions_of(connection: apsw.Connection) -> list[Session]:
+    """All worker sessions, in the order of their ids. Blocks."""
+    return [row for table, _, row in read_residents(connection) if table is Table.SESSION]
 
 
 def _count(connection: apsw.Connection, table: Table) -> int:

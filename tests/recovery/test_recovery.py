@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from orchestrator import recovery
-from orchestrator.codec.entries import EntryHeader, encode_entry
+from orchestrator.codec.entries import ENTRY_COMMANDS_MAX, EntryHeader, LogEntry, decode_entry, encode_entry
+from orchestrator.engine import system
 from orchestrator.engine.choices import IfExists
-from orchestrator.engine.commands import RegisterWorkflows, StartWorkflow
+from orchestrator.engine.commands import ExpireSession, RegisterWorkflows, StartWorkflow
+from orchestrator.engine.model import SessionKind
 from orchestrator.replication import configuration as configurations
 from orchestrator.replication import identity as identities
 from orchestrator.replication.configuration import Configuration, Member
@@ -33,14 +35,19 @@ from orchestrator.storage.errors import BackupUnfit
 from orchestrator.storage.files import RealFiles as DatabaseFiles
 from orchestrator.storage.reading import content_hash
 from orchestrator.storage.schema import Applied
-from tests.storage.samples import put_execution, put_meta, put_timer
+from tests.storage.samples import put_execution, put_meta, put_session, put_timer
 from tests.storage.test_copies import Node
 
 ADDRESS = "h:1"
+LOG_TIME_MS = 5_000
 WORKFLOW = {
     "name": "one", "version": 1, "schemaVersion": 2,
     "tasks": [{"name": "w", "taskReferenceName": "w", "type": "WAIT", "inputParameters": {}}],
 }
+
+
+# More than an entry holds.
+SESSIONS = [f"s{number:04}" for number in range(ENTRY_COMMANDS_MAX)]
 
 
 @pytest.fixture
@@ -51,7 +58,9 @@ def backup(tmp_path: Path) -> Path:
 
 async def _backup(directory: Path, file: Path) -> Path:
     node = Node(directory, "cluster-a")
-    node.store.stage([put_meta(5_000), put_execution("a"), *(put_timer(number) for number in range(1, 90))], 100)
+    rows = [put_execution("a"), *map(put_session, SESSIONS), put_session("polls", kind=SessionKind.POLL),
+            put_session("of-n9", system.NAMESPACE), *(put_timer(number) for number in range(1, 90))]
+    node.store.stage([put_meta(LOG_TIME_MS), *rows], 100)
     await node.store.flusher.drain()
     copy = await node.copies.copy()
     restamp(copy.path, schema.Identity("cluster-a", 3), b"")
@@ -92,6 +101,33 @@ async def opened(data_dir: Path) -> tuple[int, int, int]:
     return found
 
 
+def first_entries(data_dir: Path) -> list[LogEntry]:
+    """What the new epoch begins with."""
+
+    async def read() -> list[LogEntry]:
+        durable = durable_of(data_dir, identities.load(RealFiles(), data_dir, node="n1"))
+        applied, _ = state_of(data_dir)
+        await durable.open(applied.index, applied.term)
+        try:
+            last, journal = durable.journal.last_index, durable.journal
+            records = await journal.read(applied.index + 1, 1 << 20) if last > applied.index else []
+            assert all(record.term == durable.hard_state.durable.term for record in records)
+        finally:
+            await durable.close()
+        return [decode_entry(record.data) for record in records]
+
+    return asyncio.run(read())
+
+
+def ended(entries: list[LogEntry], log_time_ms: int) -> list[str]:
+    """The sessions that these entries end, at the log time of what was there before; they do nothing else."""
+    assert {entry.time_ms for entry in entries} == {log_time_ms}
+    commands = [command for entry in entries for _, command in entry.commands]
+    sessions = [command.session_id for command in commands if isinstance(command, ExpireSession)]
+    assert len(sessions) == len(commands)
+    return sessions
+
+
 # -- restore ---------------------------------------------------------------------------------------------------------
 
 
@@ -108,6 +144,14 @@ def test_what_is_restored_begins_where_the_backup_stands(backup: Path, tmp_path:
     base, term, current = asyncio.run(opened(tmp_path / "data"))
     assert (base, term) == (100, 1) and current > recovery.TERMS_SKIPPED
     assert not (tmp_path / "data" / recovery.RESTORING).exists()
+
+
+def test_nobody_of_the_old_cluster_has_a_session_in_the_restored_one(backup: Path, tmp_path: Path) -> None:
+    """By entries, as if a leader had missed them: what they held is handed out again by the rules for that."""
+    restored(backup, tmp_path / "data")
+    entries = first_entries(tmp_path / "data")
+    assert sorted(ended(entries, LOG_TIME_MS)) == sorted([*SESSIONS, "of-n9", "polls"])
+    assert [len(entry.commands) for entry in entries] == [ENTRY_COMMANDS_MAX, 2]
 
 
 def test_nothing_is_restored_over_anything_or_into_the_same_cluster(backup: Path, tmp_path: Path) -> None:
@@ -191,6 +235,8 @@ async def _appended(data_dir: Path, identity: Identity) -> None:
     durable = durable_of(data_dir, identity)
     await durable.open(100, 1)
     term = durable.hard_state.durable.term
+    # The workers of this cluster are there.
+    durable.journal.truncate_from(101)
     durable.journal.append(101, term, EntryKind.NO_OP, b"")
     register = RegisterWorkflows("default", (json.dumps(WORKFLOW).encode(),), False)
     for index, command in ((102, register), (103, StartWorkflow("default", "one", 0, "w", IfExists.FAIL, b"{}"))):
@@ -222,6 +268,11 @@ def test_everything_that_a_survivor_has_counts_under_the_ids_of_its_epoch(surviv
     assert recovery.recover(tmp_path / "other", "n1", ADDRESS).applied.content_hash == scanned
     with pytest.raises(recovery.NothingToRecover, match="the only member"):
         recovery.position(survivor, "n1")
+
+
+def test_workers_go_on_after_a_recovery_and_the_sessions_of_nodes_have_ended(survivor: Path) -> None:
+    recovery.recover(survivor, "n1", ADDRESS)
+    assert ended(first_entries(survivor), 6_103) == ["of-n9"]
 
 
 # Of those that open the journal the first two are for looking at it, and for applying it.

@@ -17,13 +17,14 @@ from orchestrator.engine.model import (
     PayloadRow,
     Row,
     RowKey,
+    SessionKind,
     Table,
     TaskAttempt,
     TaskStatus,
     TimerKind,
     WorkflowStatus,
 )
-from orchestrator.engine.resident import Bundle, Timer
+from orchestrator.engine.resident import Bundle, Session, Timer
 from orchestrator.storage.database import Database, DatabaseSettings
 from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.reading import content_hash
@@ -52,6 +53,11 @@ def put_execution(workflow_id: str, **fields: Any) -> Change:
 def put_task(workflow_id: str, sequence: int, reason: str = "") -> Change:
     row = TaskAttempt(sequence, f"t{sequence}", "a", "a", "SIMPLE", TaskStatus.SCHEDULED, 1, 1, reason=reason)
     return Table.TASK, ("default", workflow_id, sequence), row, True
+
+
+def put_session(session_id: str, namespace: str = "default", kind: SessionKind = SessionKind.STREAM) -> Change:
+    row = Session(session_id, kind, namespace, "", "worker", ("a",), 1, 0, 10_000, 1)
+    return Table.SESSION, (session_id,), row, True
 
 
 def put_payload(workflow_id: str, number: int, data: bytes) -> Change:
