@@ -39,7 +39,8 @@ async def start_cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Async
 
     yield start
     for cluster in made:
-        await cluster.stop()
+        # At once: nothing looks at it any more, and a graceful stop is looked at where it is meant.
+        await cluster.stop(timeout_s=0)
         if request.node.stash.get(_FAILED, True):
             for node in cluster.nodes.values():
                 print(f"--- the last lines of node {node.name} ({node.log_file})\n{node.log_tail()}")

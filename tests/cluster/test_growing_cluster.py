@@ -52,7 +52,7 @@ async def test_one_three_five_three_under_load(start_cluster: StartCluster, tmp_
             await caught_up(cluster, name)
         await check_same_content(cluster)
     finally:
-        await cluster.stop()
+        await cluster.stop(timeout_s=0)
 
 
 async def _five(cluster: LocalCluster) -> None:

@@ -30,7 +30,7 @@ async def test_a_backup_under_load_becomes_another_cluster_of_three(
     assert (await said(cluster, "cluster", "backup", "verify", file))["content_hash"] == made["content_hash"]
     code, output = await refused(cluster, "cluster", "backup", file)
     assert code == 2 and "is there already" in output
-    await cluster.stop()
+    await cluster.stop(timeout_s=0)
 
     restored = configured(tmp_path / "restored")
     try:
@@ -41,7 +41,7 @@ async def test_a_backup_under_load_becomes_another_cluster_of_three(
         assert (applied.index, f"{scanned:032x}") == (made["index"], made["content_hash"])
         await _goes_on(restored, before)
     finally:
-        await restored.stop()
+        await restored.stop(timeout_s=0)
 
 
 async def _goes_on(restored: LocalCluster, before: dict[str, object]) -> None:

@@ -42,7 +42,7 @@ async def test_work_that_was_under_way_goes_on_after_a_restore(
         await client.wait(before["due"], PATIENCE_S)
         newest = (await client.schedules.runs("beat"))[0].scheduled_time
         await eventually(lambda: _beats_after(client, newest), "the schedule to run again")
-    await cluster.stop()
+    await cluster.stop(timeout_s=0)
 
     restored = configured(tmp_path / "restored", 1)
     try:
@@ -56,7 +56,7 @@ async def test_work_that_was_under_way_goes_on_after_a_restore(
             await _lease_is_handed_on(client, gate, ledger)
             await _no_time_is_left_out(client)
     finally:
-        await restored.stop()
+        await restored.stop(timeout_s=0)
 
 
 async def _begun(

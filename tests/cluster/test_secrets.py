@@ -257,7 +257,7 @@ async def test_what_is_restored_from_a_backup_opens_with_the_same_keys(
     async with Client(cluster.endpoints) as client:
         await put_all(client)
         await said(cluster, "cluster", "backup", file)
-    await cluster.stop()
+    await cluster.stop(timeout_s=0)
     keys = cluster.secret_keys_file.read_bytes()
     assert not any(data.encode() in file.read_bytes() for data in (*VALUES, keys.decode().strip()))
     restored = configured(tmp_path / "restored")
@@ -271,7 +271,7 @@ async def test_what_is_restored_from_a_backup_opens_with_the_same_keys(
             await ended(client, "order", "a")
             assert server.received[0].header("Authorization") == [f"Bearer {TOKEN}"]
     finally:
-        await restored.stop()
+        await restored.stop(timeout_s=0)
 
 
 async def test_a_node_does_not_start_with_a_broken_file_of_keys(cluster: LocalCluster) -> None:

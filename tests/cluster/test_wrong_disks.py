@@ -65,7 +65,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
 
     yield start
     for cluster in made:
-        await cluster.stop()
+        await cluster.stop(timeout_s=0)
         for node in cluster.nodes.values():
             print(f"--- the last lines of node {node.name}\n{node.log_tail()}")
 
