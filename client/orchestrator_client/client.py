@@ -19,7 +19,7 @@ from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.asks_pb2 import Ask
 from orchestrator_api.v1.common_pb2 import PageRequest
 from orchestrator_client import definitions as forms
-from orchestrator_client import searching
+from orchestrator_client import searching, tracing
 from orchestrator_client.authorization import Token, authorization_of, authorized_factory
 from orchestrator_client.channels import ChannelFactory, version_of
 from orchestrator_client.codec import dumps
@@ -285,7 +285,9 @@ class Client(Executing, Upkeep, Mocking, ServiceRegistry):
             register=register,
         )
         await self._prepare(ask.start, workflow, register)
-        answer = cast(pb.StartWorkflowResponse, await self.connection.ask(ask, timeout_s=timeout_s))
+        with tracing.sending("start", ask.start.name, ask.start) as traced:
+            answer = cast(pb.StartWorkflowResponse, await self.connection.ask(ask, timeout_s=timeout_s))
+            traced.note("orchestrator.workflow.id", answer.workflow_id)
         return self._handle(answer.workflow_id, output_type_of(workflow), existing=answer.existing)
 
     async def start_and_wait(
@@ -309,7 +311,9 @@ class Client(Executing, Upkeep, Mocking, ServiceRegistry):
         write_start(outcome.start, workflow, input, register=register, **options)
         await self._prepare(outcome.start, workflow, register)
         outcome.wait_ms, outcome.output_only = WAIT_MS, True
-        answer = await connection.ask(ask, timeout_s=deadline - connection.now())
+        with tracing.sending("start", outcome.start.name, outcome.start) as traced:
+            answer = await connection.ask(ask, timeout_s=deadline - connection.now())
+            traced.note("orchestrator.workflow.id", answer.workflow_id)
         if isinstance(answer, pb.Workflow):
             if answer.status == pb.WORKFLOW_STATUS_COMPLETED:
                 return read_output(read_payload(answer.output), output_type_of(workflow), answer.workflow_id)

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator_api.v1 import events_pb2 as pb
 from orchestrator_api.v1.common_pb2 import PageRequest
+from orchestrator_client import tracing
 from orchestrator_client.codec import dumps
 from orchestrator_client.connection import Connection
 from orchestrator_client.execution import named, read_time
@@ -88,7 +89,8 @@ class Events:
             message_id=message_id,
             payload=object_payload(payload, "payload"),
         )
-        reply = await self._connection.call(lambda node: node.events.PublishEvent, request, mutating=True)
+        with tracing.sending("publish", event, request):
+            reply = await self._connection.call(lambda node: node.events.PublishEvent, request, mutating=True)
         return PublishedEvent(reply.event_number, reply.handlers, reply.repeated_message)
 
     async def put_handler(self, document: Mapping[str, Any]) -> None:

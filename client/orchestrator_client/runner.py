@@ -18,6 +18,7 @@ from orchestrator_api.v1.workflows_pb2 import (
     TASK_STATUS_IN_PROGRESS,
     TaskStatus,
 )
+from orchestrator_client import tracing
 from orchestrator_client.codec import dumps, json_text, loads
 from orchestrator_client.context import CompensatedStepContext, CompensationContext, TaskContext
 from orchestrator_client.errors import CodecError, NotDone, TerminalError
@@ -91,8 +92,10 @@ async def run_attempt(
     except NotDone as error:
         return _not_done(assignment, error, task.name)
     except TerminalError as error:
+        tracing.raised(error)
         return failed(assignment, str(error), error.code, terminal=True, outcome_unknown=error.outcome_unknown)
     except (Exception, SystemExit) as error:
+        tracing.raised(error)
         message = str(error)
         name = type(error).__name__
         context.log.warning("failed", exc_info=error)  # the traceback stays here: it is not for the callers

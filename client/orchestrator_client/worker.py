@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from orchestrator_api.v1 import workers_pb2 as pb
+from orchestrator_client import tracing
 from orchestrator_client.attempts import Attempt, Key, WorkerSession
 from orchestrator_client.client import Client
 from orchestrator_client.context import TaskContext
@@ -145,7 +146,10 @@ class _Functions:
         attempt.beats_itself = task.options.response_timeout_ms is not None
         context = self._contexts[attempt.key] = make_context(given, beat, attempt.logged.add)
         try:
-            return await run_attempt(task, given, context, self._threads)
+            with tracing.processing(given) as traced:
+                result = await run_attempt(task, given, context, self._threads)
+                traced.ended(result)
+                return result
         finally:
             del self._contexts[attempt.key]
 

@@ -108,7 +108,8 @@ def test_what_is_imported_is_declared() -> None:
     paths = [*(ROOT / "orchestrator").rglob("*.py"), *(ROOT / "client/orchestrator_client").rglob("*.py")]
     modules = {module for path in paths for module in _imported(ast.parse(path.read_text("utf-8")))}
     owners = {file.as_posix(): _canonical(one.name) for one in distributions() for file in one.files or ()}
-    installed = _with_their_own(PYPROJECT["project"]["dependencies"])
+    project = PYPROJECT["project"]
+    installed = _with_their_own([*project["dependencies"], *project["optional-dependencies"]["otel"]])
     found = {module: owners[file] for module in modules for file in _files_of(module) if file in owners}
     assert {"google.rpc", "google.protobuf", "grpc", "msgspec", "pysyncobj"} <= found.keys()
     # pytest is there wherever its plugin is loaded.

@@ -97,6 +97,7 @@ def test_a_call_from_the_clients_own_loop_is_refused() -> None:
 
 def test_the_package_needs_grpcio_and_protobuf_only(tmp_path: Path) -> None:
     absent = "orchestrator redis pysyncobj prometheus_client yaml msgspec apsw click rich uvloop google.rpc".split()
+    absent.append("opentelemetry")
     (tmp_path / "order.yaml").write_text("name: a")
     program = f"""
 import sys
