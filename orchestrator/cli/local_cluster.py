@@ -37,7 +37,7 @@ NODE_NAMES = ("a", "b", "c", "d", "e", "f", "g")
 LOG_TAIL_LINES = 30
 _LOOPBACK = "127.0.0.1"
 # Below the range from which the kernel takes the ports of outgoing connections: a node that is down keeps its port.
-_FREE_PORTS = range(20_000, 32_000)
+FREE_PORTS = range(20_000, 32_000)
 _POLL_S = 0.05
 
 
@@ -334,7 +334,7 @@ def _existing(directory: Path) -> LocalNode | None:
 
 
 def free_ports() -> Iterator[int]:
-    for port in random.sample(_FREE_PORTS, len(_FREE_PORTS)):
+    for port in random.sample(FREE_PORTS, len(FREE_PORTS)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
