@@ -165,6 +165,8 @@ lock: ## Write requirements/*.lock anew; UPGRADE=1 takes newer versions
 	@$(LOCK) pyproject.toml --group build --group dev --output-file requirements/dev.lock
 	@$(LOCK) --group build --constraints requirements/dev.lock --output-file requirements/build.lock
 	@$(LOCK) --group proto --output-file requirements/proto.lock
+	@$(LOCK) pyproject.toml --constraints requirements/dev.lock --output-file requirements/node.lock
+	@$(LOCK) --group wheel --constraints requirements/dev.lock --output-file requirements/wheel.lock
 
 clean: ## Remove everything that make and the tools have put here
 	rm -rf $(VENV) .make .demo .dev .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build dist

@@ -129,7 +129,7 @@ class Node:
         )
         self._admission = self._make_admission()
         self._flusher.start()
-        self.metrics.on_read = self._set_gauges
+        self.metrics.on_read, self.metrics.is_ready = self._set_gauges, self._ready
         self.backend = self._make_backend()
         loops = (
             self._applier.run(),

@@ -15,6 +15,7 @@ from orchestrator.cli.backup_commands import backup
 from orchestrator.cli.cluster_commands import cluster
 from orchestrator.cli.dev import dev
 from orchestrator.cli.event_commands import event
+from orchestrator.cli.health_command import health
 from orchestrator.cli.joining_commands import join, rebuild
 from orchestrator.cli.node_commands import init, serve
 from orchestrator.cli.recovery_commands import recover, restore
@@ -78,7 +79,8 @@ def version() -> None:
 
 
 for command in (
-    init, serve, restore, recover, dev, cluster, workflow, task, service, schema, secret, schedule, event, tls, access,
+    init, serve, health, restore, recover, dev, cluster, workflow, task, service, schema, secret, schedule, event, tls,
+    access,
 ):
     cli.add_command(command)
 for module in (definition_commands, start_commands, upkeep_commands):

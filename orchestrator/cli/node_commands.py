@@ -53,9 +53,11 @@ def _member(value: str) -> tuple[str, str]:
 @click.option("--cluster-id", help="The same on every node; needed if there is more than one.")
 @click.option("--recovery-epoch", type=click.IntRange(min=0), default=0, metavar="NUMBER",
               help="Of the cluster that it is to join, as `cluster status` shows it.  [default: 0]")
+@click.option("--if-blank", is_flag=True, help="Leave it if it is there already, of this node and this cluster: for "
+              "what is run before each start.")
 @click.option("--json", "as_json", is_flag=True)
 def init(config_file: Path | None, data_dir: Path | None, node: str | None, members: tuple[tuple[str, str], ...],
-         cluster_id: str | None, recovery_epoch: int, as_json: bool) -> None:
+         cluster_id: str | None, recovery_epoch: int, if_blank: bool, as_json: bool) -> None:
     """Make the data directory of one node, once.
 
     --config gives node and data_dir from the file that `serve` will use. All members have to be initialised with the
@@ -64,17 +66,23 @@ def init(config_file: Path | None, data_dir: Path | None, node: str | None, memb
     """
     config = loaded(config_file, {"node": node, "data_dir": data_dir})
     named = dict(members)
-    if len(named) != len(members):
+    # The same said twice is no contradiction: what starts nodes alike may add each to the first ones.
+    if len(named) != len(set(members)):
         raise exits.Failure("--member names a node twice", exits.USAGE)
     if len(set(named.values())) != len(named):
         raise exits.Failure("--member gives two nodes the same address", exits.USAGE)
     if config_file is not None and named.get(config.node) not in (None, str(config.peer_address)):
         raise exits.Failure(f"--member says that {config.node} is at {named[config.node]}, but {config_file} "
                             f"advertises {config.peer_address}", exits.USAGE)
+    said = "initialised"
     try:
-        config.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        made = identity.initialise(RealFiles(), config.data_dir, cluster_id or _cluster_id(named), config.node, named,
-                                   recovery_epoch=recovery_epoch)
+        if if_blank and (config.data_dir / identity.FILE_NAME).exists():
+            made = identity.load(RealFiles(), config.data_dir, node=config.node, cluster_id=cluster_id, unfinished=True)
+            said = "there is already"
+        else:
+            config.data_dir.parent.mkdir(parents=True, exist_ok=True)
+            made = identity.initialise(RealFiles(), config.data_dir, cluster_id or _cluster_id(named), config.node,
+                                       named, recovery_epoch=recovery_epoch)
     except IdentityError as error:
         raise exits.Failure(str(error), exits.DATA_DIRECTORY_REFUSED) from error
     except OSError as error:
@@ -82,8 +90,8 @@ def init(config_file: Path | None, data_dir: Path | None, node: str | None, memb
     output = Output(as_json=as_json)
     output.show({"node": made.node, "cluster_id": made.cluster_id, "incarnation": made.incarnation,
                  "data_dir": str(config.data_dir), "members": made.members},
-                stacked(f"initialised node {made.node} in {config.data_dir}",
-                        facts((("cluster id", made.cluster_id), ("members", ", ".join(sorted(named)))))))
+                stacked(f"{said} node {made.node} in {config.data_dir}",
+                        facts((("cluster id", made.cluster_id), ("members", ", ".join(sorted(made.members)))))))
 
 
 def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:

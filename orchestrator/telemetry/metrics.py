@@ -27,6 +27,7 @@ _LATENCY_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 _COUNTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000)
 _REQUEST_BYTES_MAX = 16 * 1024
 _REQUEST_TIMEOUT_S = 5.0
+_NOT_READY = ("503 Service Unavailable", b"not ready: no leader is known, or this node is behind or drained\n")
 _LOOP_CHECK_S = 0.1
 
 # A second series for each counter and histogram that says nothing which process_start_time_seconds does not.
@@ -78,6 +79,8 @@ class Metrics:
     def __init__(self, *, node: str, version: str, partition: int = 0) -> None:
         # Called before the numbers are read.
         self.on_read: Callable[[], None] = lambda: None
+        # Whether the node is in service, which those ask who send it work.
+        self.is_ready: Callable[[], bool] = lambda: False
         self.registry = _LabelledRegistry({"node": node, "partition": str(partition)})
         ProcessCollector(registry=self.registry)
         self._gauge("build_info", "1; the label is the version of the software.", "version").labels(version).set(1)
@@ -188,14 +191,20 @@ class Metrics:
             self.event_loop_lag_seconds.observe(max(0.0, loop.time() - due))
 
     async def serve(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> MetricsServer:
-        """Serves the page at http(s)://host:port/metrics until `stop`; OSError when the address can't be had."""
+        """Serves /metrics, /livez and /readyz at http(s)://host:port until `stop`.
+
+        Raises OSError when the address can't be had.
+        """
         server = MetricsServer(self)
         await server.start(host or None, port, tls)
         return server
 
 
 class MetricsServer:
-    """An HTTP server of one page. It is on the event loop, where the numbers are: no thread reads them half-changed."""
+    """An HTTP server of the numbers, and of two pages for probes.
+
+    It is on the event loop, where the numbers are: no thread reads them half-changed. While it answers, the loop turns.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -235,11 +244,18 @@ class MetricsServer:
         method, path = [*first.split(" "), "", ""][:2]
         if method not in ("GET", "HEAD"):
             return _http("405 Method Not Allowed", "text/plain", b"only GET\n")
-        if path.partition("?")[0] != "/metrics":
-            return _http("404 Not Found", "text/plain", b"the page is /metrics\n")
+        with_body = method == "GET"
+        page = path.partition("?")[0]
+        if page == "/livez":
+            return _http("200 OK", "text/plain", b"alive\n", with_body=with_body)
+        if page == "/readyz":
+            status, text = ("200 OK", b"ready\n") if self._metrics.is_ready() else _NOT_READY
+            return _http(status, "text/plain", text, with_body=with_body)
+        if page != "/metrics":
+            return _http("404 Not Found", "text/plain", b"the pages are /metrics, /livez and /readyz\n")
         given = dict(line.lower().partition(":")[::2] for line in headers.split("\r\n"))
         body, content_type = self._metrics.page(given.get("accept", "").strip())
-        return _http("200 OK", content_type, body, with_body=method == "GET")
+        return _http("200 OK", content_type, body, with_body=with_body)
 
 
 def _http(status: str, content_type: str, body: bytes, *, with_body: bool = True) -> bytes:

@@ -36,6 +36,19 @@ def test_init_makes_a_directory_once(tmp_path: Path) -> None:
     assert again.exit_code == 3 and "is not blank" in again.stderr
 
 
+def test_init_before_each_start_makes_the_directory_the_first_time_only(tmp_path: Path) -> None:
+    said_twice = ["init", "--if-blank", "--data-dir", str(tmp_path / "a"), *MEMBERS, "--member", "a=h1:7500"]
+    arguments = [*said_twice, "--cluster-id", "C", "--node", "a"]
+    made = json.loads(run(*arguments, "--json").stdout)
+    assert sorted(made["members"]) == ["a", "b", "c"]
+    assert json.loads(run(*arguments, "--json").stdout) == made
+    for of_another in (["--cluster-id", "D", "--node", "a"], ["--cluster-id", "C", "--node", "b"]):
+        assert run(*said_twice, *of_another).exit_code == 3
+    (tmp_path / "a" / "node.json").unlink()
+    (tmp_path / "a" / "journal").mkdir()
+    assert "is not blank" in run(*arguments).stderr
+
+
 def test_init_takes_name_and_directory_from_the_file_that_serve_will_use(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     listen = 'peer_listen = "0.0.0.0:7500"\npeer_advertise = "h1:7500"\ninsecure = true'

@@ -99,6 +99,17 @@ async def test_strangers_get_an_answer_or_are_cut_off(metrics: Metrics, request_
     await server.stop()
 
 
+async def test_probes_ask_whether_it_is_alive_and_whether_it_is_in_service(metrics: Metrics) -> None:
+    port = free_port()
+    server = await metrics.serve("127.0.0.1", port)
+    assert (await ask(port, b"GET /livez HTTP/1.1\r\n\r\n")).startswith("HTTP/1.1 200")
+    assert (await ask(port, b"GET /readyz HTTP/1.1\r\n\r\n")).startswith("HTTP/1.1 503")
+    metrics.is_ready = lambda: True
+    assert (await ask(port, b"GET /readyz?verbose HTTP/1.1\r\n\r\n")).startswith("HTTP/1.1 200")
+    assert (await ask(port, b"HEAD /readyz HTTP/1.1\r\n\r\n")).endswith("\r\n\r\n")
+    await server.stop()
+
+
 async def test_open_metrics_is_spoken_to_who_asks_for_it(metrics: Metrics) -> None:
     port = free_port()
     server = await metrics.serve("127.0.0.1", port)
