@@ -14,6 +14,7 @@ from orchestrator.access.rules_file import RulesInvalid, read_rules
 from orchestrator.access.watching import Rules
 from orchestrator.config import Config
 from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.call_counts import CallCounts
 from orchestrator.rpc.guard import Guard
 from orchestrator.rpc.open_calls import CallLimits, OpenCalls
 from orchestrator.telemetry.metrics import Metrics
@@ -47,6 +48,7 @@ class Admittance:
             self._rules.on_reload = lambda is_right: counters.access_reloads.labels(
                 "taken" if is_right else "refused").inc()
         self._audit.on_failure = counters.audit_failures.inc
+        counters.audit_unwritten_lines.set_function(lambda: self._audit.unwritten)
         self._audit.open()
 
     def guard(self, backend: Backend) -> Guard:
@@ -66,6 +68,7 @@ class Admittance:
             monotonic=world.clock.monotonic,
             on_refused=lambda reason: self._metrics.requests_denied.labels(reason).inc(),
             open_calls=self.open_calls,
+            counts=CallCounts(self._metrics.grpc_calls, self._metrics.grpc_call_seconds, world.clock.monotonic),
         )
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,19 @@ from orchestrator.rpc.server import RpcServer
 from orchestrator.sealing.key_file import KeyFile
 from orchestrator.sealing.secret_values import SecretValues
 from orchestrator.services.admission import Admission, AdmissionLimits, AdmissionReadings
+from orchestrator.services.census import Census
 from orchestrator.services.checkpoints import ContentCheck
-from orchestrator.services.gauges import Gauges
+from orchestrator.services.gauges import Gauges, Readings
 from orchestrator.services.leadership import Leadership
 from orchestrator.services.retention import Retainer
 from orchestrator.stopping import told
 from orchestrator.storage.ended import EndedExecutions
 from orchestrator.storage.searches import Searches
+from orchestrator.storage.status_counts import count_statuses
 from orchestrator.storage.store import Store
 from orchestrator.system_work import system_work
-from orchestrator.telemetry.metrics import Metrics, MetricsServer
+from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.metrics_server import MetricsServer
 from orchestrator.world import OffsetClock, World
 
 logger = logging.getLogger(__name__)
@@ -82,7 +86,9 @@ class Node:
         self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=__version__)
         self._secrets = SecretValues(self._secret_keys, self._world.entropy)
-        self._gauges = Gauges(self.metrics, self._free_disk_bytes, self._secrets.count_closed)
+        self._gauges = Gauges(self.metrics, self._free_disk_bytes, self._secrets.count_closed,
+                              lambda: self._machine().state)
+        self.metrics.disk_free_limit_bytes.set(config.min_free_disk_bytes)
         self._admittance = Admittance(config, self._world, self.metrics)
         self._tls = NodeTls(config, self.metrics, self._clock.wall_ms)
         self._system = system_work(
@@ -116,14 +122,16 @@ class Node:
         self._sequencer = self._make_sequencer()
         self._applier = self._make_applier()
         retainer = Retainer(self._sequencer.submit_system, self._machine, self._log_clock.peek_ms,
-                            EndedExecutions(self._database), self._settle, self.metrics.oldest_ended_age_seconds.set)
+                            EndedExecutions(self._database), self._settle,
+                            self.metrics.oldest_ended_age_seconds.put_one)
+        self._census = Census(self._machine, partial(count_statuses, self._database))
         self._leadership = Leadership(
             submit=self._sequencer.submit_system,
             machine=self._machine,
             log_time_ms=self._log_clock.peek_ms,
             monotonic=self._time.monotonic,
             on_fatal=self._fail,
-            services=(retainer,),
+            services=(retainer, self._census),
             checkpoint_seconds=config.checkpoint_interval_ms / 1000,
             scripts=self._system.scripts,
         )
@@ -219,7 +227,7 @@ class Node:
             content=self._content,
             free_disk_bytes=self._free_disk_bytes,
             on_fatal=self._fail,
-            on_installed=self.metrics.snapshots_installed.inc,
+            metrics=self.metrics,
         )
         self._database, self._flusher, self._settle = (
             self._storage.database, self._storage.flusher, self._storage.settle)
@@ -249,6 +257,7 @@ class Node:
             snapshot_sink=self._storage,
             on_role_change=self._role_changed,
             on_fatal=self._fail,
+            on_sync_seconds=self.metrics.fsync_seconds.observe,
             clock=self._clock,
             random=self._world.random,
             network=self._world.network,
@@ -413,9 +422,11 @@ class Node:
             await asyncio.sleep(GOSSIP_SECONDS)
 
     def _set_gauges(self) -> None:
-        state, applied_index = self._machine().state, self._applier.applied_index
         self.metrics.clock_skew_seconds.set(self._log_clock.skew_ms() / 1000)
-        self._gauges.set(self._log.status(), state, self._sequencer, self._flusher, applied_index)
+        now = Readings(
+            self._log.status(), self._machine().state, self._sequencer, self._flusher, self._applier.applied_index,
+            self._log_clock.peek_ms(), self._leadership.leading)
+        self._gauges.set(now, self._census)
 
     async def _keep_time(self) -> None:
         """Follows the leader's log time while nothing is logged; hands over when this node's clock is off."""

@@ -22,6 +22,7 @@ from orchestrator.storage.database import Database
 from orchestrator.storage.errors import SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher, FlusherSettings
 from orchestrator.storage.store import restored_machine
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
 
 
@@ -39,11 +40,12 @@ class NodeStorage:
         content: ContentCheck,
         free_disk_bytes: Callable[[], int],
         on_fatal: Callable[[BaseException], None],
-        on_installed: Callable[[], None],
+        metrics: Metrics,
     ) -> None:
         self._log = log
         self._applier = applier
-        self._on_installed = on_installed
+        self._metrics = metrics
+        self._wall_ms = world.clock.wall_ms
         self.database = Database.open(
             config.data_dir / "state.db",
             cluster_id=identity.cluster_id,
@@ -61,11 +63,12 @@ class NodeStorage:
             on_fatal=on_fatal,
             on_checkpoint=content.reached,
             settings=FlusherSettings(interval_ms=config.flush_interval_ms, dirty_bytes_max=config.max_dirty_bytes),
+            on_flush_seconds=metrics.flush_seconds.observe,
         )
         self.copies = Copies(self.database, self.flusher, config.data_dir / "snapshots", lanes=world.lanes)
         self.copies.remove_leftovers()
         self.backups = Backups(self.database, self.copies, node=config.node, version=__version__,
-                               settle=self.settle, room_bytes=free_disk_bytes)
+                               settle=self.settle, room_bytes=free_disk_bytes, on_ended=self._backup_ended)
         self.restored = restored_machine(self.database)
 
     async def settle(self) -> None:
@@ -87,7 +90,13 @@ class NodeStorage:
             except SnapshotCorrupt as error:
                 raise SnapshotUnfit(str(error)) from error
             self.restored = restored_machine(self.database)
-        self._on_installed()
+        self._metrics.snapshots_installed.inc()
+
+    def _backup_ended(self, is_whole: bool, seconds: float) -> None:
+        self._metrics.backups.inc("given" if is_whole else "broken_off")
+        if is_whole:
+            self._metrics.last_backup_timestamp_seconds.put_one(self._wall_ms() / 1000)
+            self._metrics.last_backup_seconds.put_one(seconds)
 
     async def close(self) -> None:
         await self.flusher.close()

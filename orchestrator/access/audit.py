@@ -48,6 +48,11 @@ class AuditLog:
             self._file.close()
             self._file = None
 
+    @property
+    def unwritten(self) -> int:
+        """Lines that could not be written yet."""
+        return len(self._unwritten)
+
     def require(self) -> None:
         """Raises AuditUnavailable while there is something that could not be written."""
         try:

@@ -16,6 +16,7 @@ from orchestrator.engine.definitions.model import (
     TaskType,
     TimeoutPolicy,
 )
+from orchestrator.engine.effects import AttemptEnded, AttemptRetried
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.execution_state import base_of
 from orchestrator.engine.model import (
@@ -129,7 +130,7 @@ def create(
         secrets=resolved.secrets,
     )
     if previous is not None:
-        step.put_task(replace(previous, retried=True))
+        _follow(step, previous, by_itself=not afresh)
     header = step.header
     header.next_sequence += 1
     header.open_tasks += 1
@@ -142,6 +143,13 @@ def create(
         left_ms = max(0, first_scheduled_ms + timeouts.total_ms - step.now)
         attempt = replace(attempt, timers=(step.arm(TimerKind.TASK_TOTAL_TIMEOUT, left_ms, attempt.sequence),))
     return step.put_task(attempt), resolved.text
+
+
+def _follow(step: Step, previous: TaskAttempt, *, by_itself: bool) -> None:
+    """Another one takes the place of an attempt."""
+    step.put_task(replace(previous, retried=True))
+    if by_itself:
+        step.effects.append(AttemptRetried(previous.name))
 
 
 def _key(step: Step, task_id: str, previous: TaskAttempt | None, record: SagaRecord | None) -> str:
@@ -284,6 +292,9 @@ def finish(
             reported_by=0,
         )
     )
+    name = attempt.name if attempt.type in WORKED else attempt.type
+    ran_ms = step.now - attempt.started_ms if attempt.started_ms else -1
+    step.effects.append(AttemptEnded(name, status, error_code, ran_ms))
     step.header.open_tasks -= 1
     step.budget -= 1
     if attempt.compensates:

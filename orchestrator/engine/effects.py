@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from orchestrator.engine.model import TaskStatus
+
 
 class Effect(msgspec.Struct, frozen=True, gc=False):
     """Base of all effects."""
@@ -77,6 +79,7 @@ class ExecutionChanged(Effect, frozen=True):
     workflow_id: str
     terminal: bool
     started: bool = False  # in this step, whoever wanted it
+    ended: bool = False  # in this step
 
 
 class ExecutionDeleted(Effect, frozen=True):
@@ -86,6 +89,29 @@ class ExecutionDeleted(Effect, frozen=True):
     workflow_id: str
 
 
+class AttemptLeased(Effect, frozen=True):
+    """To be counted: an attempt has been leased, or a part of it that a node does."""
+
+    name: str  # of the task, or of the queue of system work
+    waited_ms: int
+
+
+class AttemptEnded(Effect, frozen=True):
+    """To be counted: an attempt has ended."""
+
+    name: str  # of the task, or the type of what no worker does
+    status: TaskStatus
+    error_code: str
+    ran_ms: int  # since its start; -1 if it has not started
+
+
+class AttemptRetried(Effect, frozen=True):
+    """To be counted: another attempt follows by itself."""
+
+    name: str
+
+
 AnyEffect = (
     Deliver | Cancel | LeaseEnded | SessionEnded | TaskQueued | QueueOpened | ExecutionChanged | ExecutionDeleted
+    | AttemptLeased | AttemptEnded | AttemptRetried
 )

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine import places, throttle
 from orchestrator.engine.definitions.model import NO_LIMITS, TaskLimits
-from orchestrator.engine.effects import Cancel, Deliver, LeaseEnded, QueueOpened, TaskQueued
+from orchestrator.engine.effects import AttemptLeased, Cancel, Deliver, LeaseEnded, QueueOpened, TaskQueued
 from orchestrator.engine.messages import TaskLeased
 from orchestrator.engine.model import Check, SessionKind, Table, TaskAttempt, TaskStatus, TimerKind, WorkflowStatus
 from orchestrator.engine.queues import QueueKey, queue_of
@@ -206,6 +206,7 @@ def _take(step: Step, row: Ready, session_id: str, worker_id: str) -> int:
         started=is_home,
         queue=row.queue,
     )
+    step.effects.append(AttemptLeased(row.name, step.now - row.queued_ms))
     if is_home:
         # The step is at home there: no need for a message.
         take_up(step, step.hot.tasks[row.task_sequence], lease, worker_id)

@@ -28,6 +28,7 @@ from orchestrator.engine.resident import (
     SchemaRow,
     SecretRow,
     ServiceRow,
+    Session,
     TaskDefinitionRow,
     WorkflowDefinitionRow,
 )
@@ -213,9 +214,9 @@ def _step_view(state: State, hot: ExecutionState, record: SagaRecord) -> StepVie
     )
 
 
-def worker_sessions(state: State) -> int:
-    """How many are open, but for the nodes' own."""
-    return sum(session.namespace != system.NAMESPACE for session in state.sessions.values())
+def worker_sessions(state: State) -> list[Session]:
+    """Those that are open, but for the nodes' own."""
+    return [session for session in state.sessions.values() if session.namespace != system.NAMESPACE]
 
 
 # --- definitions

@@ -233,6 +233,10 @@ class Queues:
                 best = row
         return best
 
+    def counts(self) -> dict[QueueKey, float]:
+        """How many ready attempts each queue has that has any."""
+        return dict(self._counts)
+
     def waiting(self) -> list[QueueKey]:
         """The queues that have a ready attempt, sorted."""
         return [queue for queue in sorted(self._queues) if self.head(queue) is not None]

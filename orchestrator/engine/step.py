@@ -299,8 +299,9 @@ class Step:
         self._keep(Table.EXECUTION, self.key, self.hot.execution)
         self.hot.execution = x
         namespace, workflow_id = self.key
-        terminal = x.status in WORKFLOW_TERMINAL
-        self.effects.append(ExecutionChanged(namespace, workflow_id, terminal, self._header is None))
+        terminal, before = x.status in WORKFLOW_TERMINAL, self._header
+        ended = terminal and (before is None or before.status not in WORKFLOW_TERMINAL)
+        self.effects.append(ExecutionChanged(namespace, workflow_id, terminal, before is None, ended))
 
     def commit(self, changed: Changed) -> int:
         """Keeps the step; notes the rows that it changed, of all but executions, and answers how many rows changed."""

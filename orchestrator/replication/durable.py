@@ -32,6 +32,8 @@ class DurableState:
         workers: WorkerFactory,
         on_durable: Callable[[], None],
         on_error: Callable[[BaseException], None],
+        monotonic: Callable[[], float] = lambda: 0.0,
+        on_sync_seconds: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.files = files
         self.data_dir = data_dir
@@ -39,7 +41,7 @@ class DurableState:
         self.directory = data_dir / DIRECTORY
         self.writer = workers(f"journal of {identity.node}")
         self.reader = workers(f"journal reader of {identity.node}")
-        self.disk = DiskQueue(self.writer, on_error)
+        self.disk = DiskQueue(self.writer, on_error, monotonic, on_sync_seconds)
         self.hard_state = HardStateFile(files, self.directory, self.disk, on_durable)
         self.journal = Journal(
             files,

@@ -73,6 +73,7 @@ class ReplicatedLog(LogKnowledge):
         network: Network | None = None,
         workers: WorkerFactory = thread_worker,
         tls: TlsContexts = (None, None),
+        on_sync_seconds: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._identity = identity
         self._listen = listen
@@ -90,6 +91,7 @@ class ReplicatedLog(LogKnowledge):
         self._network = network or TcpNetwork()
         self._workers = workers
         self._tls = tls
+        self._on_sync_seconds = on_sync_seconds
         self._raft: SyncObj | None = None
         self._tick_soon = False
         self._stopped = False
@@ -111,6 +113,8 @@ class ReplicatedLog(LogKnowledge):
             workers=self._workers,
             on_durable=self._durable_moved,
             on_error=self.fail,
+            monotonic=self._clock.monotonic,
+            on_sync_seconds=self._on_sync_seconds,
         )
         try:
             await self._durable.open(*self._applied)

@@ -155,9 +155,19 @@ async def call(worker: Worker, job: Callable[[], T]) -> T:
 
 
 class DiskQueue:
-    def __init__(self, worker: Worker, on_error: Callable[[BaseException], None]) -> None:
+    """`on_seconds` is told how long each batch took, on the loop."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        on_error: Callable[[BaseException], None],
+        monotonic: Callable[[], float] = lambda: 0.0,
+        on_seconds: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._worker = worker
         self._on_error = on_error
+        self._monotonic = monotonic
+        self._on_seconds = on_seconds
         self._pending: list[tuple[Callable[[], None], Callable[[], None] | None]] = []
         self._running = False
         self._failure: BaseException | None = None
@@ -179,16 +189,22 @@ class DiskQueue:
         batch, self._pending = self._pending, []
         self._running = True
 
+        took = 0.0
+
         def run() -> None:
+            nonlocal took
+            began = self._monotonic()
             for job, _ in batch:
                 job()
             self.sync()
+            took = self._monotonic() - began
 
         def finished(error: BaseException | None) -> None:
             self._running = False
             try:
                 if error is not None:
                     raise error
+                self._on_seconds(took)
                 for _, done in batch:
                     if done is not None:
                         done()

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from orchestrator.access.audit import AuditLog
 from orchestrator.access.methods import Rule
 from orchestrator.rpc.backend import DEFAULT_NAMESPACE
+from orchestrator.rpc.call_counts import code_of_failed, short_name
 from orchestrator.rpc.caller import Caller
 from orchestrator.rpc.errors import RpcFailure
 
@@ -26,8 +27,6 @@ class _Named(msgspec.Struct):
     version: int = 0
 
 
-# A call that has no status and did not answer was given up by its caller.
-_CODES = {code.value[0]: code.name for code in grpc.StatusCode} | {0: grpc.StatusCode.CANCELLED.name}
 _read_named = msgspec.json.Decoder(_Named).decode
 
 
@@ -52,7 +51,7 @@ class Audited:
     def _record(self, caller: Caller, method: str, rule: Rule, request: Any, outcome: str, reason: str) -> None:
         self._audit.record(
             **_who(caller),
-            method=_short(method),
+            method=short_name(method),
             namespace=(_text(request, rule.namespace) or DEFAULT_NAMESPACE) if rule.namespace else "",
             target=_targets(request, rule),
             operation=_operation(request),
@@ -65,7 +64,7 @@ class Audited:
         """Somebody was not let in, or not let do something."""
         self._audit.record(
             **_who(caller),
-            method=_short(method),
+            method=short_name(method),
             namespace=failure.metadata.get("namespace", ""),
             target=failure.metadata.get("name", ""),
             outcome=failure.code.name,
@@ -93,9 +92,7 @@ class AuditedCall:
 
     def broken_off(self) -> None:
         """Without a status of ours: given up by its caller, or an error of gRPC's own."""
-        code = self._context.code()
-        name = code.name if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, "UNKNOWN")
-        self.record(name, "")
+        self.record(code_of_failed(self._context), "")
 
 
 def _reason(trailing_metadata: Any) -> str:
@@ -112,11 +109,6 @@ def _reason(trailing_metadata: Any) -> str:
 def _who(caller: Caller) -> dict[str, str]:
     principal = caller.principal
     return {"principal": principal.name, "authenticated_by": str(principal.known_by), "peer": caller.peer}
-
-
-def _short(method: str) -> str:
-    """`Service/Method`, or what was said on a stream."""
-    return method.rpartition(".")[2]
 
 
 def _text(request: Any, path: str) -> str:

@@ -61,7 +61,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             nodes=sorted(nodes, key=lambda node: node.name),
             faults_tolerable=max(0, reachable - quorum),
             live_workflows=state.meta.live_executions,
-            worker_sessions=queries.worker_sessions(state),
+            worker_sessions=len(queries.worker_sessions(state)),
             leased_tasks=len(state.leases),
             ready_tasks=len(state.ready),
             version=__version__,

@@ -24,6 +24,7 @@ from orchestrator.access.watching import Rules
 from orchestrator.rpc import guarded_requests as requests
 from orchestrator.rpc.audited import Audited
 from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.call_counts import CallCounts
 from orchestrator.rpc.caller import CALLER, Caller, rate_limited
 from orchestrator.rpc.errors import RpcFailure, abort
 from orchestrator.rpc.open_calls import NEVER, CallLimits, OpenCalls, Pace
@@ -54,6 +55,7 @@ class Guard(grpc.aio.ServerInterceptor):
         monotonic: Callable[[], float],
         on_refused: Count = lambda reason: None,
         open_calls: OpenCalls | None = None,
+        counts: CallCounts | None = None,
     ) -> None:
         limits = limits or ClientLimits()
         self._open_calls = open_calls or OpenCalls(CallLimits())
@@ -63,6 +65,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._audited = Audited(audit)
         self._wall_ms = wall_ms
         self._on_refused = on_refused
+        self._counts = counts
         self._rate = Rate(limits.requests_per_second, limits.burst, monotonic) if limits.requests_per_second else None
         self._streams = Streams(limits.streams_max)
         self._limits = limits
@@ -99,10 +102,15 @@ class Guard(grpc.aio.ServerInterceptor):
         }
         if handler.response_streaming:
             stream = self._stream(method, rule, handler.stream_stream or handler.unary_stream)
+            if self._counts is not None:
+                stream = self._counts.stream(method, stream)
             if handler.request_streaming:
                 return grpc.stream_stream_rpc_method_handler(stream, **codecs)
             return grpc.unary_stream_rpc_method_handler(stream, **codecs)
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, rule, handler.unary_unary), **codecs)
+        unary = self._unary(method, rule, handler.unary_unary)
+        if self._counts is not None:
+            unary = self._counts.unary(method, unary)
+        return grpc.unary_unary_rpc_method_handler(unary, **codecs)
 
     # Calls.
 

@@ -6,6 +6,7 @@ on this node's disk until it is sent; one at a time, so that nobody fills the di
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
@@ -50,7 +51,7 @@ class Backups:
 
     def __init__(
         self, database: Database, copies: Copies, *, node: str, version: str, settle: Callable[[], Awaitable[None]],
-        room_bytes: Callable[[], int],
+        room_bytes: Callable[[], int], on_ended: Callable[[bool, float], None] = lambda is_whole, seconds: None,
     ) -> None:
         self._database = database
         self._copies = copies
@@ -58,6 +59,7 @@ class Backups:
         self._version = version
         self._settle = settle
         self._room_bytes = room_bytes
+        self._on_ended = on_ended  # whether all of it was taken, and after how many seconds
         self._busy = False
 
     @asynccontextmanager
@@ -66,6 +68,8 @@ class Backups:
         if self._busy:
             raise BackupInProgress("this node makes a backup already: wait for its end, or ask another node")
         self._busy = True
+        time = asyncio.get_running_loop().time
+        began, is_whole = time(), False
         try:
             self._check_room()
             await self._settle()
@@ -73,10 +77,12 @@ class Backups:
             try:
                 header = await self._copies.read(lambda: self._header(copy))
                 yield OpenBackup(header, bytes.fromhex(copy.checksum), lambda: self._pieces(copy))
+                is_whole = True
             finally:
                 await self._copies.read(copy.release)
         finally:
             self._busy = False
+            self._on_ended(is_whole, time() - began)
 
     def _check_room(self) -> None:
         needed, room = self._database.file_bytes + ROOM_LEFT_BYTES, self._room_bytes()

@@ -34,6 +34,7 @@ class Flusher:
         on_flushed: Callable[[int], None], on_fatal: Callable[[BaseException], None],
         on_checkpoint: Callable[[int, int], None] = lambda index, content_hash: None,
         settings: FlusherSettings | None = None,
+        on_flush_seconds: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.database = database
         self._durable_index = durable_index
@@ -41,6 +42,7 @@ class Flusher:
         self._on_flushed = on_flushed
         self._on_fatal = on_fatal
         self._on_checkpoint = on_checkpoint
+        self._on_flush_seconds = on_flush_seconds
         self._settings = settings or FlusherSettings()
         self._pending: deque[Batch] = deque()
         self._dirty_bytes = 0
@@ -193,7 +195,10 @@ class Flusher:
     async def _write(self, batches: list[Batch]) -> None:
         # Asked for from here on, a flush means another transaction.
         self._wanted.clear()
+        time = asyncio.get_running_loop().time
+        began = time()
         committed = await self.database.commit(batches)
+        self._on_flush_seconds(time() - began)
         for batch in batches:
             self._pending.popleft()
             self._dirty_bytes -= batch.bytes

@@ -1,4 +1,4 @@
-"""The tables of orchestrator/README.md say what the code says: no name is missing there, and none is invented.
+"""The tables of orchestrator/README.md and telemetry/METRICS.md say what the code says: no name is missing or invented.
 
     REWRITE=1 .venv/bin/python -m pytest tests/architecture/test_tables.py
 
@@ -26,12 +26,13 @@ from orchestrator.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "orchestrator" / "README.md"
+METRICS_PAGE = ROOT / "orchestrator" / "telemetry" / "METRICS.md"
 
 
-def section(name: str) -> str:
+def section(name: str, page: Path = PAGE) -> str:
     """What stands between `<!-- name -->` and `<!-- /name -->`."""
-    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found, f"{PAGE} has no section {name!r}"
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"{page} has no section {name!r}"
     return found[1]
 
 
@@ -165,26 +166,31 @@ def test_what_shows_it_is_there(row: list[str]) -> None:
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
+UNITS = ("seconds", "bytes", "entries", "commands", "lines")
+
+
 def metrics_table() -> str:
     """All that a node adds to what Prometheus knows of every process."""
-    lines = ["| metric | type | labels | |", "|---|---|---|---|"]
+    lines = ["| metric | type | unit | labels | meaning |", "|---|---|---|---|---|"]
     registry = Metrics(node="a", version="0").registry
     for collector in registry._collector_to_names:
         # Those of the process have no labels of their own.
         for family in collector.describe() if hasattr(collector, "_labelnames") else ():
             kind = "state" if family.type == "stateset" else family.type
             name = f"{family.name}_total" if kind == "counter" else family.name
-            labels = " ".join(f"`{label}`" for label in collector._labelnames)
-            lines.append(f"| `{name}` | {kind} | {labels} | {family.documentation} |")
+            unit = next((unit for unit in UNITS if f"_{unit}" in family.name), "1")
+            labels = " ".join(f"`{label}`" for label in (*registry.labels_of(collector), *collector._labelnames))
+            lines.append(f"| `{name}` | {kind} | {unit} | {labels} | {family.documentation} |")
     return "\n".join(lines) + "\n"
 
 
 def test_every_metric_is_in_the_table() -> None:
     expected = metrics_table()
     if os.environ.get("REWRITE"):
-        old, marker = PAGE.read_text(encoding="utf-8"), "<!-- metrics -->\n"
-        PAGE.write_text(old.replace(f"{marker}{section('metrics')}", f"{marker}{expected}"), encoding="utf-8")
-    assert section("metrics") == expected, "to write it anew: REWRITE=1, see the top of this file"
+        old, marker = METRICS_PAGE.read_text(encoding="utf-8"), "<!-- metrics -->\n"
+        new = old.replace(f"{marker}{section('metrics', METRICS_PAGE)}", f"{marker}{expected}")
+        METRICS_PAGE.write_text(new, encoding="utf-8")
+    assert section("metrics", METRICS_PAGE) == expected, "to write it anew: REWRITE=1, see the top of this file"
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

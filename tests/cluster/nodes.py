@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -74,7 +75,7 @@ async def metric(node: LocalNode, name: str) -> float:
 
     page = await eventually(lambda: asyncio.to_thread(read), f"the metrics of node {node.name}")
     for line in page.splitlines():
-        if line.split("{")[0] == name:
+        if re.split("[{ ]", line)[0] == name:
             return float(line.rpartition(" ")[2])
     return 0.0
 

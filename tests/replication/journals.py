@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 from orchestrator.replication.files import Files
@@ -22,7 +23,8 @@ class Disk:
         self.failed = asyncio.Event()
         self.writer = ThreadWorker(loop, "test writer")
         self.reader = ThreadWorker(loop, "test reader")
-        self.queue = DiskQueue(self.writer, self._error)
+        self.seconds: list[float] = []
+        self.queue = DiskQueue(self.writer, self._error, time.monotonic, self.seconds.append)
         self.durable_moved = 0
         self.journal = Journal(
             files,

@@ -35,6 +35,7 @@ async def test_entries_of_a_turn_are_one_write_and_one_sync_and_durable_after_it
     await disk.journal.sync()
     assert files.take() == [("write", FIRST), ("fdatasync", FIRST)]
     assert durable_at_sync == [0, 0] and disk.journal.durable_index == 100
+    assert disk.seconds and all(seconds > 0 for seconds in disk.seconds)
     disk.close()
 
 

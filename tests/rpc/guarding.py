@@ -18,8 +18,10 @@ from orchestrator.access.audit import AuditLog
 from orchestrator.access.limits import ClientLimits
 from orchestrator.access.node_secret import NodeSecret
 from orchestrator.access.watching import Rules
+from orchestrator.rpc.call_counts import CallCounts
 from orchestrator.rpc.guard import Guard
 from orchestrator.rpc.server import RpcServer
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator_client.authorization import authorized
 from tests.rpc.bench import Bench, Stubs
 from tests.rpc.statuses import info_of
@@ -75,6 +77,7 @@ class Guarded:
         self.now_ms = NOW_MS
         self.monotonic = 1000.0
         self.refused: Counter[str] = Counter()
+        self.metrics = Metrics(node="n1", version="0")
         self.tokens: dict[str, str] = {}
         self.entries: dict[str, str] = {}
         for name in NAMES:
@@ -137,6 +140,7 @@ async def guarded(
         wall_ms=lambda: made.now_ms,
         monotonic=lambda: made.monotonic,
         on_refused=count,
+        counts=CallCounts(made.metrics.grpc_calls, made.metrics.grpc_call_seconds, lambda: made.monotonic),
     )
     server = RpcServer(backend, guard)
     await server.start("127.0.0.1", 0)

@@ -13,7 +13,9 @@ from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.results import AnyResult
 from orchestrator.replication.errors import NotLeader, OutcomeUnknown
 from orchestrator.services import leadership as leadership_module
+from orchestrator.services.gauges import Gauges
 from orchestrator.services.leadership import Leadership
+from orchestrator.telemetry.metrics import Metrics
 from tests.engine.driver import Driver, simple, workflow
 from tests.replication.cluster import wait_until
 from tests.services.test_dispatcher import FakeStream
@@ -124,5 +126,6 @@ async def test_a_second_term_begins_afresh(bench: Bench) -> None:
 
 async def test_every_effect_is_performed_by_somebody(bench: Bench) -> None:
     leadership = bench.leadership
-    parts = (leadership.liveness, leadership.dispatcher, leadership.notifier)
+    gauges = Gauges(Metrics(node="n1", version="0"), lambda: 0, lambda state: 0, lambda: bench.driver.state)
+    parts = (leadership.liveness, leadership.dispatcher, leadership.notifier, gauges)
     assert {kind for part in parts for kind in part.performs} == set(get_args(AnyEffect))

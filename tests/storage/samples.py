@@ -187,11 +187,13 @@ class Store:
         self.flushed: list[int] = []
         self.checkpoints: list[tuple[int, int]] = []
         self.errors: list[BaseException] = []
+        self.seconds: list[float] = []
         journal = journal or Journal()
         self.flusher = Flusher(
             self.database, durable_index=journal.durable_index, wait_durable=journal.wait_durable,
             on_flushed=self.flushed.append, on_fatal=self.errors.append,
             on_checkpoint=lambda index, content: self.checkpoints.append((index, content)), settings=settings,
+            on_flush_seconds=self.seconds.append,
         )
         self.flusher.start()
 

@@ -24,10 +24,15 @@ class Source(Node):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.room_bytes = 1 << 40
+        self.ended: list[bool] = []
         self.backups = Backups(
             self.store.database, self.copies, node="n1", version="7", settle=self.store.flusher.flush_now,
-            room_bytes=lambda: self.room_bytes,
+            room_bytes=lambda: self.room_bytes, on_ended=self._ended,
         )
+
+    def _ended(self, is_whole: bool, seconds: float) -> None:
+        assert seconds >= 0
+        self.ended.append(is_whole)
 
     @property
     def copies_kept(self) -> list[str]:
@@ -66,6 +71,7 @@ async def test_a_backup_has_what_was_staged_before_and_says_what_it_is(node: Sou
     assert extract(tmp_path / "file", tmp_path / "state.db", sizes.append) == header
     assert sum(sizes) == header.size_bytes
     assert files_in(tmp_path) == ["file", "state.db"]
+    assert node.ended == [True]
 
 
 async def test_one_at_a_time_and_an_interrupted_one_is_over(node: Source) -> None:
@@ -83,6 +89,12 @@ async def test_one_at_a_time_and_an_interrupted_one_is_over(node: Source) -> Non
     async with node.backups.open():
         assert len(node.copies_kept) == 1
     assert node.copies_kept == []
+    # The second one was refused, and is none; the third was asked for no more before it was whole.
+    assert node.ended == [True, True, False, True]
+    with pytest.raises(RuntimeError, match="broken"):
+        async with node.backups.open():
+            raise RuntimeError("broken")
+    assert node.ended[4:] == [False]
 
 
 async def _entered(node: Source) -> AsyncIterator[None]:

@@ -125,6 +125,7 @@ async def test_waiting_batches_are_one_transaction(tmp_path: Path) -> None:
     store.stage([put_timer(1, 99)], 51)
     await asyncio.gather(*(store.flusher.flush_now() for _ in range(20)))
     assert store.flushed == [50, 51]
+    assert len(store.seconds) == 2 and min(store.seconds) > 0
     assert [row.fire_ms for _, _, row in store.database.load_resident()] == [99]
     await store.close()
 
