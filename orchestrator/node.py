@@ -16,6 +16,7 @@ from orchestrator import __version__
 from orchestrator.admittance import Admittance
 from orchestrator.config import Address, Config
 from orchestrator.draining import Service
+from orchestrator.engine.command import execution_of
 from orchestrator.engine.commands import AnyCommand, RequestIdentity, StartWorkflow
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
@@ -354,7 +355,19 @@ class Node:
         # Who can't take it anyway has no say in whether there is room.
         if isinstance(command, StartWorkflow) and self._sequencer.is_open:
             self._admission.check()
-        return self._sequencer.begin(command, identity)
+        submitted = self._sequencer.begin(command, identity)
+        if self._world.traces.is_on:
+            self._trace(command, submitted)
+        return submitted
+
+    def _trace(self, command: AnyCommand, submitted: asyncio.Future[AnyResult]) -> None:
+        """The command is a part of the trace of the execution that it is about."""
+        key = execution_of(command)
+        held = self._machine().state.execution(key) if key is not None else None
+        text = getattr(command, "trace", "") or (held.execution.trace if held is not None else "")
+        if text:
+            about = {"orchestrator.workflow.id": key[1]} if key is not None else {}
+            self._world.traces.committing(type(command).__name__, text, about, submitted)
 
     def _known_leader(self) -> tuple[str, int]:
         leader = self._log.leader

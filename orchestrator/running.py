@@ -6,10 +6,13 @@ import asyncio
 import gc
 import signal
 import sys
+from dataclasses import replace
 
+from orchestrator import __version__
 from orchestrator.config import Config
 from orchestrator.node import Node
 from orchestrator.replication.directory_lock import locked
+from orchestrator.telemetry.traces import traces_of
 from orchestrator.world import World
 
 THREAD_SWITCH_SECONDS = 0.0001
@@ -20,8 +23,13 @@ async def run_node(config: Config, world: World | None = None) -> None:
     """Runs a node until SIGTERM or SIGINT. Raises NodeFailed if it had to stop itself, DirectoryInUse."""
     # A busy loop keeps other threads, and so fsync and the database, waiting for this long; the default is 5 ms.
     sys.setswitchinterval(THREAD_SWITCH_SECONDS)
-    with locked(config.data_dir):
-        await _run(Node(config, world))
+    world = world or World()
+    traces = traces_of(world.environment, node=config.node, version=__version__)
+    try:
+        with locked(config.data_dir):
+            await _run(Node(config, replace(world, traces=traces)))
+    finally:
+        await asyncio.to_thread(traces.close)
 
 
 async def _run(node: Node) -> None:

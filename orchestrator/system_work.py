@@ -95,6 +95,7 @@ def system_work(
             slots=slots,
             dice=world.random,
             metrics=metrics,
+            traces=world.traces,
             on_fatal=on_fatal,
         )
         for group, slots in ((calls, config.call_slots), (scripts, config.script_slots))

@@ -19,6 +19,7 @@ from orchestrator.replication.worker import WorkerFactory, thread_worker
 from orchestrator.storage import files as database_files
 from orchestrator.storage.files import DatabaseFiles
 from orchestrator.storage.lanes import LaneFactory, ThreadLane
+from orchestrator.telemetry.traces import Traces
 from orchestrator_client.channels import ChannelFactory
 
 
@@ -75,3 +76,4 @@ class World:
     # How the node's own session reaches the nodes, by the address of their gRPC service; None: as its settings say.
     open_channel: ChannelFactory | None = None
     executors: ExecutorFactory = executors_of
+    traces: Traces = field(default_factory=Traces)

@@ -127,7 +127,7 @@ class _Processing(_Span):
             f"process {given.name}",
             context,
             kind=trace.SpanKind.CONSUMER,
-            attributes=_attributes(given),
+            attributes=attributes_of(given),
             links=[trace.Link(sender)] if sender.is_valid else (),
         )
         if span.is_recording() and given.HasField("scheduled_time"):
@@ -148,12 +148,13 @@ class _Processing(_Span):
             self._span.set_attribute("orchestrator.task.status", "CANCELED")
 
 
-def _attributes(given: workers_pb2.Assignment) -> dict[str, str | int | bool]:
+def attributes_of(given: workers_pb2.Assignment) -> dict[str, str | int | bool]:
+    """What is said of each attempt, also of one that a node executes itself."""
     found: dict[str, str | int | bool] = {
         "messaging.system": SYSTEM,
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
-        "messaging.destination.name": given.queue or given.name,
+        "messaging.destination.name": given.kind or given.queue or given.name,
         "messaging.message.id": given.task_id,
         "orchestrator.namespace": given.namespace or "default",
         "orchestrator.workflow.id": given.workflow_id,

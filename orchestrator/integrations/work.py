@@ -43,6 +43,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     fencing_token: int
     timeout_ms: int = 0  # 0: the kind's own
+    trace: tuple[tuple[str, str], ...] = ()  # headers that tell whoever is called of the trace it is a part of
     has_secrets: bool = False  # there are values in the input that nobody may read in a log
 
 

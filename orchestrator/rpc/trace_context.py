@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from orchestrator.rpc.errors import invalid
+from orchestrator.telemetry.traces import values_of
 from orchestrator_api.v1 import common_pb2, events_pb2, workflows_pb2
 
 TRACEPARENT_CHARACTERS_MAX = 64
@@ -40,6 +41,5 @@ def _header(name: str, value: str) -> str:
 
 def write_trace(message: common_pb2.TraceContext, trace: str) -> None:
     """What `trace_of` has answered, as it was given."""
-    for name, value in zip(("traceparent", "tracestate", "baggage"), trace.split("\n"), strict=False):
-        if value:
-            setattr(message, name, value)
+    for name, value in values_of(trace).items():
+        setattr(message, name, value)

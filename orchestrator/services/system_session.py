@@ -18,9 +18,10 @@ from orchestrator.integrations.work import Ended, Executor, Outcome, Work
 from orchestrator.sealing.masks import Masks
 from orchestrator.services.node_connection import LeaderKnown, NodeConnection
 from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.traces import LINES, Headers, Traces
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
-from orchestrator_client import errors
+from orchestrator_client import errors, tracing
 from orchestrator_client.attempts import Attempt, WorkerSession
 from orchestrator_client.channels import ChannelFactory
 from orchestrator_client.connection import Version
@@ -54,6 +55,7 @@ class SystemSession:
         slots: int,
         dice: random.Random,
         metrics: Metrics,
+        traces: Traces | None = None,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._hello = pb.WorkHello(
@@ -67,7 +69,7 @@ class SystemSession:
             address, leader, namespace=system.NAMESPACE, open_channel=open_channel, version=version, dice=dice
         )
         self._executors = executors
-        self._work = _SystemWork(executors, metrics)
+        self._work = _SystemWork(executors, metrics, traces or Traces())
         self._dice = dice
         self._on_fatal = on_fatal
         self._loop: WorkLoop | None = None
@@ -139,9 +141,10 @@ class SystemSession:
 class _SystemWork:
     """Hands each attempt to the executor of its kind."""
 
-    def __init__(self, executors: Mapping[str, Executor], metrics: Metrics) -> None:
+    def __init__(self, executors: Mapping[str, Executor], metrics: Metrics, traces: Traces) -> None:
         self._executors = executors
         self._metrics = metrics
+        self._traces = traces
 
     async def execute(self, attempt: Attempt, beat: Beat) -> pb.TaskResult:
         given = attempt.assignment
@@ -152,8 +155,10 @@ class _SystemWork:
         running.inc()
         ended = "FAILED"
         try:
-            outcome = _without_secrets(given, await executor.execute(_work_of(given)))
-            ended = outcome.ended.value
+            with self._traces.working(given.kind, *_about(given)) as traced:
+                outcome = _without_secrets(given, await executor.execute(_work_of(given, traced.headers)))
+                ended = outcome.ended.value
+                traced.ended(ended, outcome.error_code, outcome.reason)
         except asyncio.CancelledError:
             ended = "CANCELED"
             raise
@@ -177,7 +182,15 @@ def _without_secrets(given: pb.Assignment, outcome: Outcome) -> Outcome:
     )
 
 
-def _work_of(given: pb.Assignment) -> Work:
+def _about(given: pb.Assignment) -> tuple[dict[str, str], dict[str, str | int | bool], int]:
+    """Its trace, what a span says of it, and since when it waits."""
+    if not given.HasField("trace"):
+        return {}, {}, 0
+    values = {name: getattr(given.trace, name) for name in LINES}
+    return values, tracing.attributes_of(given), given.scheduled_time.ToNanoseconds()
+
+
+def _work_of(given: pb.Assignment, trace: Headers) -> Work:
     return Work(
         kind=given.kind,
         namespace=given.namespace,
@@ -190,6 +203,7 @@ def _work_of(given: pb.Assignment) -> Work:
         idempotency_key=given.idempotency_key,
         fencing_token=given.fencing_token,
         timeout_ms=given.timeout_ms,
+        trace=trace,
         has_secrets=bool(given.secret_values),
     )
 

@@ -10,15 +10,26 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from orchestrator.engine.choices import TerminateCompensation
-from orchestrator.engine.commands import CloseSession, CompleteTask, OpenSession, ReleaseTask, TerminateWorkflow
+from orchestrator.engine.choices import IfExists, TerminateCompensation
+from orchestrator.engine.commands import (
+    CloseSession,
+    CompleteTask,
+    OpenSession,
+    ReleaseTask,
+    StartWorkflow,
+    TerminateWorkflow,
+)
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from orchestrator.integrations.work import Ended, Outcome, Work
 from orchestrator.rpc.errors import RpcFailure
 from orchestrator.services import system_session
 from orchestrator.services.system_session import SystemSession
 from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.traces import SpanTraces, Traces
 from orchestrator_client.channels import channel_factory
 from tests.engine.driver import simple, workflow
 from tests.rpc.bench import Bench, served, until
@@ -69,7 +80,12 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 def make_session(
-    bench: Bench, executor: Recorder | None, metrics: Metrics | None = None, *, slots: int = 4
+    bench: Bench,
+    executor: Recorder | None,
+    metrics: Metrics | None = None,
+    *,
+    slots: int = 4,
+    traces: Traces | None = None,
 ) -> SystemSession:
     def fail(error: BaseException) -> None:
         raise AssertionError("the session would stop its node") from error
@@ -83,6 +99,7 @@ def make_session(
         slots=slots,
         dice=random.Random(7),
         metrics=metrics or Metrics(node="n9", version="0"),
+        traces=traces,
         on_fatal=fail,
     )
 
@@ -133,6 +150,36 @@ async def test_work_is_done_by_the_executor_of_its_kind(bench: Bench) -> None:
     ]
     assert attempt.output == b'{"status":200}'
     assert attempt.worker_id == "n9"
+
+
+async def test_whoever_is_called_can_be_told_of_the_trace(bench: Bench) -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    executor = Recorder()
+    async with working(bench, executor):
+        bench.apply(StartWorkflow("default", "order", 0, "w", IfExists.FAIL, b"{}", trace=f"{parent}\nvendor=a\nu=42"))
+        await until("the workflow to end", lambda: status(bench) is WorkflowStatus.COMPLETED)
+    [work] = executor.works
+    assert work.trace == (("traceparent", parent), ("tracestate", "vendor=a"))
+
+
+async def test_work_is_a_span_of_the_trace_with_its_end(bench: Bench) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    outcome = Outcome(ended=Ended.FAILED_WITH_TERMINAL_ERROR, reason="404 Not Found", error_code="HTTP_404")
+    executor = Recorder(outcome)
+    async with working(bench, executor, traces=SpanTraces(provider, "n9")):
+        bench.start()  # of no trace
+        bench.apply(StartWorkflow("default", "order", 0, "traced", IfExists.FAIL, b"{}", trace=parent))
+        await until("the workflows to end", lambda: status(bench, "traced") is status(bench) is WorkflowStatus.FAILED)
+    [span] = exporter.get_finished_spans()
+    [traced] = [work for work in executor.works if work.trace]
+    assert dict(traced.trace)["traceparent"] == f"{parent[:36]}{span.context.span_id:016x}-01"
+    said = dict(span.attributes or {})
+    assert (said["orchestrator.workflow.id"], said["orchestrator.task.reference"]) == ("traced", "call")
+    assert (said["messaging.destination.name"], said["orchestrator.node"]) == (QUEUE, "n9")
+    assert (said["orchestrator.task.status"], said["error.type"]) == ("FAILED_WITH_TERMINAL_ERROR", "HTTP_404")
+    assert [event.name for event in span.events] == ["scheduled"]
 
 
 async def test_a_failure_is_told_as_it_is(bench: Bench) -> None:

@@ -110,7 +110,7 @@ class GrpcExecutor:
         deadline_ms = request.deadline_ms or (record.total_ms if record is not None else 0) or DEADLINE_MS
         if work.timeout_ms:
             deadline_ms = min(deadline_ms, work.timeout_ms)
-        metadata = dict(record.headers if record is not None else ()) | dict(request.metadata)
+        metadata = dict(work.trace) | dict(record.headers if record is not None else ()) | dict(request.metadata)
         return _Plan(
             request=request,
             metadata=tuple((name, _value(name, text)) for name, text in metadata.items()),

@@ -119,9 +119,10 @@ class HttpExecutor:
         total_ms = total_ms or max(TOTAL_MS, connect_ms + read_ms)
         if work.timeout_ms:
             total_ms = min(total_ms, work.timeout_ms)
+        of_record = record.headers if record is not None else ()
         return _Plan(
             request=request,
-            headers=merged(request.defaults, record.headers if record is not None else (), request.headers),
+            headers=merged(work.trace, request.defaults, of_record, request.headers),
             ours=(("Idempotency-Key", work.idempotency_key), ("Fencing-Token", str(work.fencing_token))),
             tls=record.tls if record is not None else None,
             connect_ms=connect_ms,

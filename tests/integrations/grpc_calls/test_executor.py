@@ -35,7 +35,7 @@ class Bench:
 
     async def do(self, **given: Any) -> Outcome:
         """A task with this input."""
-        fields = {name: given.pop(name) for name in ("timeout_ms",) if name in given}
+        fields = {name: given.pop(name) for name in ("timeout_ms", "trace") if name in given}
         async with asyncio.timeout(DEADLINE_S):
             given = {"method": PLACE, "request": ORDER} | given
             outcome = await self.executor.execute(work(Kind.GRPC, given, **fields))
@@ -94,6 +94,12 @@ async def test_a_call_has_the_key_and_the_token_whatever_the_task_says(bench: Be
     assert (metadata["idempotency-key"], metadata["fencing-token"]) == ("key-1", "7")
     assert (metadata["tenant"], metadata["raw-bin"]) == ("a", b"\x00\xff")
     assert (order.order_id, order.price.units) == ("o-1", 5)
+
+
+async def test_who_is_called_is_told_of_the_trace(bench: Bench) -> None:
+    await bench.place(trace=(("traceparent", "00-a-b-01"), ("tracestate", "vendor=a")))
+    [(_, metadata)] = bench.server.calls
+    assert (metadata["traceparent"], metadata["tracestate"]) == ("00-a-b-01", "vendor=a")
 
 
 async def test_without_a_request_an_empty_message_is_sent(bench: Bench) -> None:

@@ -34,7 +34,7 @@ class Bench:
 
     async def do(self, **given: Any) -> Outcome:
         """A task with this input."""
-        fields = {name: given.pop(name) for name in ("timeout_ms",) if name in given}
+        fields = {name: given.pop(name) for name in ("timeout_ms", "trace") if name in given}
         async with asyncio.timeout(DEADLINE_S):
             outcome = await self.executor.execute(work(Kind.HTTP, {"method": "GET"} | given, **fields))
         if outcome.output:
@@ -67,6 +67,13 @@ async def test_a_request_has_the_key_and_the_token_whatever_the_task_says(bench:
     assert received.header("Idempotency-Key") == ["key-1"]
     assert received.header("Fencing-Token") == ["7"]
     assert received.header("X-A") == ["1"]
+
+
+async def test_who_is_called_is_told_of_the_trace_unless_the_task_says_otherwise(bench: Bench) -> None:
+    trace = (("traceparent", "00-a-b-01"), ("tracestate", "vendor=a"))
+    await bench.get(trace=trace, headers={"TraceState": "mine=1"})
+    [received] = bench.server.received
+    assert (received.header("traceparent"), received.header("tracestate")) == (["00-a-b-01"], ["mine=1"])
 
 
 async def test_accept_and_content_type_are_json_unless_the_task_says_otherwise(bench: Bench) -> None:
