@@ -82,7 +82,7 @@ class Node:
         self._take_over: asyncio.Task[None] | None = None
         self._secret_keys = KeyFile(
             Path(config.secret_keys_file) if config.secret_keys_file else None, self._world.read_file,
-            self._clock.monotonic)
+            self._world.off_loop)
         self._content = ContentCheck()
         self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=__version__)
@@ -148,6 +148,7 @@ class Node:
             self._keep_time(),
             self._admittance.run(),
             self._tls.run(),
+            self._secret_keys.run(),
             self.metrics.measure_event_loop(),
         )
         for loop in loops:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.file_watch import OffLoop
 from orchestrator.integrations.executors import ExecutorFactory, executors_of
 from orchestrator.replication.files import Files, RealFiles
 from orchestrator.replication.ports import Clock, Network, TcpNetwork
@@ -71,6 +73,8 @@ class World:
     # So many bytes that nobody can guess, and files that settings name.
     entropy: Callable[[int], bytes] = os.urandom
     read_file: Callable[[Path], bytes] = Path.read_bytes
+    # Where such a file is read.
+    off_loop: OffLoop = asyncio.to_thread
     # Of this process; there are secrets among them, which no repr shows.
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     # How the node's own session reaches the nodes, by the address of their gRPC service; None: as its settings say.

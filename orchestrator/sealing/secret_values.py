@@ -56,12 +56,8 @@ class SecretValues:
 
 def without_keys() -> SecretValues:
     """Of a node that has none."""
-    return SecretValues(KeyFile(None, _nothing, _never), _nothing)
+    return SecretValues(KeyFile(None, _nothing), _nothing)
 
 
 def _nothing(asked: object) -> bytes:
     raise NoKeys("this node has no secret_keys_file")
-
-
-def _never() -> float:
-    return 0.0

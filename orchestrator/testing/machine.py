@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from errno import ENOENT
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.integrations.executors import ExecutorFactory
 from orchestrator.replication import worker
@@ -23,6 +23,8 @@ from orchestrator.testing.loop import Process, VirtualLoop
 from orchestrator.testing.network import NodeNetwork, SimulatedNetwork
 from orchestrator.testing.rpc import SimulatedChannel
 from orchestrator.world import World
+
+T = TypeVar("T")
 
 EPOCH_MS = 1_700_000_000_000
 FREE_DISK_BYTES = 1 << 40
@@ -156,6 +158,7 @@ class Machine:
             environment=self.environment,
             entropy=self.dice.randbytes,
             read_file=self._read_file,
+            off_loop=_here,
         )
 
     def _read_file(self, path: Path) -> bytes:
@@ -167,6 +170,11 @@ class Machine:
         """How long a job off the loop takes."""
         seconds = self.job_seconds if self.read_seconds is None or not reads else self.read_seconds
         return seconds * (0.25 + self.dice.random()) + self.stall_seconds * self.dice.random()
+
+
+async def _here(job: Callable[[], T], /) -> T:
+    """In the one thread that there is."""
+    return job()
 
 
 _Done = Callable[[Any, BaseException | None], None]

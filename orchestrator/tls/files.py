@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -73,10 +72,6 @@ class TlsFiles:
                 raise TlsUnusable(f"{setting}: {path} can't be read: {error.strerror}") from error
         return found
 
-    def digest(self) -> str:
-        """Changes with what stands in the files, however it was put there. Raises TlsUnusable."""
-        return _digest(self.contents())
-
 
 @dataclass(frozen=True, eq=False)
 class Material:
@@ -86,7 +81,6 @@ class Material:
     key: bytes = field(repr=False)
     authority: bytes
     client_authority: bytes | None
-    digest: str
     # By setting; the first is the node's own.
     certificates: dict[str, list[Certificate]]
     accepting: ssl.SSLContext
@@ -119,7 +113,6 @@ def read(files: TlsFiles) -> Material:
         key=contents[files.key_setting],
         authority=contents[files.authority_setting],
         client_authority=asking,
-        digest=_digest(contents),
         certificates=certificates,
         accepting=accepting,
         serving=serving,
@@ -197,10 +190,3 @@ def _connect_with_itself(accepting: ssl.SSLContext, dialling: ssl.SSLContext, ho
         if not sides:
             return
     raise ssl.SSLError("the handshake does not end")
-
-
-def _digest(contents: dict[str, bytes]) -> str:
-    found = hashlib.sha256()
-    for setting, content in contents.items():
-        found.update(f"{setting} {len(content)} ".encode() + content)
-    return found.hexdigest()

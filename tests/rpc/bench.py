@@ -99,11 +99,16 @@ class Bench:
         self.evaluate: Evaluate = unevaluated
         self.environment: dict[str, str] = {}
         self.key_file = base64.b64encode(b"k" * KEY_BYTES)
-        keys = KeyFile(Path("secret.keys"), lambda path: self.key_file, lambda: self.now)
-        keys.load()
-        self.secrets = SecretValues(keys, os.urandom)
+        self.keys = KeyFile(Path("secret.keys"), lambda path: self.key_file)
+        self.keys.load()
+        self.secrets = SecretValues(self.keys, os.urandom)
         self.server: RpcServer  # while it is served
         self.server_backend: Backend  # likewise
+
+    async def change_keys(self, text: bytes) -> None:
+        """Once the node has seen that its key file has changed."""
+        self.key_file = text
+        await self.keys.look()
 
     def backend(self) -> Backend:
         return Backend(

@@ -135,11 +135,11 @@ async def test_a_node_that_does_not_lead_seals_nothing(bench: Bench, stubs: Stub
 async def test_secrets_are_sealed_anew_with_the_first_key(bench: Bench, stubs: Stubs) -> None:
     await put(stubs, "A")
     await put(stubs, "B", namespace="other")
-    bench.key_file, bench.now = lines(SECOND, FIRST), bench.now + 2
+    await bench.change_keys(lines(SECOND, FIRST))
     await put(stubs, "C")
     done = await stubs.secrets.RotateSecrets(pb.RotateSecretsRequest())
     assert (done.sealed, done.total, done.key_id) == (2, 3, key_id(SECOND))
-    bench.key_file, bench.now = lines(SECOND), bench.now + 2
+    await bench.change_keys(lines(SECOND))
     rows = queries.every_secret(bench.driver.state)
     assert [(row.name, row.version, bench.backend().secrets.open(row)) for row in rows] == [
         (name, 1, VALUE.encode()) for name in ("A", "C", "B")
@@ -149,7 +149,7 @@ async def test_secrets_are_sealed_anew_with_the_first_key(bench: Bench, stubs: S
 
 async def test_what_can_not_be_opened_is_not_sealed_anew_and_is_named(bench: Bench, stubs: Stubs) -> None:
     await put(stubs, "A")
-    bench.key_file, bench.now = lines(SECOND), bench.now + 2
+    await bench.change_keys(lines(SECOND))
     code, info, message = await failure(stubs.secrets.RotateSecrets(pb.RotateSecretsRequest()))
     assert (code, info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SECRET_UNREADABLE")
     assert "'A'" in message and key_id(FIRST) in message

@@ -187,12 +187,12 @@ async def test_an_input_that_grows_beyond_its_limit_fails(bench: Bench, stubs: S
     assert first(bench).error_code == "LIMIT_EXCEEDED"
 
 
-def lose_the_key(bench: Bench) -> None:
-    bench.key_file, bench.now = lines(b"x" * KEY_BYTES), bench.now + 2
+async def lose_the_key(bench: Bench) -> None:
+    await bench.change_keys(lines(b"x" * KEY_BYTES))
 
 
-def find_the_key(bench: Bench) -> None:
-    bench.key_file, bench.now = lines(b"k" * KEY_BYTES), bench.now + 2
+async def find_the_key(bench: Bench) -> None:
+    await bench.change_keys(lines(b"k" * KEY_BYTES))
 
 
 @pytest.fixture
@@ -203,34 +203,34 @@ def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_task_waits_while_this_node_can_not_read_its_secret(
     bench: Bench, stubs: Stubs, soon_again: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lose_the_key(bench)
+    await lose_the_key(bench)
     worker = Worker(stubs)
     await worker.hello("pay", "ship", slots=2)
     bench.start("w1")
     await until("the warning", lambda: "can't read the secret 'BANK'" in caplog.text)
     assert first(bench).status is TaskStatus.IN_PROGRESS
     assert not bench.submitted_of(CompleteTask)
-    find_the_key(bench)
+    await find_the_key(bench)
     (paying,) = await worker.assigned()
     assert given(paying)["auth"] == f"Bearer {VALUE}"
 
 
 async def test_a_poller_is_told_and_the_task_waits(bench: Bench, stubs: Stubs) -> None:
-    lose_the_key(bench)
+    await lose_the_key(bench)
     bench.start("w1")
     request = pb.PollTasksRequest(worker_id="p", task_names=["pay"])
     code, info, message = await failure(stubs.workers.PollTasks(request))
     assert (code, info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SECRET_UNREADABLE")
     assert "'BANK'" in message
     assert (first(bench).status, first(bench).retry_count) == (TaskStatus.SCHEDULED, 0)
-    find_the_key(bench)
+    await find_the_key(bench)
     assert not (await stubs.workers.PollTasks(request)).assignments
     bench.driver.wait(5_000)
     assert len((await stubs.workers.PollTasks(request)).assignments) == 1
 
 
 async def test_what_is_not_wanted_any_more_does_not_wait(bench: Bench, stubs: Stubs, soon_again: None) -> None:
-    lose_the_key(bench)
+    await lose_the_key(bench)
     worker = Worker(stubs)
     await worker.hello("pay")
     bench.start("w1")

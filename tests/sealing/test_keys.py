@@ -13,7 +13,7 @@ from orchestrator.engine.model import Table
 from orchestrator.engine.resident import SecretRow
 from orchestrator.engine.state import State
 from orchestrator.sealing.errors import KeyFileInvalid, KeyUnknown, NoKeys, SealBroken
-from orchestrator.sealing.key_file import READ_AGAIN_SECONDS, KeyFile
+from orchestrator.sealing.key_file import KeyFile
 from orchestrator.sealing.keys import KEY_BYTES, Keys, key_id, new_key_line, parse_key_file
 from orchestrator.sealing.secret_values import SecretValues, without_keys
 
@@ -89,47 +89,35 @@ def test_what_is_wrong_with_a_key_file_is_told_without_what_is_in_it(text: bytes
 class File:
     def __init__(self, text: bytes) -> None:
         self.text: bytes | None = text
-        self.now = 5.0
-        self.reads = 0
 
     def read(self, path: Path) -> bytes:
-        self.reads += 1
         if self.text is None:
             raise FileNotFoundError(2, "No such file or directory")
         return self.text
 
 
-def test_a_file_that_changes_is_read_again_and_one_that_breaks_changes_nothing(
+async def test_a_file_that_changes_is_read_again_and_one_that_breaks_changes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     file = File(line(OLD))
-    held = KeyFile(Path("secret.keys"), file.read, lambda: file.now)
+    held = KeyFile(Path("secret.keys"), file.read)
     held.load()
     assert held.keys.ids == (key_id(OLD),)
-    file.text = line(NEW) + line(OLD)
-    assert held.keys.ids == (key_id(OLD),) and file.reads == 1
-    for text, ids in ((file.text, (key_id(NEW), key_id(OLD))), (None, (key_id(NEW), key_id(OLD))), (b"x", None)):
+    for text in (line(NEW) + line(OLD), None, b"x", b"x"):
         file.text = text
-        file.now += READ_AGAIN_SECONDS
-        if ids:
-            assert held.keys.ids == ids
-    assert held.keys.ids == (key_id(NEW), key_id(OLD))
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert ["can't be read: No such file" in warnings[0], "line 1: not a key" in warnings[1]] == [True, True]
-    for text, said in ((b"x", 2), (line(NEW), 2), (b"x", 3), (b"x", 3)):
-        file.text = text
-        file.now += READ_AGAIN_SECONDS
-        assert held.keys.ids[0] == key_id(NEW)
-        assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == said
+        await held.look()
+        assert held.keys.ids == (key_id(NEW), key_id(OLD))
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 2 and "can't be read: No such file" in errors[0] and "line 1: not a key" in errors[1]
 
 
 def test_a_node_does_not_start_without_the_keys_that_it_was_told_to_have() -> None:
     file = File(b"")
     with pytest.raises(KeyFileInvalid):
-        KeyFile(Path("f"), file.read, lambda: 0.0).load()
+        KeyFile(Path("f"), file.read).load()
     file.text = None
     with pytest.raises(KeyFileInvalid, match="can't be read"):
-        KeyFile(Path("f"), file.read, lambda: 0.0).load()
+        KeyFile(Path("f"), file.read).load()
 
 
 def state_of(*rows: SecretRow) -> State:
@@ -151,7 +139,7 @@ def test_a_node_without_keys_neither_seals_nor_opens() -> None:
 
 def test_a_row_opens_in_its_own_namespace_name_and_version_only() -> None:
     file = File(line(NEW))
-    held = KeyFile(Path("f"), file.read, lambda: file.now)
+    held = KeyFile(Path("f"), file.read)
     held.load()
     values = SecretValues(held, os.urandom)
     sealed = values.seal("default", "KEY", 3, b"v")
