@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc.aio
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from orchestrator.cli.local_cluster import LocalCluster
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import Payload, TraceContext
 from orchestrator_client import Client
 from tests.cluster.conftest import StartCluster
-from tests.cluster.workload import PATIENCE_S
+from tests.cluster.workload import PATIENCE_S, within
 from tests.integrations.http_server import HttpServer, reply
 
+ROOT = Path(__file__).parents[2]
 TRACE_ID, PARENT_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CALL = {
     "name": "call", "version": 1, "schemaVersion": 2,
@@ -85,3 +91,22 @@ async def test_what_a_node_does_and_calls_is_a_part_of_the_callers_trace(
     working = collector.spans["process system/http"]
     assert received.header("traceparent") == [f"00-{TRACE_ID}-{working.span_id.hex()}-01"]
     assert (received.header("tracestate"), received.header("baggage")) == (["vendor=a"], [])
+    await check_example(cluster)
+
+
+async def check_example(cluster: LocalCluster) -> None:
+    """It shows one trace, retry included."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "ORCHESTRATOR_"))}
+    paths = os.pathsep.join(str(ROOT / part) for part in ("", "client", "proto"))
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "client/examples/traces.py"), ",".join(cluster.endpoints),
+        stdout=asyncio.subprocess.PIPE, env={**environment, "PYTHONPATH": paths},
+    )
+    said, _ = await within(running.communicate(), "the example to end")
+    lines = [line.split(" ", 3) for line in said.decode().splitlines()]
+    assert running.returncode == 0 and len({trace_id for trace_id, *_ in lines}) == 1, lines
+    names = {span: name for _, _, span, name in lines}
+    assert Counter((name, names.get(parent, "")) for _, parent, _, name in lines) == {
+        ("checkout", ""): 1, ("start traced", "checkout"): 1, ("process charge", "start traced"): 2,
+        ("call the bank", "process charge"): 1, ("process ship", "start traced"): 1,
+    }
