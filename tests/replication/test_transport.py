@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ from orchestrator.replication.frames import (
 )
 from orchestrator.replication.link import Outbound
 from orchestrator.replication.settings import RaftSettings
-from tests.replication.cluster import Cluster, wait_until
+from tests.replication.cluster import DEADLINE_S, Cluster, Node, wait_until
 
 
 async def throw(cluster: Cluster, data: bytes) -> bytes:
@@ -182,6 +183,57 @@ async def test_a_full_buffer_closes_the_connection_instead_of_growing(tmp_path: 
         assert leader.log.status().counters["overflow"] == 1
         await cluster.put(b"y")
         await cluster.converged()
+
+
+# What a member may have on its way is a small part of what the test sends.
+NARROW = RaftSettings(entry_bytes_max=64 << 10, batch_bytes_max=64 << 10, probe_bytes_max=64 << 10,
+                      in_flight_bytes_max=128 << 10, frame_bytes_max=192 << 10, outgoing_buffer_bytes_max=400 << 10)
+
+
+def narrow(transport: asyncio.Transport) -> None:
+    """The kernel keeps little of what is not read."""
+    kernel_side = transport.get_extra_info("socket")
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        kernel_side.setsockopt(socket.SOL_SOCKET, option, 8 << 10)
+
+
+async def deafen(cluster: Cluster, deaf: Node) -> list[asyncio.Transport]:
+    """From now on it reads nothing of what the leader sends, and speaks as before; answers what it does not read."""
+    leader = await cluster.leader()
+    link = leader.log._transport._links[deaf.name]._connection
+    inbound = deaf.log._transport._inbound[leader.name]
+    assert link is not None and link.transport is not None and inbound.transport is not None
+    for transport in (link.transport, inbound.transport):
+        narrow(transport)
+    inbound.transport.pause_reading()
+    return [link.transport, inbound.transport]
+
+
+async def test_a_member_that_does_not_read_costs_its_leader_a_bounded_buffer_and_nobody_else(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, 3, NARROW) as cluster:
+        leader = await cluster.leader()
+        await cluster.put(b"x")
+        await cluster.converged()
+        term = leader.log.term
+        deaf, other = cluster.others(leader)
+        to_deaf, unread = await deafen(cluster, deaf)
+        most = 0
+        for number in range(60):
+            await cluster.put(b"%d" % number + bytes(50 << 10), [leader])
+            most = max(most, to_deaf.get_write_buffer_size())
+        await cluster.converged([leader, other])
+        assert 0 < most <= NARROW.in_flight_bytes_max + NARROW.frame_bytes_max
+        assert leader.log.term == term and leader.log.ready_to_lead, "who hears nobody must not unseat a leader"
+        assert leader.log._core.match_index(deaf.name) < leader.log.commit_index - 50, "it was to be left behind"
+        # What is owed to it whether it reads or not, as news of who counts, is bounded, too.
+        async with asyncio.timeout(DEADLINE_S):
+            while not leader.log.status().counters.get("overflow"):
+                leader.log._transport.announce()
+                await asyncio.sleep(0)
+        # It dials, reads, and has everything.
+        await cluster.converged()
+        assert unread.is_closing() or to_deaf.is_closing()
+        assert deaf.applied == leader.applied and leader.log.term == term
 
 
 async def test_an_address_in_use_is_said_at_start(tmp_path: Path) -> None:
