@@ -172,6 +172,8 @@ class Config:
                                        min=0, max=1_000_000)
     client_calls_max: int = _setting("calls that one client may have open at once, streams and waits among them; 0: no "
                                      "limit", 10_000, min=0, max=1_000_000)
+    client_connections_max: int = _setting("connections that one address may have, all clients on it together; of "
+                                           "more the newest are ended; 0: no limit", 2_500, min=0, max=1_000_000)
     client_read_timeout_ms: int = _setting("a stream is ended whose client does not take what it is sent for so long; "
                                            "0: never", 30_000, min=0, max=3_600_000)
     grpc_calls_max: int = _setting("calls that all clients may have open at once; 0: no limit", 20_000,

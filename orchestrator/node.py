@@ -161,9 +161,12 @@ class Node:
         server = RpcServer(
             self.backend, self._admittance.guard(self.backend), self._tls.server_credentials(),
             request_bytes_max=config.grpc_request_bytes_max, connections_max=config.grpc_connections_max,
-            connection_calls_max=config.grpc_connection_calls_max)
+            connections_per_address_max=config.client_connections_max,
+            on_connection_cut=self.metrics.connections_cut.inc, connection_calls_max=config.grpc_connection_calls_max)
         await server.start(*Address.parse(config.grpc_listen))
         self._server = server
+        self.metrics.connections.set_function(lambda: server.connections.count)
+        self._tasks.append(asyncio.create_task(self._guard(server.connections.run())))
         if config.metrics_address is not None:
             self._metrics_server = await self.metrics.serve(*config.metrics_address, self._tls.metrics_context)
         self.begin_system_work()

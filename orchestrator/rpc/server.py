@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -10,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from orchestrator.rpc.asks import AskServicer
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.cluster import ClusterServicer
+from orchestrator.rpc.connections import Connections
 from orchestrator.rpc.definitions import DefinitionServicer
 from orchestrator.rpc.events import EventServicer
 from orchestrator.rpc.guard import Guard
@@ -112,10 +115,15 @@ class RpcServer:
         *,
         request_bytes_max: int = MESSAGE_BYTES_MAX,
         connections_max: int = CONNECTIONS_MAX,
+        connections_per_address_max: int = 0,
+        on_connection_cut: Callable[[], None] = lambda: None,
         connection_calls_max: int = CONNECTION_CALLS_MAX,
         handshake_timeout_ms: int = HANDSHAKE_TIMEOUT_MS,
     ) -> None:
         self._credentials = credentials
+        self._connections_per_address_max = connections_per_address_max
+        self._on_connection_cut = on_connection_cut
+        self.connections: Connections  # from `start` on
         self._server = grpc.aio.server(
             interceptors=() if guard is None else (guard,),
             options=(
@@ -149,6 +157,7 @@ class RpcServer:
         if bound == 0:
             raise OSError(f"can't serve gRPC on {shown}: the address is taken or not this machine's")
         self.port = bound
+        self.connections = Connections(bound, self._connections_per_address_max, self._on_connection_cut)
         await self.set_healthy(False)
         await self._server.start()
 

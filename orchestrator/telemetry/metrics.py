@@ -229,6 +229,10 @@ class Metrics:
             "orchestrator_grpc_call_seconds", "How long calls took, but for streams; some wait on purpose.",
             ("method",), _CALL_SECONDS, self.registry)
         self.open_calls = self._gauge("open_calls", "Calls of clients that are open, streams and waits among them.")
+        self.connections = self._gauge(
+            "connections", "Connections of clients; above grpc_connections_max further ones are closed at once.")
+        self.connections_cut = self._counter(
+            "connections_cut", "Connections that were ended as their address had more than client_connections_max.")
         self.streams_cut = self._counter(
             "streams_cut", "Streams that were ended as their client did not take what it was sent.", "reason")
         self.refused_starts = self._counter(

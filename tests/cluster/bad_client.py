@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -59,14 +60,16 @@ async def streams(address: str, count: int) -> None:
         service: Any = workers_pb2_grpc.WorkerServiceStub(grpc.aio.insecure_channel(address, options=OPTIONS))
         calls += [service.Work() for _ in range(min(STREAMS_PER_CONNECTION, count - first))]
         await asyncio.sleep(0)
-    refused = 0
+    ended: Counter[grpc.StatusCode] = Counter()
     waiting = {asyncio.ensure_future(call.code()): call for call in calls}
     while len(waiting) > MAY_BE_OPEN:
         done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
             del waiting[each]
-            refused += each.result() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    say(refused=refused, open=len(waiting))
+            ended[each.result()] += 1
+    # CANCELLED are those that gRPC turns away itself: a thousand and more were waiting to be begun.
+    say(refused=ended[grpc.StatusCode.RESOURCE_EXHAUSTED], turned_away=ended[grpc.StatusCode.CANCELLED],
+        open=len(waiting))
     await asyncio.Event().wait()
 
 

@@ -9,6 +9,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import grpc
@@ -18,10 +19,11 @@ import pytest
 from orchestrator.cli.local_cluster import LocalCluster
 from orchestrator_api.v1 import workflows_pb2, workflows_pb2_grpc
 from orchestrator_client import Client, Workflow, task
+from orchestrator_client.status import Failure
 from tests.cluster.bad_client import MAY_BE_OPEN, OPTIONS, bad_client, said
 from tests.cluster.conftest import StartCluster
-from tests.cluster.nodes import metric
-from tests.cluster.workload import Load, Number, eventually, working
+from tests.cluster.nodes import metric, pinned
+from tests.cluster.workload import Number, eventually, working
 from tests.cluster.wrong import loaded
 
 MIB = 1 << 20
@@ -29,7 +31,9 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 # What it may take more, as a multiple of what it had and as a part of the machine: generous, but no multiple of what is
 # thrown at it.
 RSS_TIMES, RSS_MORE = 2, 300 * MIB
-REFUSED_MIN = 3_000
+STREAMS = 10_000
+# Of a stream that is open, what refused ones leave behind included: 35 to 45 KiB were measured.
+STREAM_BYTES_MAX = 64 << 10
 
 
 def rss_bytes(cluster: LocalCluster, name: str) -> int:
@@ -78,11 +82,17 @@ class Unharmed:
         assert rss < RSS_TIMES * self._rss + RSS_MORE, f"{self._rss / MIB:.0f} MB became {rss / MIB:.0f} MB"
 
 
-async def taken(load: Load) -> float:
-    """How many seconds some more workflows take."""
-    began = time.monotonic()
-    await load.progress(60)
-    return time.monotonic() - began
+async def answer_seconds(cluster: LocalCluster, name: str) -> float:
+    """How long a call takes, the median of many; the best of a few rounds, as the machine may be busy otherwise."""
+    clock = time.perf_counter
+
+    async with pinned(cluster, name) as node:
+        async def once() -> float:
+            began = clock()
+            assert not isinstance(await node.get("load-0"), Failure)
+            return clock() - began
+
+        return min([median([await once() for _ in range(100)]) for _ in range(5)])
 
 
 async def counted(cluster: LocalCluster, name: str, series: str, least: int = 1) -> None:
@@ -98,17 +108,22 @@ async def test_ten_thousand_streams_of_one_client(start_cluster: StartCluster) -
     cluster = await start_cluster(client_streams_max=MAY_BE_OPEN, **settings)
     leader = await cluster.wait_leader()
     async with loaded(cluster) as (_, load):
-        before_s = await taken(load)
         before = await Unharmed.before(cluster)
-        async with bad_client("streams", cluster.addresses[leader], 10_000) as process:
+        before_s, before_rss = await answer_seconds(cluster, leader), rss_bytes(cluster, leader)
+        async with bad_client("streams", cluster.addresses[leader], STREAMS) as process:
             await load.progress(30)
             found = await asyncio.wait_for(said(process), 120)
+            node = cluster.nodes[leader]
             # Streams that are open have not said who they are: they do not count as workers, and cost little.
-            # Not all: on a machine that is busy some connections take too long to be made.
-            assert found["refused"] >= REFUSED_MIN and found["open"] <= MAY_BE_OPEN
-            assert min([await taken(load) for _ in range(3)]) < 2 * before_s, "others have less than half of their rate"
+            assert sum(found.values()) == STREAMS, "a stream has ended otherwise than it was refused"
+            assert found["refused"] > 0 and MAY_BE_OPEN - 50 <= found["open"] <= MAY_BE_OPEN
+            assert await metric(node, "orchestrator_requests_denied_total") == found["refused"]
+            assert found["open"] <= await metric(node, "orchestrator_open_calls") <= MAY_BE_OPEN + 50
+            each = (rss_bytes(cluster, leader) - before_rss) / found["open"]
+            assert each < STREAM_BYTES_MAX, f"a stream takes {each / 1024:.0f} KiB"
+            during_s = await answer_seconds(cluster, leader)
+            assert during_s < 2 * before_s, f"others wait {during_s * 1000:.1f} ms, before it was {before_s * 1000:.1f}"
             await before.check()
-            assert await metric(cluster.nodes[leader], "orchestrator_requests_denied_total") >= REFUSED_MIN
             # A client that stands still does not answer any more: what it has open is closed.
             process.send_signal(signal.SIGSTOP)
 
@@ -121,7 +136,7 @@ async def test_ten_thousand_streams_of_one_client(start_cluster: StartCluster) -
 
 
 async def test_connections_that_say_hello_and_then_nothing(start_cluster: StartCluster) -> None:
-    cluster = await start_cluster()
+    cluster = await start_cluster(client_connections_max=100)
     leader = await cluster.wait_leader()
     host, port = cluster.nodes[leader].grpc_address
     async with loaded(cluster) as (_, load):
@@ -133,6 +148,8 @@ async def test_connections_that_say_hello_and_then_nothing(start_cluster: StartC
             each.sendall(PREFACE)
             open_sockets.append(each)
         await load.progress(20)
+        # More than one address may have, and then those that do not acknowledge the settings.
+        await counted(cluster, leader, "orchestrator_connections_cut_total", 100)
         await eventually(lambda: open_files(cluster, leader) < files + 50, "the node to close them")
         for each in open_sockets:
             each.close()
