@@ -11,8 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from orchestrator.replication import in_service
 from orchestrator.replication.errors import NoSuccessor
 from orchestrator.replication.files import Files, replace_file
+from orchestrator.replication.frames import GossipValue
 from orchestrator.replication.log import ReplicatedLog, Role
 from orchestrator.system_work import SystemWork
 
@@ -22,7 +24,6 @@ FILE_NAME = "drained"
 # Whoever would take over may be just short of the leader's log, or about to be connected.
 TAKE_OVER_SECONDS = 3.0
 AGAIN_SECONDS = 0.3
-LOOK_EVERY_SECONDS = 0.005
 # Between two attempts of a drained leader to give the lead away.
 PAUSE_SECONDS = 5.0
 
@@ -49,9 +50,9 @@ class Service:
         self.is_drained = files.exists(self._path)
 
     @property
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, GossipValue]:
         """For the gossip."""
-        return {"drained": int(self.is_drained)}
+        return in_service.facts(self.is_drained)
 
     def start(self) -> None:
         """The log has started."""
@@ -112,9 +113,7 @@ class Service:
         """And stays until another one leads, for its vote may be needed for that."""
         if self._log.role is not Role.LEADER or not await self._log.transfer_leadership():
             return
-        deadline = asyncio.get_running_loop().time() + TAKE_OVER_SECONDS
-        while self._log.leader is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nothing signals it
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
+        await self._log.wait_leader(TAKE_OVER_SECONDS)
 
     async def _give_lead_away(self) -> None:
         deadline = asyncio.get_running_loop().time() + TAKE_OVER_SECONDS
@@ -124,5 +123,4 @@ class Service:
             await asyncio.sleep(AGAIN_SECONDS)
 
     def _others(self) -> set[str]:
-        gossip = self._log.peer_gossip()
-        return {peer.name for peer in self._log.status().peers if not gossip.get(peer.name, {}).get("drained")}
+        return in_service.in_service((peer.name for peer in self._log.status().peers), self._log.peer_gossip())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from orchestrator.replication.core import SyncObj
 from orchestrator.replication.errors import SnapshotInstalled, Stopped
 from orchestrator.replication.segment import EntryKind
+from orchestrator.replication.signal import Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,30 +21,15 @@ class Entry:
     data: bytes
 
 
-class HandingOut:
+class HandingOut(Signal):
+    """The signal is given when the log, the role or the database moved, or this node stops."""
+
     def __init__(self, raft: SyncObj, is_stopped: Callable[[], bool]) -> None:
+        super().__init__()
         self._raft = raft
         self._is_stopped = is_stopped
         # A snapshot replaced the database at this (index, term).
         self._installed: tuple[int, int] | None = None
-        self._waiters: list[asyncio.Future[None]] = []
-
-    def notify(self) -> None:
-        """The log, the role or the database moved, or this node stops."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def wait(self, timeout_s: float | None = None) -> None:
-        """Until the next `notify`."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        if timeout_s is None:
-            await waiter
-        else:
-            await asyncio.wait([waiter], timeout=timeout_s)
-            waiter.cancel()
 
     def snapshot_installed(self, index: int, term: int) -> None:
         self._installed = (index, term)

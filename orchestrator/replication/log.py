@@ -33,6 +33,7 @@ from orchestrator.replication.ports import Clock, Network, SnapshotSink, Snapsho
 from orchestrator.replication.raft_log import RaftLog
 from orchestrator.replication.segment import EntryKind
 from orchestrator.replication.settings import RaftSettings
+from orchestrator.replication.signal import Signal
 from orchestrator.replication.snapshot_receiver import SnapshotReceiver
 from orchestrator.replication.snapshots import SnapshotSender
 from orchestrator.replication.state import Role
@@ -97,6 +98,8 @@ class ReplicatedLog(LogKnowledge):
         self._stopped = False
         self._transferring = False
         self._role: tuple[Role, int] | None = None
+        # Given when another node leads, or none.
+        self._leader_changed = Signal()
         self._gossip: dict[str, GossipValue] = {}
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -235,6 +238,7 @@ class ReplicatedLog(LogKnowledge):
             raft.sender.cancel()
         if raft.receiver is not None:
             raft.receiver.cancel()
+        self._leader_changed.notify()
         self._notify()
 
     def fail(self, error: BaseException) -> None:
@@ -305,6 +309,7 @@ class ReplicatedLog(LogKnowledge):
             if raft.sender is not None:
                 raft.sender.cancel()
         self._review_role()
+        self._leader_changed.notify()
         self._notify()
 
     def _review_role(self) -> None:
@@ -375,6 +380,13 @@ class ReplicatedLog(LogKnowledge):
             return await hand_over(raft, self._handing_out.wait, among, rather_not)
         finally:
             self._transferring = False
+
+    async def wait_leader(self, timeout_s: float) -> str | None:
+        """Who leads, once this node knows; None if it hears of nobody for so long, or stops."""
+        deadline = self._loop.time() + timeout_s
+        while self.leader is None and not self._stopped and (left := deadline - self._loop.time()) > 0:
+            await self._leader_changed.wait(left)
+        return self.leader
 
     def stand_back(self, why: str, does: bool) -> None:
         """Whether this node leaves the lead to others, for this reason; one that leads goes on until it hands over."""

@@ -15,6 +15,7 @@ from orchestrator.engine.commands import UNCHANGED, SetRetention
 from orchestrator.engine.purging import retention
 from orchestrator.engine.results import Done
 from orchestrator.replication.configuration import Member
+from orchestrator.replication.in_service import says_drained
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.rpc.backend import Backend
@@ -208,7 +209,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             lag_entries=max(0, status.commit_index - held),
             last_contact_ms=peer.last_contact_ms or 0,
             term=int(said.get("term", 0)),
-            drained=bool(said.get("drained", 0)),
+            drained=says_drained(said),
             **_transfer(status, peer.name, incoming=False),
             clock_skew_ms=self.backend.clock_skews_ms().get(peer.name, 0),
         )

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import grpc
 
 from orchestrator.replication.errors import NoSuccessor
+from orchestrator.replication.in_service import in_service
 from orchestrator.rpc.backend import Backend, InService
 from orchestrator.rpc.errors import RpcFailure, not_found, unimplemented
 
 # The new leader says so within a heartbeat, of which there are several in an election timeout.
 SUCCESSOR_SECONDS = 2.0
-LOOK_EVERY_SECONDS = 0.01
 
 
 async def leader_known(backend: Backend) -> str:
     """Who leads, once this node has heard; "" if it hears of nobody for some time."""
-    deadline = asyncio.get_running_loop().time() + SUCCESSOR_SECONDS
-    while not backend.log.leader and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nothing signals it
-        await asyncio.sleep(LOOK_EVERY_SECONDS)
-    return backend.log.leader or ""
+    return await backend.log.wait_leader(SUCCESSOR_SECONDS) or ""
 
 
 def service_of(backend: Backend, node: str) -> InService:
@@ -35,15 +30,14 @@ def service_of(backend: Backend, node: str) -> InService:
 
 async def give_lead_away(backend: Backend, node: str) -> None:
     """To the node, or to whoever is nearest; returns once this one leads no longer. Raises RpcFailure."""
-    peers = {peer.name: peer for peer in backend.log.status().peers}
-    drained = {name for name, facts in backend.peers().items() if facts.get("drained")}
+    peers = {peer.name for peer in backend.log.status().peers}
+    able = in_service(peers, backend.peers())
     if node == backend.node:
         return
     if node and node not in peers:
         raise not_found("member", node)
-    if node in drained:
+    if node and node not in able:
         message = f"{node} is drained: it would give the lead away at once"
         raise RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "NODE_DRAINED", message)
-    among = {node} if node else peers.keys() - drained
-    if not await backend.log.transfer_leadership(among):
+    if not await backend.log.transfer_leadership({node} if node else able):
         raise NoSuccessor(node)

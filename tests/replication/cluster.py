@@ -10,9 +10,9 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from orchestrator.replication import identity as identities
 from orchestrator.replication.errors import NotLeader, SnapshotInstalled, Stopped
@@ -43,7 +43,7 @@ async def wait_until(what: str, condition: Callable[[], object], deadline_s: flo
         await asyncio.sleep(0.002)
 
 
-async def within(what: str, work: Coroutine[Any, Any, T], deadline_s: float = DEADLINE_S) -> T:
+async def within(what: str, work: Awaitable[T], deadline_s: float = DEADLINE_S) -> T:
     try:
         return await asyncio.wait_for(work, deadline_s)
     except TimeoutError:

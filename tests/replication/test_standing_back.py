@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from pathlib import Path
 
-from tests.replication.cluster import Cluster, Node, wait_until
+from tests.replication.cluster import Cluster, Node, wait_until, within
 
 
 def is_drained(node: Node, others: list[Node]) -> bool:
@@ -89,3 +90,25 @@ async def test_a_handover_passes_over_who_is_drained_unless_there_is_nobody_else
         await drained(cluster, *cluster.others(leader))
         assert await leader.log.transfer_leadership()
         assert await cluster.leader() is not leader
+
+
+async def test_who_waits_for_a_leader_is_told_when_there_is_one_and_when_the_node_stops(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        old = await cluster.leader()
+        await cluster.converged()
+        assert await old.log.wait_leader(0) == old.name
+        first, second = cluster.others(old)
+        # Nobody can be elected: one of three is left, which then campaigns in vain.
+        for node in (old, second):
+            await node.kill()
+        await wait_until("the last one to know no leader", lambda: first.log.leader is None)
+        assert await first.log.wait_leader(0.01) is None
+        waits = asyncio.create_task(first.log.wait_leader(3_600))
+        await second.start()
+        assert await within("a leader", waits) in (first.name, second.name)
+        await second.kill()
+        await wait_until("the last one to know no leader", lambda: first.log.leader is None)
+        waits = asyncio.create_task(first.log.wait_leader(3_600))
+        await asyncio.sleep(0)
+        await first.kill()
+        assert await within("the end", waits) is None

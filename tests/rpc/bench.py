@@ -151,6 +151,9 @@ class Bench:
             raise NotLeader(self.leader)
         return self.driver.index
 
+    async def wait_leader(self, timeout_s: float) -> str | None:
+        return self.leader
+
     def status(self) -> Any:
         return self.status_answer
 
