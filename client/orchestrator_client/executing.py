@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator_api.v1 import workflows_pb2 as pb
+from orchestrator_client import tracing
 from orchestrator_client.connection import ANSWER_S, Connection
 from orchestrator_client.errors import DeadlineExceeded, InvalidRequest, NoLeader, Overloaded
 from orchestrator_client.execution import (
@@ -137,7 +138,8 @@ async def signal_task(
         output=object_payload(output, "output"),
         reason=reason,
     )
-    await connection.call(lambda node: node.workflows.SignalTask, request, mutating=True)
+    with tracing.telling("signal", "task", request.namespace, workflow_id):
+        await connection.call(lambda node: node.workflows.SignalTask, request, mutating=True)
 
 
 async def wait_blocked(

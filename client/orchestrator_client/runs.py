@@ -10,6 +10,7 @@ import grpc.aio
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.asks_pb2 import Ask
 from orchestrator_api.v1.common_pb2 import Payload, ReadOptions
+from orchestrator_client import tracing
 from orchestrator_client.codec import decode, dumps
 from orchestrator_client.connection import ANSWER_S, Connection
 from orchestrator_client.errors import (
@@ -187,7 +188,8 @@ class Run:
             name=name,
             payload=object_payload(payload, "payload"),
         )
-        await self._connection.call(lambda node: node.workflows.SignalWorkflow, request, mutating=True)
+        with tracing.telling("signal", name, request.namespace, self.workflow_id):
+            await self._connection.call(lambda node: node.workflows.SignalWorkflow, request, mutating=True)
 
     async def pause(self) -> None:
         """Nothing new is scheduled until `resume`; running tasks may finish."""

@@ -61,6 +61,11 @@ def sending(operation: str, destination: str, request: Sendable) -> Traced:
     return _Sending(operation, destination, request) if INSTALLED else _UNTRACED
 
 
+def telling(operation: str, destination: str, namespace: str, workflow_id: str) -> Traced:
+    """Around what an execution is told, which has a trace of its own: a signal, say."""
+    return _Telling(operation, destination, namespace, workflow_id) if INSTALLED else _UNTRACED
+
+
 def processing(given: workers_pb2.Assignment) -> Traced:
     """Around what a worker does for an attempt, which has the context of the start for its own."""
     return _Processing(given) if INSTALLED else _UNTRACED
@@ -101,21 +106,30 @@ class _Span(Traced):
         self._span.set_attribute(name, value)
 
 
-class _Sending(_Span):
-    def __init__(self, operation: str, destination: str, request: Sendable) -> None:
+class _Sent(_Span):
+    def __init__(self, operation: str, destination: str, namespace: str, kind: trace.SpanKind) -> None:
         context = contexts.get_current()
         attributes = {
             "messaging.system": SYSTEM,
             "messaging.operation.name": operation,
             "messaging.operation.type": "send",
             "messaging.destination.name": destination,
-            "orchestrator.namespace": request.namespace or "default",
+            "orchestrator.namespace": namespace or "default",
         }
         name = f"{operation} {destination}"
-        super().__init__(
-            context, _tracer.start_span(name, context, kind=trace.SpanKind.PRODUCER, attributes=attributes)
-        )
+        super().__init__(context, _tracer.start_span(name, context, kind=kind, attributes=attributes))
+
+
+class _Sending(_Sent):
+    def __init__(self, operation: str, destination: str, request: Sendable) -> None:
+        super().__init__(operation, destination, request.namespace, trace.SpanKind.PRODUCER)
         _write(request, self._context)
+
+
+class _Telling(_Sent):
+    def __init__(self, operation: str, destination: str, namespace: str, workflow_id: str) -> None:
+        super().__init__(operation, destination, namespace, trace.SpanKind.CLIENT)
+        self.note("orchestrator.workflow.id", workflow_id)
 
 
 class _Processing(_Span):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from orchestrator_api.v1 import cluster_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import PageRequest, ReadOptions
+from orchestrator_client import tracing
 from orchestrator_client.connection import Connection
 from orchestrator_client.errors import InvalidRequest
 from orchestrator_client.execution import TaskStatus
@@ -158,7 +159,8 @@ class Upkeep:
     async def push_message(self, workflow_id: str, payload: Any = None) -> str:
         """Puts a message into the queue of the workflow that runs; answers the message's id."""
         request = pb.PushMessageRequest(**self._named(workflow_id), payload=object_payload(payload, "payload"))
-        reply = await self.connection.call(lambda node: node.workflows.PushMessage, request, mutating=True)
+        with tracing.telling("push", "message", request.namespace, workflow_id):
+            reply = await self.connection.call(lambda node: node.workflows.PushMessage, request, mutating=True)
         return reply.message_id
 
     async def explain(self, workflow_id: str) -> list[Waiting]:
@@ -237,7 +239,8 @@ class Upkeep:
             output=object_payload(output, "output"),
             reason=reason,
         )
-        await self.connection.call(lambda node: node.workflows.UpdateTask, request, mutating=True)
+        with tracing.telling("update", reference, request.namespace, workflow_id):
+            await self.connection.call(lambda node: node.workflows.UpdateTask, request, mutating=True)
 
     async def task_logs(
         self, workflow_id: str, *, reference: str = "", task_id: str = "", stale_ok: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -221,6 +222,30 @@ def test_what_a_task_starts_or_publishes_goes_on_with_its_trace(cluster: Cluster
     }
 
 
+def test_what_an_execution_is_told_is_a_span_of_the_caller(cluster: Cluster, spans: InMemorySpanExporter) -> None:
+    built = Workflow("waits")
+    built.wait(signal="packed", ref="packed")
+    built.wait(signal="sent", ref="sent")
+    built.wait(signal="paid", ref="paid")
+
+    async def main() -> None:
+        client = cluster.client
+        run = await client.start(built, {}, id="w")
+        with tracing._tracer.start_as_current_span("caller"):
+            await run.signal("packed")
+            await client.push_message("w", {"n": 1})
+            await client.update_task("w", "sent", "COMPLETED")
+            await client.signal_task("w")
+        await run.result()
+
+    cluster.run(main())
+    [caller] = named(spans, "caller")
+    told = [span for span in spans.get_finished_spans() if span.parent == caller.context]
+    assert [span.name for span in told] == ["signal packed", "push message", "update sent", "signal task"]
+    assert {span.kind for span in told} == {SpanKind.CLIENT}
+    assert {facts(span)["orchestrator.workflow.id"] for span in told} == {"w"}
+
+
 def test_an_attempt_of_what_nobody_traced_is_a_trace_of_its_own(spans: InMemorySpanExporter) -> None:
     given = workers_pb2.Assignment(name="pack", task_id="t")
     with tracing._tracer.start_as_current_span("when the worker began"), tracing.processing(given) as traced:
@@ -228,6 +253,18 @@ def test_an_attempt_of_what_nobody_traced_is_a_trace_of_its_own(spans: InMemoryS
     [packing] = named(spans, "process pack")
     assert packing.parent is None and not packing.links
     assert facts(packing)["orchestrator.task.status"] == "IN_PROGRESS"
+
+
+def test_an_attempt_that_is_cancelled_says_so_and_is_no_error(spans: InMemorySpanExporter) -> None:
+    def cancelled() -> None:
+        with tracing.processing(workers_pb2.Assignment(name="pack")):
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        cancelled()
+    [packing] = named(spans, "process pack")
+    assert facts(packing)["orchestrator.task.status"] == "CANCELED"
+    assert packing.status.status_code is StatusCode.UNSET and not packing.events
 
 
 def test_baggage_comes_to_the_task(spans: InMemorySpanExporter) -> None:
