@@ -115,7 +115,7 @@ def test_an_attempt_is_handed_out_with_all_that_its_view_has(monkeypatch: pytest
         idempotency_key="i", name="a", reference="r", iteration=1, retry_count=1, timeout_ms=1,
         input=b'{"k":"${workflow.secrets.A}"}', secrets=(5,),
         response_timeout_ms=1, heartbeat_details=b"{}", scheduled_ms=1_001, compensation=step, kind="k",
-        parameters=b"{}", queue="q", runtime_metadata=("KEY",),
+        parameters=b"{}", queue="q", runtime_metadata=("KEY",), trace="00-a-b-01",
     )
     monkeypatch.setattr(queries, "assignment_view", lambda *given: view)
     held: Any = None
