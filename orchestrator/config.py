@@ -129,6 +129,9 @@ class Config:
     flush_interval_ms: int = _setting("how often the state is written to the database", 1_000, min=1, max=60_000)
     checkpoint_interval_ms: int = _setting("how often the nodes compare what they hold, while anything happens", 30_000,
                                            min=100, max=3_600_000)
+    behaviour_raise_after_ms: int = _setting("raise the behaviour level by itself when all members have known a higher "
+                                             "one for so long; 0: only by `orchestrator cluster raise-behaviour`", 0,
+                                             min=0, max=365 * 86_400_000)
     hot_executions_max: int = _setting("executions held in memory", 50_000, min=100, max=10_000_000)
     hot_bytes_max: int = _setting("memory for executions, estimated", 512 * MIB, min=16 * MIB, max=1024 * GIB)
 

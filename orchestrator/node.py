@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator import __version__
 from orchestrator.admittance import Admittance
 from orchestrator.config import Address, Config
 from orchestrator.draining import Service
@@ -29,6 +28,7 @@ from orchestrator.replication.applier import Applier
 from orchestrator.replication.clock import LogClock
 from orchestrator.replication.errors import LostLeadership, NotLeader, Stopped
 from orchestrator.replication.log import ReplicatedLog, Role
+from orchestrator.replication.release import THIS_RELEASE, Release
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.skew import SkewWatch
@@ -43,12 +43,14 @@ from orchestrator.services.census import Census
 from orchestrator.services.checkpoints import ContentCheck
 from orchestrator.services.gauges import Gauges, Readings
 from orchestrator.services.leadership import Leadership
+from orchestrator.services.raising import LevelRaiser
 from orchestrator.services.retention import Retainer
 from orchestrator.stopping import told
+from orchestrator.storage.database import Database
 from orchestrator.storage.ended import EndedExecutions
 from orchestrator.storage.searches import Searches
 from orchestrator.storage.status_counts import count_statuses
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import Store, restored_machine
 from orchestrator.system_work import system_work
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.metrics_server import MetricsServer
@@ -57,7 +59,6 @@ from orchestrator.world import OffsetClock, World
 logger = logging.getLogger(__name__)
 
 GOSSIP_SECONDS = 0.2
-PEER_SILENCE_MS_MIN = 3_000
 STOP_GRACE_SECONDS = 1.0
 # A node that is further behind than this is not ready to serve.
 CAUGHT_UP_ENTRIES = 1_000
@@ -70,8 +71,9 @@ class NodeFailed(Exception):
 class Node:
     """One member of the cluster, from `start` to `stop`; `serve` opens it to clients."""
 
-    def __init__(self, config: Config, world: World | None = None) -> None:
+    def __init__(self, config: Config, world: World | None = None, release: Release = THIS_RELEASE) -> None:
         self.config = config
+        self._release = release
         self._world = world or World()
         self._clock = self._world.clock
         if config.clock_offset_ms:
@@ -85,7 +87,7 @@ class Node:
             self._world.off_loop)
         self._content = ContentCheck()
         self._free_disk = 0
-        self.metrics = Metrics(node=config.node, version=__version__)
+        self.metrics = Metrics(node=config.node, version=release.version)
         self._secrets = SecretValues(self._secret_keys, self._world.entropy)
         self._gauges = Gauges(self.metrics, self._free_disk_bytes, self._secrets.count_closed,
                               lambda: self._machine().state)
@@ -126,13 +128,15 @@ class Node:
                             EndedExecutions(self._database), self._settle,
                             self.metrics.oldest_ended_age_seconds.put_one)
         self._census = Census(self._machine, partial(count_statuses, self._database))
+        raiser = LevelRaiser(self._sequencer.submit_system, self._machine, lambda: self._log.status().releases,
+                             self._clock.monotonic, config.behaviour_raise_after_ms)
         self._leadership = Leadership(
             submit=self._sequencer.submit_system,
             machine=self._machine,
             log_time_ms=self._log_clock.peek_ms,
             monotonic=self._time.monotonic,
             on_fatal=self._fail,
-            services=(retainer, self._census),
+            services=(retainer, self._census, raiser),
             checkpoint_seconds=config.checkpoint_interval_ms / 1000,
             scripts=self._system.scripts,
         )
@@ -233,9 +237,14 @@ class Node:
             free_disk_bytes=self._free_disk_bytes,
             on_fatal=self._fail,
             metrics=self.metrics,
+            release=self._release,
+            restore=self._restored_machine,
         )
         self._database, self._flusher, self._settle = (
             self._storage.database, self._storage.flusher, self._storage.settle)
+
+    def _restored_machine(self, database: Database) -> Machine:
+        return restored_machine(database)
 
     def _make_log(self) -> ReplicatedLog:
         config = self.config
@@ -244,15 +253,7 @@ class Node:
         return ReplicatedLog(
             identity=self.identity,
             listen=(peer_listen.host, peer_listen.port),
-            settings=RaftSettings(
-                heartbeat_interval_ms=config.heartbeat_ms,
-                election_timeout_min_ms=config.election_timeout_min_ms,
-                election_timeout_max_ms=config.election_timeout_max_ms,
-                peer_silence_ms=max(PEER_SILENCE_MS_MIN, 3 * config.election_timeout_max_ms),
-                journal_segment_bytes=config.journal_segment_bytes,
-                journal_tail_entries=config.journal_tail_entries,
-                journal_tail_bytes=config.journal_tail_bytes,
-            ),
+            settings=RaftSettings.of(config),
             files=self._world.files,
             data_dir=config.data_dir,
             applied_index=applied.index,
@@ -268,22 +269,17 @@ class Node:
             network=self._world.network,
             workers=self._world.workers,
             tls=self._tls.peer_contexts,
+            release=self._release,
         )
 
     def _make_sequencer(self) -> Sequencer:
         config = self.config
         return Sequencer(
-            self._log,
-            self._log_clock,
-            node=config.node,
+            self._log, self._log_clock, node=config.node, monotonic=self._clock.monotonic,
             behaviour_level=lambda: self._machine().state.meta.behaviour_level,
-            monotonic=self._clock.monotonic,
-            queue_bytes_max=config.max_queue_bytes,
-            entry_bytes_max=config.entry_close_bytes,
-            entry_commands_max=config.entry_close_commands,
-            entries_in_flight_max=config.entries_in_flight,
-            on_commit_seconds=self.metrics.commit_seconds.observe,
-        )
+            queue_bytes_max=config.max_queue_bytes, entry_bytes_max=config.entry_close_bytes,
+            entry_commands_max=config.entry_close_commands, entries_in_flight_max=config.entries_in_flight,
+            on_commit_seconds=self.metrics.commit_seconds.observe)
 
     def _make_applier(self) -> Applier:
         config = self.config
@@ -301,6 +297,7 @@ class Node:
             hot_executions_max=config.hot_executions_max,
             hot_bytes_max=config.hot_bytes_max,
             on_apply_seconds=self.metrics.apply_seconds.observe,
+            release=self._release,
         )
 
     def _make_admission(self) -> Admission:
@@ -320,6 +317,7 @@ class Node:
     def _make_backend(self) -> Backend:
         return Backend(
             node=self.config.node,
+            release=self._release,
             cluster_id=self.identity.cluster_id,
             members=self.identity.members,
             log=self._log,

@@ -8,20 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator import __version__
 from orchestrator.config import Config
+from orchestrator.engine.machine import Machine
 from orchestrator.replication.applier import Applier
 from orchestrator.replication.errors import SnapshotUnfit
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.log import ReplicatedLog
 from orchestrator.replication.ports import SnapshotCopy
+from orchestrator.replication.release import Release
 from orchestrator.services.checkpoints import ContentCheck
 from orchestrator.storage.backups import Backups
 from orchestrator.storage.copies import Copies
 from orchestrator.storage.database import Database
 from orchestrator.storage.errors import SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher, FlusherSettings
-from orchestrator.storage.store import restored_machine
+from orchestrator.storage.stamps import stamp_of
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
 
@@ -41,19 +42,29 @@ class NodeStorage:
         free_disk_bytes: Callable[[], int],
         on_fatal: Callable[[BaseException], None],
         metrics: Metrics,
+        release: Release,
+        restore: Callable[[Database], Machine],
     ) -> None:
         self._log = log
         self._applier = applier
         self._metrics = metrics
         self._wall_ms = world.clock.wall_ms
+        self._release = release
+        self._restore = restore
+        path = config.data_dir / "state.db"
+        if world.database_files.exists(path):
+            # Before anything else, for there may be nothing else that this release can read.
+            stamp = stamp_of(path, world.database_vfs)
+            release.require(stamp.level, f"{config.data_dir}{stamp.last_opened} is")
         self.database = Database.open(
-            config.data_dir / "state.db",
+            path,
             cluster_id=identity.cluster_id,
             recovery_epoch=identity.recovery_epoch,
             vfs=world.database_vfs,
             lanes=world.lanes,
             files=world.database_files,
         )
+        self.database.sign(release.version)
         self.database.on_damage = on_fatal
         self.flusher = Flusher(
             self.database,
@@ -67,9 +78,9 @@ class NodeStorage:
         )
         self.copies = Copies(self.database, self.flusher, config.data_dir / "snapshots", lanes=world.lanes)
         self.copies.remove_leftovers()
-        self.backups = Backups(self.database, self.copies, node=config.node, version=__version__,
+        self.backups = Backups(self.database, self.copies, node=config.node, version=release.version,
                                settle=self.settle, room_bytes=free_disk_bytes, on_ended=self._backup_ended)
-        self.restored = restored_machine(self.database)
+        self.restored = restore(self.database)
 
     async def settle(self) -> None:
         """Returns once everything that is applied now is in the database."""
@@ -86,10 +97,12 @@ class NodeStorage:
         """A snapshot from the leader has arrived whole (see the log's SnapshotSink)."""
         async with self._applier().standing_still():
             try:
+                stamp = await self.copies.stamp(path)
+                self._release.require(stamp.level, f"the snapshot from the leader{stamp.last_opened} is")
                 await self.copies.install(path, index, term)
             except SnapshotCorrupt as error:
                 raise SnapshotUnfit(str(error)) from error
-            self.restored = restored_machine(self.database)
+            self.restored = self._restore(self.database)
         self._metrics.snapshots_installed.inc()
 
     def _backup_ended(self, is_whole: bool, seconds: float) -> None:

@@ -43,6 +43,7 @@ from orchestrator.replication.identity import Identity
 from orchestrator.replication.journal import Journal
 from orchestrator.replication.log import Entry, EntryKind
 from orchestrator.replication.membership import Membership
+from orchestrator.replication.release import THIS_RELEASE
 from orchestrator.replication.sequencer import PARTITION
 from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.worker import thread_worker
@@ -52,6 +53,7 @@ from orchestrator.storage.backups import extract, meta_of, restamp, sessions_of
 from orchestrator.storage.database import Database
 from orchestrator.storage.flusher import Flusher
 from orchestrator.storage.schema import Applied
+from orchestrator.storage.stamps import read_stamp
 from orchestrator.storage.store import Store, restored_machine
 from orchestrator.world import SystemClock
 
@@ -117,6 +119,7 @@ def restore(
     files = RealFiles()
     with BackupReader(backup) as reader:
         header = reader.header
+    THIS_RELEASE.require(header.behaviour_level, f"{backup}, made by orchestrator {header.version}, is")
     if cluster_id == header.cluster_id:
         raise IdentityError(
             f"the backup is of cluster {cluster_id}: what is restored is another cluster, with an id of its own, or "
@@ -236,6 +239,8 @@ def _standing(database: Path, identity: Identity) -> tuple[Applied, int]:
     connection = schema.connect(str(database), None)
     try:
         schema.check(connection, schema.Identity(identity.cluster_id, identity.recovery_epoch))
+        stamp = read_stamp(connection)
+        THIS_RELEASE.require(stamp.level, f"{database.parent}{stamp.last_opened} is")
         return schema.read_applied(connection), meta_of(connection).log_time_ms
     finally:
         connection.close()

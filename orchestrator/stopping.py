@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 
+from orchestrator.codec.errors import EntryVersionUnsupported, RowVersionUnsupported
 from orchestrator.replication.errors import IdentityError, JournalCorrupt
 from orchestrator.services.checkpoints import ContentDiffers
 from orchestrator.storage.errors import DatabaseCorrupt, DiskFailed, SchemaVersionUnsupported, WrongCluster
 
 REBUILD = "`orchestrator cluster rebuild --config FILE`"
 
+# They say themselves what to do.
+_OF_ANOTHER_RELEASE = (IdentityError, SchemaVersionUnsupported, RowVersionUnsupported, EntryVersionUnsupported)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -28,7 +31,7 @@ def advice(error: BaseException) -> str:
                     "it keeps the old data. Otherwise restore what was lost, or a backup")
         if isinstance(found, WrongCluster):
             return f"What to do: correct data_dir, or what lies in it; or rebuild this node, {REBUILD}"
-        if isinstance(found, IdentityError | SchemaVersionUnsupported):
+        if isinstance(found, _OF_ANOTHER_RELEASE):
             return ""
         if isinstance(found, OSError | DiskFailed) and found.errno is not None:
             return f"What to do: {_about_disk(found.errno)}"

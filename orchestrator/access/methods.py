@@ -122,6 +122,7 @@ _SERVICES: dict[str, dict[str, Rule]] = {
         "TransferLeadership": _administer_cluster("node"),
         "DrainNode": _administer_cluster("node"),
         "UndrainNode": _administer_cluster("node"),
+        "RaiseBehaviour": _administer_cluster(),
         # Nothing is changed by it, and everything is seen.
         "Backup": _administer_cluster(),
     },

@@ -147,6 +147,26 @@ def undrain_node(name: str) -> None:
     session.output.said(f"{name} is in service again", {"node": name})
 
 
+@cluster.command("raise-behaviour")
+@click.option("--level", type=click.IntRange(1), default=None,
+              help="To which level.  [default: the highest that a member knows]")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@calls_cluster
+async def raise_behaviour(session: Session, client: Client, *, level: int | None, yes: bool) -> None:
+    """End an upgrade: what the new release does differently begins, and nobody can go back to the old one.
+
+    All members must run a release that knows the level, and be reachable: see `cluster status`.
+    """
+    if not yes:
+        click.confirm("Once raised, the behaviour level is never lowered: releases that do not know it can't be run in "
+                      "this cluster any more. Raise it?", abort=True, err=True)
+    request = cluster_pb2.RaiseBehaviourRequest(level=level or 0)
+    reply = await client.connection.call(lambda node: node.cluster.RaiseBehaviour, request)
+    said = f"raised from {reply.previous} to" if reply.level > reply.previous else "is already"
+    session.output.said(f"the behaviour level {said} {reply.level}",
+                        {"previous": reply.previous, "level": reply.level})
+
+
 async def _named(session: Session, name: str) -> tuple[cluster_pb2.GetStatusResponse, str]:
     """The cluster, and where the node (by default the leader) serves gRPC."""
     found = await best_status(session.addresses, _patience(session), session.tls)
@@ -236,13 +256,31 @@ def describe(found: cluster_pb2.GetStatusResponse) -> Any:
         ("worker sessions", found.worker_sessions),
         ("stuck", Text(f"{found.stuck_compensations} compensations wait for an operator", "bold red")
          if found.stuck_compensations else ""),
-        ("version", f"{found.version}, behaviour level {found.behaviour_level}"), ("as seen by", found.node),
+        ("version", _versions(found)), ("behaviour", _level(found)), ("as seen by", found.node),
     ))
     rows = [(Text(node.name, "bold"), _role(node), node.term, node.applied_index, _lag(node),
-             _heard(node), _clock(node), node.grpc_address)
+             _heard(node), _clock(node), node.version, _levels(node), node.grpc_address)
             for node in sorted(found.nodes, key=lambda node: node.name)]
-    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "CLOCK", "GRPC")
+    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "CLOCK", "VERSION", "LEVELS", "GRPC")
     return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5, 6)))
+
+
+def _versions(found: cluster_pb2.GetStatusResponse) -> Text:
+    versions = sorted({node.version for node in found.nodes if node.version} or {found.version})
+    return Text(" and ".join(versions), "yellow" if len(versions) > 1 else "")
+
+
+def _level(found: cluster_pb2.GetStatusResponse) -> Text:
+    text = Text(f"level {found.behaviour_level}")
+    if found.behaviour_level_known > found.behaviour_level:
+        text.append(f", all members know {found.behaviour_level_known}: `cluster raise-behaviour`", "yellow")
+    return text
+
+
+def _levels(node: cluster_pb2.NodeStatus) -> str:
+    if node.behaviour_lowest == node.behaviour_highest:
+        return str(node.behaviour_highest or "")
+    return f"{node.behaviour_lowest}-{node.behaviour_highest}"
 
 
 def bearable(found: cluster_pb2.GetStatusResponse) -> Text:

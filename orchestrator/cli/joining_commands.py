@@ -19,6 +19,7 @@ from orchestrator.replication import identity as identities
 from orchestrator.replication.directory_lock import locked
 from orchestrator.replication.files import RealFiles
 from orchestrator.replication.identity import Identity
+from orchestrator.replication.release import THIS_RELEASE
 from orchestrator_api.v1 import cluster_pb2
 from orchestrator_client import Client
 from orchestrator_client.errors import ClusterError, RequestError
@@ -43,8 +44,9 @@ async def join(session: Session, client: Client, *, config_file: Path | None, da
     if config.node in _peers(found):
         raise exits.Failure(f"{config.node} is a member already: `cluster rebuild` makes it anew", exits.REJECTED)
     made = _initialise(config, found)
-    request = cluster_pb2.AddMemberRequest(name=made.node, incarnation=made.incarnation,
-                                           peer_address=str(config.peer_address))
+    request = cluster_pb2.AddMemberRequest(
+        name=made.node, incarnation=made.incarnation, peer_address=str(config.peer_address),
+        behaviour_lowest=THIS_RELEASE.lowest_level, behaviour_highest=THIS_RELEASE.highest_level)
     await _admit(config, made, "add", client.connection.call(lambda server: server.cluster.AddMember, request))
     session.output.said(f"{made.node} is admitted: {_AFTERWARDS}", _values(config, made))
 
@@ -72,8 +74,9 @@ async def rebuild(session: Session, client: Client, *, config_file: Path | None,
                             exits.UNAVAILABLE)
     kept = await asyncio.to_thread(_move_aside, config.data_dir, discard)
     made = _initialise(config, found)
-    request = cluster_pb2.ReplaceMemberRequest(name=made.node, incarnation=made.incarnation,
-                                               peer_address=str(config.peer_address))
+    request = cluster_pb2.ReplaceMemberRequest(
+        name=made.node, incarnation=made.incarnation, peer_address=str(config.peer_address),
+        behaviour_lowest=THIS_RELEASE.lowest_level, behaviour_highest=THIS_RELEASE.highest_level)
     replacing = client.connection.call(lambda server: server.cluster.ReplaceMember, request)
     await _admit(config, made, "replace", replacing, kept)
     where = f"; its old data are in {kept}" if kept is not None else ""

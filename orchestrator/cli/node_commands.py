@@ -18,6 +18,7 @@ from orchestrator.access.rules_file import RulesInvalid
 from orchestrator.cli import exits
 from orchestrator.cli.die_with_parent import die_with_parent
 from orchestrator.cli.output import Output, facts, stacked
+from orchestrator.codec.errors import RowVersionUnsupported
 from orchestrator.config import SETTINGS, Address, Config, ConfigError, load
 from orchestrator.replication import identity
 from orchestrator.replication.errors import IdentityError, JournalCorrupt
@@ -30,7 +31,8 @@ from orchestrator.tls.files import TlsUnusable
 
 CONFIG_FILE = click.option("--config", "config_file", type=click.Path(path_type=Path, dir_okay=False),
                             envvar="ORCHESTRATOR_CONFIG", help="TOML file with settings.")
-REFUSED = (IdentityError, JournalCorrupt, DatabaseCorrupt, SchemaVersionUnsupported, WrongCluster)
+REFUSED = (
+    IdentityError, JournalCorrupt, DatabaseCorrupt, SchemaVersionUnsupported, RowVersionUnsupported, WrongCluster)
 _COULD_NOT_BIND = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 
 

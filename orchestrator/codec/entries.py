@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from orchestrator.codec.errors import EntryCorrupt, EntryVersionUnsupported
+from orchestrator.engine import behaviour
 from orchestrator.engine.command import Command
 from orchestrator.engine.commands import AnyCommand, RequestIdentity
+from orchestrator.engine.encoding import encode_struct
 
 ENTRY_FORMAT = 1
 ENTRY_CLOSE_BYTES = 256 * 1024
@@ -29,7 +31,7 @@ _ARRAY32 = struct.Struct(">BI")
 class EntryHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What holds for all commands of an entry."""
 
-    behaviour_level: int
+    behaviour_level: int  # what a node has to know to apply it, the level that the entry itself raises included
     partition: int
     time_ms: int  # log time: never less than the entry's before
     proposer: str  # the node that led
@@ -50,6 +52,9 @@ _outline = msgspec.msgpack.Decoder(tuple[EntryHeader, list[tuple[Any, list[Any]]
 
 def encode_command(identity: RequestIdentity | None, command: Command) -> bytes:
     """A piece for `join_entry`."""
+    if type(command) in behaviour.FIELDS_SINCE:
+        # Without the fields that nobody uses yet, which an older node would refuse.
+        return _PAIR + _encoder.encode(identity) + encode_struct(command)
     return _encoder.encode((identity, command))
 
 

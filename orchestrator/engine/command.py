@@ -9,8 +9,8 @@ import msgspec
 from orchestrator.engine.model import ExecutionKey
 
 
-class Command(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Base of all commands."""
+class Command(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """Base of all commands. A field that is not known is refused: who passes over it computes something else."""
 
 
 def execution_of(command: Command) -> ExecutionKey | None:

@@ -1,6 +1,7 @@
 """What may be asked of the state machine. Commands are what the log holds.
 
-Fields are encoded by position, the tag first: add new fields at the end, with a default, and never reuse a tag.
+Fields are encoded by position, the tag first: add new fields at the end, with a default, and never reuse a tag. What
+was released without them must not meet them: `behaviour` lists since when there are new commands and fields.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from orchestrator.engine.secret_commands import SecretCommand
 UNCHANGED = -1
 
 
-class RequestIdentity(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class RequestIdentity(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """Which request a command came with: a plain id, or a place in a client session."""
 
     request_id: str = ""
@@ -392,7 +393,7 @@ class SetRetention(Command, frozen=True, tag=121):
     bytes: int
 
 
-class PurgeItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class PurgeItem(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """An execution that the leader found to be kept for long enough; whether it is so, is decided when applied."""
 
     namespace: str

@@ -157,17 +157,17 @@ class Machine:
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self.handlers = COMMANDS
         self.chain = chain.GENESIS  # set anew by whoever restores the state
         self.index = 0
         self.term = 0
-        self.behaviour_level = 1
         self._ids = Identifiers(state.cluster_id, state.recovery_epoch)
         self._entry = chain.EntryHash()
         self._requests = 0  # that came with an identity, in this entry
         self._changed_by_messages = 0  # rows, in this entry
 
-    def begin_entry(self, index: int, term: int, time_ms: int, behaviour_level: int) -> None:
-        self.index, self.term, self.behaviour_level = index, term, behaviour_level
+    def begin_entry(self, index: int, term: int, time_ms: int) -> None:
+        self.index, self.term = index, term
         self._entry = chain.EntryHash()
         self._requests = self._changed_by_messages = 0
         if time_ms > self.state.meta.log_time_ms:
@@ -187,7 +187,7 @@ class Machine:
         return [] if needed is None else [needed]
 
     def apply(self, command: commands.AnyCommand, identity: commands.RequestIdentity | None = None) -> Outcome:
-        handler = COMMANDS[type(command)]
+        handler = self.handlers[type(command)]
         self._requests += identity is not None
         done = self._run(handler, command, identity)
         result = done.result

@@ -97,6 +97,11 @@ class Step:
         self._meta = state.meta
         self._plan: Plan | None = None
 
+    @property
+    def level(self) -> int:
+        """The cluster's behaviour level: what this code does otherwise than the release before depends on it."""
+        return self.state.meta.behaviour_level
+
     # --- the execution
 
     def open(self, namespace: str, workflow_id: str) -> bool:

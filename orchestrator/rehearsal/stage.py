@@ -68,7 +68,7 @@ class Stage(Machine):
         return self.state.leases.get((token,)) if isinstance(done.result, Done) else None
 
     def _begin(self) -> None:
-        self.begin_entry(self.index + 1, 1, self.now_ms, self.behaviour_level)
+        self.begin_entry(self.index + 1, 1, self.now_ms)
 
     async def _drain(self, result: AnyResult, effects: list[AnyEffect]) -> AnyResult:
         await self._stepped(result, effects)

@@ -25,6 +25,7 @@ from orchestrator.replication.clock import LogClock
 from orchestrator.replication.errors import SnapshotInstalled
 from orchestrator.replication.log import Entry, EntryKind
 from orchestrator.replication.ports import Clock
+from orchestrator.replication.release import THIS_RELEASE, Release
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class Applier:
         hot_bytes_max: int,
         staged_every_bytes: int = 512 << 10,
         on_apply_seconds: Callable[[float], None] = lambda seconds: None,
+        release: Release = THIS_RELEASE,
     ) -> None:
         self._log = log
         self.machine = machine
@@ -109,6 +111,7 @@ class Applier:
         self._hot_bytes_max = hot_bytes_max
         self._staged_every_bytes = staged_every_bytes
         self._on_apply_seconds = on_apply_seconds
+        self._release = release
         self.applied_index = applied_index
         self.applied_term = applied_term
         self._replayed_until = replayed_until
@@ -208,7 +211,9 @@ class Applier:
         self, entry: Entry, decoded: LogEntry, results: list[AnyResult], effects: list[AnyEffect]
     ) -> None:
         machine = self.machine
-        machine.begin_entry(entry.index, entry.term, decoded.time_ms, decoded.behaviour_level)
+        # Before anything of it is applied: what this code would make of it is not what the others have.
+        self._release.require(decoded.behaviour_level, f"entry {entry.index} of the log, by {decoded.proposer}, is")
+        machine.begin_entry(entry.index, entry.term, decoded.time_ms)
         # Replayed entries say nothing about how fast time passes.
         self._log_clock.observe(machine.state.meta.log_time_ms, live=entry.index > self._replayed_until)
         commands = decoded.commands

@@ -8,12 +8,16 @@ ReplicationError
 ├── SnapshotUnfit        a snapshot that arrived is not what it was made of: nothing was touched, ask for another
 ├── SnapshotInstalled    the applier is behind a snapshot: continue from (index, term)
 ├── EntryTooLarge        the caller's entry is over the limit
+├── RaiseRefused         the behaviour level stays as it is
+├── LevelTooLow          the command is of a behaviour level above the cluster's (certain: it has no effect)
 ├── MembershipError      the change of members was not begun (certain: it has no effect)
 │   ├── NoSuccessor · ChangeInProgress · WouldLoseQuorum · UnknownMember · MemberExists · InvalidMember
 ├── Stopped              this node is stopping
 ├── JournalCorrupt       durable data is damaged or missing: the node must not start
 └── IdentityError        the data directory is not the one this node needs
     ├── NotInitialised · DirectoryNotBlank · WrongNode · WrongCluster · Superseded · DirectoryInUse
+    ├── FormatUnsupported    a newer release wrote it: run that one
+    └── LevelUnsupported     the cluster is at a behaviour level that this release does not know: run one that does
 """
 
 from __future__ import annotations
@@ -61,6 +65,14 @@ class SnapshotInstalled(ReplicationError):
 
 class EntryTooLarge(ReplicationError):
     """The entry is over `entry_bytes_max`."""
+
+
+class LevelTooLow(ReplicationError):
+    """Not all nodes need to know this command as long as the behaviour level is what it is."""
+
+
+class RaiseRefused(ReplicationError):
+    """The behaviour level can't be raised; the message says because of which nodes."""
 
 
 class MembershipError(ReplicationError):
@@ -127,6 +139,14 @@ class WrongCluster(IdentityError):
 
 class Superseded(IdentityError):
     """The cluster was recovered without this node, whose data are of the epoch before."""
+
+
+class FormatUnsupported(IdentityError):
+    """A newer release has written it."""
+
+
+class LevelUnsupported(IdentityError):
+    """The cluster is at a behaviour level that this release does not know: it must not go on."""
 
 
 class DirectoryInUse(IdentityError):

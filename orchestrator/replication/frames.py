@@ -12,9 +12,12 @@ from typing import Annotated
 import msgspec
 
 from orchestrator.replication.configuration import Configuration
+from orchestrator.replication.release import Release
 from orchestrator.replication.segment import EntryKind, Record
 
 PROTOCOL_VERSION = 2
+"""The oldest that this program speaks: what each side sends until it has heard of a newer one that both know."""
+PROTOCOL_NEWEST = 2
 LENGTH = struct.Struct(">I")
 HELLO_BYTES_MAX = 64 * 1024
 
@@ -26,7 +29,11 @@ Checksum = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
-    """Base of all messages; the tag is the class name."""
+    """Base of all messages; the tag is the class name.
+
+    Fields may be added at the end, with a default: who does not know them passes over them. A new message is sent only
+    to who has said that it knows a version with it.
+    """
 
 
 class Hello(Message, frozen=True):
@@ -44,6 +51,21 @@ class Hello(Message, frozen=True):
     configuration_committed: bool = False
     # Raised when a cluster is recovered without some of its nodes: those are of an epoch before.
     recovery_epoch: Count = 0
+    # What the sender runs: the version of the software, and the behaviour levels that it knows; 0: it does not say.
+    software: str = ""
+    lowest_level: Count = 0
+    highest_level: Count = 0
+    # The newest version of what nodes say to each other that it knows; `version` is the oldest.
+    newest_version: Count = 0
+
+    @property
+    def is_understood(self) -> bool:
+        """Whether there is a version that both know."""
+        return self.version <= PROTOCOL_NEWEST and max(self.version, self.newest_version) >= PROTOCOL_VERSION
+
+    @property
+    def release(self) -> Release | None:
+        return Release(self.software, self.lowest_level, self.highest_level) if self.highest_level else None
 
 
 class Gossip(Message, frozen=True):

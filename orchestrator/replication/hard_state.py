@@ -14,12 +14,14 @@ from pathlib import Path
 import google_crc32c
 import msgspec
 
-from orchestrator.replication.errors import JournalCorrupt
+from orchestrator import __version__
+from orchestrator.replication.errors import FormatUnsupported, JournalCorrupt
 from orchestrator.replication.files import Files, replace_file
 from orchestrator.replication.worker import DiskQueue
 
 FILE_NAME = "hard_state"
 COPY_NAME = "hard_state.copy"
+FORMAT_VERSION = 1
 
 
 class HardState(msgspec.Struct, frozen=True):
@@ -37,6 +39,7 @@ class HardState(msgspec.Struct, frozen=True):
 class _Numbered(msgspec.Struct):
     # Files of the first format have none, and no copy.
     number: int = 0
+    format_version: int = FORMAT_VERSION
 
 
 class HardStateFile:
@@ -84,8 +87,13 @@ class HardStateFile:
         try:
             if len(raw) < 4 or google_crc32c.value(raw[4:]).to_bytes(4, "big") != raw[:4]:
                 raise ValueError("checksum mismatch")
-            state = msgspec.msgpack.decode(raw[4:], type=HardState)
-            return raw, state, msgspec.msgpack.decode(raw[4:], type=_Numbered).number
+            numbered = msgspec.msgpack.decode(raw[4:], type=_Numbered)
+            if numbered.format_version > FORMAT_VERSION:
+                raise FormatUnsupported(
+                    f"{path} has format version {numbered.format_version}, and orchestrator {__version__} knows up to "
+                    f"{FORMAT_VERSION}: a newer release wrote it, run that one here"
+                )
+            return raw, msgspec.msgpack.decode(raw[4:], type=HardState), numbered.number
         except ValueError as error:
             raise JournalCorrupt(_refusal(path, f"is damaged ({error})")) from error
 
@@ -97,7 +105,8 @@ class HardStateFile:
         self._copy_last()
         self.current = state
         self._number += 1
-        raw = msgspec.msgpack.encode({**msgspec.structs.asdict(state), "number": self._number})
+        numbered = _Numbered(self._number)
+        raw = msgspec.msgpack.encode({**msgspec.structs.asdict(state), **msgspec.structs.asdict(numbered)})
         checked = self._uncopied = google_crc32c.value(raw).to_bytes(4, "big") + raw
         self._disk.add(partial(replace_file, self._files, self._path, checked), partial(self._written, state, checked))
         self._disk.kick()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from orchestrator import __version__
 from orchestrator.replication.errors import (
     DirectoryNotBlank,
+    FormatUnsupported,
     IdentityError,
     NotInitialised,
     Superseded,
@@ -136,9 +138,9 @@ def load(
             f"{path} cannot be read ({error}): restore it, or rebuild this node, `orchestrator cluster rebuild`"
         ) from error
     if identity.format_version != FORMAT_VERSION:
-        raise IdentityError(
-            f"{path} has format version {identity.format_version}, this program knows {FORMAT_VERSION}: "
-            "use the version that wrote it, or upgrade through a release that reads both"
+        raise FormatUnsupported(
+            f"{path} has format version {identity.format_version}, and orchestrator {__version__} knows "
+            f"{FORMAT_VERSION}: run the release that wrote it, or upgrade through one that reads both"
         )
     if node is not None and identity.node != node:
         raise WrongNode(

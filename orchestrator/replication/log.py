@@ -31,6 +31,7 @@ from orchestrator.replication.log_knowledge import LogKnowledge
 from orchestrator.replication.membership import Membership, Standing
 from orchestrator.replication.ports import Clock, Network, SnapshotSink, SnapshotSource, TcpNetwork
 from orchestrator.replication.raft_log import RaftLog
+from orchestrator.replication.release import THIS_RELEASE, Release
 from orchestrator.replication.segment import EntryKind
 from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.signal import Signal
@@ -75,6 +76,7 @@ class ReplicatedLog(LogKnowledge):
         workers: WorkerFactory = thread_worker,
         tls: TlsContexts = (None, None),
         on_sync_seconds: Callable[[float], None] = lambda seconds: None,
+        release: Release = THIS_RELEASE,
     ) -> None:
         self._identity = identity
         self._listen = listen
@@ -93,6 +95,7 @@ class ReplicatedLog(LogKnowledge):
         self._workers = workers
         self._tls = tls
         self._on_sync_seconds = on_sync_seconds
+        self._release = release
         self._raft: SyncObj | None = None
         self._tick_soon = False
         self._stopped = False
@@ -140,6 +143,7 @@ class ReplicatedLog(LogKnowledge):
             stored=configurations.decode_stored(self._applied_configuration, self._identity.members),
             on_formed=self._formed,
             on_announce=self._announce,
+            release=self._release,
         )
         self._transport = PeerTransport(
             identity=self._identity,

@@ -71,16 +71,8 @@ class LogKnowledge:
         return self._core.commit_index
 
     def status(self) -> Status:
-        return describe(
-            self._core,
-            role=self.role,
-            awaiting_reason=self._membership.awaiting_reason,
-            configuration=self._membership.configuration,
-            configuration_index=self._membership.index,
-            flushed_index=self._in_step.flushed_index,
-            counters=dict(self._transport.counters),
-            strangers=self._transport.strangers(),
-        )
+        flushed_index = self._in_step.flushed_index
+        return describe(self._core, self._membership, self._transport, role=self.role, flushed_index=flushed_index)
 
     def candidates(self) -> dict[str, Member]:
         """Nodes that are connected and could be admitted, by name."""

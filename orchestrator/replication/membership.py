@@ -19,10 +19,11 @@ import msgspec
 
 from orchestrator.replication import configuration as configurations
 from orchestrator.replication.configuration import Configuration, Member, Placed
-from orchestrator.replication.frames import PROTOCOL_VERSION, Hello
+from orchestrator.replication.frames import PROTOCOL_NEWEST, PROTOCOL_VERSION, Hello
 from orchestrator.replication.hard_state import HardStateFile
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.journal import Journal
+from orchestrator.replication.release import THIS_RELEASE, Release, Releases
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,12 @@ class Membership:
         stored: Placed | None = None,
         on_formed: Callable[[], None] = lambda: None,
         on_announce: Callable[[], None] = lambda: None,
+        release: Release = THIS_RELEASE,
     ) -> None:
         self._identity = identity
         self._hard_state = hard_state
         self._journal = journal
+        self._release = release
         self._on_formed = on_formed
         # Called when this node has to say hello again, and look anew at who counts.
         self._on_announce = on_announce
@@ -227,7 +230,28 @@ class Membership:
             self.index,
             self._committed,
             identity.recovery_epoch,
+            self._release.version,
+            self._release.lowest_level,
+            self._release.highest_level,
+            PROTOCOL_NEWEST,
         )
+
+    def releases(self) -> Releases:
+        """What each member and learner runs; None of one that is away, or whose name another disk has now."""
+        configuration = self.configuration
+        found: dict[str, Release | None] = {}
+        for name in configuration.names() if configuration is not None else ():
+            hello = self._hellos.get(name) if name in self._present else None
+            is_it = hello is not None and configuration is not None and configuration.lists(name, hello.incarnation)
+            found[name] = hello.release if hello is not None and is_it else None
+        if self._identity.node in found:
+            found[self._identity.node] = self._release
+        return found
+
+    def releases_said(self) -> dict[str, Release]:
+        """By everybody who is there, member or not."""
+        said = {name: self._hellos[name].release for name in sorted(self._present)}
+        return {name: release for name, release in said.items() if release is not None}
 
     # -- hearing of others ---------------------------------------------------------------------------------------
 

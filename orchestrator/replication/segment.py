@@ -15,11 +15,12 @@ from pathlib import Path
 
 import google_crc32c
 
-from orchestrator.replication.errors import JournalCorrupt
+from orchestrator import __version__
+from orchestrator.replication.errors import FormatUnsupported, JournalCorrupt
 from orchestrator.replication.files import Files
 
 SUFFIX = ".journal"
-HEADER_MAGIC = b"OJS2"
+HEADER_MAGIC = b"OJS2"  # the last byte counts the formats of segments and of their records
 RECORD_MAGIC = b"OJR2"
 # magic, crc, sequence, base index, base term, flags
 HEADER = struct.Struct("<4sIQQQB")
@@ -145,6 +146,12 @@ def _read_header(data: bytes, path: Path) -> Segment | None:
     if len(data) < HEADER.size:
         return None
     magic, crc, sequence, base_index, base_term, flags = HEADER.unpack_from(data, 0)
+    if magic[:-1] == HEADER_MAGIC[:-1] and magic[-1:].isdigit() and magic > HEADER_MAGIC:
+        # Never taken for torn: it would be cut away.
+        raise FormatUnsupported(
+            f"journal segment {path} has format {magic[-1:].decode()}, and orchestrator {__version__} knows up to "
+            f"{HEADER_MAGIC[-1:].decode()}: a newer release wrote it, run that one here"
+        )
     if magic != HEADER_MAGIC or crc != google_crc32c.value(data[CHECKED_FROM : HEADER.size]):
         return None
     return Segment(sequence, path, base_index, base_term, reset=bool(flags & FLAG_RESET))

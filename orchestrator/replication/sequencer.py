@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from orchestrator.codec.entries import EntryHeader, encode_command, join_entry
+from orchestrator.engine import behaviour
 from orchestrator.engine.command import execution_of
 from orchestrator.engine.commands import (
     AnyCommand,
@@ -26,7 +27,14 @@ from orchestrator.engine.commands import (
 )
 from orchestrator.engine.results import AnyResult
 from orchestrator.replication.clock import LogClock
-from orchestrator.replication.errors import EntryTooLarge, NotLeader, OutcomeUnknown, Overloaded, Stopped
+from orchestrator.replication.errors import (
+    EntryTooLarge,
+    LevelTooLow,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    Stopped,
+)
 from orchestrator.replication.turns import Owner, Shares, Taken, Turns
 
 PARTITION = 0
@@ -45,10 +53,12 @@ class Appends(Protocol):
 
 
 class _Waiting:
-    __slots__ = ("data", "future", "is_start")
+    __slots__ = ("data", "future", "is_start", "level")
 
-    def __init__(self, data: bytes, future: asyncio.Future[AnyResult], *, is_start: bool) -> None:
+    def __init__(self, data: bytes, level: int, future: asyncio.Future[AnyResult], *, is_start: bool) -> None:
         self.data = data
+        # What a node has to know to apply it.
+        self.level = level
         self.future = future
         self.is_start = is_start
 
@@ -155,7 +165,8 @@ class Sequencer:
     def begin(self, command: AnyCommand, identity: RequestIdentity | None = None) -> asyncio.Future[AnyResult]:
         """The command's result, once it is on a quorum of disks and applied here.
 
-        Raises, or fails with, NotLeader, Overloaded, EntryTooLarge (all certain to have no effect) or OutcomeUnknown.
+        Raises, or fails with, NotLeader, Overloaded, EntryTooLarge, LevelTooLow (all certain to have no effect) or
+        OutcomeUnknown.
         """
         future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
         self._put(command, identity, future)
@@ -200,15 +211,23 @@ class Sequencer:
     ) -> None:
         if not self._open:
             raise NotLeader(None)
+        level = self._level_of(command)
         data = encode_command(identity, command)
         limit = self._limit(command)
         if not system and self._queue_bytes and self._queue_bytes + len(data) > limit:
             raise Overloaded(f"{self._queue_bytes} bytes of commands are waiting; the limit is {limit}")
         is_start = isinstance(command, StartWorkflow)
-        self._queue.put(execution_of(command), _Waiting(data, future, is_start=is_start), self._monotonic())
+        self._queue.put(execution_of(command), _Waiting(data, level, future, is_start=is_start), self._monotonic())
         self._starts += is_start
         self._queue_bytes += len(data)
         self._schedule_pump()
+
+    def _level_of(self, command: AnyCommand) -> int:
+        """Raises LevelTooLow for what is not to be in the log yet: not all nodes know what it means."""
+        needed, level = behaviour.level_needed(command), self._behaviour_level()
+        if needed > level:
+            raise LevelTooLow(f"{type(command).__name__} takes behaviour level {needed}, and the cluster is at {level}")
+        return behaviour.level_led_to(command)
 
     def _limit(self, command: AnyCommand) -> float:
         if isinstance(command, StartWorkflow):
@@ -237,7 +256,8 @@ class Sequencer:
             batch, owners, is_large = self._take_batch()
             futures = [item.future for item in batch]
             try:
-                header = EntryHeader(self._behaviour_level(), PARTITION, self._clock.next_ms(), self._node)
+                level = max(self._behaviour_level(), *(item.level for item in batch))
+                header = EntryHeader(level, PARTITION, self._clock.next_ms(), self._node)
                 index, term = self._log.append(join_entry(header, [item.data for item in batch]))
             except BaseException as error:  # noqa: BLE001 - raised again, unless it is a refusal
                 self._queue.give_back(owners, self._monotonic())

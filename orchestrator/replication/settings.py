@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.config import Config
+
 KIB = 1024
 MIB = 1024 * KIB
+PEER_SILENCE_MS_MIN = 3_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,7 @@ class RaftSettings:
     commit_notice_ms: int = 10
     gossip_interval_ms: int = 250
     # Nothing heard from a peer for so long, or for three election timeouts: its connections are made anew.
-    peer_silence_ms: int = 3_000
+    peer_silence_ms: int = PEER_SILENCE_MS_MIN
 
     entry_bytes_max: int = 8 * MIB
     batch_bytes_max: int = 4 * MIB
@@ -45,6 +48,19 @@ class RaftSettings:
     snapshot_chunks_in_flight: int = 8
     # For so long a transfer, its copy and the journal after it are kept for a follower that can't be reached.
     snapshot_patience_ms: int = 60_000
+
+    @classmethod
+    def of(cls, config: Config) -> RaftSettings:
+        """As a node's configuration says."""
+        return cls(
+            heartbeat_interval_ms=config.heartbeat_ms,
+            election_timeout_min_ms=config.election_timeout_min_ms,
+            election_timeout_max_ms=config.election_timeout_max_ms,
+            peer_silence_ms=max(PEER_SILENCE_MS_MIN, 3 * config.election_timeout_max_ms),
+            journal_segment_bytes=config.journal_segment_bytes,
+            journal_tail_entries=config.journal_tail_entries,
+            journal_tail_bytes=config.journal_tail_bytes,
+        )
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

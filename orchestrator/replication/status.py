@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.replication.configuration import Configuration
 from orchestrator.replication.core import SyncObj
+from orchestrator.replication.membership import Membership
+from orchestrator.replication.release import Release, Releases
 from orchestrator.replication.state import Role
+from orchestrator.replication.transport import PeerTransport
 
 
 @dataclass(frozen=True)
@@ -57,23 +60,20 @@ class Status:
     peers: tuple[PeerStatus, ...]
     transfers: tuple[TransferStatus, ...]
     counters: dict[str, int]
+    # What each member and learner runs; None of one that is away.
+    releases: Releases = field(default_factory=dict)
+    # What everybody runs who is there, nodes that wait to be admitted included.
+    said: dict[str, Release] = field(default_factory=dict)
 
 
 def describe(
-    raft: SyncObj,
-    *,
-    role: Role,
-    awaiting_reason: str | None,
-    configuration: Configuration | None,
-    configuration_index: int,
-    flushed_index: int,
-    counters: dict[str, int],
-    strangers: frozenset[str],
+    raft: SyncObj, membership: Membership, transport: PeerTransport, *, role: Role, flushed_index: int
 ) -> Status:
+    strangers = transport.strangers()
     return Status(
         node=raft.name,
         role=role,
-        awaiting_reason=awaiting_reason,
+        awaiting_reason=membership.awaiting_reason,
         term=raft.term,
         leader=raft.leader,
         ready_to_lead=raft.barrier.ready(),
@@ -83,11 +83,13 @@ def describe(
         commit_index=raft.commit_index,
         flushed_index=flushed_index,
         journal_bytes=raft.journal.size_bytes,
-        configuration=configuration,
-        configuration_index=configuration_index,
+        configuration=membership.configuration,
+        configuration_index=membership.index,
         peers=tuple(_peer(raft, name, stranger=name in strangers) for name in raft.peers),
         transfers=tuple(_transfers(raft)),
-        counters=counters,
+        counters=dict(transport.counters),
+        releases=membership.releases(),
+        said=membership.releases_said(),
     )
 
 

@@ -18,7 +18,6 @@ from pysyncobj.transport import Transport  # type: ignore[import-untyped]  # the
 
 from orchestrator.replication.configuration import address_parts
 from orchestrator.replication.frames import (
-    PROTOCOL_VERSION,
     AnyMessage,
     Append,
     CommitNotice,
@@ -233,7 +232,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
 
     def admit(self, hello: Hello, expected: str | None, certificate: Certificate | None) -> str | None:
         """None when the peer may stay, else the counter's name. The certificate is what it has shown, with TLS."""
-        if hello.version != PROTOCOL_VERSION:
+        if not hello.is_understood:
             return "version"
         if hello.cluster_id != self.identity.cluster_id:
             return "foreign"

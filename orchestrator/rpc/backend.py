@@ -34,6 +34,7 @@ from orchestrator.engine.results import AnyResult, Rejected
 from orchestrator.engine.state import State
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader
+from orchestrator.replication.release import THIS_RELEASE, Release
 from orchestrator.rpc.errors import Addresses, RpcFailure, invalid, rejected
 from orchestrator.rpc.handing_out import HandOut
 from orchestrator.rpc.runtime_metadata import Source
@@ -180,6 +181,7 @@ class Backend:
     check_source: CheckSource = unchecked  # of scripts that are registered
     evaluate: Evaluate = unevaluated  # scripts and queries, outside of this process
     secrets: SecretValues = field(default_factory=without_keys)  # sealed and opened with this node's keys
+    release: Release = THIS_RELEASE  # what this node runs
     has_failed: Callable[[], bool] = lambda: False  # this node stops itself
     clock_skews_ms: Callable[[], Mapping[str, int]] = dict  # by node, as far as they are known
     others: tuple[Source, ...] = ()  # where values of runtimeMetadata are that are no secrets

@@ -8,15 +8,15 @@ from typing import Any
 
 import grpc
 
-from orchestrator import __version__
 from orchestrator.access.roles import Need
 from orchestrator.engine import limits, queries
-from orchestrator.engine.commands import UNCHANGED, SetRetention
+from orchestrator.engine.commands import UNCHANGED, RaiseBehaviour, SetRetention
 from orchestrator.engine.purging import retention
 from orchestrator.engine.results import Done
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.in_service import says_drained
 from orchestrator.replication.log import Role
+from orchestrator.replication.release import Release, check_raise, level_of_all
 from orchestrator.replication.status import PeerStatus, Status
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.backups import backup_parts
@@ -65,8 +65,9 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             worker_sessions=len(queries.worker_sessions(state)),
             leased_tasks=len(state.leases),
             ready_tasks=len(state.ready),
-            version=__version__,
+            version=backend.release.version,
             behaviour_level=state.meta.behaviour_level,
+            behaviour_level_known=level_of_all(status.releases),
             log_time_ms=state.meta.log_time_ms,
             stuck_compensations=state.meta.stuck_compensations,
             recovery_epoch=state.recovery_epoch,
@@ -83,6 +84,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
     @answers
     async def AddMember(self, request: pb.AddMemberRequest, context: Any) -> Any:
         member = self._wanted(request.name, request.incarnation, request.peer_address, "", is_new=True)
+        self._check_levels(request)
         await self.backend.log.add_member(request.name, member.incarnation, member.address)
         return pb.AddMemberResponse(incarnation=member.incarnation, peer_address=member.address)
 
@@ -95,6 +97,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
     async def ReplaceMember(self, request: pb.ReplaceMemberRequest, context: Any) -> Any:
         now = self._peer_address(request.name, self.backend.log.status())
         member = self._wanted(request.name, request.incarnation, request.peer_address, now)
+        self._check_levels(request)
         await self.backend.log.replace_member(request.name, member.incarnation, member.address or None)
         return pb.ReplaceMemberResponse(incarnation=member.incarnation, peer_address=member.address)
 
@@ -113,6 +116,18 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
     async def UndrainNode(self, request: pb.UndrainNodeRequest, context: Any) -> Any:
         await service_of(self.backend, request.node).undrain()
         return pb.UndrainNodeResponse()
+
+    @answers
+    async def RaiseBehaviour(self, request: pb.RaiseBehaviourRequest, context: Any) -> Any:
+        self.backend.require_leading()
+        releases = self.backend.log.status().releases
+        before = self.backend.state().meta.behaviour_level
+        level = request.level or max(before, *(release.highest_level for release in releases.values() if release))
+        if request.level != before:
+            check_raise(releases, level)
+        if level != before:
+            await self.backend.submit(RaiseBehaviour(level), Done)
+        return pb.RaiseBehaviourResponse(previous=before, level=level)
 
     async def Backup(self, request: pb.BackupRequest, context: Any) -> AsyncIterator[pb.BackupResponse]:
         try:
@@ -167,6 +182,19 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             otherwise = waits.address
         return Member(incarnation, address or otherwise)
 
+    def _check_levels(self, request: pb.AddMemberRequest | pb.ReplaceMemberRequest) -> None:
+        """Refuses a node that would stop itself as soon as it has the cluster's state."""
+        told = Release("", request.behaviour_lowest, request.behaviour_highest) if request.behaviour_highest else None
+        release = self.backend.log.status().said.get(request.name, told)
+        level = self.backend.state().meta.behaviour_level
+        if release is not None and not release.supports(level):
+            raise RpcFailure(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "BEHAVIOUR_LEVEL_UNSUPPORTED",
+                f"the cluster is at behaviour level {level}, and what {request.name!r} runs knows level "
+                f"{release.levels}: run the release of the other nodes there",
+            )
+
     def _peer_address(self, name: str, status: Status) -> str:
         member = status.configuration.find(name) if status.configuration is not None else None
         return member.address if member is not None else self.backend.members.get(name, "")
@@ -186,6 +214,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             drained=backend.service is not None and backend.service.is_drained,
             **_transfer(status, backend.node, incoming=True),
             clock_skew_ms=backend.clock_skews_ms().get(backend.node, 0),
+            **_versions(backend.release),
         )
 
     def _peer(self, peer: PeerStatus, status: Status) -> pb.NodeStatus:
@@ -212,6 +241,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             drained=says_drained(said),
             **_transfer(status, peer.name, incoming=False),
             clock_skew_ms=self.backend.clock_skews_ms().get(peer.name, 0),
+            **_versions(status.releases.get(peer.name)),
         )
 
 
@@ -221,7 +251,17 @@ def _changing(status: Status) -> bool:
     return placed is not None and (bool(placed.learners) or status.configuration_index > status.commit_index)
 
 
-def _transfer(status: Status, node: str, *, incoming: bool) -> dict[str, int]:
+def _versions(release: Release | None) -> dict[str, Any]:
+    if release is None:
+        return {}
+    return {
+        "version": release.version,
+        "behaviour_lowest": release.lowest_level,
+        "behaviour_highest": release.highest_level,
+    }
+
+
+def _transfer(status: Status, node: str, *, incoming: bool) -> dict[str, Any]:
     for transfer in status.transfers:
         if transfer.incoming == incoming and (incoming or transfer.peer == node):
             return {"snapshot_bytes": transfer.size_bytes, "snapshot_bytes_done": transfer.done_bytes}

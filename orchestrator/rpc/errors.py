@@ -19,12 +19,14 @@ from orchestrator.replication.errors import (
     ChangeInProgress,
     EntryTooLarge,
     InvalidMember,
+    LevelTooLow,
     LostLeadership,
     MemberExists,
     NoSuccessor,
     NotLeader,
     OutcomeUnknown,
     Overloaded,
+    RaiseRefused,
     Stopped,
     UnknownMember,
     WouldLoseQuorum,
@@ -158,6 +160,10 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
             return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "MEMBERSHIP_CHANGE_IN_PROGRESS", str(error))
         case NoSuccessor():
             return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "NO_SUCCESSOR", str(error))
+        case RaiseRefused():
+            return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "BEHAVIOUR_LEVEL_UNSUPPORTED", str(error))
+        case LevelTooLow():
+            return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "BEHAVIOUR_LEVEL_TOO_LOW", str(error))
         case WouldLoseQuorum():
             return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "QUORUM_WOULD_BE_LOST", str(error))
         case _:

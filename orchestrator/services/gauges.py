@@ -20,6 +20,7 @@ from orchestrator.engine.model import CompensationState, Table, TaskStatus
 from orchestrator.engine.results import AnyResult
 from orchestrator.engine.state import State
 from orchestrator.replication.log import Role, Status
+from orchestrator.replication.release import level_of_all
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.services.census import Census
 from orchestrator.services.ports import Performs
@@ -88,6 +89,8 @@ class Gauges:
             (metrics.is_leader, now.leading),
             (metrics.term, status.term),
             (metrics.voters, len(status.configuration.members) if status.configuration else 0),
+            (metrics.behaviour_level, now.state.meta.behaviour_level),
+            (metrics.behaviour_level_known, level_of_all(status.releases)),
             (metrics.last_index, status.last_index),
             (metrics.durable_index, status.durable_index),
             (metrics.commit_index, status.commit_index),

@@ -20,6 +20,7 @@ from orchestrator.storage.flusher import Flusher
 from orchestrator.storage.lanes import LaneFactory, ThreadLane, run_in
 from orchestrator.storage.reading import content_hash
 from orchestrator.storage.schema import Applied, Identity
+from orchestrator.storage.stamps import Stamp, stamp_of
 
 T = TypeVar("T")
 
@@ -74,6 +75,13 @@ class Copies:
     async def read(self, job: Callable[[], T]) -> T:
         """What a blocking job finds in a copy."""
         return await run_in(self._lane, job)
+
+    async def stamp(self, path: Path) -> Stamp:
+        """What a file that was received says of itself. Raises SnapshotCorrupt."""
+        try:
+            return await run_in(self._lane, lambda: stamp_of(path, self._database.vfs))
+        except DatabaseCorrupt as error:
+            raise SnapshotCorrupt(f"{path.name}: {error}") from error
 
     async def install(self, path: Path, index: int, term: int) -> None:
         """Replaces the database by the file, once that is verified; what was staged is forgotten.

@@ -26,6 +26,7 @@ from orchestrator.storage.names import Names, count_names, read_names
 from orchestrator.storage.reading import LoadedExecutions, StoredRow, lay_over, read_executions, read_residents
 from orchestrator.storage.schema import Applied, Identity
 from orchestrator.storage.staged import Batch, Change, Overlay
+from orchestrator.storage.stamps import write_stamp
 from orchestrator.storage.writing import Committed, Writer
 
 T = TypeVar("T")
@@ -118,6 +119,10 @@ class Database:
         """Opens the database, or makes it. Blocks: it belongs to the start of the node."""
         identity = Identity(cluster_id, recovery_epoch)
         return cls(Path(path), identity, vfs, settings or DatabaseSettings(), lanes, files or RealFiles())
+
+    def sign(self, software: str) -> None:
+        """This release has it from now on. Blocks: for the start."""
+        write_stamp(self._connection, software)
 
     def applied(self) -> Applied:
         """Where the database stands: what is said here survives power loss."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from orchestrator import __version__
 from orchestrator.engine.model import Table
 from orchestrator.storage.errors import (
     DatabaseCorrupt,
@@ -28,6 +29,8 @@ from orchestrator.storage.errors import (
 )
 
 SCHEMA_VERSION = 1
+# In the table `meta`: the version of the release that had the database last.
+SOFTWARE = "software"
 # Each page is a call of its own when it is written: with twice the usual size there are fewer.
 PAGE_BYTES = 8192
 NUMBER_BITS = 25
@@ -192,7 +195,8 @@ def check(connection: apsw.Connection, identity: Identity) -> None:
         raise DatabaseCorrupt("the database has no schema version")
     if version > SCHEMA_VERSION:
         raise SchemaVersionUnsupported(
-            f"the database has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade this node"
+            f"the database has schema {version}, last opened by orchestrator {meta.get(SOFTWARE, '(unknown)')}, and "
+            f"orchestrator {__version__} reads up to {SCHEMA_VERSION}: upgrade this node"
         )
     if not {"cluster_id", "recovery_epoch"} <= meta.keys():
         raise DatabaseCorrupt("the database does not say whose it is")

@@ -99,6 +99,9 @@ class Metrics:
         self.is_leader = self._gauge("is_leader", "1 on the node that leads and serves, 0 on the others.")
         self.term = self._gauge("term", "The term this node is in.")
         self.voters = self._gauge("voters", "Members that vote, as far as this node knows.")
+        self.behaviour_level = self._gauge("behaviour_level", "The behaviour level that the cluster is at.")
+        self.behaviour_level_known = self._gauge(
+            "behaviour_level_known", "The highest behaviour level that all members know; 0 while one of them is away.")
         self.leader_changes = self._counter("leader_changes", "How often this node saw another leader, or lost it.")
         self.last_index = self._gauge("log_last_index", "The highest log index this node holds.")
         self.durable_index = self._gauge("log_durable_index", "The highest log index on this node's disk.")

@@ -111,6 +111,7 @@ WAYS = {
     "TransferLeadership": "- cluster/transfer",
     "DrainNode": "- cluster/drain",
     "UndrainNode": "- cluster/undrain",
+    "RaiseBehaviour": "- cluster/raise-behaviour",
     "Backup": "- cluster/backup",
 }
 PARTS = {

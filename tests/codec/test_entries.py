@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.codec.entries import EntryHeader, decode_entry, encode_command, encode_entry, join_entry
 from orchestrator.codec.errors import EntryCorrupt, EntryVersionUnsupported
-from orchestrator.engine import choices, commands
+from orchestrator.engine import behaviour, choices, commands
 from orchestrator.engine.command import Command
 from orchestrator.engine.commands import CompleteTask, FireTimers, PauseWorkflow, RequestIdentity
 from orchestrator.engine.model import TaskStatus
@@ -90,3 +90,32 @@ def test_the_bytes_of_a_start_are_pinned() -> None:
         "0192940100" + "05a16e" + "dd00000001"
         "92c0dc00110aa164a16f00a17701c4027b7da000a090c400a001c400a0a174"
     )
+
+
+class OldNote(Command, frozen=True, tag=9_001):
+    text: str
+
+
+class NewNote(Command, frozen=True, tag=9_001):
+    """As a later release has it."""
+
+    text: str
+    colour: str = ""
+
+
+def test_a_command_without_its_new_field_is_that_of_the_release_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(behaviour.FIELDS_SINCE, NewNote, {"colour": 2})
+    assert encode_command(None, NewNote("x")) == encode_command(None, OldNote("x"))
+    old = msgspec.msgpack.Decoder(tuple[RequestIdentity | None, OldNote])
+    assert old.decode(encode_command(None, NewNote("x"))) == (None, OldNote("x"))
+    with pytest.raises(msgspec.ValidationError):
+        old.decode(encode_command(None, NewNote("x", "red")))
+
+
+def test_a_field_of_a_newer_version_is_refused_and_not_passed_over() -> None:
+    command = msgspec.msgpack.encode((None, [commands.FireTimers.__struct_config__.tag, "more"]))
+    with pytest.raises(EntryVersionUnsupported, match=r"behaviour level 1, proposed by n1.*upgrade this node"):
+        decode_entry(join_entry(HEADER, [command]))
+    identity = msgspec.msgpack.encode((["r", "", 0, 0, 1], FireTimers()))
+    with pytest.raises(EntryVersionUnsupported):
+        decode_entry(join_entry(HEADER, [identity]))

@@ -127,7 +127,7 @@ class Driver:
     def entry(self, *items: AnyCommand | tuple[AnyCommand, RequestIdentity]) -> list[AnyResult]:
         """One log entry, then entries to continue until the inbox is empty."""
         self.index += 1
-        self.machine.begin_entry(self.index, 1, self.now_ms, 1)
+        self.machine.begin_entry(self.index, 1, self.now_ms)
         results = []
         self.effects = []
         for item in items:

@@ -69,7 +69,7 @@ class Measure:
         self.entries += 1
         index = self.driver.index + self.entries
         began = clock()
-        machine.begin_entry(index, 1, self.driver.now_ms + index, 1)
+        machine.begin_entry(index, 1, self.driver.now_ms + index)
         now = clock()
         spent["begin"] += now - began
         leased = []

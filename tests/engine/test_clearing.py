@@ -85,7 +85,7 @@ class Slowly:
         self.driver = driver
         driver.messages_per_entry = 0
         driver.index += 1
-        driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+        driver.machine.begin_entry(driver.index, 1, driver.now_ms)
         outcome = driver.machine.apply(command)
         assert not isinstance(outcome.result, Rejected), outcome.result
         assert driver.header().clearing

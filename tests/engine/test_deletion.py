@@ -165,7 +165,7 @@ def test_it_goes_on_after_a_restart(driver: Driver, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(limits, "ROWS_REMOVED_PER_STEP", 2)
     run(driver)
     driver.index += 1
-    driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+    driver.machine.begin_entry(driver.index, 1, driver.now_ms)
     driver.machine.apply(KEEP)
     driver.machine.apply_message()
     driver.machine.end_entry(b"")

@@ -201,7 +201,7 @@ def test_a_break_at_any_write_changes_nothing(driver: Driver, kind: type, monkey
         with monkeypatch.context() as patched:
             patched.setattr(step.Step, "write", failing)
             other.index += 1
-            other.machine.begin_entry(other.index, 1, other.now_ms, 1)
+            other.machine.begin_entry(other.index, 1, other.now_ms)
             result = other.machine.apply(command).result
         if not isinstance(result, Rejected) or result.code is not Code.INTERNAL:
             return

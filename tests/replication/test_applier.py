@@ -18,6 +18,7 @@ from orchestrator.engine.commands import (
     DeleteWorkflow,
     PurgeExecutions,
     PurgeItem,
+    RaiseBehaviour,
     RegisterWorkflows,
     SetRetention,
     SignalWorkflow,
@@ -31,8 +32,9 @@ from orchestrator.engine.state import State
 from orchestrator.replication import applier as applier_module
 from orchestrator.replication.applier import Applier
 from orchestrator.replication.clock import LogClock
-from orchestrator.replication.errors import SnapshotInstalled
+from orchestrator.replication.errors import LevelUnsupported, SnapshotInstalled
 from orchestrator.replication.log import Entry, EntryKind
+from orchestrator.replication.release import Release
 from tests.replication.cluster import wait_until
 
 DEADLINE_S = 10.0
@@ -410,7 +412,7 @@ async def test_log_time_is_what_entries_say_and_only_live_ones_hold_it_back() ->
 def test_log_time_goes_on_from_the_database_where_the_journal_has_nothing_after_it() -> None:
     bench = Bench()
     machine = Machine(State("c", 0))
-    machine.begin_entry(1, 1, START_MS + 500_000, 1)
+    machine.begin_entry(1, 1, START_MS + 500_000)
     bench.applier = bench.make(machine, applied_index=1, applied_term=1)
     # The wall clock was set back while the cluster stood still.
     assert bench.log_clock.next_ms() == START_MS + 500_000
@@ -433,7 +435,7 @@ async def test_waiters_wake_when_their_index_is_applied_and_who_gave_up_is_forgo
 
 
 async def test_after_a_snapshot_it_goes_on_from_there_with_the_new_machine(bench: Bench) -> None:
-    bench.next_machine.begin_entry(9, 4, START_MS + 900_000, 1)
+    bench.next_machine.begin_entry(9, 4, START_MS + 900_000)
     waiting = asyncio.create_task(bench.applier.wait_applied(50))
     await asyncio.sleep(0)
     bench.installed = (50, 4)
@@ -490,3 +492,15 @@ async def test_two_nodes_that_apply_the_same_entries_have_the_same_chain() -> No
                 await bench.do(signal(f"w{number}"))
             chains.append(bench.applier.machine.chain)
     assert chains[0] == chains[1]
+
+
+async def test_an_entry_of_a_level_that_is_not_known_stops_the_node_before_anything_of_it_is_applied() -> None:
+    bench = Bench(release=Release("7.0", 1, 1))
+    bench.append(RegisterWorkflows("default", (WAITS,), overwrite=False))
+    header = EntryHeader(2, 0, START_MS, "n9")
+    commands = [(None, start("w1")), (None, RaiseBehaviour(2))]
+    bench.entries.append(Entry(2, 3, EntryKind.COMMANDS, encode_entry(header, commands)))
+    with pytest.raises(LevelUnsupported, match=r"entry 2 of the log, by n9.* level 2.*7\.0.*knows level 1"):
+        await bench.applier.run()
+    assert [index for index, _, _ in bench.applied] == [1]
+    assert bench.applier.machine.state.meta.live_executions == 0

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 
+from orchestrator.replication.configuration import Configuration
 from orchestrator.replication.frames import (
     LENGTH,
+    PROTOCOL_NEWEST,
+    PROTOCOL_VERSION,
     AnyMessage,
     Append,
     BadFrame,
@@ -16,12 +21,15 @@ from orchestrator.replication.frames import (
     FrameReader,
     Gossip,
     Heartbeat,
+    Hello,
+    Message,
     Outgoing,
     WireEntry,
     encode_frame,
     gossip_values,
     wire_entry,
 )
+from orchestrator.replication.release import Release
 from orchestrator.replication.segment import EntryKind, Record
 
 
@@ -88,3 +96,51 @@ def test_oversized_frames_are_refused_before_they_are_read() -> None:
 
 def test_gossip_keeps_only_plain_values() -> None:
     assert gossip_values({"a": 1, "b": [1], "c": {"d": 1}, "e": b"x"}) == {"a": 1, "e": b"x"}
+
+
+class NewerHeartbeat(Message, frozen=True, tag="Heartbeat"):
+    """As a later release may have it."""
+
+    term: int
+    commit_index: int
+    round: int
+    mood: str = "fine"
+
+
+class OlderHello(Message, frozen=True, tag="Hello"):
+    """Before nodes said what they run."""
+
+    version: int
+    cluster_id: str
+    node: str
+    incarnation: str
+    advertised: str
+    members: list[str]
+    configuration: Configuration | None
+
+
+def test_fields_that_only_one_side_knows_do_no_harm() -> None:
+    reader = FrameReader(1 << 20)
+    newer = cast(AnyMessage, NewerHeartbeat(3, 7, 1, "good"))
+    assert reader.feed(encode_frame(newer)) == [Heartbeat(3, 7, 1)]
+    older = cast(AnyMessage, OlderHello(PROTOCOL_VERSION, "c", "n1", "i", "h:1", ["n1"], None))
+    [hello] = reader.feed(encode_frame(older))
+    assert isinstance(hello, Hello) and hello.is_understood and hello.release is None
+    decoder = msgspec.msgpack.Decoder(OlderHello)
+    ours = Hello(PROTOCOL_VERSION, "c", "n1", "i", "h:1", ["n1"], None, software="9", lowest_level=1, highest_level=2)
+    assert decoder.decode(encode_frame(ours)[LENGTH.size :]) == older
+    assert ours.release == Release("9", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "understood"),
+    [
+        (PROTOCOL_VERSION, 0, True), (PROTOCOL_VERSION, PROTOCOL_NEWEST + 1, True),
+        (PROTOCOL_NEWEST + 1, PROTOCOL_NEWEST + 2, False), (PROTOCOL_VERSION - 1, 0, False),
+        (PROTOCOL_VERSION - 1, PROTOCOL_VERSION, True), (PROTOCOL_VERSION - 1, PROTOCOL_VERSION - 1, False),
+    ],
+)
+def test_nodes_speak_with_each_other_if_there_is_a_version_that_both_know(
+    oldest: int, newest: int, understood: bool
+) -> None:
+    assert Hello(oldest, "c", "n", "i", "h:1", [], None, newest_version=newest).is_understood is understood

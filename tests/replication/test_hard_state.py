@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import google_crc32c
+import msgspec
 import pytest
 
-from orchestrator.replication.errors import JournalCorrupt
+from orchestrator import __version__
+from orchestrator.replication.errors import FormatUnsupported, JournalCorrupt
+from orchestrator.replication.files import replace_file
 from orchestrator.replication.hard_state import FILE_NAME, HardState
 from tests.replication.journals import Disk
 from tests.replication.power_loss import PowerLossFiles
@@ -68,5 +72,17 @@ async def test_damage_refuses_to_start() -> None:
     await disk.queue.drain()
     files._inode(HOME / FILE_NAME).data[-1] ^= 1
     with pytest.raises(JournalCorrupt, match="no longer knows whom it voted for"):
+        disk.hard_state.load()
+    disk.close()
+
+
+async def test_a_newer_format_is_not_taken_for_damage() -> None:
+    files = powered()
+    disk = Disk(files, HOME)
+    disk.hard_state.save(HardState(3, "n1"))
+    await disk.queue.drain()
+    raw = msgspec.msgpack.encode(msgspec.msgpack.decode(files.read(HOME / FILE_NAME)[4:]) | {"format_version": 2})
+    replace_file(files, HOME / FILE_NAME, google_crc32c.value(raw).to_bytes(4, "big") + raw)
+    with pytest.raises(FormatUnsupported, match=f"format version 2, and orchestrator {__version__} knows up to 1"):
         disk.hard_state.load()
     disk.close()

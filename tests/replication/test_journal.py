@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.replication.errors import JournalCorrupt
+from orchestrator import __version__
+from orchestrator.replication.errors import FormatUnsupported, JournalCorrupt
 from orchestrator.replication.files import RealFiles
 from orchestrator.replication.journal import Journal
 from tests.replication.journals import Disk, payload
@@ -329,3 +330,16 @@ async def test_the_power_loss_test_can_fail() -> None:
         except (AssertionError, JournalCorrupt, FileNotFoundError):
             noticed += 1
     assert noticed == 10
+
+
+async def test_a_segment_of_a_newer_format_is_neither_damage_nor_torn(tmp_path: Path) -> None:
+    disk = Disk(RealFiles(), tmp_path / "raft")
+    disk.fill(1, 3)
+    await disk.journal.sync()
+    disk.close()
+    segment = segments(tmp_path / "raft")[-1]
+    data = segment.read_bytes().replace(b"OJS2", b"OJS3").replace(b"OJR2", b"OJR3")
+    segment.write_bytes(data)
+    with pytest.raises(FormatUnsupported, match=f"format 3, and orchestrator {__version__} knows up to 2"):
+        Disk(RealFiles(), tmp_path / "raft")
+    assert segment.read_bytes() == data

@@ -12,11 +12,13 @@ import pytest
 from msgspec import structs
 
 from orchestrator.codec.entries import decode_entry
+from orchestrator.engine import behaviour
 from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import (
     AnyCommand,
     CompleteTask,
     FireTimers,
+    RaiseBehaviour,
     ReleaseTask,
     RequestIdentity,
     SignalWorkflow,
@@ -25,7 +27,14 @@ from orchestrator.engine.commands import (
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import AnyResult, Polled
 from orchestrator.replication.clock import LogClock
-from orchestrator.replication.errors import EntryTooLarge, NotLeader, OutcomeUnknown, Overloaded, Stopped
+from orchestrator.replication.errors import (
+    EntryTooLarge,
+    LevelTooLow,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    Stopped,
+)
 from orchestrator.replication.sequencer import ENTRIES_IN_FLIGHT_MAX, Sequencer
 from orchestrator.replication.sequencer import EXECUTION_SHARES as SHARES
 
@@ -60,6 +69,7 @@ class Bench:
 
     log: FakeLog = field(default_factory=FakeLog)
     now: float = 50.0
+    level: int = 1
     commit_seconds: list[float] = field(default_factory=list)
 
     def monotonic(self) -> float:
@@ -79,7 +89,7 @@ class Bench:
             self.log,
             LogClock(self, dict),
             node="n1",
-            behaviour_level=lambda: 1,
+            behaviour_level=lambda: self.level,
             monotonic=self.monotonic,
             on_commit_seconds=self.commit_seconds.append,
             **(limits | settings),
@@ -545,3 +555,29 @@ async def test_whatever_happens_each_is_resolved_once_and_told_nothing_that_is_n
         elif not isinstance(told, OutcomeUnknown):
             assert told == Polled((number,))
             assert number in model.effects
+
+
+async def test_what_not_all_nodes_know_yet_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    sequencer = bench.sequencer()
+    monkeypatch.setitem(behaviour.FIELDS_SINCE, StartWorkflow, {"priority": 2})
+    sequencer.begin(start())
+    with pytest.raises(LevelTooLow, match="takes behaviour level 2, and the cluster is at 1"):
+        sequencer.begin(structs.replace(start(), priority=5))
+    monkeypatch.setitem(behaviour.COMMANDS_SINCE, ReleaseTask, 3)
+    bench.level = 2
+    sequencer.begin(structs.replace(start(), priority=5))
+    with pytest.raises(LevelTooLow):
+        sequencer.begin(release(1))
+    sequencer.close(None)
+
+
+async def test_an_entry_that_raises_the_level_says_so_in_front() -> None:
+    bench = Bench()
+    sequencer = bench.sequencer()
+    tasks = [submit(sequencer, command) for command in (release(1), RaiseBehaviour(4), release(2))]
+    await turn()
+    entry = decode_entry(bench.log.entries[0][2])
+    assert (entry.behaviour_level, len(entry.commands)) == (4, 3)
+    sequencer.close(None)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -636,13 +636,13 @@ def test_results_that_come_while_a_fork_is_made_do_not_make_the_rest_of_it(drive
     driver.ok(OpenSession("many", SessionKind.STREAM, "default", "", "many", ("a",), given, 10_000))
     driver.register(workflow("flow", *dynamic_fork({"forkTaskName": "a", "forkTaskInputs": list(range(count))})))
     driver.index += 1
-    driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+    driver.machine.begin_entry(driver.index, 1, driver.now_ms)
     driver.machine.apply(StartWorkflow("default", "flow", 0, "w", IfExists.FAIL, b"{}"))
     driver.machine.end_entry(b"")
     made = len(driver.hot().tasks)
     assert given <= made <= limits.TRANSITIONS_PER_STEP + 2
     driver.index += 1
-    driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+    driver.machine.begin_entry(driver.index, 1, driver.now_ms)
     for position in range(given):
         attempt = driver.latest(f"_a_{position}")
         result = CompleteTask(
@@ -669,7 +669,7 @@ def test_a_fork_that_is_paused_while_it_is_made_is_made_on_resuming(driver: Driv
     driver.register(workflow("flow", *dynamic_fork({"forkTaskName": "a", "forkTaskInputs": list(range(count))})))
     driver.messages_per_entry = 1
     driver.index += 1
-    driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+    driver.machine.begin_entry(driver.index, 1, driver.now_ms)
     driver.machine.apply(StartWorkflow("default", "flow", 0, "w", IfExists.FAIL, b"{}"))
     driver.machine.apply(PauseWorkflow(*ONE))
     driver.machine.end_entry(b"")

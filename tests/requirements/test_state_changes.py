@@ -333,7 +333,7 @@ def test_a_step_stays_small_however_much_it_tells() -> None:
     tasks = [element("NOOP", f"n{number}", **told) for number in range(40)]
     driver.register(workflow("flow", *tasks))
     driver.index += 1
-    driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+    driver.machine.begin_entry(driver.index, 1, driver.now_ms)
     driver.machine.apply(StartWorkflow("default", "flow", 0, "w", IfExists.FAIL, b"{}"))
     assert limits.TRANSITIONS_PER_STEP < len(heard(driver)) + 40 < 2 * limits.TRANSITIONS_PER_STEP
     while driver.machine.next_message() is not None:

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from orchestrator import __version__
+from orchestrator.engine.commands import RaiseBehaviour
 from orchestrator.replication.configuration import Configuration, Member
 from orchestrator.replication.errors import (
     ChangeInProgress,
@@ -19,6 +20,7 @@ from orchestrator.replication.errors import (
     WouldLoseQuorum,
 )
 from orchestrator.replication.log import Role
+from orchestrator.replication.release import THIS_RELEASE, Release
 from orchestrator.replication.status import PeerStatus, Status, TransferStatus
 from orchestrator_api.v1 import cluster_pb2 as pb
 from orchestrator_client.connection import failure_of
@@ -232,3 +234,70 @@ async def test_a_change_is_over_when_it_is_committed_and_nobody_learns(bench: Be
     assert not (await stubs.cluster.GetStatus(pb.GetStatusRequest())).membership_changing
     bench.status_answer = dataclasses.replace(bench.status_answer, configuration_index=101)
     assert (await stubs.cluster.GetStatus(pb.GetStatusRequest())).membership_changing
+
+
+NEXT = Release("9.9.0", 1, 2)
+
+
+def running(bench: Bench, *releases: Release | None) -> None:
+    answer = status(Role.LEADER, *(peer(f"n{number}") for number in range(2, len(releases) + 1)))
+    known = {f"n{number}": release for number, release in enumerate(releases, 1)}
+    said = {name: release for name, release in known.items() if release is not None}
+    bench.status_answer = dataclasses.replace(answer, releases=known, said=said)
+
+
+async def test_what_each_node_runs_is_shown(bench: Bench, stubs: Stubs) -> None:
+    running(bench, THIS_RELEASE, NEXT, None)
+    reply = await stubs.cluster.GetStatus(pb.GetStatusRequest())
+    own, second, third = reply.nodes
+    assert (own.version, own.behaviour_lowest, own.behaviour_highest) == (__version__, 1, THIS_RELEASE.highest_level)
+    assert (second.version, second.behaviour_lowest, second.behaviour_highest) == ("9.9.0", 1, 2)
+    assert (third.version, third.behaviour_lowest, third.behaviour_highest) == ("", 0, 0)
+    assert (reply.behaviour_level, reply.behaviour_level_known) == (1, 0)
+    running(bench, NEXT, NEXT, NEXT)
+    assert (await stubs.cluster.GetStatus(pb.GetStatusRequest())).behaviour_level_known == 2
+
+
+async def test_the_level_is_raised_once_and_never_back(bench: Bench, stubs: Stubs) -> None:
+    running(bench, NEXT, NEXT, NEXT)
+    reply = await stubs.cluster.RaiseBehaviour(pb.RaiseBehaviourRequest())
+    assert (reply.previous, reply.level) == (1, 2)
+    for level in (0, 2):
+        reply = await stubs.cluster.RaiseBehaviour(pb.RaiseBehaviourRequest(level=level))
+        assert (reply.previous, reply.level) == (2, 2)
+    assert bench.submitted == [RaiseBehaviour(2)]
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stubs.cluster.RaiseBehaviour(pb.RaiseBehaviourRequest(level=1))
+    assert failure_of(raised.value).reason == "BEHAVIOUR_LEVEL_LOWER"
+
+
+@pytest.mark.parametrize(
+    ("others", "level", "why"),
+    [((NEXT, None), 0, "n3 runs is not known"), ((NEXT, THIS_RELEASE), 0, "n3 .* knows 1"), ((NEXT, NEXT), 3, "n1 .*")],
+)
+async def test_the_level_is_not_raised_before_all_know_it(
+    bench: Bench, stubs: Stubs, others: tuple[Release | None, ...], level: int, why: str
+) -> None:
+    running(bench, NEXT, *others)
+    with pytest.raises(grpc.aio.AioRpcError, match=why) as raised:
+        await stubs.cluster.RaiseBehaviour(pb.RaiseBehaviourRequest(level=level))
+    assert failure_of(raised.value).reason == "BEHAVIOUR_LEVEL_UNSUPPORTED"
+    assert not bench.submitted
+
+
+async def test_a_node_that_does_not_know_the_level_is_not_admitted(bench: Bench, stubs: Stubs) -> None:
+    running(bench, NEXT, NEXT, NEXT)
+    await stubs.cluster.RaiseBehaviour(pb.RaiseBehaviourRequest())
+    bench.status_answer = dataclasses.replace(bench.status_answer, said={"n5": Release("0.1.0", 1, 1)})
+    for request in (pb.AddMemberRequest(name="n4", incarnation="i", peer_address="h:4", behaviour_lowest=1,
+                                        behaviour_highest=1),
+                    pb.AddMemberRequest(name="n5", incarnation="i", peer_address="h:5")):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stubs.cluster.AddMember(request)
+        assert failure_of(raised.value).reason == "BEHAVIOUR_LEVEL_UNSUPPORTED"
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stubs.cluster.ReplaceMember(pb.ReplaceMemberRequest(name="n5", incarnation="i"))
+    assert not bench.changed_members
+    await stubs.cluster.AddMember(pb.AddMemberRequest(
+        name="n4", incarnation="i", peer_address="h:4", behaviour_lowest=2, behaviour_highest=3))
+    assert len(bench.changed_members) == 1

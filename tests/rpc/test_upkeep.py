@@ -48,7 +48,7 @@ async def test_nor_is_it_read_from_a_database_that_does_not_know_yet(
     if not taken:
         monkeypatch.setattr(limits, "ROWS_REMOVED_PER_STEP", 1)
         bench.driver.index += 1
-        bench.driver.machine.begin_entry(bench.driver.index, 1, bench.driver.now_ms, 1)
+        bench.driver.machine.begin_entry(bench.driver.index, 1, bench.driver.now_ms)
         bench.driver.heat(("default", "w"))
         bench.driver.machine.apply(commands.DeleteWorkflow("default", "w", choices.DeleteEffects.KEEP))
         bench.driver.machine.end_entry(b"")

@@ -303,7 +303,7 @@ async def test_one_that_is_being_deleted_is_not_found(bench: Bench, monkeypatch:
     bench.run(*ids(2), given=BIG)
     bench.driver.wait(SETTLED_MS)
     bench.driver.index += 1
-    bench.driver.machine.begin_entry(bench.driver.index, 1, bench.driver.now_ms, 1)
+    bench.driver.machine.begin_entry(bench.driver.index, 1, bench.driver.now_ms)
     for workflow_id in ids(2):
         bench.driver.machine.apply(DeleteWorkflow("default", workflow_id, DeleteEffects.KEEP))
     bench.driver.machine.end_entry(b"")

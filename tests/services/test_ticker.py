@@ -103,7 +103,7 @@ async def test_messages_that_one_entry_did_not_take_up_are_taken_up_by_others(be
         bench.driver.start("nap", f"w{number}")
     bench.driver.now_ms += 1000
     machine = bench.driver.machine
-    machine.begin_entry(bench.driver.index + 1, 1, bench.driver.now_ms, 1)
+    machine.begin_entry(bench.driver.index + 1, 1, bench.driver.now_ms)
     machine.apply(FireTimers())
     machine.end_entry(b"x" * 16)
     bench.driver.index += 1

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from orchestrator.config import Config
 from orchestrator.engine.commands import AnyCommand, CompleteTask, RequestIdentity
 from orchestrator.engine.effects import AnyEffect
+from orchestrator.engine.machine import Machine as StateMachine
 from orchestrator.engine.results import AnyResult, Judged, Verdict
 from orchestrator.replication.log import Role
+from orchestrator.replication.release import THIS_RELEASE
 from orchestrator.replication.sequencer import Sequencer
 from orchestrator.rpc.backend import Backend
+from orchestrator.storage.database import Database
 from orchestrator.testing.loop import VirtualLoop
 from orchestrator.testing.machine import SECRET_KEYS, Machine
 from orchestrator.testing.member import DATA, GRPC_PORT, PEER_PORT, SimulatedMember, SimulatedNode
@@ -28,7 +32,8 @@ class WatchedNode(SimulatedNode):
     """Tells the watcher what it does."""
 
     def __init__(self, member: Member, world: World) -> None:
-        super().__init__(member.config, world)
+        super().__init__(member.config, world, member.release)
+        self.handlers = member.handlers
         self.watcher = member.watcher
         self.disk = member.machine.disk
         self.holder = member.holder
@@ -46,10 +51,15 @@ class WatchedNode(SimulatedNode):
         self.commit_seen = commit
         super().entry_applied(index, term, results, effects)
 
-    async def install(self, path: Path, index: int, term: int) -> None:
-        await super().install(path, index, term)
-        self.watcher.trace(self.config.node, f"installed a snapshot of index {index}")
+    def snapshot_installed(self) -> StateMachine:
+        self.watcher.trace(self.config.node, f"goes on from a snapshot of index {self._database.applied().index}")
         self.watcher.snapshots += 1
+        return super().snapshot_installed()
+
+    def _restored_machine(self, database: Database) -> StateMachine:
+        machine = super()._restored_machine(database)
+        machine.handlers = machine.handlers | self.handlers
+        return machine
 
     def _make_sequencer(self) -> Sequencer:
         # The log has just started, and nothing was applied yet.
@@ -73,6 +83,9 @@ class Member(SimulatedMember[WatchedNode]):
     def __init__(self, machine: Machine, config: Config, watcher: Watcher) -> None:
         super().__init__(machine, config)
         self.watcher = watcher
+        # The software that is started next, and what it does otherwise.
+        self.release = THIS_RELEASE
+        self.handlers: dict[type, Callable[[Any, Any], AnyResult]] = {}
         # A disk error or damage was put there: the node may stop itself, or refuse to start.
         self.may_fail = False
         self.is_damaged = False

@@ -94,6 +94,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     STUCK_COMPENSATIONS_FIELD_NUMBER: builtins.int
     RECOVERY_EPOCH_FIELD_NUMBER: builtins.int
     MEMBERSHIP_CHANGING_FIELD_NUMBER: builtins.int
+    BEHAVIOUR_LEVEL_KNOWN_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster's id."""
     node: builtins.str
@@ -113,7 +114,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     ready_tasks: builtins.int
     """Attempts that wait for a worker."""
     version: builtins.str
-    """The version of the software."""
+    """The version of the software of the node that answers."""
     behaviour_level: builtins.int
     """The level of behaviour all members have agreed on."""
     log_time_ms: builtins.int
@@ -124,6 +125,8 @@ class GetStatusResponse(google.protobuf.message.Message):
     """How often the cluster was restored, or recovered from a lost majority."""
     membership_changing: builtins.bool
     """Whether a change of the members is not over: it is not committed, or who was admitted has yet to catch up."""
+    behaviour_level_known: builtins.int
+    """The highest level of behaviour that all members know; 0 while one of them can't be asked. See RaiseBehaviour."""
     @property
     def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NodeStatus]:
         """Each member."""
@@ -147,8 +150,9 @@ class GetStatusResponse(google.protobuf.message.Message):
         stuck_compensations: builtins.int = ...,
         recovery_epoch: builtins.int = ...,
         membership_changing: builtins.bool = ...,
+        behaviour_level_known: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["behaviour_level", b"behaviour_level", "cluster_id", b"cluster_id", "faults_tolerable", b"faults_tolerable", "leader", b"leader", "leased_tasks", b"leased_tasks", "live_workflows", b"live_workflows", "log_time_ms", b"log_time_ms", "membership_changing", b"membership_changing", "node", b"node", "nodes", b"nodes", "ready_tasks", b"ready_tasks", "recovery_epoch", b"recovery_epoch", "stuck_compensations", b"stuck_compensations", "term", b"term", "version", b"version", "worker_sessions", b"worker_sessions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behaviour_level", b"behaviour_level", "behaviour_level_known", b"behaviour_level_known", "cluster_id", b"cluster_id", "faults_tolerable", b"faults_tolerable", "leader", b"leader", "leased_tasks", b"leased_tasks", "live_workflows", b"live_workflows", "log_time_ms", b"log_time_ms", "membership_changing", b"membership_changing", "node", b"node", "nodes", b"nodes", "ready_tasks", b"ready_tasks", "recovery_epoch", b"recovery_epoch", "stuck_compensations", b"stuck_compensations", "term", b"term", "version", b"version", "worker_sessions", b"worker_sessions"]) -> None: ...
 
 global___GetStatusResponse = GetStatusResponse
 
@@ -172,6 +176,9 @@ class NodeStatus(google.protobuf.message.Message):
     SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_DONE_FIELD_NUMBER: builtins.int
     CLOCK_SKEW_MS_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    BEHAVIOUR_LOWEST_FIELD_NUMBER: builtins.int
+    BEHAVIOUR_HIGHEST_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     grpc_address: builtins.str
@@ -202,6 +209,12 @@ class NodeStatus(google.protobuf.message.Message):
     """See snapshot_bytes."""
     clock_skew_ms: builtins.int
     """How far its wall clock is ahead of the median of the members', as the node that answers knows it; negative: behind."""
+    version: builtins.str
+    """The version of its software; empty if the node that answers is not connected to it."""
+    behaviour_lowest: builtins.int
+    """The levels of behaviour that it knows; 0 as above."""
+    behaviour_highest: builtins.int
+    """See behaviour_lowest."""
     def __init__(
         self,
         *,
@@ -219,8 +232,11 @@ class NodeStatus(google.protobuf.message.Message):
         snapshot_bytes: builtins.int = ...,
         snapshot_bytes_done: builtins.int = ...,
         clock_skew_ms: builtins.int = ...,
+        version: builtins.str = ...,
+        behaviour_lowest: builtins.int = ...,
+        behaviour_highest: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock_skew_ms", b"clock_skew_ms", "commit_index", b"commit_index", "drained", b"drained", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_done", b"snapshot_bytes_done", "term", b"term"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "behaviour_highest", b"behaviour_highest", "behaviour_lowest", b"behaviour_lowest", "clock_skew_ms", b"clock_skew_ms", "commit_index", b"commit_index", "drained", b"drained", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_done", b"snapshot_bytes_done", "term", b"term", "version", b"version"]) -> None: ...
 
 global___NodeStatus = NodeStatus
 
@@ -263,6 +279,46 @@ class GetLeaderResponse(google.protobuf.message.Message):
 global___GetLeaderResponse = GetLeaderResponse
 
 @typing.final
+class RaiseBehaviourRequest(google.protobuf.message.Message):
+    """See RaiseBehaviour."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: builtins.int
+    level: builtins.int
+    """To which level; 0 for the highest that a member knows."""
+    def __init__(
+        self,
+        *,
+        level: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["level", b"level"]) -> None: ...
+
+global___RaiseBehaviourRequest = RaiseBehaviourRequest
+
+@typing.final
+class RaiseBehaviourResponse(google.protobuf.message.Message):
+    """See RaiseBehaviour."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PREVIOUS_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    previous: builtins.int
+    """The level before."""
+    level: builtins.int
+    """The level now; as before if there was nothing to raise."""
+    def __init__(
+        self,
+        *,
+        previous: builtins.int = ...,
+        level: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["level", b"level", "previous", b"previous"]) -> None: ...
+
+global___RaiseBehaviourResponse = RaiseBehaviourResponse
+
+@typing.final
 class AddMemberRequest(google.protobuf.message.Message):
     """See AddMember."""
 
@@ -271,20 +327,28 @@ class AddMemberRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     INCARNATION_FIELD_NUMBER: builtins.int
     PEER_ADDRESS_FIELD_NUMBER: builtins.int
+    BEHAVIOUR_LOWEST_FIELD_NUMBER: builtins.int
+    BEHAVIOUR_HIGHEST_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The node's name."""
     incarnation: builtins.str
     """The incarnation of its data directory; empty for that of the node which waits under this name."""
     peer_address: builtins.str
     """Where its peers are to reach it, host:port; empty for what the node says itself."""
+    behaviour_lowest: builtins.int
+    """The levels of behaviour that its software knows; 0 for what the node says itself."""
+    behaviour_highest: builtins.int
+    """See behaviour_lowest."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         incarnation: builtins.str = ...,
         peer_address: builtins.str = ...,
+        behaviour_lowest: builtins.int = ...,
+        behaviour_highest: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "name", b"name", "peer_address", b"peer_address"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behaviour_highest", b"behaviour_highest", "behaviour_lowest", b"behaviour_lowest", "incarnation", b"incarnation", "name", b"name", "peer_address", b"peer_address"]) -> None: ...
 
 global___AddMemberRequest = AddMemberRequest
 
@@ -349,20 +413,28 @@ class ReplaceMemberRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     INCARNATION_FIELD_NUMBER: builtins.int
     PEER_ADDRESS_FIELD_NUMBER: builtins.int
+    BEHAVIOUR_LOWEST_FIELD_NUMBER: builtins.int
+    BEHAVIOUR_HIGHEST_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The member's name."""
     incarnation: builtins.str
     """The incarnation of the new data directory; empty for that of the node which waits under this name."""
     peer_address: builtins.str
     """Where its peers are to reach it, host:port; empty for what the node says itself or else the member's address."""
+    behaviour_lowest: builtins.int
+    """The levels of behaviour that its software knows; 0 for what the node says itself."""
+    behaviour_highest: builtins.int
+    """See behaviour_lowest."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         incarnation: builtins.str = ...,
         peer_address: builtins.str = ...,
+        behaviour_lowest: builtins.int = ...,
+        behaviour_highest: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "name", b"name", "peer_address", b"peer_address"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behaviour_highest", b"behaviour_highest", "behaviour_lowest", b"behaviour_lowest", "incarnation", b"incarnation", "name", b"name", "peer_address", b"peer_address"]) -> None: ...
 
 global___ReplaceMemberRequest = ReplaceMemberRequest
 

@@ -75,6 +75,11 @@ class ClusterServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeResponse.FromString,
                 _registered_method=True)
+        self.RaiseBehaviour = channel.unary_unary(
+                '/orchestrator.v1.ClusterService/RaiseBehaviour',
+                request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.RaiseBehaviourRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.RaiseBehaviourResponse.FromString,
+                _registered_method=True)
         self.Backup = channel.unary_stream(
                 '/orchestrator.v1.ClusterService/Backup',
                 request_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.BackupRequest.SerializeToString,
@@ -153,6 +158,14 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RaiseBehaviour(self, request, context):
+        """Raises the behaviour level, for good: releases that do not know it can't be run here any more. All members must be
+        reachable, and know it. Asked again, it answers as before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Backup(self, request, context):
         """The state of the whole cluster at one log index, as any node has it: a header, chunks, a trailer.
         """
@@ -216,6 +229,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.UndrainNode,
                     request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeResponse.SerializeToString,
+            ),
+            'RaiseBehaviour': grpc.unary_unary_rpc_method_handler(
+                    servicer.RaiseBehaviour,
+                    request_deserializer=orchestrator__api_dot_v1_dot_cluster__pb2.RaiseBehaviourRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_cluster__pb2.RaiseBehaviourResponse.SerializeToString,
             ),
             'Backup': grpc.unary_stream_rpc_method_handler(
                     servicer.Backup,
@@ -450,6 +468,33 @@ class ClusterService(object):
             '/orchestrator.v1.ClusterService/UndrainNode',
             orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_cluster__pb2.UndrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RaiseBehaviour(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.ClusterService/RaiseBehaviour',
+            orchestrator__api_dot_v1_dot_cluster__pb2.RaiseBehaviourRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_cluster__pb2.RaiseBehaviourResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,14 @@ class ClusterServiceStub:
     ]
     """Ends that."""
 
+    RaiseBehaviour: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.RaiseBehaviourRequest,
+        orchestrator_api.v1.cluster_pb2.RaiseBehaviourResponse,
+    ]
+    """Raises the behaviour level, for good: releases that do not know it can't be run here any more. All members must be
+    reachable, and know it. Asked again, it answers as before.
+    """
+
     Backup: grpc.UnaryStreamMultiCallable[
         orchestrator_api.v1.cluster_pb2.BackupRequest,
         orchestrator_api.v1.cluster_pb2.BackupResponse,
@@ -141,6 +149,14 @@ class ClusterServiceAsyncStub:
         orchestrator_api.v1.cluster_pb2.UndrainNodeResponse,
     ]
     """Ends that."""
+
+    RaiseBehaviour: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.cluster_pb2.RaiseBehaviourRequest,
+        orchestrator_api.v1.cluster_pb2.RaiseBehaviourResponse,
+    ]
+    """Raises the behaviour level, for good: releases that do not know it can't be run here any more. All members must be
+    reachable, and know it. Asked again, it answers as before.
+    """
 
     Backup: grpc.aio.UnaryStreamMultiCallable[
         orchestrator_api.v1.cluster_pb2.BackupRequest,
@@ -228,6 +244,16 @@ class ClusterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.cluster_pb2.UndrainNodeResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.UndrainNodeResponse]]:
         """Ends that."""
+
+    @abc.abstractmethod
+    def RaiseBehaviour(
+        self,
+        request: orchestrator_api.v1.cluster_pb2.RaiseBehaviourRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.cluster_pb2.RaiseBehaviourResponse, collections.abc.Awaitable[orchestrator_api.v1.cluster_pb2.RaiseBehaviourResponse]]:
+        """Raises the behaviour level, for good: releases that do not know it can't be run here any more. All members must be
+        reachable, and know it. Asked again, it answers as before.
+        """
 
     @abc.abstractmethod
     def Backup(

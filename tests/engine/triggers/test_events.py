@@ -230,7 +230,7 @@ def test_a_handler_that_is_given_a_condition_before_it_begins_has_to_be_decided_
     put_handler(driver, START)
     driver.messages_per_entry = 0
     driver.index += 1
-    driver.machine.begin_entry(driver.index, 1, driver.now_ms, 1)
+    driver.machine.begin_entry(driver.index, 1, driver.now_ms)
     driver.machine.apply(PublishEvent("default", "paid", "", b"{}"))
     driver.machine.end_entry(b"1")
     driver.messages_per_entry = 1000
