@@ -87,6 +87,8 @@ class NodeTls:
                 self._metrics.certificate_reloads.labels(files.certificate_setting, outcome).inc()
             self._tell_ends(watched.current)
 
+        for outcome in ("taken", "refused"):
+            self._metrics.certificate_reloads.labels(files.certificate_setting, outcome)
         watched = Watched(files, looked)
         self._tell_ends(watched.current)
         return watched

@@ -83,6 +83,8 @@ class Leadership:
 
     def end(self, reason: str) -> None:
         """Stops the services; worker streams and waiters are sent elsewhere."""
+        if self._leading:
+            logger.info("leads no longer", extra={"why": reason})
         self._leading = False
         for task in self._tasks:
             task.cancel()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client import metrics_core as core
@@ -110,6 +110,11 @@ class Counts(Family):
         else:
             labels = self._bounded.known(labels)
             counts[labels] = counts.get(labels, 0) + 1
+
+    def begin(self, *labels: str) -> Self:
+        """The series is there from now on: what is counted first is a change, too."""
+        self._counts.setdefault(labels, 0.0)
+        return self
 
     def collect(self) -> Iterable[core.Metric]:
         family = core.CounterMetricFamily(self._name, self._about, labels=self._labelnames)

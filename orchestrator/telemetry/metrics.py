@@ -153,6 +153,7 @@ class Metrics:
             "snapshot_left_bytes", "What is still to be transferred of snapshots that are being sent or received.",
             "direction")
         self.backups = self._counts("backups", "Backups that this node was asked for, by how they ended.", "outcome")
+        self.backups.begin("given").begin("broken_off")
         self.last_backup_timestamp_seconds = self._readings(
             "last_backup_timestamp_seconds", "When this process has given away its last whole backup; none: not yet.")
         self.last_backup_seconds = self._readings("last_backup_seconds", "How long the last whole backup took.")
@@ -246,6 +247,8 @@ class Metrics:
     def _files(self) -> None:
         self.access_reloads = self._counter(
             "access_reloads", "Changes of the access file that were taken, or refused as wrong.", "outcome")
+        for outcome in ("taken", "refused"):
+            self.access_reloads.labels(outcome)
         self.audit_failures = self._counter(
             "audit_failures", "Lines of the audit log that could not be written at once.")
         self.audit_unwritten_lines = self._gauge(
