@@ -18,17 +18,18 @@ _IN_SIGHT_OF_ALL = 'mount --bind "$0" /etc/hosts && exec "$@"'
 
 
 class Hosts:
-    """Made by `open`, on one network: NAME is NAME.example, 10.0.0.1 and so on. Close it."""
+    """Made by `open`, on one network: NAME is NAME.example, or in another domain, 10.0.0.1 and so on. Close it."""
 
-    def __init__(self, folder: Path, names: list[str]) -> None:
+    def __init__(self, folder: Path, names: list[str], domain: str = "example") -> None:
         self._folder = folder
+        self._domain = domain
         self.addresses = {name: f"10.0.0.{number}" for number, name in enumerate(names, 1)}
         self._holders: dict[str, subprocess.Popen[bytes]] = {}
         self._running: list[subprocess.Popen[str]] = []
 
     def open(self) -> None:
         """Raises CalledProcessError where the kernel does not let us."""
-        lines = ["127.0.0.1 localhost", *(f"{at} {name}.example" for name, at in self.addresses.items())]
+        lines = ["127.0.0.1 localhost", *(f"{at} {name}.{self._domain}" for name, at in self.addresses.items())]
         (self._folder / "hosts").write_text("\n".join(lines) + "\n")
         command = self._folder / "bin" / "orchestrator"
         command.parent.mkdir()
@@ -37,11 +38,11 @@ class Hosts:
         # A switch is a machine, too: the bridge is in nobody's way there.
         self._hold("switch")
         self._configure("switch", "link add bridge type bridge", "link set bridge up")
-        for name, address in self.addresses.items():
+        for number, (name, address) in enumerate(self.addresses.items()):
             self._hold(name)
             self.disk(name).mkdir()
-            self._configure("switch", f"link add to-{name} type veth peer name eth0 netns {self._holders[name].pid}",
-                            f"link set to-{name} master bridge up")
+            self._configure("switch", f"link add to-{number} type veth peer name eth0 netns {self._holders[name].pid}",
+                            f"link set to-{number} master bridge up")
             self._configure(name, "link set lo up", f"address add {address}/24 dev eth0", "link set eth0 up")
 
     def _hold(self, name: str) -> None:

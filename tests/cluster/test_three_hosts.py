@@ -37,13 +37,17 @@ def indented_commands(section: str) -> list[str]:
     return re.findall(r"^   ```sh\n(.*?)^   ```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Only where the kernel lets us; the machine that checks every change must be such a one."""
+def hosts_obstacle() -> str:
+    """Why the kernel does not let us make machines; the one that checks every change must."""
     reason = network.obstacle() or ("" if shutil.which("setpriv") else "not installed: setpriv")
     if reason and os.environ.get("CI"):
         pytest.fail(f"machines can't be made: {reason}")
-    if reason:
+    return reason
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    if reason := hosts_obstacle():
         pytest.skip(reason)
     made = Hosts(tmp_path, ["a", "b", "c", "d", "e", "ops"])
     try:
