@@ -1,4 +1,4 @@
-"""Containers as processes: what a compose file or a pod says is run, with the settings of the image, on hosts of a test."""
+"""Containers as processes: what a compose file or a pod says is run, with the image's settings, on hosts of a test."""
 
 from __future__ import annotations
 

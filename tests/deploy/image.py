@@ -1,6 +1,6 @@
 """A Dockerfile done without a container engine: its instructions, literally, on private copies of this machine's disk.
 
-Each stage is an overlay over `/` in a mount namespace, as if this Debian with this Python were the image it begins with.
+Each stage is an overlay over `/` in a mount namespace, as if this Debian with its Python were the image it begins with.
 Nothing of it can be seen outside, and nothing is left when the one who made it ends.
 """
 
@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -154,7 +155,7 @@ class Image:
         target = os.path.join(self.result.workdir, target)  # noqa: PTH118 - not a path of this machine
         into = f"{self.disk(self.result.name)}{target}"
         paths = [f"{where}/{each.lstrip('/')}" for each in (source, *sources)]
-        folder = len(paths) == 1 and Path(paths[0]).is_dir() or bool(found)
+        folder = bool(found) or (len(paths) == 1 and Path(paths[0]).is_dir())
         command = f"mkdir -p {into}; cp -a {' '.join(paths)}{'/.' if folder else ''} {into}"
         subprocess.run(["nsenter", f"--mount=/proc/{self._holders[0].pid}/ns/mnt", "sh", "-euc", command], check=True)
 
@@ -162,7 +163,7 @@ class Image:
         self.result.user = value
         self.result.environment["HOME"] = "/"
 
-    def _remember(self, instruction: str):  # noqa: ANN202 - a function of one text
+    def _remember(self, instruction: str) -> Callable[[str], None]:
         def remembered(value: str) -> None:
             self.result.last[instruction] = value
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def found(*names: str, where: str = "") -> str:
-    """The first of them; without any, the test is skipped, and fails in CI. `where`: a folder that is looked in, too."""
+    """The first of them; without any the test is skipped, and fails in CI. `where`: a folder that is looked in, too."""
     searched = os.pathsep.join(filter(None, [where, os.environ["PATH"]]))
     for name in names:
         if path := shutil.which(name, path=searched):
