@@ -76,7 +76,9 @@ def test_the_node_is_started_with_the_file_of_its_name(tmp_path: Path) -> None:
 
 
 def test_whom_nodes_run_as_is_made_by_systemd(tmp_path: Path) -> None:
-    command = [found("systemd-sysusers"), "--dry-run", f"--root={tmp_path}", "/users"]
-    (tmp_path / "users").write_bytes(UNIT.with_name("orchestrator.sysusers").read_bytes())
+    command = [found("systemd-sysusers"), "--dry-run", f"--root={tmp_path}"]
+    file = tmp_path / "usr" / "lib" / "sysusers.d" / "orchestrator.conf"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(UNIT.with_name("orchestrator.sysusers").read_bytes())
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert f"Creating user '{settings()['User'][0]}'" in done.stdout + done.stderr
