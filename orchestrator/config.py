@@ -132,6 +132,8 @@ class Config:
     behaviour_raise_after_ms: int = _setting("raise the behaviour level by itself when all members have known a higher "
                                              "one for so long; 0: only by `orchestrator cluster raise-behaviour`", 0,
                                              min=0, max=365 * 86_400_000)
+    scrub_interval_ms: int = _setting("every row of the database is read and checked once in this time, slowly, also "
+                                      "what nobody asks for; 0: never", 86_400_000, min=0, max=365 * 86_400_000)
     hot_executions_max: int = _setting("executions held in memory", 50_000, min=100, max=10_000_000)
     hot_bytes_max: int = _setting("memory for executions, estimated", 512 * MIB, min=16 * MIB, max=1024 * GIB)
 

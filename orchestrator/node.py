@@ -153,6 +153,7 @@ class Node:
             self._admittance.run(),
             self._tls.run(),
             self._secret_keys.run(),
+            self._storage.scrub.run(),
             self.metrics.measure_event_loop(),
         )
         for loop in loops:
@@ -442,6 +443,7 @@ class Node:
             self._log.status(), self._machine().state, self._sequencer, self._flusher, self._applier.applied_index,
             self._log_clock.peek_ms(), self._leadership.leading)
         self._gauges.set(now, self._census)
+        self._storage.tell()
 
     async def _keep_time(self) -> None:
         """Follows the leader's log time while nothing is logged; hands over when this node's clock is off."""

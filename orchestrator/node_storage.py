@@ -12,6 +12,7 @@ from orchestrator.config import Config
 from orchestrator.engine.machine import Machine
 from orchestrator.replication.applier import Applier
 from orchestrator.replication.errors import SnapshotUnfit
+from orchestrator.replication.files import replace_file
 from orchestrator.replication.identity import Identity
 from orchestrator.replication.log import ReplicatedLog
 from orchestrator.replication.ports import SnapshotCopy
@@ -22,9 +23,13 @@ from orchestrator.storage.copies import Copies
 from orchestrator.storage.database import Database
 from orchestrator.storage.errors import SnapshotCorrupt
 from orchestrator.storage.flusher import Flusher, FlusherSettings
+from orchestrator.storage.scrub import Scrub
 from orchestrator.storage.stamps import stamp_of
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
+
+# Where the scrub of the database stands.
+SCRUBBED = "scrub.json"
 
 
 class NodeStorage:
@@ -81,6 +86,15 @@ class NodeStorage:
         self.backups = Backups(self.database, self.copies, node=config.node, version=release.version,
                                settle=self.settle, room_bytes=free_disk_bytes, on_ended=self._backup_ended)
         self.restored = restore(self.database)
+        scrubbed = config.data_dir / SCRUBBED
+        self.scrub = Scrub(
+            self.database,
+            seconds=config.scrub_interval_ms / 1000,
+            load=lambda: world.files.read(scrubbed) if world.files.exists(scrubbed) else b"",
+            save=lambda data: replace_file(world.files, scrubbed, data),
+            monotonic=world.clock.monotonic,
+            wall_ms=world.clock.wall_ms,
+        )
 
     async def settle(self) -> None:
         """Returns once everything that is applied now is in the database."""
@@ -110,6 +124,13 @@ class NodeStorage:
         if is_whole:
             self._metrics.last_backup_timestamp_seconds.put_one(self._wall_ms() / 1000)
             self._metrics.last_backup_seconds.put_one(seconds)
+
+    def tell(self) -> None:
+        """How far the scrub is, to the metrics."""
+        metrics = self._metrics
+        metrics.scrub_progress.set(self.scrub.progress)
+        completed_ms = self.scrub.standing.completed_ms
+        metrics.last_scrub_timestamp_seconds.put_one(completed_ms / 1000 if completed_ms else None)
 
     async def close(self) -> None:
         await self.flusher.close()

@@ -34,6 +34,7 @@ T = TypeVar("T")
 _EXECUTIONS_PER_READ = 256
 # Between two pages of names: nobody waits for them, and the loop has other things to do.
 _NAMES_PAUSE_SECONDS = 0.01
+_SCRUB_CACHE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class Database:
         self._idle = list(self._readers)
         self._searcher = Reader(lanes("database-search"))
         self._search_lock = asyncio.Lock()
+        self._scrubber = Reader(lanes("database-scrub-reader"))
+        self._scrub_lock = asyncio.Lock()
         self._connect_readers()
 
     @classmethod
@@ -176,15 +179,21 @@ class Database:
 
     async def search(self, job: Callable[[apsw.Connection], T]) -> T:
         """Runs one query that may take long; one at a time, on a connection of their own."""
+        return await self._alone(self._searcher, self._search_lock, job)
 
-        async def search() -> T:
-            async with self._search_lock:
-                connection = self._searcher.opened
+    async def scrub(self, job: Callable[[apsw.Connection], T]) -> T:
+        """As `search`, on a connection that no search waits for."""
+        return await self._alone(self._scrubber, self._scrub_lock, job)
+
+    async def _alone(self, reader: Reader, lock: asyncio.Lock, job: Callable[[apsw.Connection], T]) -> T:
+        async def read() -> T:
+            async with lock:
+                connection = reader.opened
                 with self.damage_told():
-                    return await run_in(self._searcher.lane, lambda: job(connection))
+                    return await run_in(reader.lane, lambda: job(connection))
 
         # The lock is held until the query has ended, whoever is cancelled.
-        return await asyncio.shield(search())
+        return await asyncio.shield(read())
 
     @contextmanager
     def damage_told(self) -> Iterator[None]:
@@ -211,7 +220,7 @@ class Database:
 
     async def replace(self, incoming: Path) -> None:
         """Puts another, verified database file in this one's place, durably and whole or not at all."""
-        async with self._write_lock, self._search_lock:
+        async with self._write_lock, self._search_lock, self._scrub_lock:
             await self._pause_reads()
             try:
                 await run_in(self._write_lane, lambda: self._replace(incoming))
@@ -223,11 +232,11 @@ class Database:
     async def close(self) -> None:
         """Waits for what is running; what was staged and not flushed is dropped."""
         self._closed = True
-        async with self._write_lock, self._search_lock:
+        async with self._write_lock, self._search_lock, self._scrub_lock:
             await self._pause_reads()
             while self._requests:
                 self._requests.popleft().future.set_exception(StorageClosed("the database is closed"))
-            for reader in [*self._readers, self._searcher]:
+            for reader in [*self._readers, self._searcher, self._scrubber]:
                 reader.lane.close()
                 reader.close()
             self._write_lane.close()
@@ -303,13 +312,13 @@ class Database:
         self._connection = connection
 
     def _connect_readers(self) -> None:
-        for reader in [*self._readers, self._searcher]:
-            reader.connection = schema.connect(
-                str(self.path), self.vfs, cache_bytes=self.settings.cache_bytes // 4, read_only=True
-            )
+        for reader in [*self._readers, self._searcher, self._scrubber]:
+            # What is to show damage on the disk keeps little in memory.
+            cache = _SCRUB_CACHE_BYTES if reader is self._scrubber else self.settings.cache_bytes // 4
+            reader.connection = schema.connect(str(self.path), self.vfs, cache_bytes=cache, read_only=True)
 
     def _replace(self, incoming: Path) -> None:
-        for reader in [*self._readers, self._searcher]:
+        for reader in [*self._readers, self._searcher, self._scrubber]:
             reader.close()
         # The old log must not be there when the new file is: it would be replayed into it.
         busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # type: ignore[misc]  # the pragma always has a row

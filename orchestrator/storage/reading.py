@@ -70,7 +70,7 @@ def read_residents(connection: apsw.Connection) -> Generator[StoredRow, None, No
     query = "SELECT table_number, key, hash, body FROM resident ORDER BY table_number, key"
     with corruption_named():
         for number, key_bytes, digest, body in connection.execute(query):
-            table, key = _resident_place(number, key_bytes)
+            table, key = resident_place(number, key_bytes)
             yield table, key, verified_row(table, key, digest, body)
 
 
@@ -91,11 +91,11 @@ def content_hash(connection: apsw.Connection) -> int:
                     raise DatabaseCorrupt(f"row {id_} of {table.name} has no execution")
                 total += row_hash(table, (*execution, id_ & NUMBER_MAX), body)
         for number, key, body in connection.execute("SELECT table_number, key, body FROM resident"):
-            total += row_hash(*_resident_place(number, key), body)
+            total += row_hash(*resident_place(number, key), body)
     return total % HASH_MODULUS
 
 
-def _resident_place(number: int, key: bytes) -> RowPlace:
+def resident_place(number: int, key: bytes) -> RowPlace:
     try:
         return Table(number), decode_key(key)
     except (ValueError, RowCorrupt) as error:

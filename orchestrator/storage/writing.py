@@ -37,7 +37,7 @@ T = TypeVar("T")
 _CHUNKS = (256, 64, 16, 4, 2, 1)
 # Of how many rows it is kept what a lookup would tell: those that change while they are open, some 300 bytes each.
 _KNOWN_MAX = 50_000
-_EXECUTION_COLUMNS = (
+EXECUTION_COLUMNS = (
     "id, namespace, workflow_id, name, correlation_id, started_ms, status, ended_ms, updated_ms, compensation, "
     "priority, purge_ms, hash, body"
 )
@@ -47,7 +47,7 @@ _EXECUTION_UPDATE = (
     "hash = excluded.hash, body = excluded.body"
 )
 _CHILD_COLUMNS = "id, hash, body"
-_TASK_COLUMNS = "id, task_id, name, type, status, scheduled_ms, started_ms, ended_ms, updated_ms, hash, body"
+TASK_COLUMNS = "id, task_id, name, type, status, scheduled_ms, started_ms, ended_ms, updated_ms, hash, body"
 _RESIDENT_UPDATE = " ON CONFLICT (table_number, key) DO UPDATE SET hash = excluded.hash, body = excluded.body"
 
 
@@ -191,12 +191,11 @@ class Writer:
             digests.append(digest)
             self._remember_execution(key, row, _Found(id_, digest, fixed))
             (new if before is None else puts).extend((
-                id_, key[0], key[1], row.name, row.correlation_id, row.created_ms, _status(row), _ended_ms(row),
-                row.updated_ms, int(row.compensation), row.priority, _purge_ms(row), digest, data,
+                id_, key[0], key[1], *execution_columns(row), digest, data,
             ))
         self._delete("execution", [*gone.values(), *replaced])
-        self._insert(f"INSERT INTO execution ({_EXECUTION_COLUMNS})", 14, new, "")
-        self._insert(f"INSERT INTO execution ({_EXECUTION_COLUMNS})", 14, puts, _EXECUTION_UPDATE)
+        self._insert(f"INSERT INTO execution ({EXECUTION_COLUMNS})", 14, new, "")
+        self._insert(f"INSERT INTO execution ({EXECUTION_COLUMNS})", 14, puts, _EXECUTION_UPDATE)
         return _sum(digests) - _sum(old_digests), ids, gone
 
     def _remember_execution(self, key: ExecutionKey, row: Execution, found: _Found) -> None:
@@ -237,11 +236,7 @@ class Writer:
             values = puts if existed else new
             values.append(id_)
             if isinstance(row, TaskAttempt):
-                # What searches find it by.
-                values.extend((
-                    row.task_id, row.name, row.type, int(row.status), row.scheduled_ms, row.started_ms, row.ended_ms,
-                    row.updated_ms,
-                ))
+                values.extend(task_columns(row))
             values.append(digest)
             values.append(data)
         for chunk in _chunks(touched):
@@ -249,7 +244,7 @@ class Writer:
             query = f"SELECT group_concat(hex(hash), '') FROM {name} WHERE id IN ({marks})"
             old_digests += self._digests_of(query, chunk)
         self._delete(name, deletes)
-        columns = _TASK_COLUMNS if table is Table.TASK else _CHILD_COLUMNS
+        columns = TASK_COLUMNS if table is Table.TASK else _CHILD_COLUMNS
         self._insert(f"INSERT INTO {name} ({columns})", columns.count(",") + 1, new, "")
         self._insert(f"REPLACE INTO {name} ({columns})", columns.count(",") + 1, puts, "")
         return _sum(digests) - _sum(old_digests)
@@ -359,6 +354,22 @@ def _will_change(row: Row) -> bool:
 
 def _sum(digests: Iterable[bytes]) -> int:
     return sum(map(int.from_bytes, digests))
+
+
+def execution_columns(row: Execution) -> tuple[Any, ...]:
+    """What searches and retention go by, in the order of EXECUTION_COLUMNS."""
+    return (
+        row.name, row.correlation_id, row.created_ms, _status(row), _ended_ms(row), row.updated_ms,
+        int(row.compensation), row.priority, _purge_ms(row),
+    )
+
+
+def task_columns(row: TaskAttempt) -> tuple[Any, ...]:
+    """What searches find it by, in the order of TASK_COLUMNS."""
+    return (
+        row.task_id, row.name, row.type, int(row.status), row.scheduled_ms, row.started_ms, row.ended_ms,
+        row.updated_ms,
+    )
 
 
 def _status(row: Execution) -> int:

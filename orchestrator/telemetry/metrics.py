@@ -145,6 +145,11 @@ class Metrics:
         self.database_free_bytes = self._gauge(
             "database_free_bytes", "The part of the database that is free for reuse, after what was in it has gone.")
 
+        self.scrub_progress = self._gauge(
+            "scrub_progress_ratio", "How much of the database the present pass of the scrub has read, from 0 to 1.")
+        self.last_scrub_timestamp_seconds = self._readings(
+            "last_scrub_timestamp_seconds", "When the scrub last came to the end of the database; none: not yet.")
+
     def _copies(self) -> None:
         self.snapshots_installed = self._counter("snapshots_installed", "Snapshots that replaced this node's database.")
         self.snapshot_transfers = self._readings(

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import apsw
 import pytest
 
 from orchestrator_client import Client
@@ -90,6 +91,28 @@ async def test_syncs_that_fail(make: Make) -> None:
             await goes_on_without(cluster, wrong, load)
             told.unlink()
             await back(cluster, wrong)
+
+
+async def test_what_nobody_reads_turns_over(make: Make) -> None:
+    """A row of an execution that has long ended; of a follower, which is asked for nothing."""
+    cluster = await make(scrub_interval_ms=1_000, flush_interval_ms=50)
+    async with loaded(cluster) as (_, load):
+        await load.progress()
+        leader = await cluster.wait_leader()
+        wrong = next(name for name in cluster.nodes if name != leader)
+        # At the end of the database at least once, with everything sound.
+        await eventually(lambda: scrubbed(cluster, wrong), f"{wrong} to have read its database")
+        damaged = apsw.Connection(str(cluster.nodes[wrong].data_dir / "state.db"))
+        damaged.set_busy_timeout(10_000)
+        damaged.execute("UPDATE task SET body = CAST(body || x'00' AS BLOB) WHERE id = (SELECT min(id) FROM task)")
+        assert damaged.changes() == 1
+        damaged.close()
+        await ends(cluster, wrong, STOPPED_ITSELF, STOPS, "is not what was written", "cluster rebuild")
+        await goes_on_without(cluster, wrong, load)
+
+
+async def scrubbed(cluster: WrongCluster, name: str) -> bool:
+    return bool(await metric(cluster.nodes[name], "orchestrator_last_scrub_timestamp_seconds"))
 
 
 async def test_one_disk_after_the_other_is_full(make: Make) -> None:
