@@ -206,6 +206,13 @@ class Node:
         await self._storage.close()
         self._admittance.close()
 
+    def log_facts(self) -> dict[str, int]:
+        """What every line of the log says besides: where this node is in the log of the cluster."""
+        if not hasattr(self, "_applier"):
+            return {}
+        log = self._log
+        return {"term": log.term, "commit_index": log.commit_index, "applied_index": self._applier.applied_index}
+
     def _fail(self, error: BaseException) -> None:
         if self._fatal.done():
             return

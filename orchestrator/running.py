@@ -12,6 +12,7 @@ from orchestrator import __version__
 from orchestrator.config import Config
 from orchestrator.node import Node
 from orchestrator.replication.directory_lock import locked
+from orchestrator.telemetry import logs
 from orchestrator.telemetry.traces import traces_of
 from orchestrator.world import World
 
@@ -33,6 +34,7 @@ async def run_node(config: Config, world: World | None = None) -> None:
 
 
 async def _run(node: Node) -> None:
+    logs.about(node.log_facts)
     await node.start()
     await node.serve()
     settle_memory()

@@ -83,7 +83,7 @@ class Executor(Protocol):
 
 def unexpected(logger: logging.Logger, what: str, work: Work, error: Exception) -> str:
     """Logs a bug, and answers the reason for it. Errors may quote values: with secrets only their places are told."""
-    where = {"workflow_id": work.workflow_id}
+    where = {"namespace": work.namespace, "workflow_id": work.workflow_id, "task_id": work.task_id}
     if not work.has_secrets:
         logger.error("%s failed unexpectedly", what, exc_info=error, extra=where)
         return f"{type(error).__name__}: {error}"

@@ -225,7 +225,7 @@ class Applier:
             await self._yield()
         await self._drain_messages(entry, effects)
         for command, error in unexpected_errors(commands, results):
-            _tell_error(entry, type(command).__name__, error)
+            _tell_error(entry, type(command).__name__, machine.execution_needed(command), error)
         machine.end_entry(hashlib.blake2b(entry.data, digest_size=16).digest())
 
     async def _drain_messages(self, entry: Entry, effects: list[AnyEffect]) -> None:
@@ -238,7 +238,7 @@ class Applier:
                 await self._make_hot([needed])
             outcome = machine.apply_message()
             if is_unexpected(outcome.result):
-                _tell_error(entry, f"a message to {needed}", outcome.result)
+                _tell_error(entry, "a message", needed, outcome.result)
             effects += outcome.effects
             if self._clock.monotonic() > self._turn_began + TURN_SECONDS:
                 await self._yield()
@@ -294,10 +294,11 @@ class Applier:
         self._waiters = still
 
 
-def _tell_error(entry: Entry, what: str, error: Rejected) -> None:
+def _tell_error(entry: Entry, what: str, execution: ExecutionKey | None, error: Rejected) -> None:
     """An unexpected error in a step is the same on every node, changes nothing, and is ours to mend."""
+    of = {} if execution is None else {"namespace": execution[0], "workflow_id": execution[1]}
     logger.error(
         "a step failed: %s",
         error.message,
-        extra={"index": entry.index, "step": what, "reason": error.reason, **dict(error.metadata)},
+        extra={"index": entry.index, "step": what, "reason": error.reason, **of, **dict(error.metadata)},
     )

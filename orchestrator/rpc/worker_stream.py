@@ -250,7 +250,8 @@ class WorkerConnection:
                 details = json_value("heartbeat.details", attempt.details, DETAILS_BYTES_MAX)
             except RpcFailure as failure:
                 # A sign of life all the same, and no reason to end the worker's other attempts.
-                logger.warning("the details of a heartbeat are dropped: %s", failure.message)
+                about = {"workflow_id": attempt.workflow_id, "task_id": attempt.task_id}
+                logger.warning("the details of a heartbeat are dropped: %s", failure.message, extra=about)
                 continue
             details = self._backend.hand_out.fit_details(attempt.fencing_token, details)
             await self._submit(
@@ -296,7 +297,9 @@ class WorkerConnection:
     async def _submitted(self, command: commands.AnyCommand, size: int = 0) -> None:
         outcome = await self._backend.submit_any(command, None)
         if isinstance(outcome, Rejected):
-            logger.info("a worker's %s was refused: %s", type(command).__name__, outcome.message)
+            names = ("namespace", "workflow_id", "task_id")
+            about = {name: getattr(command, name) for name in names if hasattr(command, name)}
+            logger.info("a worker's %s was refused: %s", type(command).__name__, outcome.message, extra=about)
         self._room.give_back(size)
 
     # To the worker.

@@ -1,7 +1,9 @@
 """Structured logs on stderr: one line per record, as text for people or as one JSON object.
 
-Fields are given with `extra={...}` and appear as key=value, or as members of the object. A record never breaks its
-line, whatever it contains, and logging never raises.
+Fields are given with `extra={...}` and appear as key=value, or as members of the object; what concerns an execution or
+an attempt has `namespace`, `workflow_id` and `task_id`. Every record also has what the process knows of itself at that
+moment (`about`): a node's term and indexes. A record never breaks its line, whatever it contains, and logging never
+raises. Payloads and secrets are in none.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -17,6 +20,15 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskN
 _PREFIX = "orchestrator."
 # Their debug and info lines are about themselves, not about this node, or have headers and addresses of calls in them.
 _QUIET = ("asyncio", "grpc", "grpc._cython", "httpcore", "httpx", "pysyncobj")
+
+Facts = Callable[[], Mapping[str, Any]]
+
+_facts: list[Facts] = []  # at most one: that of the node that this process is
+
+
+def about(facts: Facts) -> None:
+    """What every record of this process says besides, asked for each one, in whatever thread; a field wins over it."""
+    _facts[:] = [facts]
 
 
 def configure(*, node: str, log_format: str, level: str, stream: TextIO | None = None) -> None:
@@ -33,6 +45,7 @@ def configure(*, node: str, log_format: str, level: str, stream: TextIO | None =
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
     logging.raiseExceptions = False
+    _facts.clear()
 
 
 def _is_no_noise(record: logging.LogRecord) -> bool:
@@ -85,7 +98,15 @@ def _logger(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return {**given, **{name: value for name, value in _known().items() if name not in given}}
+
+
+def _known() -> Mapping[str, Any]:
+    try:
+        return _facts[0]() if _facts else {}
+    except Exception as error:  # noqa: BLE001 - a record is not lost for want of what is said beside it
+        return {"about_failed": repr(error)}
 
 
 def _error(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -79,3 +79,29 @@ def test_the_level_and_the_noise_of_libraries() -> None:
     logging.getLogger("asyncio").info("no")
     logging.getLogger("asyncio").warning("yes")
     assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_every_record_says_where_the_node_is_and_a_field_of_its_own_wins() -> None:
+    stream = configured("json")
+    index = iter(range(17, 30))
+    logs.about(lambda: {"term": 3, "applied_index": next(index)})
+    logging.getLogger("orchestrator.node").info("one")
+    logging.getLogger("orchestrator.node").info("two", extra={"term": 4, "workflow_id": "w"})
+    one, two = map(json.loads, stream.getvalue().splitlines())
+    assert (one["term"], one["applied_index"]) == (3, 17)
+    assert (two["term"], two["applied_index"], two["workflow_id"]) == (4, 18, "w")
+    stream = configured("human")
+    logs.about(lambda: {"term": 3, "applied_index": 17})
+    logging.getLogger("orchestrator.node").info("one", extra={"task_id": "t"})
+    assert stream.getvalue().endswith("one task_id=t term=3 applied_index=17\n")
+
+
+def test_no_record_is_lost_for_what_is_said_beside_it() -> None:
+    stream = configured("json")
+
+    def fail() -> dict[str, int]:
+        raise RuntimeError("stopped")
+
+    logs.about(fail)
+    logging.getLogger("x").info("said")
+    assert json.loads(stream.getvalue())["message"] == "said"
