@@ -1,17 +1,20 @@
 """One node, for as long as it is told, under messages and bytes at random; and what must hold then.
 
-It lives, and does its work; no call was answered INTERNAL or UNKNOWN; its log has no error; its memory is bounded;
-nothing was unpickled.
+It lives, and does its work; no call was answered INTERNAL or UNKNOWN, neither as the client hears nor as the node
+counts; its log has no error; its memory is bounded; nothing was unpickled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import re
+import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,13 +31,24 @@ from tests.fuzz import wire
 from tests.fuzz.messages import DEFINITION, Messages
 
 CALL_S = 0.5
+ENDING_S = 10
 CALLS_AT_ONCE = 16
 TRACE_LINES = 40
 RSS_TIMES, RSS_MORE = 2, 400 << 20
 _WRONG = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
 # What takes the only node out of service is asked too seldom to be worth the exception.
 _LEFT_OUT = frozenset({"RemoveMember", "ReplaceMember", "AddMember", "DrainNode"})
+_CALLS = re.compile(r'^orchestrator_grpc_calls_total\{.*code="(\w+)".*\} (\S+)$', re.MULTILINE)
 _BAD_LINE = re.compile(r"^\S+ (ERROR|CRITICAL) |Traceback|failed unexpectedly|was never retrieved")
+
+
+def is_made_up(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the client's gRPC says so by itself: the call had ended before the client had said everything.
+
+    The status that the node sent is lost to it. What came over the wire has the status in its debug string.
+    """
+    return (error.details() == "Internal error from Core"
+            and error.debug_error_string().startswith('Failed "execute_batch"'))
 
 
 class FuzzedCluster(LocalCluster):
@@ -52,6 +66,7 @@ class Fuzz:
     def __init__(self, cluster: LocalCluster, seed: int) -> None:
         self._node = next(iter(cluster.nodes.values()))
         self._cluster = cluster
+        self._seed = seed
         self._dice = random.Random(seed)
         self._messages = Messages(self._dice)
         self.answers: Counter[str] = Counter()
@@ -59,6 +74,23 @@ class Fuzz:
 
     async def run(self, seconds: float) -> None:
         """Everything in turn, until the time is over; at least a round."""
+        try:
+            await self._run(seconds)
+        except Exception as error:
+            error.add_note(await self._what_became_of_the_node())
+            raise
+
+    async def _what_became_of_the_node(self) -> str:
+        """One that does not take connections any more is about to end, or says why it does not."""
+        process = self._node.process
+        assert process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, ENDING_S)
+        ended = "runs" if process.poll() is None else f"has ended with exit code {process.poll()}"
+        said = f"seed {self._seed}; answers {dict(self.answers)}; the node {ended}; its log ends:"
+        return f"{said}\n{self._node.log_tail()}"
+
+    async def _run(self, seconds: float) -> None:
         before = self._rss()
         options = (("grpc.use_local_subchannel_pool", 1),)
         async with grpc.aio.insecure_channel(str(self._node.grpc_address), options=options) as channel:
@@ -68,16 +100,18 @@ class Fuzz:
                 await self._calls(channel)
                 await asyncio.gather(*(self._stream(channel) for _ in range(4)))
                 await self._bytes()
-                assert self._node.running, f"the node has ended with {self._node.exit_code}\n{self._node.log_tail()}"
+                assert self._node.running, "the node has ended"
                 if time.monotonic() > deadline:
                     break
             await self._works(channel)
+            said = await self._said_itself()
         after = self._rss()
         lines = self._node.log_file.read_text(errors="replace").splitlines()
         bad = [number for number, line in enumerate(lines) if _BAD_LINE.search(line)]
         # With the trace that follows.
         assert not bad, "\n".join("\n".join(lines[number : number + TRACE_LINES]) for number in bad[:3])
         assert not self.wrong, "\n".join(self.wrong[:20])
+        assert said and not {code for code in said if grpc.StatusCode[code] in _WRONG}, f"it counts as answers {said}"
         assert after < RSS_TIMES * before + RSS_MORE, f"{before >> 20} MB became {after >> 20} MB"
 
     async def _define(self, channel: grpc.aio.Channel) -> None:
@@ -122,8 +156,7 @@ class Fuzz:
 
     def _note(self, method: str, error: grpc.aio.AioRpcError, request: Any) -> None:
         self.answers[error.code().name] += 1
-        # The client's own way of saying that the stream had ended before it had said everything.
-        if error.code() in _WRONG and error.details() != "Internal error from Core":
+        if error.code() in _WRONG and not is_made_up(error):
             self.wrong.append(f"{method} answered {error.code().name}, {error.details()}, to {str(request)[:1_000]!r}")
 
     async def _stream(self, channel: grpc.aio.Channel) -> None:
@@ -173,6 +206,17 @@ class Fuzz:
         await service.StartWorkflow(request, timeout=20)
         shown = await service.GetWorkflow(workflows_pb2.GetWorkflowRequest(workflow_id=request.workflow_id), timeout=20)
         assert shown.workflow.workflow_id == request.workflow_id
+
+    async def _said_itself(self) -> dict[str, float]:
+        """By code, the calls that the node counts: what it has answered, whatever the client has heard."""
+        def read() -> str:
+            with urllib.request.urlopen(f"http://{self._node.metrics_address}/metrics", timeout=20) as page:
+                return str(page.read().decode())
+
+        said: Counter[str] = Counter()
+        for code, number in _CALLS.findall(await asyncio.to_thread(read)):
+            said[code] += float(number)
+        return said
 
     def _rss(self) -> int:
         assert self._node.process is not None
