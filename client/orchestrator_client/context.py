@@ -34,7 +34,7 @@ class TaskLog(logging.LoggerAdapter[logging.Logger]):
 class TaskContext:
     """One attempt of a task. A bare ``TaskContext()`` serves in a unit test of the function."""
 
-    # The same for every attempt of this step in this run: what a service deduplicates by.
+    # The same for every attempt of this step in this run, the id of the first: what a service deduplicates by.
     idempotency_key: str = ""
     # Grows with each lease: a service may refuse a lower one.
     fencing_token: int = 0

@@ -96,7 +96,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     MEMBERSHIP_CHANGING_FIELD_NUMBER: builtins.int
     BEHAVIOUR_LEVEL_KNOWN_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
-    """The cluster's id."""
+    """The cluster's id. With an access file it is told to admins of all namespaces (`["*"]`) only, and empty for others."""
     node: builtins.str
     """The name of the node that answers."""
     term: builtins.int

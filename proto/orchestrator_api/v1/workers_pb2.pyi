@@ -361,7 +361,7 @@ class Assignment(google.protobuf.message.Message):
     fencing_token: builtins.int
     """Grows with each lease: a service may refuse lower ones."""
     idempotency_key: builtins.str
-    """The same for all attempts of this step in this run: a service deduplicates by it."""
+    """The same for all attempts of this step in this run, the id of the first: a service deduplicates by it."""
     name: builtins.str
     """The name of the task definition."""
     reference: builtins.str
@@ -466,7 +466,7 @@ class CompensationAssignment(google.protobuf.message.Message):
     outcome_unknown: builtins.bool
     """True if nobody knows whether the step took effect."""
     step_idempotency_key: builtins.str
-    """The idempotency key of the step."""
+    """The idempotency key of the step: the id of its first attempt, not that of what undoes it."""
     step_name: builtins.str
     """The name of the step's task definition."""
     @property

@@ -2162,7 +2162,7 @@ class Task(google.protobuf.message.Message):
     fencing_token: builtins.int
     """The fencing token of its last lease."""
     idempotency_key: builtins.str
-    """The same for all attempts of a step in one run."""
+    """The same for all attempts of a step in one run: the id of the first."""
     compensates: builtins.str
     """The reference name of the step that it undoes, for a compensation."""
     error_code: builtins.str
