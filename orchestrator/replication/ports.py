@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,4 +74,13 @@ class TcpNetwork:
     async def dial(
         self, host: str, port: int, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
     ) -> None:
-        await asyncio.get_running_loop().create_connection(factory, host, port, ssl=tls)
+        loop = asyncio.get_running_loop()
+        # Not left to the connecting: what is given up there goes on in uvloop, and complains when it has failed.
+        places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        server_hostname = host if tls else None
+        for *_, place in places[:-1]:
+            with contextlib.suppress(OSError):
+                await loop.create_connection(factory, *place[:2], ssl=tls, server_hostname=server_hostname)
+                return
+        *_, place = places[-1]
+        await loop.create_connection(factory, *place[:2], ssl=tls, server_hostname=server_hostname)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import struct
 from collections import Counter
@@ -13,6 +14,7 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
+import uvloop
 
 from orchestrator.replication.configuration import initial
 from orchestrator.replication.frames import (
@@ -24,6 +26,7 @@ from orchestrator.replication.frames import (
     encode_frame,
 )
 from orchestrator.replication.link import Outbound
+from orchestrator.replication.ports import TcpNetwork
 from orchestrator.replication.settings import RaftSettings
 from tests.replication.cluster import DEADLINE_S, Cluster, Node, wait_until
 
@@ -267,3 +270,26 @@ async def test_what_was_decided_while_hands_were_shaken_is_said_afterwards() -> 
     connection.data_received(encode_frame(theirs))
     said = [message for frame in written for message in FrameReader(HELLO_BYTES_MAX).feed(frame)]
     assert [cast(Hello, hello).configuration for hello in said] == [None, decided]
+
+
+def test_who_is_given_up_while_its_name_is_looked_up_leaves_no_error_behind() -> None:
+    """As uvloop does, when it looks up by itself: anybody who says hello with such a name would fill the log."""
+    told: list[object] = []
+
+    async def give_up() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: told.append(context))
+        name = "no host"  # nobody need be asked whether there is one
+        dialling = asyncio.create_task(TcpNetwork().dial(name, 1, asyncio.Protocol, None))
+        await asyncio.sleep(0)
+        dialling.cancel()
+        await asyncio.gather(dialling, return_exceptions=True)
+        # Whatever was begun ends before this, which is begun later; and then nobody holds it any more.
+        with pytest.raises(OSError, match=r".*"):
+            await loop.getaddrinfo(name, 1)
+        await asyncio.sleep(0)
+        gc.collect()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(give_up())
+    assert told == []
