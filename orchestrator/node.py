@@ -171,7 +171,8 @@ class Node:
         await server.start(*Address.parse(config.grpc_listen))
         self._server = server
         self.metrics.connections.set_function(lambda: server.connections.count)
-        self._tasks.append(asyncio.create_task(self._guard(server.connections.run())))
+        for loop in (server.watch(), server.connections.run()):
+            self._tasks.append(asyncio.create_task(self._guard(loop)))
         if config.metrics_address is not None:
             self._metrics_server = await self.metrics.serve(*config.metrics_address, self._tls.metrics_context)
         self.begin_system_work()

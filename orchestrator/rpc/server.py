@@ -15,6 +15,7 @@ from orchestrator.rpc.cluster import ClusterServicer
 from orchestrator.rpc.connections import Connections
 from orchestrator.rpc.definitions import DefinitionServicer
 from orchestrator.rpc.events import EventServicer
+from orchestrator.rpc.grpc_server import make_server
 from orchestrator.rpc.guard import Guard
 from orchestrator.rpc.schedules import ScheduleServicer
 from orchestrator.rpc.schemas import SchemaRegistryServicer
@@ -101,6 +102,10 @@ def add_services(backend: Backend, server: grpc.aio.Server) -> None:
     events_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(backend), server)
 
 
+class ServerEnded(Exception):
+    """gRPC's own server has stopped serving, and nobody has told it to: a node that can't be called is no node."""
+
+
 class RpcServer:
     """Serves from `start` to `stop`; health says NOT_SERVING until told otherwise.
 
@@ -124,9 +129,9 @@ class RpcServer:
         self._connections_per_address_max = connections_per_address_max
         self._on_connection_cut = on_connection_cut
         self.connections: Connections  # from `start` on
-        self._server = grpc.aio.server(
-            interceptors=() if guard is None else (guard,),
-            options=(
+        self._server = make_server(
+            () if guard is None else (guard,),
+            (
                 *_OPTIONS,
                 ("grpc.max_receive_message_length", request_bytes_max),
                 ("grpc.max_allowed_incoming_connections", connections_max),
@@ -137,6 +142,7 @@ class RpcServer:
         )
         self._health = health.aio.HealthServicer()
         self._healthy: bool | None = None
+        self._stopping = False
         self.port = 0  # as bound
         add_services(backend, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -170,7 +176,18 @@ class RpcServer:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
 
+    async def watch(self) -> None:
+        """Returns after `stop`; raises ServerEnded before."""
+        why: Exception | None = None
+        try:
+            await self._server.wait_for_termination()
+        except Exception as error:  # noqa: BLE001 - whatever has ended it
+            why = error
+        if not self._stopping:
+            raise ServerEnded(f"the gRPC server has ended by itself: {why!r}") from why
+
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls, gives running ones the grace, then ends them."""
+        self._stopping = True
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)

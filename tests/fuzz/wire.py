@@ -18,7 +18,8 @@ from orchestrator.replication.segment import EntryKind
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # How long a connection is listened to after all is said.
 LISTEN_S = 0.05
-_PATHS = (b"/orchestrator.v1.WorkflowService/StartWorkflow", b"/orchestrator.v1.WorkerService/Work", b"/x", b"")
+_PATHS = (b"/orchestrator.v1.WorkflowService/StartWorkflow", b"/orchestrator.v1.WorkerService/Work", b"/x", b"",
+          b"/\xf2.v1/x", b"/orchestrator.v1.WorkflowService/Start\xff")
 
 
 async def say(host: str, port: int, data: bytes, listen_s: float = LISTEN_S) -> None:
@@ -46,6 +47,17 @@ def http2(dice: random.Random) -> bytes:
     for _ in range(dice.choice((0, 0, 1, 3))):
         data[dice.randrange(len(PREFACE), len(data))] ^= 1 << dice.randrange(8)
     return bytes(data)
+
+
+def call(path: bytes) -> bytes:
+    """One call by that path, which is all right but for that."""
+    return PREFACE + _frame(4, 0, 0, b"") + _frame(1, 4, 1, _fields(path))
+
+
+def _fields(path: bytes) -> bytes:
+    return b"".join(_literal(name, value) for name, value in (
+        (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"),
+        (b"te", b"trailers"), (b"content-type", b"application/grpc")))
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes, length: int | None = None) -> bytes:

@@ -9,9 +9,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from orchestrator.rpc.server import SERVICES, RpcServer
+from orchestrator.rpc.server import SERVICES, RpcServer, ServerEnded
 from orchestrator_api.v1 import cluster_pb2
-from tests.rpc.bench import Bench, Stubs, served
+from tests.fuzz import wire
+from tests.rpc.bench import DEADLINE_S, Bench, Stubs, served
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -63,6 +64,37 @@ async def test_what_is_not_served_is_unimplemented(stubs: Stubs) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_method_whose_name_is_no_text_is_as_unknown_as_any(
+    bench: Bench, stubs: Stubs, caplog: pytest.LogCaptureFixture
+) -> None:
+    """gRPC's own server would end by it, without a word to its owner: one call of anybody would be enough."""
+    for path in (b"/x", b"/orchestrator.v1.Cluster\xf2Service/GetLeader", b"\xff", b"/" + bytes(200)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)
+        writer.write(wire.call(path))
+        async with asyncio.timeout(DEADLINE_S):
+            said = b""
+            while b"Method not found" not in said:
+                more = await reader.read(1 << 16)
+                assert more, f"closed after {said!r}"
+                said += more
+        writer.close()
+    assert (await stubs.cluster.GetLeader(cluster_pb2.GetLeaderRequest())).leader == "n1"
+    assert not caplog.records
+
+
+async def test_a_server_that_ends_by_itself_is_told_of(bench: Bench) -> None:
+    async with served(bench):
+        watching = asyncio.create_task(bench.server.watch())
+        await bench.server._server.stop(0)  # nobody who may
+        with pytest.raises(ServerEnded, match="has ended by itself"):
+            await asyncio.wait_for(watching, DEADLINE_S)
+    other = RpcServer(Bench().backend())
+    await other.start("127.0.0.1", 0)
+    watching = asyncio.create_task(other.watch())
+    await other.stop(0)
+    await asyncio.wait_for(watching, DEADLINE_S)
 
 
 async def test_after_stop_nobody_answers(bench: Bench) -> None:
