@@ -26,6 +26,7 @@ from orchestrator.node_tls import NodeTls
 from orchestrator.replication import identity as identities
 from orchestrator.replication.applier import Applier
 from orchestrator.replication.clock import LogClock
+from orchestrator.replication.disk_room import DiskRoom
 from orchestrator.replication.errors import LostLeadership, NotLeader, Stopped
 from orchestrator.replication.log import ReplicatedLog, Role
 from orchestrator.replication.release import THIS_RELEASE, Release
@@ -86,7 +87,6 @@ class Node:
             Path(config.secret_keys_file) if config.secret_keys_file else None, self._world.read_file,
             self._world.off_loop)
         self._content = ContentCheck()
-        self._free_disk = 0
         self.metrics = Metrics(node=config.node, version=release.version)
         self._secrets = SecretValues(self._secret_keys, self._world.entropy)
         self._gauges = Gauges(self.metrics, self._free_disk_bytes, self._secrets.count_closed,
@@ -112,7 +112,7 @@ class Node:
         self._secret_keys.load()
         self.identity = identities.load(self._world.files, config.data_dir, node=config.node)
         self._admittance.open(self.identity.cluster_id)
-        self._free_disk = self._world.free_disk_bytes(config.data_dir)
+        self._disk_room = DiskRoom(lambda: self._world.free_disk_bytes(config.data_dir))
         self._open_storage()
         self._log = self._make_log()
         self._service = Service(self._world.files, config.data_dir, self._log, self._system,
@@ -318,6 +318,7 @@ class Node:
                 live_executions=lambda: self._machine().state.meta.live_executions,
                 dirty_bytes=lambda: self._flusher.dirty_bytes,
                 free_disk_bytes=self._free_disk_bytes,
+                majority_free_disk_bytes=lambda: self._disk_room.majority_bytes,
                 pending_events=lambda: len(self._machine().state.resident[Table.EVENT]),
             ),
             on_refused=lambda reason: self.metrics.refused_starts.labels(reason).inc(),
@@ -342,6 +343,7 @@ class Node:
             load=self._database.load_execution,
             search=Searches(self._database, self._settle),
             has_failed=self._fatal.done,
+            free_disk_bytes=self._free_disk_bytes,
             clock_skews_ms=lambda: {self.config.node: self._log_clock.skew_ms(), **self._log_clock.skews_ms()},
             peers=self._log.peer_gossip,
             service=self._service,
@@ -354,8 +356,7 @@ class Node:
         )
 
     def _free_disk_bytes(self) -> int:
-        """Asked of the disk at most once per round of gossip, for each start wants to know."""
-        return self._free_disk
+        return self._disk_room.own_bytes
 
     def _machine(self) -> Machine:
         return self._applier.machine
@@ -437,8 +438,8 @@ class Node:
     async def _tell(self) -> None:
         """Tells the peers how this node is, and compares checkpoints."""
         while True:
+            self._disk_room.look(self._log.other_voters(), self._log.peer_gossip())
             self._say()
-            self._free_disk = self._world.free_disk_bytes(self.config.data_dir)
             self._gauges.led_by(self._log.leader)
             self._content.compare(self._log.peer_gossip())
             if self._server is not None:
@@ -477,6 +478,7 @@ class Node:
                 "stands_back": int(self._skew.is_off or self._service.is_drained),
                 **self._content.facts(),
                 **self._service.facts,
+                **self._disk_room.facts,
             }
         )
 

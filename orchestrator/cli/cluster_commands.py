@@ -240,6 +240,7 @@ def status_values(found: cluster_pb2.GetStatusResponse) -> dict[str, Any]:
                               if field.name != "nodes"}
     names = [field.name for field in cluster_pb2.NodeStatus.DESCRIPTOR.fields if field.name != "role"]
     values["nodes"] = [{"role": role_name(node.role)} | {name: getattr(node, name) for name in names}
+                       | {"disk_free_bytes": node.disk_free_bytes if node.HasField("disk_free_bytes") else None}
                        for node in found.nodes]
     return values
 
@@ -259,10 +260,10 @@ def describe(found: cluster_pb2.GetStatusResponse) -> Any:
         ("version", _versions(found)), ("behaviour", _level(found)), ("as seen by", found.node),
     ))
     rows = [(Text(node.name, "bold"), _role(node), node.term, node.applied_index, _lag(node),
-             _heard(node), _clock(node), node.version, _levels(node), node.grpc_address)
+             _heard(node), _clock(node), _disk(node), node.version, _levels(node), node.grpc_address)
             for node in sorted(found.nodes, key=lambda node: node.name)]
-    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "CLOCK", "VERSION", "LEVELS", "GRPC")
-    return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5, 6)))
+    headings = ("NODE", "ROLE", "TERM", "APPLIED", "LAG", "HEARD", "CLOCK", "DISK", "VERSION", "LEVELS", "GRPC")
+    return stacked(head, "", table(headings, rows, right=(2, 3, 4, 5, 6, 7)))
 
 
 def _versions(found: cluster_pb2.GetStatusResponse) -> Text:
@@ -275,6 +276,10 @@ def _level(found: cluster_pb2.GetStatusResponse) -> Text:
     if found.behaviour_level_known > found.behaviour_level:
         text.append(f", all members know {found.behaviour_level_known}: `cluster raise-behaviour`", "yellow")
     return text
+
+
+def _disk(node: cluster_pb2.NodeStatus) -> str:
+    return f"{node.disk_free_bytes / 2**30:.1f} GiB" if node.HasField("disk_free_bytes") else ""
 
 
 def _levels(node: cluster_pb2.NodeStatus) -> str:

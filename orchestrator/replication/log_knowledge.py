@@ -87,6 +87,11 @@ class LogKnowledge:
         self._core  # noqa: B018 - raises before start
         return self._gossiper.peers()
 
+    def other_voters(self) -> dict[str, bool]:
+        """Each other member that votes -> whether it is connected."""
+        raft = self._core
+        return {name: raft.connected(name) for name in raft.other_voters}
+
     def peer_clock_offsets(self) -> dict[str, int]:
         """Other member -> its wall clock minus ours, ms; if connected, for those of others may be long corrected."""
         raft, offsets = self._core, self._gossiper.clock_offsets()

@@ -183,6 +183,7 @@ class Backend:
     secrets: SecretValues = field(default_factory=without_keys)  # sealed and opened with this node's keys
     release: Release = THIS_RELEASE  # what this node runs
     has_failed: Callable[[], bool] = lambda: False  # this node stops itself
+    free_disk_bytes: Callable[[], int] = int  # on the disk of this node's data
     clock_skews_ms: Callable[[], Mapping[str, int]] = dict  # by node, as far as they are known
     others: tuple[Source, ...] = ()  # where values of runtimeMetadata are that are no secrets
     hand_out: HandOut = field(init=False)  # what goes out with attempts, and must not come back

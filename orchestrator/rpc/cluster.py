@@ -14,6 +14,7 @@ from orchestrator.engine.commands import UNCHANGED, RaiseBehaviour, SetRetention
 from orchestrator.engine.purging import retention
 from orchestrator.engine.results import Done
 from orchestrator.replication.configuration import Member
+from orchestrator.replication.disk_room import said_bytes
 from orchestrator.replication.in_service import says_drained
 from orchestrator.replication.log import Role
 from orchestrator.replication.release import Release, check_raise, level_of_all
@@ -212,6 +213,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             lag_entries=max(0, status.commit_index - backend.applied_index()),
             term=status.term,
             drained=backend.service is not None and backend.service.is_drained,
+            disk_free_bytes=backend.free_disk_bytes(),
             **_transfer(status, backend.node, incoming=True),
             clock_skew_ms=backend.clock_skews_ms().get(backend.node, 0),
             **_versions(backend.release),
@@ -239,6 +241,7 @@ class ClusterServicer(pb_grpc.ClusterServiceServicer):
             last_contact_ms=peer.last_contact_ms or 0,
             term=int(said.get("term", 0)),
             drained=says_drained(said),
+            disk_free_bytes=said_bytes(said) if peer.connected else None,
             **_transfer(status, peer.name, incoming=False),
             clock_skew_ms=self.backend.clock_skews_ms().get(peer.name, 0),
             **_versions(status.releases.get(peer.name)),

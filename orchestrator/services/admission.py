@@ -43,6 +43,8 @@ class AdmissionReadings:
     live_executions: Callable[[], int]
     dirty_bytes: Callable[[], int]
     free_disk_bytes: Callable[[], int]
+    # Of the member with the least room among those that make the roomiest majority.
+    majority_free_disk_bytes: Callable[[], int]
     pending_events: Callable[[], int]
 
 
@@ -68,6 +70,8 @@ class Admission:
             ("dirty_bytes", now.dirty_bytes() > most.dirty_bytes_max, now.dirty_bytes(), most.dirty_bytes_max),
             ("free_disk", now.free_disk_bytes() < most.free_disk_bytes_min, now.free_disk_bytes(),
              most.free_disk_bytes_min),
+            ("majority_free_disk", now.majority_free_disk_bytes() < most.free_disk_bytes_min,
+             now.majority_free_disk_bytes(), most.free_disk_bytes_min),
             ("pending_events", now.pending_events() >= most.pending_events_max, now.pending_events(),
              most.pending_events_max),
         ):

@@ -268,7 +268,8 @@ class Metrics:
     def _health(self) -> None:
         self.disk_free_bytes = self._gauge("disk_free_bytes", "Room on the disk that holds the data directory.")
         self.disk_free_limit_bytes = self._gauge(
-            "disk_free_limit_bytes", "With less room than this on the leader's disk, starts are refused.")
+            "disk_free_limit_bytes",
+            "With less room than this on the leader's disk, or on those of too many others, starts are refused.")
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How much later than asked the event loop woke; heartbeats are as late as this.")
 

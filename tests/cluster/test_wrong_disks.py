@@ -195,6 +195,44 @@ async def test_all_disks_are_nearly_full_and_then_full(make: Make) -> None:
             assert (await client.get(f"{prefix}-0")).status == "COMPLETED"
 
 
+async def test_the_disks_of_both_followers_are_nearly_full(make: Make) -> None:
+    """With one of them that is, the other and the leader are a majority that can go on; with both there is none."""
+    cluster = await make(DISK, min_free_disk_bytes=MIN_FREE_BYTES)
+    async with loaded(cluster, "before"):
+        pass
+    leader = await cluster.wait_leader()
+    first, second = sorted(set(cluster.nodes) - {leader})
+
+    async def room(name: str) -> int:
+        status = await cluster.status(leader)
+        assert status is not None
+        return next(int(node.disk_free_bytes) for node in status.nodes if node.name == name)
+
+    async with pinned(cluster, leader) as node:
+        async def answer() -> str:
+            said = await node.start("arithmetic", inline=b'{"x": 1}')
+            return str(said) if isinstance(said, Failure) else "taken"
+
+        async def is_refused() -> bool:
+            return "majority_free_disk" in await answer()
+
+        async def is_taken() -> bool:
+            return await answer() == "taken"
+
+        cluster.fill_disk(first, leave_bytes=MIN_FREE_BYTES // 2)
+        await eventually(lambda: known_short(room, first), f"{leader} to hear that {first} is short of room")
+        assert await is_taken()
+        ballast = cluster.fill_disk(second, leave_bytes=MIN_FREE_BYTES // 2)
+        await eventually(is_refused, "a start to be refused for want of room on the followers")
+        assert await room(leader) >= MIN_FREE_BYTES > await room(second)
+        ballast.unlink()
+        await eventually(is_taken, "a start to be taken again")
+
+
+async def known_short(room: Callable[[str], Awaitable[int]], name: str) -> bool:
+    return await room(name) < MIN_FREE_BYTES
+
+
 async def push(client: Client) -> None:
     while True:
         try:

@@ -13,6 +13,7 @@ LIMITS = AdmissionLimits(
     queue_age_ms_max=100, pending_starts_max=10, live_executions_max=50, dirty_bytes_max=1000, free_disk_bytes_min=500
 )
 FINE = {"queue_age_ms": 100, "pending_starts": 9, "live_executions": 49, "dirty_bytes": 1000, "free_disk_bytes": 500,
+        "majority_free_disk_bytes": 500,
         "pending_events": 9_999}
 
 
@@ -37,6 +38,7 @@ def test_at_the_limits_starts_are_taken() -> None:
         ("live_executions", 50, "live_executions"),
         ("dirty_bytes", 1001, "dirty_bytes"),
         ("free_disk_bytes", 499, "free_disk"),
+        ("majority_free_disk_bytes", 499, "majority_free_disk"),
         ("pending_events", 10_000, "pending_events"),
     ],
 )

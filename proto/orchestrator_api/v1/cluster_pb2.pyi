@@ -179,6 +179,7 @@ class NodeStatus(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     BEHAVIOUR_LOWEST_FIELD_NUMBER: builtins.int
     BEHAVIOUR_HIGHEST_FIELD_NUMBER: builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     grpc_address: builtins.str
@@ -215,6 +216,8 @@ class NodeStatus(google.protobuf.message.Message):
     """The levels of behaviour that it knows; 0 as above."""
     behaviour_highest: builtins.int
     """See behaviour_lowest."""
+    disk_free_bytes: builtins.int
+    """Room on the disk of its data, rounded down to a MiB where another node answers; absent if that does not know."""
     def __init__(
         self,
         *,
@@ -235,8 +238,11 @@ class NodeStatus(google.protobuf.message.Message):
         version: builtins.str = ...,
         behaviour_lowest: builtins.int = ...,
         behaviour_highest: builtins.int = ...,
+        disk_free_bytes: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "behaviour_highest", b"behaviour_highest", "behaviour_lowest", b"behaviour_lowest", "clock_skew_ms", b"clock_skew_ms", "commit_index", b"commit_index", "drained", b"drained", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_done", b"snapshot_bytes_done", "term", b"term", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_disk_free_bytes", b"_disk_free_bytes", "disk_free_bytes", b"disk_free_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_disk_free_bytes", b"_disk_free_bytes", "applied_index", b"applied_index", "behaviour_highest", b"behaviour_highest", "behaviour_lowest", b"behaviour_lowest", "clock_skew_ms", b"clock_skew_ms", "commit_index", b"commit_index", "disk_free_bytes", b"disk_free_bytes", "drained", b"drained", "grpc_address", b"grpc_address", "lag_entries", b"lag_entries", "last_contact_ms", b"last_contact_ms", "last_index", b"last_index", "name", b"name", "peer_address", b"peer_address", "role", b"role", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_done", b"snapshot_bytes_done", "term", b"term", "version", b"version"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_disk_free_bytes", b"_disk_free_bytes"]) -> typing.Literal["disk_free_bytes"] | None: ...
 
 global___NodeStatus = NodeStatus
 
