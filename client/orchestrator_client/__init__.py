@@ -63,6 +63,7 @@ from orchestrator_client.schedules import FireTime, Schedule, ScheduleRun, Sched
 from orchestrator_client.searching import FoundTask, Hits
 from orchestrator_client.sync import SyncClient, SyncRun, SyncWorker
 from orchestrator_client.tasks import Compensator, Task, task
+from orchestrator_client.timing import AttemptTiming, TimeKind, WorkflowTiming
 from orchestrator_client.tls import TLS
 from orchestrator_client.upkeep import BulkResult, OperationFailure, RetentionPolicy, TaskLogLine, TaskLogs, Waiting
 from orchestrator_client.worker import Worker
@@ -71,6 +72,7 @@ from orchestrator_client.workflow import Workflow
 __all__ = [
     "AlreadyExists",
     "Awaited",
+    "AttemptTiming",
     "BulkResult",
     "Client",
     "ClusterError",
@@ -139,12 +141,14 @@ __all__ = [
     "Unauthenticated",
     "Unimplemented",
     "Waiting",
+    "TimeKind",
     "Worker",
     "Workflow",
     "WorkflowFailed",
     "WorkflowStatus",
     "WorkflowTerminated",
     "WorkflowTimedOut",
+    "WorkflowTiming",
     "WrongState",
     "decode",
     "encode",

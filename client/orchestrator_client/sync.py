@@ -243,6 +243,7 @@ class SyncClient(_Blocking[Client]):
     rerun = _blocking(Client.rerun)
     skip_task = _blocking(Client.skip_task)
     explain = _blocking(Client.explain)
+    timing = _blocking(Client.timing)
     push_message = _blocking(Client.push_message)
     migrate = _blocking(Client.migrate)
     retry_compensation = _blocking(Client.retry_compensation)

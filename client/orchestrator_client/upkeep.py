@@ -17,6 +17,7 @@ from orchestrator_client.connection import Connection
 from orchestrator_client.errors import InvalidRequest
 from orchestrator_client.execution import TaskStatus
 from orchestrator_client.runs import COMPENSATION, DELETE_EFFECTS, Run, delete_effects, object_payload
+from orchestrator_client.timing import WorkflowTiming, read_timing
 
 Operation = Literal["pause", "resume", "retry", "restart", "terminate", "delete", "terminate_and_delete"]
 
@@ -168,6 +169,11 @@ class Upkeep:
         request = pb.ExplainWorkflowRequest(**self._named(workflow_id))
         reply = await self.connection.call(lambda node: node.workflows.ExplainWorkflow, request)
         return [_waiting(one) for one in reply.waiting]
+
+    async def timing(self, workflow_id: str) -> WorkflowTiming:
+        """Where the execution's time went: with workers, in queues, delays and waits, as a whole and by attempt."""
+        request = pb.GetWorkflowTimingRequest(**self._named(workflow_id))
+        return read_timing(await self.connection.call(lambda node: node.workflows.GetWorkflowTiming, request))
 
     async def operate(
         self,

@@ -80,6 +80,7 @@ _SERVICES: dict[str, dict[str, Rule]] = {
         "WatchWorkflow": _see(),
         "AwaitWorkflow": _see(),
         "ExplainWorkflow": _see(),
+        "GetWorkflowTiming": _see(),
         "GetTaskLogs": _see(),
         "SearchWorkflows": _read(),
         "SearchTasks": _read(),

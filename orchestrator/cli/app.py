@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator import __version__
-from orchestrator.cli import definition_commands, exits, start_commands, upkeep_commands
+from orchestrator.cli import definition_commands, exits, start_commands, timing_commands, upkeep_commands
 from orchestrator.cli.access_commands import access
 from orchestrator.cli.backup_commands import backup
 from orchestrator.cli.cluster_commands import cluster
@@ -83,7 +83,7 @@ for command in (
     access,
 ):
     cli.add_command(command)
-for module in (definition_commands, start_commands, upkeep_commands):
+for module in (definition_commands, start_commands, timing_commands, upkeep_commands):
     for command in module.WORKFLOW_COMMANDS:
         workflow.add_command(command)
     for command in module.TASK_COMMANDS:

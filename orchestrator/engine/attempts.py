@@ -450,7 +450,14 @@ def is_total_used_up(step: Step, node: TaskNode, attempt: TaskAttempt) -> bool:
 
 
 def _delay_ms(step: Step, policy: RetryPolicy, attempt: TaskAttempt) -> int:
-    made = attempt.retry_count
+    delay_ms = backoff_ms(policy, attempt.retry_count)
+    if policy.jitter_ms > 0:
+        delay_ms += step.ids.number(policy.jitter_ms + 1, "jitter", attempt.task_id)
+    return delay_ms
+
+
+def backoff_ms(policy: RetryPolicy, made: int) -> int:
+    """The delay of the attempt that follows after so many retries, without its jitter."""
     delay_ms = policy.delay_ms
     if policy.logic == RetryLogic.LINEAR_BACKOFF:
         delay_ms = delay_ms * int(policy.scale_factor * 1000) * (made + 1) // 1000
@@ -459,6 +466,4 @@ def _delay_ms(step: Step, policy: RetryPolicy, attempt: TaskAttempt) -> int:
     delay_ms = min(delay_ms, limits.RETRY_DELAY_MS)
     if policy.max_delay_ms > 0:
         delay_ms = min(delay_ms, policy.max_delay_ms)
-    if policy.jitter_ms > 0:
-        delay_ms += step.ids.number(policy.jitter_ms + 1, "jitter", attempt.task_id)
     return delay_ms

@@ -11,7 +11,15 @@ from orchestrator.engine import assembly, checks, inbox, places, system, throttl
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.expressions.secret_names import names_at
-from orchestrator.engine.model import CompensationState, RowKey, Table, TaskAttempt, TimerKind, WorkflowStatus
+from orchestrator.engine.model import (
+    CompensationState,
+    RowKey,
+    Table,
+    TaskAttempt,
+    TaskStatus,
+    TimerKind,
+    WorkflowStatus,
+)
 from orchestrator.engine.plan import Plan, plan_of
 from orchestrator.engine.queues import queue_of
 from orchestrator.engine.resident import Ready, SecretRow
@@ -85,7 +93,10 @@ def _about(
         text = f"a node that can read {closed}"
     elif closed or missing:
         text = f"{text}; then for {closed or missing}"
-    return Waiting(text, attempt.updated_ms, attempt.reference, until_ms, attempt.child)
+    # A worker's signs of life are no beginning of anything.
+    is_leased = attempt.fencing_token and attempt.status is TaskStatus.IN_PROGRESS and not attempt.is_looked_at
+    since_ms = attempt.started_ms if is_leased and attempt.started_ms else attempt.updated_ms
+    return Waiting(text, since_ms, attempt.reference, until_ms, attempt.child)
 
 
 def _secrets(
@@ -141,13 +152,25 @@ def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt)
 def _queued(state: State, ready: Ready) -> str:
     queue = queue_of(ready)
     if system.is_queue(ready.name):
+        if not state.queues.serves(queue):
+            return f"a node for {ready.name}: none takes any, being drained or without slots for it"
         return f"a node with a free slot for {ready.name}"
     domain = f" in the domain {ready.domain!r}" if ready.domain else ""
     if not state.queues.serves(queue):
         return f"a worker for {queue[2]!r}{domain}: none is connected"
     if not throttle.has_room(state, ready):
-        return f"room under the limits of {ready.name!r}"
+        return f"room under the limits of {ready.name!r}: {_limits(state, ready)}"
     return f"a free slot: all workers for {queue[2]!r}{domain} are busy"
+
+
+def _limits(state: State, ready: Ready) -> str:
+    limits, key = throttle.limits_of(state, ready), (ready.namespace, ready.name)
+    held = []
+    if limits.at_once:
+        held.append(f"{state.leased.get(key, 0)} of {limits.at_once} at once")
+    if limits.in_window:
+        held.append(f"{throttle.handed_out(state, key)} of {limits.in_window} within {limits.window_ms / 1000:g} s")
+    return ", ".join(held)
 
 
 def _exclusively_joined(plan: Plan, hot: ExecutionState, attempt: TaskAttempt) -> str:

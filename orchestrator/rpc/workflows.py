@@ -29,7 +29,9 @@ from orchestrator.rpc.requests import (
     wait_seconds,
 )
 from orchestrator.rpc.searching import search_tasks, search_workflows
+from orchestrator.rpc.slices import Slices, drawn
 from orchestrator.rpc.starting import looked_at, start_command
+from orchestrator.rpc.timing import timing
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2_grpc as pb_grpc
 
@@ -261,6 +263,17 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         held = await self._get(namespace, workflow_id)
         waiting = explain(self.backend.state(), held, self.backend.secrets.why_closed)
         return pb.ExplainWorkflowResponse(waiting=[views.waiting(one) for one in waiting])
+
+    @answers
+    async def GetWorkflowTiming(self, request: pb.GetWorkflowTimingRequest, context: Any) -> Any:
+        namespace, workflow_id = _execution_of(request)
+        await self.backend.read_point(request.read)
+        now_ms = self.backend.log_time_ms()
+
+        def draw(held: ExecutionState) -> Slices[pb.GetWorkflowTimingResponse]:
+            return timing(self.backend.state(), held, now_ms)
+
+        return await drawn(self.backend, await self._get(namespace, workflow_id), draw)
 
     @answers
     async def GetTaskLogs(self, request: pb.GetTaskLogsRequest, context: Any) -> Any:

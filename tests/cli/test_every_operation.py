@@ -51,6 +51,7 @@ WAYS = {
     "RerunWorkflow": "rerun workflow/rerun",
     "SkipTask": "skip_task workflow/skip-task",
     "ExplainWorkflow": "explain workflow/explain",
+    "GetWorkflowTiming": "timing workflow/timing",
     "PushMessage": "push_message workflow/push-message",
     "MigrateWorkflow": "migrate workflow/migrate",
     "TestWorkflow": "test_workflow workflow/test",

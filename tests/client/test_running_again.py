@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli.local_cluster import LocalCluster
-from orchestrator_client import Client, NotFound, Run, Workflow, WrongState
+from orchestrator_client import Client, NotFound, Run, TaskStatus, TimeKind, Workflow, WrongState
 from tests.client.test_against_a_cluster import PATIENCE_S
 
 
@@ -102,5 +103,9 @@ async def test_messages_are_pushed_and_what_is_waited_for_is_said(client: Client
     [message] = seen.tasks[0].output["messages"]
     assert message_id and message["payload"] == {"text": "hello"}
     assert await client.explain("w") == []
+    timing = await client.timing("w")
+    assert sum(timing.shares.values(), timedelta()) == timing.until - timing.began
+    assert [(one.reference, one.status, set(one.spent) <= {TimeKind.SIGNAL}) for one in timing.attempts] == [
+        ("pull", TaskStatus.COMPLETED, True)]
     with pytest.raises(WrongState):
         await client.push_message("w", {})

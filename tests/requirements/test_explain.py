@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.commands import OpenSession, PauseWorkflow
+from orchestrator.engine.commands import OpenSession, PauseWorkflow, RecordHeartbeat
 from orchestrator.engine.explain import explain
 from orchestrator.engine.model import SessionKind
 from orchestrator.engine.resident import SecretRow
@@ -82,7 +82,12 @@ def test_limits_are_named(driver: Driver) -> None:
     driver.worker("s", "a", slots=5)
     begin(driver, simple("a"))
     driver.start("flow", "w2")
-    assert said(driver, "w2")["a"] == "room under the limits of 'a'"
+    assert said(driver, "w2")["a"] == "room under the limits of 'a': 1 of 1 at once"
+    driver.register_task(name="a", concurrentExecLimit=5, rateLimitPerFrequency=2, rateLimitFrequencyInSeconds=60)
+    for workflow_id in ("w3", "w4"):
+        driver.start("flow", workflow_id)
+    # The first one was handed out before anybody counted.
+    assert said(driver, "w4")["a"] == "room under the limits of 'a': 3 of 5 at once, 2 of 2 within 60 s"
 
 
 def test_waits_and_people_are_named(driver: Driver) -> None:
@@ -99,9 +104,42 @@ def test_a_condition_waits_for_a_node(driver: Driver) -> None:
     begin(driver, loop(simple("a")))
     assert list(said(driver)) == ["a__1"]
     driver.give("a__1")
-    assert said(driver)["l"] == "a node with a free slot for system/script"
-    driver.ok(OpenSession("node", SessionKind.STREAM, "$system", "", "node", ("system/script",), 5, 10_000))
+    nobody = "a node for system/script: none takes any, being drained or without slots for it"
+    assert said(driver)["l"] == nobody
+    driver.ok(OpenSession("node", SessionKind.STREAM, "$system", "", "node", ("system/script",), 1, 10_000))
     assert said(driver)["l"] == "node, which executes it"
+    driver.start("flow", "w2")
+    driver.give("a__1", workflow_id="w2")
+    assert said(driver, "w2")["l"] == "a node with a free slot for system/script"
+
+
+def test_what_a_worker_has_is_since_it_has_it(driver: Driver) -> None:
+    begin(driver, simple("a"))
+    driver.wait(1_000)
+    driver.worker("s", "a")
+    leased_ms = driver.now_ms
+    driver.wait(5_000)
+    attempt = driver.latest("a")
+    driver.ok(RecordHeartbeat("default", "w", attempt.task_id, attempt.fencing_token, b'{"done":1}'))
+    [one] = explain(driver.state, driver.hot())
+    assert (one.waits_for, one.since_ms) == ("worker-s, which executes it", leased_ms)
+
+
+def test_a_place_under_the_rate_limit_of_the_workflow_is_named(driver: Driver) -> None:
+    limited = workflow("flow", simple("a"), rateLimitConfig={"rateLimitKey": "${workflow.input.shop}",
+                                                             "concurrentExecLimit": 1})
+    driver.register(limited)
+    for workflow_id in ("w1", "w2"):
+        driver.start("flow", workflow_id, b'{"shop":"s1"}')
+    assert said(driver, "w2") == {"": "a place under the rate limit key 's1'"}
+
+
+def test_the_time_that_is_left_is_told(driver: Driver) -> None:
+    driver.worker("s", "a")
+    begin(driver, simple("a", taskDefinition={"name": "a", "timeoutSeconds": 30, "timeoutPolicy": "RETRY",
+                                              "responseTimeoutSeconds": 5}))
+    [one] = explain(driver.state, driver.hot())
+    assert one.until_ms == driver.now_ms + 30_000
 
 
 def test_a_parent_names_its_child(driver: Driver) -> None:

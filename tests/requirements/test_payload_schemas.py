@@ -663,7 +663,7 @@ def test_who_asks_is_told_what_is_waited_for() -> None:
     ]
     driver.ok(CloseSession("n"))
     assert [one.waits_for for one in explain(driver.state, driver.hot())] == [
-        "a node with a free slot for system/schema"
+        "a node for system/schema: none takes any, being drained or without slots for it"
     ]
 
 

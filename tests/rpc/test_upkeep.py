@@ -272,6 +272,23 @@ async def test_what_is_waited_for_is_explained(bench: Bench, stubs: Stubs) -> No
     assert not reply.waiting
 
 
+async def test_where_the_time_went_is_told(bench: Bench, stubs: Stubs) -> None:
+    bench.start()
+    bench.driver.wait(2_000)
+    request = pb.GetWorkflowTimingRequest(workflow_id="w")
+    running = await stubs.workflows.GetWorkflowTiming(request)
+    assert [(share.kind, share.milliseconds) for share in running.shares] == [(pb.TIME_KIND_QUEUE, 2_000)]
+    [one] = running.attempts
+    assert (one.reference, one.attempt, one.HasField("leased"), one.HasField("ended")) == ("pay", 1, False, False)
+    finish(bench)
+    bench.driver.wait(60_000)
+    ended = await stubs.workflows.GetWorkflowTiming(request)
+    assert ended.until.ToMilliseconds() - ended.began.ToMilliseconds() == 2_000
+    assert ended.attempts[0].leased.ToMilliseconds() == ended.attempts[0].ended.ToMilliseconds()
+    error = await failure(stubs.workflows.GetWorkflowTiming(pb.GetWorkflowTimingRequest(workflow_id="no")))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
 async def test_a_migration_is_tried_dry(bench: Bench, stubs: Stubs) -> None:
     bench.start()
     dry = pb.MigrateWorkflowRequest(workflow_id="w", dry_run=True)

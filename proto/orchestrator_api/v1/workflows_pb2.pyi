@@ -381,6 +381,58 @@ WORKFLOW_CONSISTENCY_REGION_DURABLE: WorkflowConsistency.ValueType  # 3
 """The loss of a region, if no region has a majority of nodes."""
 global___WorkflowConsistency = WorkflowConsistency
 
+class _TimeKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TimeKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TimeKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TIME_KIND_UNSPECIFIED: _TimeKind.ValueType  # 0
+    """Not used."""
+    TIME_KIND_WORKER: _TimeKind.ValueType  # 1
+    """A worker executes a task, from its lease until its result is in the log."""
+    TIME_KIND_NODE: _TimeKind.ValueType  # 2
+    """A node does: a call, a script, a check of a schema."""
+    TIME_KIND_QUEUE: _TimeKind.ValueType  # 3
+    """An attempt waits for a worker or a node."""
+    TIME_KIND_DELAY: _TimeKind.ValueType  # 4
+    """Before a first attempt, or between two."""
+    TIME_KIND_SUB_WORKFLOW: _TimeKind.ValueType  # 5
+    """A sub-workflow runs."""
+    TIME_KIND_SIGNAL: _TimeKind.ValueType  # 6
+    """A WAIT for a signal, or for a message."""
+    TIME_KIND_PERSON: _TimeKind.ValueType  # 7
+    """A HUMAN."""
+    TIME_KIND_TIMER: _TimeKind.ValueType  # 8
+    """A WAIT for its time."""
+    TIME_KIND_OTHER: _TimeKind.ValueType  # 9
+    """The log and its steps; also a pause, a place under a rate limit, and the time before an ended execution was retried."""
+
+class TimeKind(_TimeKind, metaclass=_TimeKindEnumTypeWrapper):
+    """What time is spent with. Where several things are going on at a time, it counts as the first of these."""
+
+TIME_KIND_UNSPECIFIED: TimeKind.ValueType  # 0
+"""Not used."""
+TIME_KIND_WORKER: TimeKind.ValueType  # 1
+"""A worker executes a task, from its lease until its result is in the log."""
+TIME_KIND_NODE: TimeKind.ValueType  # 2
+"""A node does: a call, a script, a check of a schema."""
+TIME_KIND_QUEUE: TimeKind.ValueType  # 3
+"""An attempt waits for a worker or a node."""
+TIME_KIND_DELAY: TimeKind.ValueType  # 4
+"""Before a first attempt, or between two."""
+TIME_KIND_SUB_WORKFLOW: TimeKind.ValueType  # 5
+"""A sub-workflow runs."""
+TIME_KIND_SIGNAL: TimeKind.ValueType  # 6
+"""A WAIT for a signal, or for a message."""
+TIME_KIND_PERSON: TimeKind.ValueType  # 7
+"""A HUMAN."""
+TIME_KIND_TIMER: TimeKind.ValueType  # 8
+"""A WAIT for its time."""
+TIME_KIND_OTHER: TimeKind.ValueType  # 9
+"""The log and its steps; also a pause, a place under a rate limit, and the time before an ended execution was retried."""
+global___TimeKind = TimeKind
+
 @typing.final
 class OpenClientSessionRequest(google.protobuf.message.Message):
     """See OpenClientSession."""
@@ -2312,6 +2364,171 @@ class Waiting(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["child_workflow_id", b"child_workflow_id", "reference", b"reference", "since", b"since", "until", b"until", "waits_for", b"waits_for"]) -> None: ...
 
 global___Waiting = Waiting
+
+@typing.final
+class GetWorkflowTimingRequest(google.protobuf.message.Message):
+    """See GetWorkflowTiming."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    READ_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    workflow_id: builtins.str
+    """The execution's id."""
+    @property
+    def read(self) -> orchestrator_api.v1.common_pb2.ReadOptions:
+        """How fresh the answer has to be."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["read", b"read"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "read", b"read", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___GetWorkflowTimingRequest = GetWorkflowTimingRequest
+
+@typing.final
+class GetWorkflowTimingResponse(google.protobuf.message.Message):
+    """See GetWorkflowTiming. All times are the log's."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BEGAN_FIELD_NUMBER: builtins.int
+    UNTIL_FIELD_NUMBER: builtins.int
+    SHARES_FIELD_NUMBER: builtins.int
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    LEFT_OUT_FIELD_NUMBER: builtins.int
+    left_out: builtins.int
+    """How many attempts are not among them."""
+    @property
+    def began(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The beginning of its present run."""
+
+    @property
+    def until(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Its end, or now."""
+
+    @property
+    def shares(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TimeShare]:
+        """What the time between the two went into: together they are all of it."""
+
+    @property
+    def attempts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttemptTiming]:
+        """Its attempts, in the order in which they were scheduled; of very many those that took longest."""
+
+    def __init__(
+        self,
+        *,
+        began: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        until: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        shares: collections.abc.Iterable[global___TimeShare] | None = ...,
+        attempts: collections.abc.Iterable[global___AttemptTiming] | None = ...,
+        left_out: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["began", b"began", "until", b"until"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "began", b"began", "left_out", b"left_out", "shares", b"shares", "until", b"until"]) -> None: ...
+
+global___GetWorkflowTimingResponse = GetWorkflowTimingResponse
+
+@typing.final
+class TimeShare(google.protobuf.message.Message):
+    """How much time went into something."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    MILLISECONDS_FIELD_NUMBER: builtins.int
+    kind: global___TimeKind.ValueType
+    """Into what."""
+    milliseconds: builtins.int
+    """How much."""
+    def __init__(
+        self,
+        *,
+        kind: global___TimeKind.ValueType = ...,
+        milliseconds: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "milliseconds", b"milliseconds"]) -> None: ...
+
+global___TimeShare = TimeShare
+
+@typing.final
+class AttemptTiming(google.protobuf.message.Message):
+    """One attempt of a task."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    TASK_ID_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    WORKER_ID_FIELD_NUMBER: builtins.int
+    SCHEDULED_FIELD_NUMBER: builtins.int
+    LEASED_FIELD_NUMBER: builtins.int
+    ENDED_FIELD_NUMBER: builtins.int
+    SPENT_FIELD_NUMBER: builtins.int
+    UNDOES_FIELD_NUMBER: builtins.int
+    reference: builtins.str
+    """The reference name of the task."""
+    name: builtins.str
+    """The name of the task."""
+    type: builtins.str
+    """The type of the task."""
+    task_id: builtins.str
+    """The attempt's id."""
+    attempt: builtins.int
+    """Which try it is, beginning with 1; one whose worker was lost has the number of the one before."""
+    status: global___TaskStatus.ValueType
+    """As it is now."""
+    worker_id: builtins.str
+    """Who executed it last."""
+    undoes: builtins.str
+    """The reference name of the step that it undoes."""
+    @property
+    def scheduled(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it came to be."""
+
+    @property
+    def leased(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was leased, or began; absent if it has not."""
+
+    @property
+    def ended(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When its end was in the log; absent while it is open."""
+
+    @property
+    def spent(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TimeShare]:
+        """What it was busy with, in this order."""
+
+    def __init__(
+        self,
+        *,
+        reference: builtins.str = ...,
+        name: builtins.str = ...,
+        type: builtins.str = ...,
+        task_id: builtins.str = ...,
+        attempt: builtins.int = ...,
+        status: global___TaskStatus.ValueType = ...,
+        worker_id: builtins.str = ...,
+        scheduled: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        leased: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        ended: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        spent: collections.abc.Iterable[global___TimeShare] | None = ...,
+        undoes: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ended", b"ended", "leased", b"leased", "scheduled", b"scheduled"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "ended", b"ended", "leased", b"leased", "name", b"name", "reference", b"reference", "scheduled", b"scheduled", "spent", b"spent", "status", b"status", "task_id", b"task_id", "type", b"type", "undoes", b"undoes", "worker_id", b"worker_id"]) -> None: ...
+
+global___AttemptTiming = AttemptTiming
 
 @typing.final
 class MigrateWorkflowRequest(google.protobuf.message.Message):

@@ -160,6 +160,11 @@ class WorkflowServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowResponse.FromString,
                 _registered_method=True)
+        self.GetWorkflowTiming = channel.unary_unary(
+                '/orchestrator.v1.WorkflowService/GetWorkflowTiming',
+                request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetWorkflowTimingRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetWorkflowTimingResponse.FromString,
+                _registered_method=True)
         self.PushMessage = channel.unary_unary(
                 '/orchestrator.v1.WorkflowService/PushMessage',
                 request_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.PushMessageRequest.SerializeToString,
@@ -371,6 +376,13 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetWorkflowTiming(self, request, context):
+        """Where the time of an execution went: in its queues, with workers, in delays and waits. Computed from its tasks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PushMessage(self, request, context):
         """Puts a message into the queue of a workflow that runs, for its PULL_WORKFLOW_MESSAGES tasks.
         """
@@ -542,6 +554,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.ExplainWorkflow,
                     request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowResponse.SerializeToString,
+            ),
+            'GetWorkflowTiming': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWorkflowTiming,
+                    request_deserializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetWorkflowTimingRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_workflows__pb2.GetWorkflowTimingResponse.SerializeToString,
             ),
             'PushMessage': grpc.unary_unary_rpc_method_handler(
                     servicer.PushMessage,
@@ -1250,6 +1267,33 @@ class WorkflowService(object):
             '/orchestrator.v1.WorkflowService/ExplainWorkflow',
             orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_workflows__pb2.ExplainWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWorkflowTiming(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.WorkflowService/GetWorkflowTiming',
+            orchestrator__api_dot_v1_dot_workflows__pb2.GetWorkflowTimingRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_workflows__pb2.GetWorkflowTimingResponse.FromString,
             options,
             channel_credentials,
             insecure,

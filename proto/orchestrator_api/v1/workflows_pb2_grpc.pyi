@@ -171,6 +171,12 @@ class WorkflowServiceStub:
     ]
     """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
 
+    GetWorkflowTiming: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.GetWorkflowTimingRequest,
+        orchestrator_api.v1.workflows_pb2.GetWorkflowTimingResponse,
+    ]
+    """Where the time of an execution went: in its queues, with workers, in delays and waits. Computed from its tasks."""
+
     PushMessage: grpc.UnaryUnaryMultiCallable[
         orchestrator_api.v1.workflows_pb2.PushMessageRequest,
         orchestrator_api.v1.workflows_pb2.PushMessageResponse,
@@ -363,6 +369,12 @@ class WorkflowServiceAsyncStub:
         orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse,
     ]
     """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
+
+    GetWorkflowTiming: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.workflows_pb2.GetWorkflowTimingRequest,
+        orchestrator_api.v1.workflows_pb2.GetWorkflowTimingResponse,
+    ]
+    """Where the time of an execution went: in its queues, with workers, in delays and waits. Computed from its tasks."""
 
     PushMessage: grpc.aio.UnaryUnaryMultiCallable[
         orchestrator_api.v1.workflows_pb2.PushMessageRequest,
@@ -606,6 +618,14 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.ExplainWorkflowResponse]]:
         """What an execution waits for, since when, and what would move it. Nothing once it has ended."""
+
+    @abc.abstractmethod
+    def GetWorkflowTiming(
+        self,
+        request: orchestrator_api.v1.workflows_pb2.GetWorkflowTimingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.workflows_pb2.GetWorkflowTimingResponse, collections.abc.Awaitable[orchestrator_api.v1.workflows_pb2.GetWorkflowTimingResponse]]:
+        """Where the time of an execution went: in its queues, with workers, in delays and waits. Computed from its tasks."""
 
     @abc.abstractmethod
     def PushMessage(
