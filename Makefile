@@ -23,7 +23,7 @@ PYTEST       := $(BIN)/python -m pytest --timeout=300
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install proto proto-check proto-lint proto-release ruff types contracts lint test check compiled test-compiled \
-	simulate faults fuzz bench demo \
+	simulate faults fuzz bench demo helm image-compiled \
 	lock clean
 
 help: ## List the targets
@@ -87,6 +87,27 @@ proto-lint: $(INSTALLED) ## buf: the API's style, and nothing broken since the l
 
 proto-release: $(INSTALLED) proto-lint ## Part of a release: from now on, this API must not break
 	@$(BUF) build proto --exclude-source-info --output $(RELEASED_API)
+
+# --- deploying ------------------------------------------------------------------------------------------------------
+
+# No package registry has Helm itself, but all that it is built from, by hash. Without optimising, which takes longer than
+# all that is done with it.
+HELM := .make/helm/helm
+
+$(HELM): requirements/helm.lock requirements/helm/go.mod requirements/helm/go.sum
+	$(CHECK_PYTHON)
+	@echo "building $(HELM): this takes minutes, once"
+	@rm -rf .make/helm && "$(PYTHON)" -m venv .make/helm/go
+	@.make/helm/go/bin/python $(PIP) --require-hashes --only-binary :all: -r requirements/helm.lock
+	@cd requirements/helm && PATH="$(CURDIR)/.make/helm/go/bin:$$PATH" GOTOOLCHAIN=local CGO_ENABLED=0 \
+		GOPATH="$(CURDIR)/.make/helm/modules" GOCACHE="$(CURDIR)/.make/helm/cache" GOFLAGS=-modcacherw \
+		go build -trimpath -gcflags='all=-N -l' -ldflags='-s -w' -o "$(CURDIR)/$(HELM)" helm.sh/helm/v4/cmd/helm
+	@rm -rf .make/helm/go .make/helm/modules .make/helm/cache
+
+helm: $(HELM) ## Build Helm, without which the tests of the chart are skipped
+
+image-compiled: $(INSTALLED) ## Carry out the Dockerfile as it is built for use, with the engine compiled; takes minutes
+	COMPILED=1 $(PYTEST) tests/deploy/test_image.py $(ARGS)
 
 # --- checks ---------------------------------------------------------------------------------------------------------
 
@@ -167,6 +188,7 @@ lock: ## Write requirements/*.lock anew; UPGRADE=1 takes newer versions
 	@$(LOCK) --group proto --output-file requirements/proto.lock
 	@$(LOCK) pyproject.toml --constraints requirements/dev.lock --output-file requirements/node.lock
 	@$(LOCK) --group wheel --constraints requirements/dev.lock --output-file requirements/wheel.lock
+	@$(LOCK) --group helm --output-file requirements/helm.lock
 
 clean: ## Remove everything that make and the tools have put here
 	rm -rf $(VENV) .make .demo .dev .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build dist
