@@ -151,7 +151,7 @@ def _canonical(name: str) -> str:
 
 
 def test_locks_hold_every_dependency_by_hash_and_no_address() -> None:
-    assert {lock.name for lock in LOCKS} == {"build.lock", "dev.lock", "node.lock", "proto.lock", "wheel.lock"}
+    assert {lock.name for lock in LOCKS} == {"build.lock", "dev.lock", "helm.lock", "node.lock", "proto.lock", "wheel.lock"}
     for lock in LOCKS:
         text = lock.read_text(encoding="utf-8")
         pinned = re.findall(r"^[\w.-]+==.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
@@ -167,6 +167,7 @@ def test_locks_hold_every_dependency_by_hash_and_no_address() -> None:
         ("dev.lock", [PYPROJECT["project"]["dependencies"], PYPROJECT["dependency-groups"]["dev"]]),
         ("build.lock", [PYPROJECT["dependency-groups"]["build"]]),
         ("proto.lock", [PYPROJECT["dependency-groups"]["proto"]]),
+        ("helm.lock", [PYPROJECT["dependency-groups"]["helm"]]),
         ("node.lock", [PYPROJECT["project"]["dependencies"]]),
         ("wheel.lock", [[line for line in PYPROJECT["dependency-groups"]["wheel"] if isinstance(line, str)]]),
     ],

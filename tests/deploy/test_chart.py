@@ -1,4 +1,4 @@
-"""deploy/helm/: rendered by Helm, held against Kubernetes' schemas, and its pods run: a cluster that grows and heals."""
+"""deploy/helm/: rendered by Helm, held against Kubernetes' schemas, and its pods run: a cluster that grows."""
 
 from __future__ import annotations
 

@@ -48,6 +48,15 @@ def test_every_service_is_limited_watched_and_of_a_known_version() -> None:
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", [])), name
 
 
+def test_what_is_mounted_is_there() -> None:
+    """Docker would make an empty folder of a file that is missing."""
+    read = services(profile="redis")
+    mounts = [volume.split(":")[0] for service in read.values() for volume in service.get("volumes", [])]
+    files = [Path(mount) for mount in mounts if mount.startswith("/")]
+    assert {"prometheus.yml", "alerts.yaml", "provisioning", "dashboard.json"} == {file.name for file in files}
+    assert all(file.exists() for file in files)
+
+
 @pytest.mark.parametrize("missing", GIVEN)
 def test_what_has_to_be_chosen_has_no_default(missing: str) -> None:
     done = compose("compose.yaml", **{name: value for name, value in GIVEN.items() if name != missing})
