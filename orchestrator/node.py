@@ -288,7 +288,8 @@ class Node:
             behaviour_level=lambda: self._machine().state.meta.behaviour_level,
             queue_bytes_max=config.max_queue_bytes, entry_bytes_max=config.entry_close_bytes,
             entry_commands_max=config.entry_close_commands, entries_in_flight_max=config.entries_in_flight,
-            on_commit_seconds=self.metrics.commit_seconds.observe)
+            on_commit_seconds=self.metrics.commit_seconds.observe,
+            on_applied=lambda commands: self._admission.start_limit.applied(commands))  # noqa: PLW0108 - made later
 
     def _make_applier(self) -> Applier:
         config = self.config
@@ -313,14 +314,14 @@ class Node:
         return Admission(
             AdmissionLimits.of(self.config),
             AdmissionReadings(
-                queue_age_ms=lambda: self._sequencer.queue_age_ms,
-                pending_starts=lambda: self._sequencer.pending_starts,
+                queue=self._sequencer,
                 live_executions=lambda: self._machine().state.meta.live_executions,
                 dirty_bytes=lambda: self._flusher.dirty_bytes,
                 free_disk_bytes=self._free_disk_bytes,
                 majority_free_disk_bytes=lambda: self._disk_room.majority_bytes,
                 pending_events=lambda: len(self._machine().state.resident[Table.EVENT]),
             ),
+            monotonic=self._clock.monotonic,
             on_refused=lambda reason: self.metrics.refused_starts.labels(reason).inc(),
         )
 
@@ -338,6 +339,7 @@ class Node:
             state=lambda: self._machine().state,
             leading=lambda: self._leadership.leading,
             submit_any=self._submit,
+            refusal=self._admission.refusal,
             applied_index=lambda: self._applier.applied_index,
             wait_applied=self._applier.wait_applied,
             load=self._database.load_execution,
@@ -364,8 +366,7 @@ class Node:
     # -- what the parts ask of each other --------------------------------------------------------------------------
 
     def _submit(self, command: AnyCommand, identity: RequestIdentity | None) -> asyncio.Future[AnyResult]:
-        # Who can't take it anyway has no say in whether there is room.
-        if isinstance(command, StartWorkflow) and self._sequencer.is_open:
+        if isinstance(command, StartWorkflow):
             self._admission.check()
         submitted = self._sequencer.begin(command, identity)
         if self._world.traces.is_on:

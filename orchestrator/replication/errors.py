@@ -43,7 +43,11 @@ class OutcomeUnknown(ReplicationError):
 
 
 class Overloaded(ReplicationError):
-    """The command was not taken, for want of room."""
+    """The command was not taken, for want of room; it may be worth another try after a while."""
+
+    def __init__(self, message: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
 
 
 class LostLeadership(ReplicationError):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from orchestrator.codec.entries import EntryHeader, encode_command, join_entry
 from orchestrator.engine import behaviour
@@ -35,7 +35,7 @@ from orchestrator.replication.errors import (
     Overloaded,
     Stopped,
 )
-from orchestrator.replication.turns import Owner, Shares, Taken, Turns
+from orchestrator.replication.turns import Shares, Taken, Turns
 
 PARTITION = 0
 NEVER_REFUSED = (CompleteTask, ReleaseTask, RecordHeartbeat, CloseSession, TerminateWorkflow)
@@ -52,34 +52,43 @@ class Appends(Protocol):
     def append(self, data: bytes) -> tuple[int, int]: ...
 
 
-class _Waiting:
-    __slots__ = ("data", "future", "is_start", "level")
+class CommandsApplied(NamedTuple):
+    """What an entry shows of how quick this leader is."""
 
-    def __init__(self, data: bytes, level: int, future: asyncio.Future[AnyResult], *, is_start: bool) -> None:
+    # From when the first of its commands began to wait for its turn until all were applied.
+    seconds: float
+    # Some of them move on what has been started.
+    has_others: bool
+    # That were on their way until now, in this entry or elsewhere.
+    starts_under_way: int
+
+
+class _Waiting:
+    __slots__ = ("data", "future", "is_start", "level", "moves_on")
+
+    def __init__(
+        self, data: bytes, level: int, future: asyncio.Future[AnyResult], *, is_start: bool, moves_on: bool
+    ) -> None:
         self.data = data
         # What a node has to know to apply it.
         self.level = level
         self.future = future
         self.is_start = is_start
+        self.moves_on = moves_on
 
 
 class _InFlight:
-    __slots__ = ("appended_at", "futures", "is_large", "owners", "term")
+    __slots__ = ("appended_at", "futures", "has_others", "is_large", "owners", "since", "starts", "term")
 
-    def __init__(
-        self,
-        term: int,
-        futures: list[asyncio.Future[AnyResult]],
-        owners: Mapping[Owner, int],
-        appended_at: float,
-        *,
-        is_large: bool,
-    ) -> None:
+    def __init__(self, term: int, batch: Taken[_Waiting], futures: list[asyncio.Future[AnyResult]], now: float) -> None:
         self.term = term
         self.futures = futures
-        self.owners = owners
-        self.appended_at = appended_at
-        self.is_large = is_large
+        self.owners = batch.owners
+        self.is_large = batch.is_large
+        self.since = batch.since
+        self.starts = sum(item.is_start for item in batch.items)
+        self.has_others = any(item.moves_on for item in batch.items)
+        self.appended_at = now
 
 
 class Sequencer:
@@ -98,6 +107,7 @@ class Sequencer:
         entry_commands_max: int,
         entries_in_flight_max: int,
         on_commit_seconds: Callable[[float], None] = lambda seconds: None,
+        on_applied: Callable[[CommandsApplied], None] = lambda commands: None,
     ) -> None:
         self._log = log
         self._clock = clock
@@ -109,9 +119,11 @@ class Sequencer:
         self._entry_commands_max = entry_commands_max
         self._entries_in_flight_max = entries_in_flight_max
         self._on_commit_seconds = on_commit_seconds
+        self._on_applied = on_applied
         self._queue: Turns[_Waiting] = Turns(EXECUTION_SHARES)
         self._queue_bytes = 0
         self._starts = 0  # in the queue
+        self._starts_in_flight = 0
         self._in_flight: dict[int, _InFlight] = {}
         self._open = False
         self._commit_seconds = 0.0
@@ -131,6 +143,11 @@ class Sequencer:
     def pending_starts(self) -> int:
         """Starts that no entry holds yet."""
         return self._starts
+
+    @property
+    def starts_under_way(self) -> int:
+        """Starts that are not applied yet."""
+        return self._starts + self._starts_in_flight
 
     @property
     def queue_age_ms(self) -> float:
@@ -158,6 +175,7 @@ class Sequencer:
         self._open = False
         self._refuse_waiting(leader)
         in_flight, self._in_flight = self._in_flight, {}
+        self._starts_in_flight = 0
         self._queue = Turns(EXECUTION_SHARES)
         for entry in in_flight.values():
             _fail_all(entry.futures, OutcomeUnknown())
@@ -187,12 +205,16 @@ class Sequencer:
         entry = self._in_flight.pop(index, None)
         if entry is None:
             return
-        self._queue.give_back(entry.owners, self._monotonic())
+        now = self._monotonic()
+        self._queue.give_back(entry.owners, now)
+        if not entry.is_large:
+            self._on_applied(CommandsApplied(now - entry.since, entry.has_others, self.starts_under_way))
+        self._starts_in_flight -= entry.starts
         if entry.term != term:
             # Another leader's entry took the place: ours can't be committed any more.
             _fail_all(entry.futures, NotLeader(None))
         else:
-            seconds = self._monotonic() - entry.appended_at
+            seconds = now - entry.appended_at
             self._commit_seconds += (seconds - self._commit_seconds) / 8
             self._on_commit_seconds(seconds)
             for future, result in zip(entry.futures, results, strict=True):
@@ -217,7 +239,8 @@ class Sequencer:
         if not system and self._queue_bytes and self._queue_bytes + len(data) > limit:
             raise Overloaded(f"{self._queue_bytes} bytes of commands are waiting; the limit is {limit}")
         is_start = isinstance(command, StartWorkflow)
-        self._queue.put(execution_of(command), _Waiting(data, level, future, is_start=is_start), self._monotonic())
+        waiting = _Waiting(data, level, future, is_start=is_start, moves_on=isinstance(command, NEVER_REFUSED))
+        self._queue.put(execution_of(command), waiting, self._monotonic())
         self._starts += is_start
         self._queue_bytes += len(data)
         self._schedule_pump()
@@ -253,17 +276,18 @@ class Sequencer:
     def _pump(self) -> None:
         self._pump_scheduled = False
         while self._open and self._queue.is_any_due and self._has_room():
-            batch, owners, is_large = self._take_batch()
-            futures = [item.future for item in batch]
+            batch = self._take_batch()
+            futures = [item.future for item in batch.items]
             try:
-                level = max(self._behaviour_level(), *(item.level for item in batch))
+                level = max(self._behaviour_level(), *(item.level for item in batch.items))
                 header = EntryHeader(level, PARTITION, self._clock.next_ms(), self._node)
-                index, term = self._log.append(join_entry(header, [item.data for item in batch]))
+                index, term = self._log.append(join_entry(header, [item.data for item in batch.items]))
             except BaseException as error:  # noqa: BLE001 - raised again, unless it is a refusal
-                self._queue.give_back(owners, self._monotonic())
+                self._queue.give_back(batch.owners, self._monotonic())
                 self._not_appended(futures, error)
             else:
-                self._in_flight[index] = _InFlight(term, futures, owners, self._monotonic(), is_large=is_large)
+                entry = self._in_flight[index] = _InFlight(term, batch, futures, self._monotonic())
+                self._starts_in_flight += entry.starts
 
     def _not_appended(self, futures: list[asyncio.Future[AnyResult]], error: BaseException) -> None:
         if isinstance(error, EntryTooLarge):

@@ -42,6 +42,7 @@ class Taken(NamedTuple, Generic[T]):
     items: list[T]
     owners: dict[Owner, int]  # how many of each execution
     is_large: bool  # one of them has its full share
+    since: float  # when the first of them began to wait for its turn
 
 
 class _Line(Generic[T]):
@@ -97,7 +98,7 @@ class Turns(Generic[T]):
         items: list[T] = []
         owners: dict[Owner, int] = {}
         sated: list[Owner] = []
-        most, size = self._share, 0
+        most, size, since = self._share, 0, now
         while self._turns and len(items) < count_max:
             owner = self._turns[0]
             line = self._lines[owner]
@@ -105,6 +106,7 @@ class Turns(Generic[T]):
             if items and size > bytes_max:
                 break
             self._turns.popleft()
+            since = min(since, line.since)
             items.append(line.items.popleft())
             taken = owners.get(owner, 0) + 1
             if not line.items:
@@ -126,7 +128,7 @@ class Turns(Generic[T]):
             self._queue_up(owner)
         self._count -= len(items)
         self._note_company(owners)
-        return Taken(items, owners, is_large=max(owners.values(), default=0) >= self._shares.usual)
+        return Taken(items, owners, max(owners.values(), default=0) >= self._shares.usual, since)
 
     def give_back(self, owners: Mapping[Owner, int], now: float) -> None:
         """What was taken together is under way no longer."""

@@ -28,6 +28,7 @@ from orchestrator.rpc.guarded_requests import require_start
 from orchestrator.rpc.requests import identity_of, namespace_of, required, text, wait_seconds
 from orchestrator_api.v1 import asks_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
+from orchestrator_api.v1.errors_pb2 import ErrorStatus
 
 ASKS_MAX = 20_000
 # A stream that is told nothing must learn all the same that this node leads no longer.
@@ -88,6 +89,8 @@ class AskConnection:
         self._stirred = asyncio.Event()  # there is something to write, or to end for
         self._tasks: set[asyncio.Task[Any]] = set()
         self._has_read_all = False
+        self._refusal: Overloaded | None = None
+        self._refused = ErrorStatus()
         self._failure: BaseException | None = None
 
     async def serve(self, frames: AsyncIterator[pb.AskRequest]) -> AsyncGenerator[pb.AskResponse, None]:
@@ -212,6 +215,9 @@ class AskConnection:
 
     def _start(self, number: int, request: workflows_pb2.StartWorkflowRequest, wait: _Wait | None) -> None:
         backend = self._backend
+        if (refusal := backend.refusal()) is not None:
+            self._refuse_for_want_of_room(number, refusal)
+            return
         command, identity = starting.start_command(request), identity_of(request.request)
         submitted: asyncio.Future[AnyResult]
         if starting.check_of(backend, command) is None:
@@ -351,6 +357,13 @@ class AskConnection:
         for wait in self._open.values():
             if wait is not None:
                 self._mention(wait)
+
+    def _refuse_for_want_of_room(self, number: int, refusal: Overloaded) -> None:
+        """Many are: the status of all that are refused in the same words is made once."""
+        if refusal is not self._refusal:
+            self._refusal, self._refused = refusal, status_of(failure_of(refusal, self._backend.addresses))
+        self._answers.append(pb.Answer(number=number, refused=self._refused))
+        self._stirred.set()
 
     def _refuse(self, number: int, error: BaseException | None) -> None:
         if not isinstance(error, Exception):

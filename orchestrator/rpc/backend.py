@@ -33,7 +33,7 @@ from orchestrator.engine.resident import Lease
 from orchestrator.engine.results import AnyResult, Rejected
 from orchestrator.engine.state import State
 from orchestrator.replication.configuration import Member
-from orchestrator.replication.errors import NotLeader
+from orchestrator.replication.errors import NotLeader, Overloaded
 from orchestrator.replication.release import THIS_RELEASE, Release
 from orchestrator.rpc.errors import Addresses, RpcFailure, invalid, rejected
 from orchestrator.rpc.handing_out import HandOut
@@ -176,6 +176,7 @@ class Backend:
     search: Search
     peers: Callable[[], dict[str, dict[str, Any]]]  # what the other nodes last said of themselves
     log_time_ms: Callable[[], int]  # now; the last entry may be of long ago
+    refusal: Callable[[], Overloaded | None] = lambda: None  # of a start that comes now: before anything is done for it
     service: InService | None = None  # without one it can't be drained
     backups: BackupSource | None = None  # of this node's database; without one there are none
     check_source: CheckSource = unchecked  # of scripts that are registered

@@ -147,8 +147,9 @@ def failure_of(error: Exception, addresses: Addresses) -> RpcFailure:
         case EntryTooLarge():
             return RpcFailure(grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_TOO_LARGE", str(error))
         case Overloaded():
+            retry_after_ms = error.retry_after_ms or RETRY_AFTER_MS
             return RpcFailure(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", str(error), retry_after_ms=RETRY_AFTER_MS
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", str(error), retry_after_ms=retry_after_ms
             )
         case InvalidMember():
             return invalid("name", str(error))

@@ -329,6 +329,8 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             raise OutcomeUnknown from error
 
     async def _start(self, request: pb.StartWorkflowRequest) -> Started:
+        if (refusal := self.backend.refusal()) is not None:
+            raise refusal.with_traceback(None)  # it may have been raised before
         command = await looked_at(self.backend, start_command(request))
         return await self.backend.submit(command, Started, identity_of(request.request))
 

@@ -35,7 +35,7 @@ from orchestrator.replication.errors import (
     Overloaded,
     Stopped,
 )
-from orchestrator.replication.sequencer import ENTRIES_IN_FLIGHT_MAX, Sequencer
+from orchestrator.replication.sequencer import ENTRIES_IN_FLIGHT_MAX, CommandsApplied, Sequencer
 from orchestrator.replication.sequencer import EXECUTION_SHARES as SHARES
 
 DEADLINE_S = 10.0
@@ -71,6 +71,7 @@ class Bench:
     now: float = 50.0
     level: int = 1
     commit_seconds: list[float] = field(default_factory=list)
+    applied: list[CommandsApplied] = field(default_factory=list)
 
     def monotonic(self) -> float:
         return self.now
@@ -92,6 +93,7 @@ class Bench:
             behaviour_level=lambda: self.level,
             monotonic=self.monotonic,
             on_commit_seconds=self.commit_seconds.append,
+            on_applied=self.applied.append,
             **(limits | settings),
         )
         sequencer.open()
@@ -324,6 +326,54 @@ async def test_starts_are_refused_first_other_commands_at_the_limit_completions_
     apply(sequencer, bench.log, 1)
     assert [type(await outcome(task)) for task in waiting] == [Polled] * 6
     assert sequencer.pending_starts == 0
+
+
+async def test_each_entry_shows_how_long_its_first_command_took_from_its_turn_on_and_what_was_under_way() -> None:
+    bench = Bench()
+    sequencer = bench.sequencer()
+    waiting = [submit(sequencer, start()), submit(sequencer, start())]
+    await turn()
+    bench.now += 1
+    waiting += [submit(sequencer, start()), submit(sequencer, completion())]
+    await turn()
+    assert (sequencer.pending_starts, sequencer.starts_under_way) == (1, 3)
+    bench.now += 2
+    apply(sequencer, bench.log, 0)
+    assert sequencer.starts_under_way == 1
+    await turn()
+    assert (sequencer.pending_starts, sequencer.starts_under_way) == (0, 1)
+    bench.now += 3
+    apply(sequencer, bench.log, 1)
+    assert bench.applied == [CommandsApplied(3.0, False, 3), CommandsApplied(5.0, True, 1)]
+    assert sequencer.starts_under_way == 0
+    for task in waiting:
+        await outcome(task)
+
+
+async def test_large_entries_say_nothing_of_how_quick_a_leader_is() -> None:
+    """They hold what one execution has sent at once; nobody else waits for them."""
+    bench = Bench()
+    sequencer = bench.sequencer()
+    tasks = [submit(sequencer, completion()) for _ in range(SHARES.usual)]
+    await turn()
+    apply(sequencer, bench.log, 0)
+    assert bench.applied == []
+    for task in tasks:
+        await outcome(task)
+
+
+async def test_when_leadership_is_lost_no_start_is_under_way_any_more() -> None:
+    bench = Bench()
+    sequencer = bench.sequencer()
+    tasks = [submit(sequencer, start())]
+    await turn()
+    tasks.append(submit(sequencer, start()))
+    await turn()
+    assert sequencer.starts_under_way == 2
+    sequencer.close(None)
+    assert sequencer.starts_under_way == 0
+    for task in tasks:
+        await outcome(task)
 
 
 async def test_an_empty_queue_takes_one_command_of_any_size() -> None:

@@ -34,7 +34,7 @@ def put(queue: Turns[Waiting], execution: ExecutionKey | None, *numbers: int, no
 
 
 def take(queue: Turns[Waiting], count: int = PLENTY, *, now: float = 0.0) -> tuple[list[int], dict[Owner, int]]:
-    items, owners, _ = queue.take(count, PLENTY, now)
+    items, owners, _, _ = queue.take(count, PLENTY, now)
     return [item.number for item in items], owners
 
 
@@ -76,9 +76,9 @@ def test_beside_others_the_share_of_an_entry_is_smaller_and_such_an_entry_is_not
         queue = turns(usual=4, beside=2)
         put(queue, LARGE, *range(20))
         put(queue, other, 100)
-        items, owners, is_large = queue.take(PLENTY, PLENTY, 0.0)
+        items, owners, is_large, _ = queue.take(PLENTY, PLENTY, 0.0)
         assert (len(items), owners[LARGE], is_large) == (3, 2, False)
-        items, owners, is_large = queue.take(PLENTY, PLENTY, 0.0)
+        items, owners, is_large, _ = queue.take(PLENTY, PLENTY, 0.0)
         assert (owners, is_large) == ({LARGE: 2}, False)
 
 
@@ -86,7 +86,7 @@ def test_two_large_ones_have_their_full_shares_of_an_entry() -> None:
     queue = turns(usual=4, beside=2)
     put(queue, LARGE, *range(20))
     put(queue, SMALL, *range(100, 120))
-    _, owners, is_large = queue.take(PLENTY, PLENTY, 0.0)
+    _, owners, is_large, _ = queue.take(PLENTY, PLENTY, 0.0)
     assert (owners, is_large) == ({LARGE: 4, SMALL: 4}, True)
 
 

@@ -21,7 +21,7 @@ from orchestrator.engine.model import EXECUTION_TABLES, Row, RowKey, Table
 from orchestrator.engine.results import AnyResult
 from orchestrator.integrations.work import Outcome, Source, Work
 from orchestrator.replication.configuration import Member
-from orchestrator.replication.errors import NotLeader
+from orchestrator.replication.errors import NotLeader, Overloaded
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import Addresses
 from orchestrator.rpc.handing_out import HandOut
@@ -78,6 +78,7 @@ class Bench:
         self.submitted: list[AnyCommand] = []
         self.identities: list[RequestIdentity | None] = []
         self.refuse: Callable[[AnyCommand], Exception | None] = lambda command: None
+        self.refusal: Callable[[], Overloaded | None] = lambda: None
         self.gate = asyncio.Event()  # commands wait while it is not set
         self.gate.set()
         self.is_leading = True
@@ -123,6 +124,7 @@ class Bench:
             state=lambda: self.driver.state,
             leading=lambda: self.is_leading,
             submit_any=self.submit,
+            refusal=lambda: self.refusal(),  # noqa: PLW0108 - a test may set it later
             applied_index=lambda: self.driver.index,
             wait_applied=self.wait_applied,
             load=self.load,
