@@ -33,7 +33,7 @@ Answer = workflows_pb2.StartWorkflowResponse | workflows_pb2.Workflow
 class Asked:
     """One ask on its way."""
 
-    __slots__ = ("ask", "future", "is_sent", "mutating", "number", "started", "wait_s")
+    __slots__ = ("ask", "future", "is_sent", "mutating", "number", "on_accepted", "started", "wait_s")
 
     def __init__(self, ask: pb.Ask, *, mutating: bool, wait_s: float) -> None:
         self.ask = ask
@@ -43,6 +43,8 @@ class Asked:
         # Of an outcome: once it has started, its last answer may take so long.
         self.wait_s = wait_s
         self.is_sent = False
+        # Of a start: called once, when it is known that it was not refused.
+        self.on_accepted: Callable[[], None] | None = None
         # Told of what is waited for: it need not be started again.
         self.started: workflows_pb2.StartWorkflowResponse | None = None
 
@@ -137,7 +139,7 @@ class AskStream:
             return replace(failure, kind=Kind.OUTCOME_UNKNOWN)
         if failure.kind is Kind.OUTCOME_UNKNOWN and not (asked.mutating and asked.is_sent):
             return replace(failure, kind=Kind.NOT_LEADER)
-        return failure
+        return failure if asked.is_sent else replace(failure, sent=False)
 
     # The stream.
 
@@ -203,6 +205,9 @@ class AskStream:
             if asked is None:
                 continue
             kind = answer.WhichOneof("answer")
+            if kind != "refused" and asked.on_accepted is not None:
+                asked.on_accepted()
+                asked.on_accepted = None
             if kind == "started" and asked.wait_s:
                 asked.started = answer.started
                 continue
@@ -249,7 +254,8 @@ class AskStream:
             self._give_up(asked)
             if not asked.future.done():
                 message = f"{self._address} did not answer in time"
-                asked.future.set_result(Failure(Kind.UNREACHABLE, grpc.StatusCode.DEADLINE_EXCEEDED, message))
+                failure = Failure(Kind.UNREACHABLE, grpc.StatusCode.DEADLINE_EXCEEDED, message, sent=asked.is_sent)
+                asked.future.set_result(failure)
         if self._due:
             self._arm(self._due[0][0])
 

@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -23,8 +24,10 @@ from orchestrator_client.asks import Answer, Asked, AskStream
 from orchestrator_client.channels import ChannelFactory, Node
 from orchestrator_client.diagnosis import Diagnosis, Explain
 from orchestrator_client.leader import LeaderFinder
+from orchestrator_client.line import Line
 from orchestrator_client.requests import RequestLedger, Ticket
 from orchestrator_client.retry import CallRetry, TryAgain
+from orchestrator_client.sessions import Sessions
 from orchestrator_client.status import Failure, Kind, failure_of, final_error
 
 # How long a call may be silent before its node is asked for a sign of life.
@@ -80,9 +83,8 @@ class Connection:
         self._nodes: dict[str, Node] = {}
         self._streams_asks = streams
         self._streams: dict[str, AskStream] = {}
-        # One client session, or a few when very many requests are under way at once.
-        self._ledgers: list[RequestLedger] = []
-        self._ledger_lock = asyncio.Lock()
+        self._sessions = Sessions(self._open_session, self.now)
+        self._line = Line(rng, self.now)
         # Questions under way, which all callers share: by address, and "" for who leads.
         self._questions: dict[str, asyncio.Task[bool]] = {}
         self._confirmed = ""
@@ -140,6 +142,7 @@ class Connection:
         for task in aside:
             task.cancel()
         await asyncio.gather(*aside, return_exceptions=True)
+        self._line.close()
         await self._diagnosis.close()
         questions = list(self._questions.values())
         for question in questions:
@@ -160,26 +163,33 @@ class Connection:
         mutating: bool = False,
         timeout_s: float | None = None,
         attempt_s: float = ATTEMPT_S,
+        starts: bool = False,
     ) -> Reply:
-        """The leader's answer. A mutating request is given its identity here, the same for each attempt."""
+        """The leader's answer. A mutating request is given its identity here, the same for each attempt.
+
+        `starts`: it starts an execution, and waits for its turn while there is not room for all.
+        """
         deadline = self.now() + (self.deadline_s if timeout_s is None else timeout_s)
         retry = CallRetry(deadline=deadline, identified=True, mutating=mutating, rng=self.rng)
         ticket: Ticket | None = None
         try:
             while True:
+                if starts:
+                    await self._line.turn(retry)
                 if mutating:
-                    ticket = ticket or await self._begin(deadline)
+                    ticket = ticket or await self._sessions.ticket(deadline)
                     ticket.identify(cast(Any, request).request)
-                address = self.finder.current
-                answer = await self._attempt(address, method, request, min(attempt_s, deadline - self.now()))
+                address, began = self.finder.current, self.now()
+                answer = await self._attempt(address, method, request, min(attempt_s, deadline - began))
                 if not isinstance(answer, Failure):
+                    if starts:
+                        self._line.accepted(began)
                     self._confirm(address)
                     return answer
+                if starts:
+                    self._line.failed(answer, began)
                 decision = await self.recover(address, answer, retry)
-                if decision.new_session and ticket is not None:
-                    self._forget(ticket.ledger)
-                    ticket.close()
-                    ticket = None
+                ticket = self._sessions.kept(ticket, answer, decision, retry)
         finally:
             if ticket is not None:
                 ticket.close()
@@ -194,19 +204,23 @@ class Connection:
         start = ask.start if kind == "start" else ask.outcome.start if kind == "outcome" else None
         deadline = self.now() + (self.deadline_s if timeout_s is None else timeout_s)
         wait_s = ask.outcome.wait_ms / 1000 + ANSWER_S if kind == "outcome" else 0.0
-        retry: CallRetry | None = None
+        retry = CallRetry(deadline=deadline, identified=True, mutating=start is not None, rng=self.rng)
         ticket: Ticket | None = None
         try:
             while self._streams_asks:
                 if start is not None:
-                    ticket = ticket or await self._begin(deadline)
+                    await self._line.turn(retry)
+                    ticket = ticket or await self._sessions.ticket(deadline)
                     ticket.identify(start.request)
-                left_s = deadline - self.now()
+                began = self.now()
+                left_s = deadline - began
                 if kind == "outcome":
                     ask.outcome.wait_ms = max(1, min(ask.outcome.wait_ms, int(left_s * 1000)))
                     left_s += LATE_S
                 address = self.finder.current
                 asked = Asked(ask, mutating=start is not None, wait_s=wait_s)
+                if start is not None:
+                    asked.on_accepted = partial(self._line.accepted, began)
                 answer = await self._stream_to(address).answer(asked, min(attempt_s, left_s))
                 if not isinstance(answer, Failure):
                     self._confirm(address)
@@ -217,14 +231,10 @@ class Connection:
                 if answer.code is grpc.StatusCode.UNIMPLEMENTED and not answer.reason:
                     self._streams_asks = False
                     break
-                retry = retry or CallRetry(
-                    deadline=deadline, identified=True, mutating=start is not None, rng=self.rng
-                )
+                if start is not None:
+                    self._line.failed(answer, began)
                 decision = await self.recover(address, answer, retry)
-                if decision.new_session and ticket is not None:
-                    self._forget(ticket.ledger)
-                    ticket.close()
-                    ticket = None
+                ticket = self._sessions.kept(ticket, answer, decision, retry)
         finally:
             if ticket is not None:
                 ticket.close()
@@ -239,7 +249,8 @@ class Connection:
             return reply.workflow
         start = ask.outcome.start if ask.WhichOneof("ask") == "outcome" else ask.start
         return await self.call(
-            lambda node: node.workflows.StartWorkflow, start, mutating=True, timeout_s=timeout_s, attempt_s=attempt_s
+            lambda node: node.workflows.StartWorkflow, start, mutating=True, timeout_s=timeout_s, attempt_s=attempt_s,
+            starts=True,
         )
 
     def _stream_to(self, address: str) -> AskStream:
@@ -357,29 +368,12 @@ class Connection:
         self._confirmed = address
         self.finder.confirmed(address)
 
-    async def _begin(self, deadline: float) -> Ticket:
-        ledger = self._ledger_with_room()
-        if ledger is None:
-            async with self._ledger_lock:  # the first of many requests at once opens the session for all
-                ledger = self._ledger_with_room() or await self._open_session(deadline)
-        return Ticket(ledger, self.now())
-
-    def _ledger_with_room(self) -> RequestLedger | None:
-        now = self.now()
-        self._ledgers = [ledger for ledger in self._ledgers if not ledger.is_stale(now)]
-        return next((ledger for ledger in self._ledgers if ledger.has_room()), None)
-
     async def _open_session(self, deadline: float) -> RequestLedger:
         # A session that was opened without our learning of it is forgotten by itself: no identity needed.
         request = workflows_pb2.OpenClientSessionRequest(namespace=self.namespace)
         remaining_s = max(deadline - self.now(), 0.001)
         reply = await self.call(lambda node: node.workflows.OpenClientSession, request, timeout_s=remaining_s)
-        ledger = RequestLedger(reply.session_id, reply.idle_timeout_ms / 1000 or 60.0, self.now())
-        self._ledgers.append(ledger)
-        return ledger
-
-    def _forget(self, expired: RequestLedger) -> None:
-        self._ledgers = [ledger for ledger in self._ledgers if ledger is not expired]
+        return RequestLedger(reply.session_id, reply.idle_timeout_ms / 1000 or 60.0, self.now())
 
     async def _shared(self, key: str, question: Callable[[], Any]) -> bool:
         task = self._questions.get(key)

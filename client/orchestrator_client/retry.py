@@ -18,6 +18,11 @@ TAKE_OVER_MAX_S = 0.1
 TAKE_OVERS_MAX = 10
 # A token that is not known may just have been replaced; one that never will be is no reason to wait.
 UNKNOWN_TOKENS_MAX = 3
+# Before its deadline a start has to leave so much for its answer: so many times what answers take, at least this, and
+# at most this part of its time.
+ANSWERS = 2
+SPARE_S = 0.02
+SPARE_PART = 0.25
 
 
 class Backoff:
@@ -65,6 +70,8 @@ class CallRetry:
         self._hops = 0
         self._take_overs = 0
         self._unknown_tokens = 0
+        self._began: float | None = None
+        self._rng = rng
 
     def next(self, failure: Failure, now: float, by: str = "unknown") -> TryAgain:
         """What to do after an attempt that failed at this address.
@@ -79,13 +86,13 @@ class CallRetry:
                 raise final_error(failure)
         if failure.kind is Kind.SESSION_EXPIRED and self._outcome_unknown:
             raise self._unknown(failure)
-        if failure.kind in (Kind.UNREACHABLE, Kind.OUTCOME_UNKNOWN):
+        if failure.kind in (Kind.UNREACHABLE, Kind.OUTCOME_UNKNOWN) and failure.sent:
             self._outcome_unknown = self._mutating
             if not self._identified:
                 raise self._unknown(failure)
         decision = self._decide(failure, by)
         if now + decision.after_s >= self._deadline:
-            raise self._given_up(failure)
+            raise self.given_up(failure)
         return decision
 
     def _decide(self, failure: Failure, by: str) -> TryAgain:
@@ -105,14 +112,31 @@ class CallRetry:
         if failure.kind is Kind.TOKEN_REFUSED:
             return TryAgain(self._backoff.next_s())
         if failure.kind is Kind.OVERLOADED:
-            return TryAgain(max(failure.retry_after_s or 0.0, self._backoff.next_s()))
+            # Never before the time that the cluster asks for; and not all at once.
+            asked_s = (failure.retry_after_s or 0.0) * (1 + self._rng.random() / 2)
+            return TryAgain(max(asked_s, self._backoff.next_s()))
         return TryAgain(self._backoff.next_s(), locate=True)
 
     def _unknown(self, failure: Failure) -> errors.ReplyError:
         message = f"the request was sent, and what became of it is not known: {failure.message}"
         return errors.OutcomeUnknown(message, reason=failure.reason, metadata=failure.metadata)
 
-    def _given_up(self, failure: Failure) -> errors.ReplyError:
+    @property
+    def is_in_doubt(self) -> bool:
+        """Some attempt may have taken effect."""
+        return self._outcome_unknown
+
+    def worth_until(self, now: float, answer_s: float) -> float:
+        """Until when an attempt is likely to be answered before the deadline.
+
+        One that is not would leave its caller in doubt, about a cluster that is too busy to be asked for nothing.
+        """
+        self._began = now if self._began is None else self._began
+        spare_s = max(ANSWERS * answer_s, SPARE_S)
+        return self._deadline - min(spare_s, SPARE_PART * (self._deadline - self._began))
+
+    def given_up(self, failure: Failure) -> errors.ReplyError:
+        """What the caller is to see if no attempt follows the last failure, of this call or of others like it."""
         if self._outcome_unknown:
             return self._unknown(failure)
         if failure.kind is Kind.TOKEN_REFUSED:

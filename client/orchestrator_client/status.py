@@ -41,6 +41,8 @@ class Failure:
     metadata: Mapping[str, str] = field(default_factory=dict)
     # What the server asks to wait; None if it does not.
     retry_after_s: float | None = None
+    # False if this attempt certainly never left the client.
+    sent: bool = True
 
     @property
     def leader_address(self) -> str:

@@ -64,14 +64,15 @@ class TestConnection(Connection):
         mutating: bool = False,
         timeout_s: float | None = None,
         attempt_s: float = ATTEMPT_S,
+        starts: bool = False,
     ) -> Any:
         waits = isinstance(request, workflows_pb2.WaitWorkflowRequest)
         self.under_way += not waits
         self.waiting += waits
         try:
-            return await self._apart(
-                super().call(method, request, mutating=mutating, timeout_s=timeout_s, attempt_s=attempt_s)
-            )
+            return await self._apart(super().call(
+                method, request, mutating=mutating, timeout_s=timeout_s, attempt_s=attempt_s, starts=starts
+            ))
         finally:
             self.under_way -= not waits
             self.waiting -= waits
@@ -110,8 +111,7 @@ class TestConnection(Connection):
 
     def time_passed(self, seconds: float) -> None:
         """It was passed over: the cluster forgets a session that is not used, and so does the client."""
-        for ledger in self._ledgers:
-            ledger.rested(seconds)
+        self._sessions.rested(seconds)
 
     def _apart(self, call: Any) -> asyncio.Task[Any]:
         return self._loop.spawn(self._process, call, "call")

@@ -196,8 +196,16 @@ def test_a_reply_that_breaks_off_is_no_answer() -> None:
     assert read_failure(Code.INTERNAL, "Received RST_STREAM with error code 2", None).kind is Kind.UNREACHABLE
 
 
-def test_the_server_says_how_long_to_wait() -> None:
-    assert retry().next(failure(Kind.OVERLOADED, retry_after_s=3.5), 0).after_s == 3.5
+def test_the_server_says_how_long_to_wait_and_nobody_comes_earlier_nor_all_at_once() -> None:
+    delays = {
+        CallRetry(deadline=60, identified=True, mutating=True, rng=random.Random(seed))
+        .next(failure(Kind.OVERLOADED, retry_after_s=3.5), 0)
+        .after_s
+        for seed in range(20)
+    }
+    assert len(delays) == 20
+    assert min(delays) >= 3.5
+    assert max(delays) <= 1.5 * 3.5
 
 
 @pytest.mark.parametrize(
