@@ -30,12 +30,13 @@ TIMEOUT_S = 2.0
 
 @dataclass
 class Outcomes:
-    """`late_ms` is by how much this process itself missed its ticks, at most."""
+    """`late_ms` is by how much this process itself missed its ticks, at most; `cpu_s` what it took of processors."""
 
     counts: Counter[str] = field(default_factory=Counter)
     accepted_ms: list[float] = field(default_factory=list)
     refused_ms: list[float] = field(default_factory=list)
     late_ms: float = 0.0
+    cpu_s: float = 0.0
 
     def add(self, document: dict[str, Any]) -> None:
         """What another process has found."""
@@ -43,13 +44,14 @@ class Outcomes:
         self.accepted_ms += document["accepted_ms"]
         self.refused_ms += document["refused_ms"]
         self.late_ms = max(self.late_ms, document["late_ms"])
+        self.cpu_s += document["cpu_s"]
 
 
 async def offer(client: Client, per_second: float, seconds: float) -> Outcomes:
     """What is due and late, because this process was, is made up for."""
     found = Outcomes()
     async with asyncio.TaskGroup() as group:
-        begin, made = time.perf_counter(), 0
+        begin, cpu_before, made = time.perf_counter(), time.process_time(), 0
         while (passed := time.perf_counter() - begin) < seconds:
             for number in range(made, int(passed * per_second)):
                 group.create_task(_start(client, number, found))
@@ -57,6 +59,7 @@ async def offer(client: Client, per_second: float, seconds: float) -> Outcomes:
             due = time.perf_counter() + TICK_S
             await asyncio.sleep(TICK_S)
             found.late_ms = max(found.late_ms, 1000 * (time.perf_counter() - due))
+    found.cpu_s = time.process_time() - cpu_before
     return found
 
 

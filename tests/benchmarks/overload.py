@@ -262,7 +262,8 @@ def _measurement(
             f"{after.refused - before.refused:.0f} attempts were refused"
             + (f"; who gave up for that knew it after {_p50_p99(refused)} ms" if refused else ""),
             f"{completed:.0f} a second completed meanwhile; {after.live - before.live:.0f} were under way at the end",
-            f"{drained_s:.0f} s later none were; those who made the offer were up to {offer.late_ms:.0f} ms late",
+            f"{drained_s:.0f} s later none were",
+            f"those who made the offer took {offer.cpu_s:.1f} CPU-seconds, and were up to {offer.late_ms:.0f} ms late",
             f"reads took {_p50_p99(others.reads_ms)} ms, terminations {_p50_p99(others.ends_ms)} ms",
         ),
     )
