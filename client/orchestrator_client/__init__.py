@@ -7,6 +7,7 @@ async with Client(["a:7400", "b:7400", "c:7400"]) as client:
 
 from __future__ import annotations
 
+from orchestrator_client import forking as _forking  # noqa: F401 - first: before gRPC is imported
 from orchestrator_client.client import Client
 from orchestrator_client.codec import decode, encode
 from orchestrator_client.context import CompensatedStepContext, CompensationContext, TaskContext
