@@ -141,7 +141,7 @@ class Config:
     max_queue_age_ms: int = _setting("starts are refused while a command waits for longer than this",
                                      2_000, min=10, max=60_000)
     start_delay_ms: int = _setting("while commands take longer than this, and than four times what they take at best, "
-                                   "fewer starts are taken at once", 50, min=1, max=60_000)
+                                   "fewer starts are taken at once", 40, min=1, max=60_000)
     max_pending_starts: int = _setting("starts that wait to be replicated; more are refused", 10_000,
                                        min=1, max=1_000_000)
     max_live_executions: int = _setting("starts are refused above this number", 1_000_000, min=1, max=1_000_000_000)

@@ -311,6 +311,7 @@ class Node:
         )
 
     def _make_admission(self) -> Admission:
+        self.metrics.start_limit.set_function(lambda: self._admission.start_limit.value)
         return Admission(
             AdmissionLimits.of(self.config),
             AdmissionReadings(

@@ -17,7 +17,7 @@ INTERVAL_S = 0.1
 # So many intervals in a row are more than a burst.
 LATE_INTERVALS = 2
 # Starts go on beside anything, though slowly.
-LEAST = 32
+LEAST = 48
 FALL = 0.7
 RISE = 1.1
 # Without refusals for so long the limit is gone.

@@ -246,6 +246,8 @@ class Metrics:
             "streams_cut", "Streams that were ended as their client did not take what it was sent.", "reason")
         self.refused_starts = self._counter(
             "refused_starts", "Starts refused for lack of room, by what ran short.", "reason")
+        self.start_limit = self._gauge(
+            "start_limit", "Starts that may be under way at once; lower while the leader's commands take too long.")
         self.requests_denied = self._counter(
             "requests_denied", "Requests refused at the door, and on streams, by reason.", "reason")
 
