@@ -10,7 +10,7 @@ from orchestrator.engine import errors, limits
 from orchestrator.engine import step as engine_step
 from tests.testing_kit.exactness import Story, check_each_kill, element, step, undone
 
-LARGE = 3_000
+LARGE = 1_000
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_callers_wait_until_it_is_cleared(slowly: None, monkeypatch: pytest.Monk
     check_each_kill(tell, at_most=10, in_order=False)
 
 
-def test_thousands_of_tasks_are_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_tasks_are_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices as they are, with a kill of the leader at the entries between which they fall."""
     monkeypatch.setattr(limits, "MESSAGES_PER_ENTRY", 1)
     loop = element("DO_WHILE", "l", items=list(range(LARGE)), loopOver=[element("NOOP", "n")])
