@@ -17,6 +17,7 @@ from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.call_counts import CallCounts
 from orchestrator.rpc.guard import Guard
 from orchestrator.rpc.open_calls import CallLimits, OpenCalls
+from orchestrator.rpc.unread import Unread, UnreadLimits
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
 
@@ -37,6 +38,9 @@ class Admittance:
         limits = CallLimits(config.grpc_calls_max, config.client_calls_max, config.client_read_timeout_ms / 1000)
         self.open_calls = OpenCalls(limits, lambda reason: metrics.streams_cut.labels(reason).inc())
         metrics.open_calls.set_function(lambda: self.open_calls.count)
+        self.unread = Unread(UnreadLimits(config.grpc_unread_bytes_max, config.client_unread_bytes_max),
+                             lambda reason: metrics.streams_cut.labels(reason).inc())
+        metrics.unread_bytes.set_function(lambda: self.unread.count_bytes)
 
     def open(self, cluster_id: str) -> None:
         """Raises RulesInvalid, and OSError for an audit log that can't be written."""
@@ -68,6 +72,7 @@ class Admittance:
             monotonic=world.clock.monotonic,
             on_refused=lambda reason: self._metrics.requests_denied.labels(reason).inc(),
             open_calls=self.open_calls,
+            unread=self.unread,
             counts=CallCounts(self._metrics.grpc_calls, self._metrics.grpc_call_seconds, world.clock.monotonic),
         )
 

@@ -183,6 +183,11 @@ class Config:
                                            "more the newest are ended; 0: no limit", 2_500, min=0, max=1_000_000)
     client_read_timeout_ms: int = _setting("a stream is ended whose client does not take what it is sent for so long; "
                                            "0: never", 30_000, min=0, max=3_600_000)
+    client_unread_bytes_max: int = _setting("answers that one client has not taken yet, in this node's memory; above "
+                                            "it the client's calls are refused and its streams ended; 0: no limit",
+                                            128 * MIB, min=0, max=64 * GIB)
+    grpc_unread_bytes_max: int = _setting("... and those of all clients; then of clients with more than their share",
+                                          512 * MIB, min=0, max=1024 * GIB)
     grpc_calls_max: int = _setting("calls that all clients may have open at once; 0: no limit", 20_000,
                                    min=0, max=10_000_000)
     grpc_connections_max: int = _setting("connections of clients; more are not accepted", 5_000, min=10, max=1_000_000)

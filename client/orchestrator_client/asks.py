@@ -134,8 +134,9 @@ class AskStream:
 
     def _failure_for(self, asked: Asked, failure: Failure) -> Failure:
         """A node that leads no longer may have done what it was sent to do; for all else it only names another one."""
-        if failure.kind is Kind.TOKEN_REFUSED and self._is_welcome and asked.mutating and asked.is_sent:
-            # It was let in, and the token has expired since.
+        was_let_in = self._is_welcome and asked.mutating and asked.is_sent
+        if failure.kind in (Kind.TOKEN_REFUSED, Kind.OVERLOADED) and was_let_in:
+            # The token has expired since, or this client has not taken its answers.
             return replace(failure, kind=Kind.OUTCOME_UNKNOWN)
         if failure.kind is Kind.OUTCOME_UNKNOWN and not (asked.mutating and asked.is_sent):
             return replace(failure, kind=Kind.NOT_LEADER)

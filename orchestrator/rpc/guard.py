@@ -28,6 +28,7 @@ from orchestrator.rpc.call_counts import CallCounts
 from orchestrator.rpc.caller import CALLER, Caller, rate_limited
 from orchestrator.rpc.errors import RpcFailure, abort
 from orchestrator.rpc.open_calls import NEVER, CallLimits, OpenCalls, Pace
+from orchestrator.rpc.unread import Unread, UnreadLimits
 
 # Finding out that somebody is nobody may cost a signature: so often for each address.
 FAILURES_PER_SECOND = 10.0
@@ -56,6 +57,7 @@ class Guard(grpc.aio.ServerInterceptor):
         on_refused: Count = lambda reason: None,
         open_calls: OpenCalls | None = None,
         counts: CallCounts | None = None,
+        unread: Unread | None = None,
     ) -> None:
         limits = limits or ClientLimits()
         self._open_calls = open_calls or OpenCalls(CallLimits())
@@ -66,6 +68,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._wall_ms = wall_ms
         self._on_refused = on_refused
         self._counts = counts
+        self._unread = unread or Unread(UnreadLimits())
         self._rate = Rate(limits.requests_per_second, limits.burst, monotonic) if limits.requests_per_second else None
         self._streams = Streams(limits.streams_max)
         self._limits = limits
@@ -97,17 +100,19 @@ class Guard(grpc.aio.ServerInterceptor):
             rule = Rule(Need.ADMINISTER_CLUSTER, audited=True)
         if rule.need is Need.NOTHING:
             return handler
-        codecs = {
-            "request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer
-        }
+        # Answers come serialised already.
+        codecs = {"request_deserializer": handler.request_deserializer}
         if handler.response_streaming:
             stream = self._stream(method, rule, handler.stream_stream or handler.unary_stream)
+            stream = self._unread.stream(stream, handler.response_serializer, self._refuse)
             if self._counts is not None:
                 stream = self._counts.stream(method, stream)
             if handler.request_streaming:
                 return grpc.stream_stream_rpc_method_handler(stream, **codecs)
             return grpc.unary_stream_rpc_method_handler(stream, **codecs)
         unary = self._unary(method, rule, handler.unary_unary)
+        only_reads = rule.need in (Need.READ, Need.SEE)
+        unary = self._unread.unary(unary, handler.response_serializer, self._refuse, only_reads=only_reads)
         if self._counts is not None:
             unary = self._counts.unary(method, unary)
         return grpc.unary_unary_rpc_method_handler(unary, **codecs)
@@ -177,10 +182,19 @@ class Guard(grpc.aio.ServerInterceptor):
         """Raises RpcFailure, and what reading raises."""
         caller = self._caller(context, method)
         CALLER.set(caller)
-        if rule.limited and (failure := caller.overrun(method)) is not None:
-            raise failure
+        if rule.limited:
+            if (failure := caller.overrun(method)) is not None:
+                raise failure
+            self._require_read(caller, method)
         await requests.check(self._backend, caller, method, rule, request)
         return caller
+
+    def _require_read(self, caller: Caller, method: str) -> None:
+        try:
+            self._unread.require_room(caller)
+        except RpcFailure as failure:
+            self._note_refused(caller, method, failure)
+            raise
 
     def _count_in(self, caller: Caller, method: str) -> None:
         try:

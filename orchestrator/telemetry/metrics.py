@@ -238,6 +238,7 @@ class Metrics:
             "orchestrator_grpc_call_seconds", "How long calls took, but for streams; some wait on purpose.",
             ("method",), _CALL_SECONDS, self.registry)
         self.open_calls = self._gauge("open_calls", "Calls of clients that are open, streams and waits among them.")
+        self.unread_bytes = self._gauge("unread_bytes", "Answers that their clients have not taken yet.")
         self.connections = self._gauge(
             "connections", "Connections of clients; above grpc_connections_max further ones are closed at once.")
         self.connections_cut = self._counter(

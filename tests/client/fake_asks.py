@@ -32,6 +32,8 @@ class FakeAsks(asks_pb2_grpc.AskServiceServicer):
     tells_of_starts = True
     # An older server knows of no such stream.
     serves_asks = True
+    # How the stream ends instead of bringing an answer; None: it brings it.
+    refuses_answers: Any = None
 
     async def Ask(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         node: Any = self
@@ -53,6 +55,8 @@ class FakeAsks(asks_pb2_grpc.AskServiceServicer):
         try:
             yield pb.AskResponse(welcome=pb.AskWelcome(asks_max=1_000))
             while (answer := await answers.get()) is not None:
+                if self.refuses_answers is not None:
+                    await node.refuse(context, self.refuses_answers)
                 yield pb.AskResponse(answers=pb.Answers(answers=[answer]))
         finally:
             reading.cancel()

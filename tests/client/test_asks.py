@@ -109,6 +109,18 @@ async def test_what_has_no_room_until_the_deadline_had_no_effect(cluster: FakeCl
     assert (await other).n == 1
 
 
+async def test_of_a_start_whose_answer_is_refused_the_outcome_is_unknown(cluster: FakeCluster, client: Client) -> None:
+    """As to a client that leaves too many answers lying: the stream ends, with what it was to say."""
+    for node in cluster.nodes:
+        node.refuses_answers = Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "UNREAD_ANSWERS", retry_after_s=0.01)
+    with pytest.raises(OutcomeUnknown):
+        await client.start("order", id="a", timeout_s=1)
+    assert cluster.requests("StartWorkflow")
+    for node in cluster.nodes:
+        node.refuses_answers = None
+    assert (await client.start("order", id="b")).workflow_id == "b"
+
+
 async def test_of_a_start_that_is_never_answered_the_outcome_is_unknown(cluster: FakeCluster, client: Client) -> None:
     await client.start("order", id="a")
     cluster.nodes[0].silent = True

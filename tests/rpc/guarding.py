@@ -21,6 +21,7 @@ from orchestrator.access.watching import Rules
 from orchestrator.rpc.call_counts import CallCounts
 from orchestrator.rpc.guard import Guard
 from orchestrator.rpc.server import RpcServer
+from orchestrator.rpc.unread import Unread
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator_client.authorization import authorized
 from tests.rpc.bench import Bench, Stubs
@@ -119,7 +120,8 @@ class Guarded:
 
 @contextlib.asynccontextmanager
 async def guarded(
-    bench: Bench, folder: Path, rules: str | None = RULES, limits: ClientLimits | None = None, more: str = ""
+    bench: Bench, folder: Path, rules: str | None = RULES, limits: ClientLimits | None = None, more: str = "",
+    unread: Unread | None = None,
 ) -> AsyncIterator[Guarded]:
     """`rules` None: there are none."""
     made = Guarded(bench, folder)
@@ -141,6 +143,7 @@ async def guarded(
         monotonic=lambda: made.monotonic,
         on_refused=count,
         counts=CallCounts(made.metrics.grpc_calls, made.metrics.grpc_call_seconds, lambda: made.monotonic),
+        unread=unread,
     )
     server = RpcServer(backend, guard)
     await server.start("127.0.0.1", 0)
