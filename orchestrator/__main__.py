@@ -12,8 +12,12 @@ GRPC_VERBOSITY = "ERROR"
 def main() -> None:
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
     os.environ.setdefault("GRPC_VERBOSITY", GRPC_VERBOSITY)
-    from orchestrator.cli.app import main as command  # noqa: PLC0415 - imports gRPC
+    from orchestrator.cli.app import cli  # noqa: PLC0415 - imports gRPC
+    from orchestrator.cli.app import main as command  # noqa: PLC0415 - same
+    from orchestrator.verify.command import verify  # noqa: PLC0415 - same
 
+    # A user of all others, which none of them knows.
+    cli.add_command(verify)
     command()
 
 

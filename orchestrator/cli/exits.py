@@ -19,6 +19,11 @@ UNAVAILABLE = 5
 DATA_DIRECTORY_REFUSED = 3
 NODE_STOPPED_ITSELF = 4
 
+# `orchestrator verify`; 0 only if nothing was violated, 2, 4 and 5 as above.
+VIOLATED = 6
+NOT_WHOLE = 7
+NOT_UNDONE = 8
+
 INTERRUPTED = 130
 
 HELP = """\b
@@ -39,6 +44,13 @@ Exit codes of `serve`, `init`, `restore` and `recover`:
   2  wrong usage or configuration
   3  the data directory was refused: not this node's, not initialised, in use, not blank, or damaged
   4  the node stopped itself because going on could do harm; its log says why
+
+\b
+Exit codes of `verify`, besides 2, 4 and 5:
+  0  every fault was borne, and no promise violated
+  6  a promise was violated: see the report
+  7  nothing violated was found, but not all could be done or decided
+  8  a fault could not be undone, or what the run made not removed: `verify --undo FILE`
 """
 
 _CODES: tuple[tuple[type[Exception], int], ...] = (

@@ -96,11 +96,19 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
 
 def common_options(command: Command) -> Command:
     """--endpoint, --namespace, --timeout, --tls-... and --json, which all go into the session."""
+    endpoint = click.option(
+        "--endpoint", "-e", "endpoints", envvar="ORCHESTRATOR_ENDPOINTS", metavar="HOST:PORT,...",
+        callback=_remember, expose_value=False,
+        help="gRPC addresses of some nodes; the leader is found; also ORCHESTRATOR_ENDPOINTS.  "
+             "[default: ports 7400 to 7402 here]")
+    as_json = click.option("--json", "as_json", is_flag=True, callback=_remember, expose_value=False,
+                           help="JSON on stdout, for scripts.")
+    return endpoint(caller_options(as_json(command)))
+
+
+def caller_options(command: Command) -> Command:
+    """Those of `common_options` that say who calls, and how, but not whom."""
     options = (
-        click.option("--endpoint", "-e", "endpoints", envvar="ORCHESTRATOR_ENDPOINTS", metavar="HOST:PORT,...",
-                     callback=_remember, expose_value=False,
-                     help="gRPC addresses of some nodes; the leader is found; also ORCHESTRATOR_ENDPOINTS.  "
-                          "[default: ports 7400 to 7402 here]"),
         click.option("--namespace", "-n", envvar="ORCHESTRATOR_NAMESPACE", callback=_remember, expose_value=False,
                      help="Where workflows and definitions are.  [default: default]"),
         click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
@@ -119,8 +127,6 @@ def common_options(command: Command) -> Command:
                      expose_value=False, help="What is shown to nodes that ask for a certificate (PEM)."),
         click.option("--tls-key", envvar="ORCHESTRATOR_TLS_KEY", metavar="FILE", callback=_remember,
                      expose_value=False, help="Its key, without a password (PEM)."),
-        click.option("--json", "as_json", is_flag=True, callback=_remember, expose_value=False,
-                     help="JSON on stdout, for scripts."),
     )
     for option in reversed(options):
         command = option(command)
