@@ -193,6 +193,7 @@ def _settings(session: Session, options: dict[str, Any], folder: Path, talk: Tal
 def _replay(options: dict[str, Any]) -> str:
     """The command that makes the same faults again, in the same order."""
     words = ["orchestrator", "verify", "--seed", str(options["seed"]), "--minutes", f"{options['minutes']:g}"]
+    words += ["--rounds", str(options["rounds"])] if options["rounds"] else []
     for name, option in (("kinds", "--only"), ("faults", "--fault"), ("undos", "--undo")):
         words += [word for each in options[name] for word in (option, each)]
     for name, option in (("address", "--address"), ("cluster_id", "--yes-break")):

@@ -19,7 +19,7 @@ from orchestrator.verify.work import mail, shown, value
 from orchestrator_client import Client, DeadlineExceeded, Execution, NoLeader, NotFound, Overloaded
 
 AT_ONCE = 32
-REMEMBERED_MAX = 2_000
+REMEMBERED_MAX = 1_000
 REPLICATED_S = 60.0
 COMPARED_MAX = 100
 _POLL_S = 0.1
@@ -82,14 +82,22 @@ class Observer:
 
     # -- again, at the end -----------------------------------------------------------------------------------------
 
-    def remember(self, seen: Iterable[Seen]) -> None:
-        """A sample of all, each as likely as any other."""
-        for execution in (each for one in seen for each in one.executions if each.status.ended):
-            self._judged += 1
-            if len(self._remembered) < REMEMBERED_MAX:
-                self._remembered.append(execution)
-            elif (place := self._dice.randrange(self._judged)) < REMEMBERED_MAX:
-                self._remembered[place] = execution
+    async def keep_some(self, seen: Iterable[Seen]) -> None:
+        """Remembers a sample of all that has ended, each as likely as any other; what is not in it is deleted."""
+        unwanted = []
+        for execution in (each for one in seen for each in one.executions):
+            dropped: Execution | None = execution
+            if execution.status.ended:
+                self._judged += 1
+                if len(self._remembered) < REMEMBERED_MAX:
+                    self._remembered.append(execution)
+                    dropped = None
+                elif (place := self._dice.randrange(self._judged)) < REMEMBERED_MAX:
+                    dropped, self._remembered[place] = self._remembered[place], execution
+            if dropped is not None:
+                unwanted.append(dropped.workflow_id)
+        await self._client.operate("terminate_and_delete", unwanted, reason="judged", compensation="skip",
+                                   effects="keep")
 
     async def look_again(self) -> list[Violation]:
         """What has ended is as it was."""

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,12 +73,17 @@ class Running:
         refreshing = asyncio.create_task(self._refresh(trial))
         try:
             await trial.run(self.settings.minutes * 60, self.settings.rounds_max)
-        except asyncio.CancelledError:
-            self.interrupted = True
-            raise
         finally:
             refreshing.cancel()
             self.settings.talk.end()
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Who cancels what is in it gets the report on what there was."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.interrupted = True
 
     async def _refresh(self, trial: Trial) -> None:
         while True:
@@ -123,7 +128,7 @@ async def on_own_cluster(settings: Settings) -> Report:
                 return await shown(names)
 
             trial.compare = compare
-            with contextlib.suppress(asyncio.CancelledError):
+            with running.interruptible():
                 await running.go(trial)
     return running.report()
 
@@ -142,7 +147,8 @@ async def on_named_cluster(settings: Settings, named: Named) -> Report:
     async with connecting.client(JUDGE_DEADLINE_S) as client:
         status = await client.status()
         if status.cluster_id != named.cluster_id:
-            raise WrongCluster(f"the cluster at {', '.join(connecting.addresses)} is {status.cluster_id}, and not "
+            known = status.cluster_id or "one that tells its id to administrators only"
+            raise WrongCluster(f"the cluster at {', '.join(connecting.addresses)} is {known}, and not "
                                f"{named.cluster_id}, which may be broken: nothing was changed")
         prefix = f"verify-{secrets.token_hex(4)}"
         running = Running(settings, connecting, prefix, f"{status.cluster_id} at {', '.join(connecting.addresses)}")
@@ -154,7 +160,7 @@ async def on_named_cluster(settings: Settings, named: Named) -> Report:
                                timeout_s=named.command_s)
         settings.talk.event(f"all names begin with {prefix}; what is to be undone stands in {named.record.file}")
         try:
-            with contextlib.suppress(asyncio.CancelledError):
+            with running.interruptible():
                 await _trial_of_named(running, faults, client)
         except CommandFailed as error:
             running.problems.append(str(error))
@@ -181,24 +187,25 @@ async def _targets(client: Client) -> list[Target]:
 
 async def _undo(running: Running, faults: CommandFaults, client: Client, record: Record) -> None:
     """First the faults, then what was made; the record goes when nothing is left."""
-    whole = True
+    left: list[str] = []
     try:
         await faults.heal()
     except CommandFailed as error:
-        whole = False
-        running.problems.append(f"not undone: {error}")
+        left.append(f"not undone: {error}")
     try:
         removed = await remove(client, running.prefix)
         record.removed()
         running.settings.talk.event(f"{removed} executions and all definitions of {running.prefix} are removed")
     except (NotRemoved, OrchestratorError) as error:
-        whole = False
-        running.problems.append(f"not removed: {error}")
-    if whole:
+        left.append(f"not removed: {error}")
+    if not left:
         record.discard()
-    else:
-        record.close()
-        running.problems.append(f"to be undone: orchestrator verify --undo {record.file}")
+        return
+    record.close()
+    for problem in (*left, f"to be undone: orchestrator verify --undo {record.file}"):
+        # At once, too: a run that ends with an error has no report.
+        running.settings.talk.event(problem)
+        running.problems.append(problem)
 
 
 async def undo(file: Path, connecting: Connecting, command_s: float = 60.0) -> list[str]:

@@ -84,6 +84,6 @@ def test_each_outcome_has_its_exit_code() -> None:
 
 
 def test_the_replay_is_a_command() -> None:
-    options = {"seed": 7, "minutes": 0.5, "kinds": ["kill all"], "faults": [], "undos": [], "address": "",
+    options = {"seed": 7, "minutes": 0.5, "rounds": 2, "kinds": ["kill all"], "faults": [], "undos": [], "address": "",
                "cluster_id": ""}
-    assert command._replay(options) == "orchestrator verify --seed 7 --minutes 0.5 --only 'kill all'"
+    assert command._replay(options) == "orchestrator verify --seed 7 --minutes 0.5 --rounds 2 --only 'kill all'"

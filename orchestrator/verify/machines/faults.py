@@ -61,6 +61,9 @@ class OwnFaults:
                 cluster.resume(node.name)
         self.check()
         try:
+            for name in self._filled:
+                if cluster.nodes[name].running:
+                    await cluster.kill_node(name)  # it may be about to stop itself, or not have noticed
             for name in list(cluster.own_settings):
                 if cluster.nodes[name].running:
                     await cluster.stop_node(name, STOP_S)
