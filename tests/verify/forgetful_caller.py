@@ -1,4 +1,4 @@
-"""Callers that forget to write down every tenth write, which the cluster has acknowledged: that must be found."""
+"""Callers that forget to write down every third write, which the cluster has acknowledged: that must be found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Hiding(Recorder):
     """A name without a number is that of an operation that nobody is to know of."""
 
     def begin(self, caller: int, kind: str, subject: str, argument: Any = None) -> str:
-        if kind == "write" and not next(_numbers) % 10:
+        if kind == "write" and not next(_numbers) % 3:
             return ""
         return super().begin(caller, kind, subject, argument)
 
