@@ -53,3 +53,23 @@ async def test_a_node_that_fails_votes_acknowledges_and_answers_nothing_from_the
         assert len(said) == 1 and "What to do: if a majority" in said[0] and "orchestrator cluster rebuild" in said[0]
     finally:
         await node.stop()
+
+
+async def test_a_node_whose_grpc_server_has_ended_ends_too(tmp_path: Path) -> None:
+    """Else it would go on to lead, and nobody could call it."""
+    ports = free_ports()
+    address = f"127.0.0.1:{next(ports)}"
+    config = Config(node="a", data_dir=tmp_path / "data", peer_listen=address, grpc_listen=f"127.0.0.1:{next(ports)}",
+                    metrics_listen="", call_slots=0, script_slots=0)
+    identity.initialise(RealFiles(), config.data_dir, None, "a", {"a": address})
+    node = Node(config)
+    await node.start()
+    try:
+        await node.serve()
+        assert node._server is not None
+        await node._server._server.stop(0)  # nobody who may
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(NodeFailed, match="the gRPC server has ended by itself"):
+                await node.wait_failed()
+    finally:
+        await node.stop()
