@@ -17,13 +17,13 @@ GENERATOR := $(PROTO)/.installed
 PROTOS       := proto/orchestrator_api/v1/*.proto
 RELEASED_API := proto/released.binpb
 BUF          := BUF_CACHE_DIR=.make/buf $(BIN)/buf# a home that can't be written to is no obstacle
-CLUSTER_TESTS = $(shell find tests/cluster -name 'test_*.py' 2>/dev/null)
+CLUSTER_TESTS = tests/cluster tests/upgrade
 PYTEST       := $(BIN)/python -m pytest --timeout=300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install proto proto-check proto-lint proto-release ruff types contracts lint test check compiled test-compiled \
-	simulate faults verify fuzz bench demo helm image-compiled \
+.PHONY: help install proto proto-check proto-lint proto-release release-fixture release ruff types contracts \
+	lint test check compiled test-compiled simulate faults verify fuzz bench demo helm image-compiled \
 	lock clean
 
 help: ## List the targets
@@ -88,6 +88,12 @@ proto-lint: $(INSTALLED) ## buf: the API's style, and nothing broken since the l
 proto-release: $(INSTALLED) proto-lint ## Part of a release: from now on, this API must not break
 	@$(BUF) build proto --exclude-source-info --output $(RELEASED_API)
 
+# Committed with a release: tests of later ones run nodes of this wheel, open what they have written, and compare.
+release-fixture: $(INSTALLED) ## Part of a release: its wheel, and data that nodes of it have written, for tests/upgrade
+	@$(BIN)/python -m tests.upgrade.cut
+
+release: proto-release release-fixture ## What a release leaves in the repository; then commit, tag, and raise the version
+
 # --- deploying ------------------------------------------------------------------------------------------------------
 
 # No package registry has Helm itself, but all that it is built from, by hash. Without optimising, which takes longer than
@@ -124,8 +130,8 @@ lint: ruff types contracts proto-lint proto-check ## All checks that run nothing
 
 # Tests of real processes run one by one, after the others: they need the machine for themselves.
 test: $(INSTALLED) ## All tests
-	$(PYTEST) -n $(WORKERS) --ignore=tests/cluster $(ARGS)
-	$(if $(CLUSTER_TESTS),$(PYTEST) tests/cluster $(ARGS))
+	$(PYTEST) -n $(WORKERS) $(addprefix --ignore=,$(CLUSTER_TESTS)) $(ARGS)
+	$(PYTEST) $(CLUSTER_TESTS) $(ARGS)
 
 check: ## lint and test, in this order
 	@$(MAKE) --no-print-directory lint
