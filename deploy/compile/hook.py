@@ -61,7 +61,11 @@ def compile_to(destination: Path) -> None:
     wanted = modules(destination)
     sources = _bind(destination, wanted)
     command = [sys.executable, str(HERE / "in_place.py"), str(ROOT / "pyproject.toml"), *wanted]
-    subprocess.run(command, cwd=destination, check=True, stdout=subprocess.DEVNULL)
+    # mypy says on standard output what is wrong, and the C compiler which commands are run.
+    done = subprocess.run(command, cwd=destination, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stdout)
+    done.check_returncode()
     for path, source in sources.items():
         path.write_text(source, "utf-8")
     shutil.rmtree(destination / "build")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -162,3 +165,33 @@ def test_compiled_code_reads_fields_as_they_are(tmp_path: Path) -> None:
     command = [sys.executable, str(FOLDER / "in_place.py"), str(ROOT / "pyproject.toml"), "reading.py"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
     subprocess.run([sys.executable, "-c", CHECKS], cwd=tmp_path, check=True, timeout=60)
+
+
+def test_what_compiles_a_wheel_is_given_all_that_the_modules_import() -> None:
+    """A wheel is built where nothing else is installed, and what can't be found there is an error of types."""
+    program = "import hook; print(*hook.modules(hook.ROOT))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=FOLDER, text=True, capture_output=True, check=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    seen = set(done.stdout.split())
+    pending = sorted(seen)
+    imported = set()
+    while pending:
+        for module in _imports(ROOT / pending.pop()):
+            found = [place for name in (module, module.rpartition(".")[0])
+                     for place in (f"{name.replace('.', '/')}.py", f"{name.replace('.', '/')}/__init__.py")
+                     if name and (ROOT / place).exists()]
+            imported |= set() if found else {module.split(".")[0]}
+            pending += [place for place in found if place not in seen]
+            seen |= set(found)
+    others = imported - set(sys.stdlib_module_names)
+    hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["dependencies"]
+    wheel = [line for line in project["dependency-groups"]["wheel"] if isinstance(line, str)]
+    for given in (hook, wheel):
+        assert {"apsw", "msgspec"} <= others <= {re.split(r"[<>=]", line)[0] for line in given}
+
+
+def _imports(file: Path) -> list[str]:
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return plain + [f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom)
+                    for alias in node.names]
