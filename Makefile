@@ -128,10 +128,10 @@ contracts: $(INSTALLED) ## Who may import whom
 
 lint: ruff types contracts proto-lint proto-check ## All checks that run nothing of ours
 
-# Tests of real processes run one by one, after the others: they need the machine for themselves.
+# Tests of real processes come after the others. Much of their time is waiting for what was killed to be missed.
 test: $(INSTALLED) ## All tests
 	$(PYTEST) -n $(WORKERS) $(addprefix --ignore=,$(CLUSTER_TESTS)) $(ARGS)
-	$(PYTEST) $(CLUSTER_TESTS) $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal $(CLUSTER_TESTS) $(ARGS)
 
 check: ## lint and test, in this order
 	@$(MAKE) --no-print-directory lint
