@@ -13,6 +13,7 @@ from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.expressions.secret_names import names_at
 from orchestrator.engine.model import (
     CompensationState,
+    Execution,
     RowKey,
     Table,
     TaskAttempt,
@@ -22,7 +23,7 @@ from orchestrator.engine.model import (
 )
 from orchestrator.engine.plan import Plan, plan_of
 from orchestrator.engine.queues import queue_of
-from orchestrator.engine.resident import Ready, SecretRow
+from orchestrator.engine.resident import Ready, SecretRow, WorkflowGroup
 from orchestrator.engine.scopes import input_of
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
@@ -73,7 +74,7 @@ def _about_all(state: State, hot: ExecutionState) -> list[Waiting]:
     if header.status is WorkflowStatus.PAUSED:
         found.append(Waiting("an operator: it is paused, resume it", header.updated_ms))
     if header.waits:
-        found.append(Waiting(f"a place under the rate limit key {header.group_key!r}", header.created_ms))
+        found.append(Waiting(_place(state, header), header.created_ms))
     if header.compensation is CompensationState.STUCK:
         for record in (hot.records[number] for number in header.compensating):
             text = f"an operator: its compensation of {record.reference} is stuck; retry, skip or abandon it"
@@ -82,6 +83,13 @@ def _about_all(state: State, hot: ExecutionState) -> list[Waiting]:
     if timer is not None:
         found.append(Waiting("nothing: it times out", header.timeout_base_ms, until_ms=timer.fire_ms))
     return found
+
+
+def _place(state: State, header: Execution) -> str:
+    group = cast(WorkflowGroup | None, state.resident[Table.WORKFLOW_GROUP].get((header.group,)))
+    waiting = state.waiting.get((header.waits,))
+    taken = f": {group.running} of {waiting.at_once} run" if group is not None and waiting is not None else ""
+    return f"a place under the rate limit key {header.group_key!r}{taken}"
 
 
 def _about(

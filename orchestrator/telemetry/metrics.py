@@ -20,6 +20,11 @@ from prometheus_client.registry import Collector
 from orchestrator.telemetry.families import Counts, Histogram, Histograms, Readings, Sums
 from orchestrator.telemetry.metrics_server import MetricsServer
 
+# What starts can be refused for; each has a series from the beginning, so that the first refusal is a change.
+SHORT_OF = (
+    "starts_under_way", "queue_age", "pending_starts", "live_executions", "dirty_bytes", "free_disk",
+    "majority_free_disk", "pending_events",
+)
 ROLES = ("follower", "candidate", "leader", "learner", "awaiting_admission")
 
 # From a fast disk's sync to an election's length.
@@ -30,7 +35,7 @@ _CALL_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30)
 _COUNTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000)
 _LOOP_CHECK_S = 0.1
 # Named by users.
-_TASK, _WORKFLOW, _QUEUE = ("task",), ("workflow",), ("namespace", "domain", "task")
+_TASK, _WORKFLOW, _QUEUE = ("task",), ("workflow",), ("workflow_namespace", "domain", "task")
 
 # A second series for each counter and histogram that says nothing which process_start_time_seconds does not.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -247,6 +252,8 @@ class Metrics:
             "streams_cut", "Streams that were ended as their client did not take what it was sent.", "reason")
         self.refused_starts = self._counter(
             "refused_starts", "Starts refused for lack of room, by what ran short.", "reason")
+        for reason in SHORT_OF:
+            self.refused_starts.labels(reason)
         self.start_limit = self._gauge(
             "start_limit", "Starts that may be under way at once; lower while the leader's commands take too long.")
         self.requests_denied = self._counter(

@@ -65,7 +65,7 @@ async def pinned(cluster: LocalCluster, name: str) -> AsyncIterator[Pinned]:
 
 
 async def metric(node: LocalNode, name: str) -> float:
-    """The value of a metric that has one series; 0 if it has none yet."""
+    """The value of a metric, of all its series together; 0 if it has none yet."""
     def read() -> str:
         try:
             with urllib.request.urlopen(f"http://{node.metrics_address}/metrics", timeout=5) as page:
@@ -74,10 +74,7 @@ async def metric(node: LocalNode, name: str) -> float:
             return ""  # it has just been started
 
     page = await eventually(lambda: asyncio.to_thread(read), f"the metrics of node {node.name}")
-    for line in page.splitlines():
-        if re.split("[{ ]", line)[0] == name:
-            return float(line.rpartition(" ")[2])
-    return 0.0
+    return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if re.split("[{ ]", line)[0] == name)
 
 
 async def role_of(cluster: LocalCluster, name: str, *, asked: str | None = None) -> str:

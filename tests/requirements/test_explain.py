@@ -131,7 +131,7 @@ def test_a_place_under_the_rate_limit_of_the_workflow_is_named(driver: Driver) -
     driver.register(limited)
     for workflow_id in ("w1", "w2"):
         driver.start("flow", workflow_id, b'{"shop":"s1"}')
-    assert said(driver, "w2") == {"": "a place under the rate limit key 's1'"}
+    assert said(driver, "w2") == {"": "a place under the rate limit key 's1': 1 of 1 run"}
 
 
 def test_the_time_that_is_left_is_told(driver: Driver) -> None:

@@ -126,7 +126,7 @@ async def test_what_waits_is_told_by_queue_and_by_the_leader_alone(counted: Coun
     assert census.found == Found(4, 6, {
         ("default", "", "pay"): driver.now_ms - 4_000, ("default", "", "ship"): driver.now_ms})
     counted.gauges.set(readings(driver, log_time_ms=driver.now_ms + 1_000), census)
-    pay, ship = "{namespace=default,domain=,task=pay}", "{namespace=default,domain=,task=ship}"
+    pay, ship = "{workflow_namespace=default,domain=,task=pay}", "{workflow_namespace=default,domain=,task=ship}"
     assert counted.all("queued_tasks") == {f"queued_tasks{pay}": 2, f"queued_tasks{ship}": 1}
     ages = {f"oldest_queued_task_age_seconds{pay}": 5.0, f"oldest_queued_task_age_seconds{ship}": 1.0}
     assert counted.all("oldest_queued") == ages
@@ -146,10 +146,10 @@ async def test_many_queues_are_summed_up_but_for_the_longest(counted: Counted) -
     census = Census(lambda: driver.machine, _nothing)
     await census.look()
     counted.gauges.set(readings(driver), census)
-    other = f"{{namespace={OTHER},domain={OTHER},task={OTHER}}}"
+    other = f"{{workflow_namespace={OTHER},domain={OTHER},task={OTHER}}}"
     assert len(counted.all("queued_tasks")) == SERIES_MAX + 1
     assert counted[f"queued_tasks{other}"] == 3
-    assert counted[f"queued_tasks{{namespace=default,domain=,task={names[-1]}}}"] == 2
+    assert counted[f"queued_tasks{{workflow_namespace=default,domain=,task={names[-1]}}}"] == 2
     assert len(counted.all("oldest_queued")) == SERIES_MAX + 1
 
 
