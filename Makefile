@@ -92,7 +92,7 @@ proto-release: $(INSTALLED) proto-lint ## Part of a release: from now on, this A
 release-fixture: $(INSTALLED) ## Part of a release: its wheel, and data that nodes of it have written, for tests/upgrade
 	@$(BIN)/python -m tests.upgrade.cut
 
-release: proto-release release-fixture ## What a release leaves in the repository; then commit, tag, and raise the version
+release: proto-release release-fixture ## What a release leaves in the repository; commit it, then raise the version
 
 # --- deploying ------------------------------------------------------------------------------------------------------
 

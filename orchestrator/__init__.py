@@ -1,3 +1,3 @@
 """The server: a workflow orchestrator that is a Raft cluster by itself."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

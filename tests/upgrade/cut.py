@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from orchestrator import __version__
 from orchestrator_client import Client
 from tests.cluster.nodes import _on_disk, check_same_content
 from tests.upgrade import mixed, shapes
@@ -77,6 +78,8 @@ def pack(cluster: MixedCluster, told: dict[str, Any]) -> Path:
 
 
 def main() -> None:
+    if not __version__.replace(".", "").isdecimal():
+        raise SystemExit(f"{__version__} is no release: correct it in pyproject.toml and orchestrator/__init__.py")
     wheel = build()
     with tempfile.TemporaryDirectory(prefix="upgrade-cut-") as folder:
         cluster = MixedCluster(Path(folder) / "cluster", install(wheel, Path(folder) / "venv"), node_settings=SETTINGS)
