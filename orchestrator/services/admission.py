@@ -81,7 +81,7 @@ class RetryDelay:
     MAX_MS = 5_000
     INTERVAL_S = 0.25
     # So many are cheap.
-    REFUSED_PER_S = 500
+    REFUSED_PER_S = 1_000
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
