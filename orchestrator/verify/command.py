@@ -11,6 +11,7 @@ import random
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Coroutine, Sequence
@@ -185,9 +186,23 @@ def _verify(session: Session, options: dict[str, Any], named: Named | None) -> i
 def _settings(session: Session, options: dict[str, Any], folder: Path, talk: Talk) -> Settings:
     seed = _seed(options)
     section = Section(options["table_file"], options["note"]) if options["table_file"] else None
-    return Settings(seed, options["minutes"], folder, talk, _replay(options), options["rounds"] or math.inf,
-                    options["kinds"], options["clients"], options["callers"], session.timeout_s, options["progress_s"],
-                    section, options["caller_module"], options["labourer_module"], options["node_module"])
+    return Settings(
+        seed=seed, minutes=options["minutes"], folder=folder, talk=talk, replay=_replay(options),
+        rounds_max=options["rounds"] or math.inf, kinds=options["kinds"], clients=options["clients"],
+        callers=options["callers"], deadline_s=session.timeout_s, progress_s=options["progress_s"], section=section,
+        revision=_revision(), caller_module=options["caller_module"], labourer_module=options["labourer_module"],
+        node_module=options["node_module"],
+    )
+
+
+def _revision() -> str:
+    """The commit, if this is a checkout; not that of a project in which it is installed."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return ""
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True,
+                           check=False)
+    return asked.stdout.strip()
 
 
 def _replay(options: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import platform
 import secrets
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -46,7 +46,7 @@ class Running:
         self.began = time.monotonic()
         self.interrupted = False
         self.problems: list[str] = []
-        self._connecting = connecting
+        self.connecting = connecting
         self._cluster = cluster
         self._date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")  # noqa: TID251 - the report's date
         self._trial: Trial | None = None
@@ -54,7 +54,7 @@ class Running:
 
     def crowd(self, session_timeout_ms: int = SESSION_MS) -> Crowd:
         settings = self.settings
-        made = CrowdSettings(self._connecting, self.prefix, settings.folder, clients=settings.clients,
+        made = CrowdSettings(self.connecting, self.prefix, settings.folder, clients=settings.clients,
                              callers=settings.callers, deadline_s=settings.deadline_s,
                              session_timeout_ms=session_timeout_ms, caller_module=settings.caller_module,
                              labourer_module=settings.labourer_module)
@@ -112,8 +112,8 @@ async def on_own_cluster(settings: Settings) -> Report:
         connecting = Connecting(cluster.endpoints)
         running = Running(settings, connecting, "verify-own", "three nodes of its own, on disks that a kill deprives "
                                                               "of power, in network namespaces")
-        python = ".".join(map(str, sys.version_info[:3]))
-        running.version = f"orchestrator {__version__}, Python {python}"
+        revision = f" ({settings.revision})" if settings.revision else ""
+        running.version = f"orchestrator {__version__}{revision}, Python {platform.python_version()}"
         async with connecting.client(JUDGE_DEADLINE_S) as client, _crowd(running.crowd()) as crowd:
             await client.register(*Work(running.prefix).workflows.values())
             replicas = Replicas(connecting, client, settings.dice("replicas"))
@@ -156,8 +156,7 @@ async def on_named_cluster(settings: Settings, named: Named) -> Report:
         running.judge.sessions_may_end = True
         named.record.begin(prefix=prefix, cluster_id=status.cluster_id, addresses=connecting.addresses,
                            namespace=connecting.namespace)
-        faults = CommandFaults(named.faults, named.undos, named.record, lambda: _targets(client),
-                               timeout_s=named.command_s)
+        faults = CommandFaults(named.faults, named.undos, named.record, lambda: _targets(client))
         settings.talk.event(f"all names begin with {prefix}; what is to be undone stands in {named.record.file}")
         try:
             with running.interruptible():
@@ -171,7 +170,7 @@ async def on_named_cluster(settings: Settings, named: Named) -> Report:
 
 async def _trial_of_named(running: Running, faults: CommandFaults, client: Client) -> None:
     settings = running.settings
-    connecting = running._connecting
+    connecting = running.connecting
     async with _crowd(running.crowd(NAMED_SESSION_MS)) as crowd:
         trial = running.trial(faults, crowd, client, Replicas(connecting, client, settings.dice("replicas")))
         await client.register(*Work(running.prefix).workflows.values())
@@ -208,11 +207,11 @@ async def _undo(running: Running, faults: CommandFaults, client: Client, record:
         running.problems.append(problem)
 
 
-async def undo(file: Path, connecting: Connecting, command_s: float = 60.0) -> list[str]:
+async def undo(file: Path, connecting: Connecting) -> list[str]:
     """Does what a record says is left; answers what went wrong, nothing if all is as before. Raises RecordUnusable."""
     record = Record(file)
     left: Left = record.open()
-    failed = await undo_all(left.commands, record, command_s)
+    failed = await undo_all(left.commands, record)
     if left.made:
         recorded = Connecting(connecting.addresses or left.run["addresses"], left.run["namespace"], connecting.tls,
                               connecting.token, connecting.token_file, connecting.insecure_token)

@@ -36,6 +36,8 @@ class Settings:
     deadline_s: float = 10.0
     progress_s: float = 60.0
     section: Section | None = None
+    # Of the sources that run, where they are a checkout.
+    revision: str = ""
     # Tests put others in their place, which make mistakes.
     caller_module: str = CALLER
     labourer_module: str = LABOURER
@@ -54,4 +56,3 @@ class Named:
     faults: Mapping[str, str]
     undos: Mapping[str, str]
     record: Record
-    command_s: float = 60.0

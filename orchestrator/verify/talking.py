@@ -11,9 +11,8 @@ REFRESH_S = 0.5
 
 
 class Talk:
-    def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._quiet = quiet
         self._is_terminal = stream.isatty()
         self._began = time.monotonic()
         self._said_at = 0.0
@@ -21,15 +20,14 @@ class Talk:
 
     def event(self, text: str) -> None:
         """Something has happened."""
-        if not self._quiet:
-            self._clear()
-            self._stream.write(f"{self._time()} {text}\n")
-            self._stream.flush()
+        self._clear()
+        self._stream.write(f"{self._time()} {text}\n")
+        self._stream.flush()
 
     def refresh(self, trial: Trial) -> None:
         """How it goes: on a terminal only, and not more often than one can read."""
         now = time.monotonic()
-        if self._quiet or not self._is_terminal or now - self._said_at < REFRESH_S:
+        if not self._is_terminal or now - self._said_at < REFRESH_S:
             return
         rate = (trial.answers - self._answers) / (now - self._said_at) if self._said_at else 0.0
         self._said_at, self._answers = now, trial.answers
@@ -43,7 +41,7 @@ class Talk:
         self._clear()
 
     def _clear(self) -> None:
-        if self._is_terminal and not self._quiet:
+        if self._is_terminal:
             self._stream.write("\r\x1b[K")
 
     def _time(self) -> str:

@@ -20,6 +20,7 @@ from orchestrator.cli import exits
 from orchestrator.cli.local_cluster import LocalCluster
 from orchestrator.verify.machines import namespaces
 from orchestrator_client import Client, Workflow
+from tests.cluster.test_access import Rules
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 RUN_S = 200
@@ -71,15 +72,16 @@ def test_a_short_run_bears_kills_and_a_partition(tmp_path: Path) -> None:
 class Operator:
     """One node, whose operator can stop it and let it go on, and writes down when that was asked for."""
 
-    def __init__(self, cluster: LocalCluster, folder: Path, cluster_id: str) -> None:
+    def __init__(self, cluster: LocalCluster, token_file: Path, cluster_id: str, folder: Path) -> None:
         self.cluster = cluster
+        self.token_file = token_file
         self.cluster_id = cluster_id
         self.log = folder / "log"
         self.record = folder / "run.undo"
         [process] = [node.process for node in cluster.nodes.values() if node.process is not None]
         stop = f"echo stop {{node}} {{host}} >> {self.log}; kill -STOP {process.pid}"
         go_on = f"echo go-on {{node}} {{host}} >> {self.log}; kill -CONT {process.pid}"
-        self.keeping = ("--keep", str(folder / "files"))
+        self.keeping = ("--keep", str(folder / "files"), "--token-file", str(token_file))
         self.arguments = ("--address", ",".join(cluster.endpoints), "--record", str(self.record), *self.keeping,
                           "--fault", f"stop={stop}", "--undo", f"stop={go_on}")
 
@@ -91,9 +93,12 @@ class Operator:
     def allowed(self) -> tuple[str, ...]:
         return (*self.arguments, "--yes-break", self.cluster_id)
 
+    def client(self) -> Client:
+        return Client(self.cluster.endpoints, token_file=self.token_file, deadline_s=PATIENCE_S)
+
     async def left(self) -> list[str]:
         """Names of what there is in the cluster besides what was there before."""
-        async with Client(self.cluster.endpoints, deadline_s=PATIENCE_S) as client:
+        async with self.client() as client:
             names = [each.name async for each in client.search()]
             names += [each["name"] async for each in client.workflow_definitions()]
             names += [each["name"] async for each in client.task_definitions()]
@@ -122,29 +127,33 @@ async def until(probe: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalCluster, str]]:
-    """For all tests of this file: each must leave it as it was."""
-    cluster = LocalCluster(tmp_path_factory.mktemp("named"), 1)
+def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalCluster, Path, str]]:
+    """For all tests of this file, with rules who may do what, and an owner's token: each must leave it as it was."""
+    folder = tmp_path_factory.mktemp("named")
+    rules = Rules(folder)
+    rules.write()
+    token_file = folder / "owner.token"
+    token_file.write_text(rules.tokens["owner"])
+    cluster = LocalCluster(folder / "cluster", 1, node_settings=rules.settings)
 
     async def begin() -> str:
         await cluster.start()
         await cluster.wait_ready()
         ours = Workflow("ours")
         ours.wait(signal="never")
-        async with Client(cluster.endpoints) as client:
+        async with Client(cluster.endpoints, token_file=token_file) as client:
             await client.start(ours, {}, id="ours-1")
             return (await client.status()).cluster_id
 
     try:
-        yield cluster, asyncio.run(begin())
+        yield cluster, token_file, asyncio.run(begin())
     finally:
         asyncio.run(cluster.stop())
 
 
 @pytest.fixture
-def operator(named: tuple[LocalCluster, str], tmp_path: Path) -> Operator:
-    cluster, cluster_id = named
-    return Operator(cluster, tmp_path, cluster_id)
+def operator(named: tuple[LocalCluster, Path, str], tmp_path: Path) -> Operator:
+    return Operator(*named, tmp_path)
 
 
 @pytest.mark.parametrize("cluster_id", ["", "0123456789abcdef0123456789abcdef"])
@@ -164,7 +173,7 @@ async def test_it_cleans_up(operator: Operator, tmp_path: Path) -> None:
     assert operator.lines == ["stop", "go-on"] and "stop a 127.0.0.1" in operator.log.read_text()
     assert await operator.left() == [] and not operator.record.exists()
     assert json.loads(report.read_text())["faults"] == {"stop": 1}
-    async with Client(operator.cluster.endpoints) as client:
+    async with operator.client() as client:
         assert (await client.get("ours-1")).status == "RUNNING"
 
 
@@ -183,7 +192,8 @@ async def test_what_a_killed_run_has_left_is_undone_by_its_record(operator: Oper
         process.kill()
         await process.wait()
     assert operator.lines == ["stop"] and operator.record.exists()
-    done = await asyncio.to_thread(verify, "--undo", str(operator.record))
+    done = await asyncio.to_thread(verify, "--undo", str(operator.record), "--token-file",
+                                   str(operator.token_file))
     assert done.returncode == exits.DONE
     assert operator.lines == ["stop", "go-on"] and not operator.record.exists()
     assert await operator.left() == []

@@ -37,6 +37,14 @@ def test_a_killed_worker_is_why_it_was_handed_out_again() -> None:
     assert attempts(LOST, AGAIN, lost=["w1"]) == []
 
 
+def test_a_paused_worker_may_begin_late_what_it_was_given() -> None:
+    late = Labour([ran(AGAIN), ran(LOST)], (), frozenset({"w1"}))
+    assert list(rules.wrong_attempts(execution(LOST, AGAIN), late)) == []
+    failed = attempt("left", 1, "FAILED")
+    late = Labour([ran(AGAIN), ran(failed)])
+    assert any("lower fencing token" in each for each in rules.wrong_attempts(execution(failed, AGAIN), late))
+
+
 def test_handed_out_again_while_its_worker_lived() -> None:
     [found] = attempts(LOST, AGAIN)
     assert "taken from its worker w1, which nobody had killed" in found
