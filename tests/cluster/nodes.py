@@ -64,8 +64,8 @@ async def pinned(cluster: LocalCluster, name: str) -> AsyncIterator[Pinned]:
         yield Pinned(channel)
 
 
-async def metric(node: LocalNode, name: str) -> float:
-    """The value of a metric, of all its series together; 0 if it has none yet."""
+async def metric(node: LocalNode, name: str, label: str = "") -> float:
+    """The value of a metric, of all its series (with the label, as in `a="b"`) together; 0 if it has none yet."""
     def read() -> str:
         try:
             with urllib.request.urlopen(f"http://{node.metrics_address}/metrics", timeout=5) as page:
@@ -74,7 +74,8 @@ async def metric(node: LocalNode, name: str) -> float:
             return ""  # it has just been started
 
     page = await eventually(lambda: asyncio.to_thread(read), f"the metrics of node {node.name}")
-    return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if re.split("[{ ]", line)[0] == name)
+    lines = [line for line in page.splitlines() if re.split("[{ ]", line)[0] == name and label in line]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 async def role_of(cluster: LocalCluster, name: str, *, asked: str | None = None) -> str:
