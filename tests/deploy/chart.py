@@ -13,7 +13,7 @@ import yaml
 from dockerfile_parse import DockerfileParser
 
 from tests.cluster.hosts import Hosts
-from tests.deploy.containers import Container
+from tests.deploy.containers import Container, asks
 from tests.deploy.tools import ROOT, found
 from tests.deploy.values_schema import CHART
 
@@ -66,13 +66,10 @@ class Pod:
         self.container.start(self._command(self._node))
 
     def probe(self, name: str) -> list[str]:
-        """What asks as the kubelet does."""
         page = self._node[name]["httpGet"]
         ports = {port["name"]: port["containerPort"] for port in self._node["ports"]}
         assert page["scheme"] == "HTTP"
-        script = (f"exec 3<>/dev/tcp/127.0.0.1/{ports[page['port']]}; "
-                  f"printf 'GET {page['path']} HTTP/1.1\\r\\n\\r\\n' >&3; head -1 <&3 | grep -q ' 200 '")
-        return ["bash", "-c", script]
+        return asks(ports[page["port"]], page["path"])
 
     def _environment(self) -> dict[str, str]:
         """As Kubernetes makes it: a value may name variables before it."""

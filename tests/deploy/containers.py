@@ -31,6 +31,12 @@ def image_environment() -> dict[str, str]:
     return found
 
 
+def asks(port: int, page: str) -> list[str]:
+    """A command that asks as a kubelet does."""
+    request = f"exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET {page} HTTP/1.1\\r\\n\\r\\n' >&3"
+    return ["bash", "-c", f"{request}; head -1 <&3 | grep -q ' 200 '"]
+
+
 def install_tini(folder: Path) -> None:
     """In its place, where it may not be installed: it only hands signals on."""
     tini = folder / "bin" / "tini"

@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.config import load
 from tests.cluster.hosts import Hosts
 from tests.cluster.test_three_hosts import commands, hosts_obstacle
-from tests.deploy.containers import Container, install_tini
+from tests.deploy.containers import Container, asks, image_environment, install_tini
 from tests.deploy.tools import ROOT, found
 
 FOLDER = ROOT / "deploy" / "docker"
 NODES = ["a", "b", "c"]
+# Cheaper to ask again and again than the command that Docker runs.
+IN_SERVICE = asks(7600, "/readyz")
 GIVEN = {"CLUSTER_ID": secrets.token_hex(16), "GRAFANA_PASSWORD": "x"}
 
 
@@ -92,11 +95,14 @@ def containers(hosts: Hosts, read: dict[str, dict[str, Any]]) -> dict[str, Conta
     return made
 
 
-def test_a_node_of_the_file_may_serve_as_it_is_told(hosts: Hosts) -> None:
+def test_nodes_serve_without_tls_as_the_file_says() -> None:
     read = services()
     for name in NODES:
-        node = Container(hosts, name, read[name]["environment"], {})
-        assert node.run(["orchestrator", "serve", "--check"]) == (0, "the configuration is right\n")
+        config = load(None, {**image_environment(), **read[name]["environment"]}, {})
+        assert (config.node, config.peer_advertise) == (name, f"{name}.example:7500")
+        assert config.insecure and "peer_listen" in config.exposed
+        # Published under the number that clients are told.
+        assert f"127.0.0.1:{config.grpc_address.port}:{config.grpc_address.port}" in str(read[name]["ports"])
 
 
 def test_the_nodes_of_the_file_are_a_cluster(hosts: Hosts) -> None:
@@ -104,7 +110,8 @@ def test_the_nodes_of_the_file_are_a_cluster(hosts: Hosts) -> None:
     token = (hosts.disk("ops") / "shop" / "admin.token").read_text().strip()
     nodes = containers(hosts, read)
     for name, node in nodes.items():
-        node.wait(read[name]["healthcheck"]["test"][1:])
+        node.wait(IN_SERVICE)
+        assert node.run(read[name]["healthcheck"]["test"][1:]) == (0, f"node {name} is in service\n")
     code, said = nodes["b"].run(["orchestrator", "cluster", "leader"], ORCHESTRATOR_TOKEN=token)
     assert code == 0 and re.match(r"(a a\.example:7400|b b\.example:7401|c c\.example:7402)\n", said)
     assert nodes["b"].run(["orchestrator", "cluster", "leader"])[0] == 4
@@ -115,7 +122,7 @@ def test_the_nodes_of_the_file_are_a_cluster(hosts: Hosts) -> None:
     again.process.send_signal(signal.SIGTERM)
     assert again.process.wait(30) == 0
     again.start([*read["b"]["entrypoint"], *read["b"]["command"]])
-    again.wait(read["b"]["healthcheck"]["test"][1:])
+    again.wait(IN_SERVICE)
     assert "there is already node b" in again.log.read_text()
 
 
