@@ -150,6 +150,10 @@ class NodeStatus:
     applied_index: int
     lag_entries: int
     last_contact_ms: int
+    # What it runs, and which behaviour levels that knows; "" and 0 while it is away.
+    version: str = ""
+    behaviour_lowest: int = 0
+    behaviour_highest: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,8 @@ class ClusterStatus:
     version: str
     behaviour_level: int
     log_time: datetime
+    # The highest level that all members know; 0 while one of them is away.
+    behaviour_level_known: int = 0
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ def read_payload(payload: Payload) -> Json:
 
 def read_cluster(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
     names = ("cluster_id", "node", "term", "leader", "faults_tolerable", "live_workflows", "worker_sessions")
-    more = ("leased_tasks", "ready_tasks", "stuck_compensations", "version", "behaviour_level")
+    more = ("leased_tasks", "ready_tasks", "stuck_compensations", "version", "behaviour_level", "behaviour_level_known")
     return ClusterStatus(
         **{name: getattr(message, name) for name in (*names, *more)},
         nodes=[_read_node(node) for node in message.nodes],
@@ -279,8 +285,9 @@ def read_task_queue(message: workers_pb2.TaskQueue) -> TaskQueue:
 
 def _read_node(message: cluster_pb2.NodeStatus) -> NodeStatus:
     names = ("name", "grpc_address", "peer_address", "term", "last_index", "commit_index", "applied_index")
+    more = ("lag_entries", "last_contact_ms", "version", "behaviour_lowest", "behaviour_highest")
     return NodeStatus(
-        **{name: getattr(message, name) for name in (*names, "lag_entries", "last_contact_ms")},
+        **{name: getattr(message, name) for name in (*names, *more)},
         role=cluster_pb2.NodeRole.Name(message.role).removeprefix("NODE_ROLE_"),
     )
 

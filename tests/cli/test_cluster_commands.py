@@ -63,6 +63,23 @@ def test_for_people(nodes: dict[str, pb.GetStatusResponse]) -> None:
     assert rows["can"][2:] == ["1", "more", "fault"] and rows["stuck"][1] == "2"
 
 
+def test_what_each_node_runs_and_whether_the_level_can_be_raised(nodes: dict[str, pb.GetStatusResponse]) -> None:
+    found = nodes["b:1"] = answer("b")
+    for node, (version, highest) in zip(found.nodes, [("1.1", 2), ("1.0", 1), ("", 0)], strict=True):
+        node.version, node.behaviour_lowest, node.behaviour_highest = version, min(1, highest), highest
+    found.behaviour_level = 1
+    rows = {line.split()[0]: line.split() for line in run("cluster", "status").stdout.splitlines() if line.strip()}
+    assert rows["version"] == ["version", "1.0", "and", "1.1"] and rows["behaviour"] == ["behaviour", "level", "1"]
+    assert rows["a"][-3:] == ["1.1", "1-2", "a:1"] and rows["b"][-3:] == ["1.0", "1", "b:1"]
+    found.behaviour_level_known = 2
+    assert "level 1, all members know 2: `cluster raise-behaviour`" in run("cluster", "status").stdout
+
+
+def test_the_level_is_raised_by_who_says_so(nodes: dict[str, pb.GetStatusResponse]) -> None:
+    result = CliRunner().invoke(cli, ["-e", "a:1", "cluster", "raise-behaviour"], input="n\n")
+    assert result.exit_code != 0 and "never lowered" in result.stderr
+
+
 def test_without_a_leader_what_is_known_is_shown_and_the_exit_code_says_it(
         nodes: dict[str, pb.GetStatusResponse]) -> None:
     nodes["a:1"] = answer("a", leader="")

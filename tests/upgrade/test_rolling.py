@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
+from orchestrator import __version__
 from orchestrator.cli import exits
 from orchestrator_api.v1 import cluster_pb2 as pb
 from orchestrator_client import Client, errors
 from tests.cluster.ledger import Ledger
 from tests.cluster.nodes import check_same_content
+from tests.cluster.test_replaced_node import orchestrator
 from tests.cluster.workload import Load, arithmetic, eventually, working
 from tests.upgrade.conftest import StartMixed, old_environment, program
 from tests.upgrade.next_node import NEXT_LEVEL, PRIORITY
@@ -19,7 +23,7 @@ from tests.upgrade.releases import MixedCluster, previous_wheel, version_of
 CHECKPOINT_MS = 1_000
 
 
-async def test_node_by_node_back_and_raised(start_mixed: StartMixed, old_python: str) -> None:
+async def test_node_by_node_back_and_raised(start_mixed: StartMixed, old_python: Path) -> None:
     cluster = await start_mixed(node_settings={"checkpoint_interval_ms": CHECKPOINT_MS})
     ledger = Ledger()
     workflow, tasks = arithmetic(ledger)
@@ -30,7 +34,7 @@ async def test_node_by_node_back_and_raised(start_mixed: StartMixed, old_python:
     ):
         async with Load(client, ledger, workflow, width=3) as load:
             await load.progress()
-            assert await versions(cluster) == {version_of(previous_wheel())}
+            assert await versions(client) == {version_of(previous_wheel())}
             leader = await cluster.wait_leader()
             first, second = [name for name in cluster.nodes if name != leader]
             await cluster.exchange(first, old=False)
@@ -46,9 +50,11 @@ async def test_node_by_node_back_and_raised(start_mixed: StartMixed, old_python:
             await transfer(cluster, second)
             await load.progress()
             await cluster.exchange(second, old=False)
+            assert await versions(client) == {__version__}
             before = set(ledger.acknowledged)
-            reply = await raised(client)
-            assert (reply.previous, reply.level) == (NEXT_LEVEL - 1, NEXT_LEVEL)
+            code, output = await orchestrator(cluster, "cluster", "raise-behaviour", "--yes")
+            assert code == 0, output
+            assert json.loads(output) == {"previous": NEXT_LEVEL - 1, "level": NEXT_LEVEL}
             await load.progress()
             await refuses_to_start(cluster, second)
             await load.progress()
@@ -60,13 +66,12 @@ async def test_node_by_node_back_and_raised(start_mixed: StartMixed, old_python:
     await check_same_content(cluster)
 
 
-async def versions(cluster: MixedCluster) -> set[str]:
+async def versions(client: Client) -> set[str]:
     async def all_known() -> set[str]:
-        status = await cluster.status(await cluster.wait_leader())
-        found = {node.version for node in status.nodes} if status is not None else {""}
-        return set() if "" in found else found
+        status = await client.status()
+        return {node.version for node in status.nodes} if status.behaviour_level_known else set()
 
-    return await eventually(all_known, "the leader to be connected to all")
+    return await eventually(all_known, "the node that answers to be connected to all")
 
 
 async def transfer(cluster: MixedCluster, name: str) -> None:
@@ -82,13 +87,9 @@ async def transfer(cluster: MixedCluster, name: str) -> None:
     await eventually(leads, f"node {name} to lead")
 
 
-async def raised(client: Client) -> pb.RaiseBehaviourResponse:
-    return await client.connection.call(lambda node: node.cluster.RaiseBehaviour, pb.RaiseBehaviourRequest())
-
-
 async def refuses_to_raise(client: Client) -> None:
     with pytest.raises(errors.OrchestratorError, match=f"not all members know level {NEXT_LEVEL}"):
-        await raised(client)
+        await client.connection.call(lambda node: node.cluster.RaiseBehaviour, pb.RaiseBehaviourRequest())
 
 
 async def refuses_to_start(cluster: MixedCluster, name: str) -> None:
