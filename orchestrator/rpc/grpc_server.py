@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # nothing public 
 _NEEDED = (
     (cygrpc, "_send_error_status_from_server"),
     (cygrpc, "SendInitialMetadataOperation"),
+    (cygrpc, "ExecuteBatchError"),
     (cygrpc.AioServer, "_make_request_call_future"),
     (cygrpc.AioServer, "_request_call"),
 )
@@ -57,6 +59,7 @@ class _CoreServer(cygrpc.AioServer):  # type: ignore[misc]  # it has no types
 
 
 async def _refuse(call: Any) -> None:
-    await cygrpc._send_error_status_from_server(
-        call, grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!", (),
-        cygrpc.SendInitialMetadataOperation((), 0), asyncio.get_running_loop())
+    with suppress(cygrpc.ExecuteBatchError):  # the caller has gone
+        await cygrpc._send_error_status_from_server(
+            call, grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!", (),
+            cygrpc.SendInitialMetadataOperation((), 0), asyncio.get_running_loop())

@@ -54,6 +54,11 @@ def call(path: bytes) -> bytes:
     return PREFACE + _frame(4, 0, 0, b"") + _frame(1, 4, 1, _fields(path))
 
 
+def reset() -> bytes:
+    """The caller of such a call has thought better of it."""
+    return _frame(3, 0, 1, struct.pack(">I", 8))
+
+
 def _fields(path: bytes) -> bytes:
     return b"".join(_literal(name, value) for name, value in (
         (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"),
