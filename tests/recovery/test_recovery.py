@@ -22,9 +22,10 @@ from orchestrator.replication import configuration as configurations
 from orchestrator.replication import identity as identities
 from orchestrator.replication.configuration import Configuration, Member
 from orchestrator.replication.durable import DurableState
-from orchestrator.replication.errors import DirectoryNotBlank, IdentityError, JournalCorrupt
+from orchestrator.replication.errors import DirectoryNotBlank, IdentityError, JournalCorrupt, LevelUnsupported
 from orchestrator.replication.files import RealFiles
 from orchestrator.replication.identity import Identity
+from orchestrator.replication.release import Release
 from orchestrator.replication.segment import EntryKind
 from orchestrator.replication.settings import RaftSettings
 from orchestrator.replication.worker import thread_worker
@@ -316,3 +317,16 @@ def test_a_node_that_was_never_a_member_has_nothing_to_recover(tmp_path: Path) -
     identities.initialise(RealFiles(), tmp_path / "blank", "c", "n1", {"n1": ADDRESS, "n2": "h:2"})
     with pytest.raises(recovery.NothingToRecover, match="was never started"):
         recovery.recover(tmp_path / "blank", "n1", ADDRESS)
+
+
+def test_a_level_that_this_release_does_not_know_is_refused_before_anything_is_made(
+    backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = restored(backup, tmp_path / "data").identity
+    monkeypatch.setattr(recovery, "THIS_RELEASE", Release("9.9", 2, 3))
+    said = r"made by orchestrator 1, is at behaviour level 1, .* 9\.9, .* level 2 to 3"
+    with pytest.raises(LevelUnsupported, match=said):
+        restored(backup, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(LevelUnsupported, match="is at behaviour level 1"):
+        recovery.position(tmp_path / "data", begun.node)

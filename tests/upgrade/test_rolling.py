@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator import __version__
 from orchestrator.cli import exits
+from orchestrator.storage.stamps import stamp_of
 from orchestrator_api.v1 import cluster_pb2 as pb
 from orchestrator_client import Client, errors
 from tests.cluster.ledger import Ledger
@@ -93,15 +94,18 @@ async def refuses_to_raise(client: Client) -> None:
 
 
 async def refuses_to_start(cluster: MixedCluster, name: str) -> None:
-    """With its data of this level, or with a log that leads to it; then goes on as this release."""
+    """With data of this level; then goes on as this release."""
     node = cluster.nodes[name]
+    database = node.data_dir / "state.db"
+    await eventually(lambda: stamp_of(database).level == NEXT_LEVEL, f"the level to be in the database of {name}")
     await cluster.stop_node(name, timeout_s=30)
     cluster.old_nodes.add(name)
     cluster.start_node(name)
     await eventually(lambda: node.exit_code is not None, f"node {name} to refuse")
-    assert node.exit_code in (exits.DATA_DIRECTORY_REFUSED, exits.NODE_STOPPED_ITSELF), node.log_tail()
     said = node.log_tail()
-    assert f"at behaviour level {NEXT_LEVEL}" in said and "run a newer release" in said, said
+    assert node.exit_code == exits.DATA_DIRECTORY_REFUSED, said
+    assert f"last opened by orchestrator {__version__}, is at behaviour level {NEXT_LEVEL}, and this" in said
+    assert "run a newer release" in said
     cluster.old_nodes.discard(name)
     cluster.start_node(name)
     await cluster.wait_ready()
