@@ -21,6 +21,7 @@ from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult
+from orchestrator.node_standing import NodeStanding
 from orchestrator.node_storage import NodeStorage
 from orchestrator.node_tls import NodeTls
 from orchestrator.replication import identity as identities
@@ -59,10 +60,7 @@ from orchestrator.world import OffsetClock, World
 
 logger = logging.getLogger(__name__)
 
-GOSSIP_SECONDS = 0.2
 STOP_GRACE_SECONDS = 1.0
-# A node that is further behind than this is not ready to serve.
-CAUGHT_UP_ENTRIES = 1_000
 
 
 class NodeFailed(Exception):
@@ -140,16 +138,20 @@ class Node:
             checkpoint_seconds=config.checkpoint_interval_ms / 1000,
             scripts=self._system.scripts,
         )
+        self._standing = NodeStanding(
+            config, log=self._log, log_clock=self._log_clock, skew=self._skew, applier=self._applier,
+            service=self._service, content=self._content, disk_room=self._disk_room, gauges=self._gauges,
+            leading=lambda: self._leadership.leading)
         self._admission = self._make_admission()
         self._flusher.start()
-        self.metrics.on_read, self.metrics.is_ready = self._set_gauges, self._ready
+        self.metrics.on_read, self.metrics.is_ready = self._set_gauges, lambda: self._standing.is_ready
         self.backend = self._make_backend()
         loops = (
             self._applier.run(),
             self._database.learn_names(),
             self._flush(),
-            self._tell(),
-            self._keep_time(),
+            self._standing.tell(self._set_healthy),
+            self._standing.keep_time(),
             self._admittance.run(),
             self._tls.run(),
             self._secret_keys.run(),
@@ -414,7 +416,7 @@ class Node:
             self._leadership.end("this node leads no longer")
         if role is Role.LEADER:
             self._take_over = asyncio.create_task(self._guard(self._lead(term)))
-        self._say()
+        self._standing.say()
 
     async def _lead(self, term: int) -> None:
         """Begins to serve once everything before this term is applied here."""
@@ -428,7 +430,7 @@ class Node:
             return
         self._sequencer.open()
         self._leadership.begin(term)
-        self._say()
+        self._standing.say()
 
     # -- loops -----------------------------------------------------------------------------------------------------
 
@@ -437,16 +439,9 @@ class Node:
             await asyncio.sleep(self.config.flush_interval_ms / 1000)
             self._applier.stage_soon()
 
-    async def _tell(self) -> None:
-        """Tells the peers how this node is, and compares checkpoints."""
-        while True:
-            self._disk_room.look(self._log.other_voters(), self._log.peer_gossip())
-            self._say()
-            self._gauges.led_by(self._log.leader)
-            self._content.compare(self._log.peer_gossip())
-            if self._server is not None:
-                await self._server.set_healthy(self._ready())
-            await asyncio.sleep(GOSSIP_SECONDS)
+    async def _set_healthy(self, is_ready: bool) -> None:
+        if self._server is not None:
+            await self._server.set_healthy(is_ready)
 
     def _set_gauges(self) -> None:
         self.metrics.clock_skew_seconds.set(self._log_clock.skew_ms() / 1000)
@@ -455,38 +450,3 @@ class Node:
             self._log_clock.peek_ms(), self._leadership.leading)
         self._gauges.set(now, self._census)
         self._storage.tell()
-
-    async def _keep_time(self) -> None:
-        """Follows the leader's log time while nothing is logged; hands over when this node's clock is off."""
-        while True:
-            await asyncio.sleep(GOSSIP_SECONDS)
-            leader = self._log.leader
-            told = self._log.peer_gossip().get(leader or "", {}).get("log_time_ms")
-            if leader != self.config.node and isinstance(told, int) and told:
-                self._log_clock.observe(told, live=True)
-            await self._skew.look(leading=self._leadership.leading)
-            self._log.stand_back("clock", self._skew.is_off)
-            await self._service.look()
-
-    def _say(self) -> None:
-        self._log.set_gossip(
-            {
-                "grpc_address": str(self.config.grpc_address),
-                "role": self._log.role.value,
-                "term": self._log.term,
-                "commit_index": self._log.commit_index,
-                "applied_index": self._applier.applied_index,
-                "log_time_ms": self._log_clock.peek_ms() if self._leadership.leading else 0,
-                "stands_back": int(self._skew.is_off or self._service.is_drained),
-                **self._content.facts(),
-                **self._service.facts,
-                **self._disk_room.facts,
-            }
-        )
-
-    def _ready(self) -> bool:
-        if self._log.leader is None or self._service.is_drained:
-            return False
-        if self._log.role is Role.LEADER:
-            return self._leadership.leading
-        return self._log.commit_index - self._applier.applied_index < CAUGHT_UP_ENTRIES

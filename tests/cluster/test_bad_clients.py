@@ -117,7 +117,9 @@ async def test_ten_thousand_streams_of_one_client(start_cluster: StartCluster) -
             # Streams that are open have not said who they are: they do not count as workers, and cost little.
             assert sum(found.values()) == STREAMS, "a stream has ended otherwise than it was refused"
             assert found["refused"] > 0 and MAY_BE_OPEN - 50 <= found["open"] <= MAY_BE_OPEN
-            assert await metric(node, "orchestrator_requests_denied_total") == found["refused"]
+            # Of a stream that gRPC turns away itself, this node may have refused it just before.
+            denied = await metric(node, "orchestrator_requests_denied_total")
+            assert found["refused"] <= denied <= found["refused"] + found["turned_away"]
             assert found["open"] <= await metric(node, "orchestrator_open_calls") <= MAY_BE_OPEN + 50
             each = (rss_bytes(cluster, leader) - before_rss) / found["open"]
             assert each < STREAM_BYTES_MAX, f"a stream takes {each / 1024:.0f} KiB"
