@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 # A node that stands back misses the leader for so many election timeouts before it stands for election itself.
 STAND_BACK_TIMEOUTS = 4
+NEVER = float("inf")
 
 
 class Elections:
@@ -40,8 +41,10 @@ class Elections:
         # Why others than this node are to lead, if any of them can.
         self._stands_back: set[str] = set()
         self._stands_back_since = raft.clock.monotonic()
-        # Who asked for votes lacks what this node has: it can't be left to the others.
-        self._needed = False
+        # Who asked for votes since the leader was heard, and lacks what this node has; and from when on it can't be
+        # left to the others for that.
+        self._lacking: set[str] = set()
+        self._needed_at = NEVER
 
     def stand_back(self, why: str, does: bool) -> None:
         """Leaves it to others to stand for election, as long as they may be able to; votes are given as ever."""
@@ -73,12 +76,12 @@ class Elections:
 
     def _leaves_it_to_others(self, now: float) -> bool:
         raft = self._raft
-        if not self._stands_back or self._needed or raft.role is not Role.FOLLOWER:
+        if not self._stands_back or now >= self._needed_at or raft.role is not Role.FOLLOWER:
             return False
         since = max(self._leader_heard_at, self._stands_back_since)
         if now >= since + STAND_BACK_TIMEOUTS * raft.settings.election_timeout_max_ms / 1000:
             return False
-        self._quick_at = None
+        self._quick_at = self._needed_at if self._needed_at < NEVER else None
         if now >= raft.election_deadline:
             raft.follow(raft.term, None)
             raft.defer_election()
@@ -107,7 +110,7 @@ class Elections:
 
     def next_deadline(self) -> float:
         if self._raft.role is Role.LEADER:
-            return float("inf")
+            return NEVER
         deadline = self._raft.election_deadline
         return deadline if self._quick_at is None else min(deadline, self._quick_at)
 
@@ -119,7 +122,8 @@ class Elections:
         self._quick_at = None
         self._pre_votes = None
         self._lost = 0
-        self._needed = False
+        self._lacking.clear()
+        self._needed_at = NEVER
         self._raft.defer_election()
 
     def leader_refused(self, name: str) -> None:
@@ -179,7 +183,7 @@ class Elections:
         if granted:
             self._give_way(name, message)
         elif not self._leader_lives() and not self._up_to_date(message.last_index, message.last_term):
-            self._go_instead()
+            self._go_instead(name)
         raft.send(name, PreVoteReply(raft.term, message.round, granted))
 
     def _may_win_over(self, message: PreVoteRequest) -> bool:
@@ -204,12 +208,24 @@ class Elections:
         if self._quick_at is not None:
             self._quick_at = self._quick_time() + raft.settings.fast_failover_max_ms / 1000
 
-    def _go_instead(self) -> None:
-        """Who asks lacks something that this node has, and both miss the leader: then it is this node's turn."""
-        self._needed = True
-        if self._raft.role is Role.FOLLOWER and self._quick_at is None:
-            self._quick_at = self._quick_time()
-            self._raft.wake()
+    def _go_instead(self, name: str) -> None:
+        """Who asks lacks something that this node has, and both miss the leader: then it is this node's turn.
+
+        Who stands back lets those go first who may have it as well: they are asked, too.
+        """
+        raft = self._raft
+        self._lacking.add(name)
+        now = raft.clock.monotonic()
+        wait_ms = raft.settings.election_timeout_min_ms if self._stands_back and self._others_may_have_it() else 0
+        self._needed_at = min(self._needed_at, now + wait_ms / 1000)
+        if raft.role is Role.FOLLOWER and (self._quick_at is None or self._stands_back):
+            self._quick_at = max(self._quick_time(), self._needed_at)
+            raft.wake()
+
+    def _others_may_have_it(self) -> bool:
+        raft = self._raft
+        dead = raft.leader if self._leader_refused else None
+        return any(raft.connected(one) and one != dead for one in raft.other_voters if one not in self._lacking)
 
     def on_pre_vote_reply(self, name: str, message: PreVoteReply) -> None:
         raft = self._raft

@@ -333,6 +333,38 @@ async def test_who_stands_back_stands_at_once_if_it_alone_can_win() -> None:
     bench.disk.close()
 
 
+async def test_who_stands_back_lets_those_go_first_who_may_have_what_another_one_lacks() -> None:
+    bench = Bench(5)
+    bench.raft.elections.stand_back("drained", True)
+    bench.hear("n2", Append(3, 0, 0, 0, entries(2, 3)))
+    await bench.settle()
+    bench.tick()
+    bench.raft.elections.leader_refused("n2")
+    # Of n4 and n5 nobody knows: they are asked for votes as well, and have the time to stand for election.
+    bench.hear("n3", PreVoteRequest(4, 1, 2, 1))
+    assert bench.take()[-1] == ("n3", PreVoteReply(3, 1, False))
+    early_ms = bench.settings.election_timeout_min_ms // 10
+    assert [message for _ in range(8) for message in bench.tick(after_ms=early_ms)] == []
+    asked = [message for _ in range(3) for _, message in bench.tick(after_ms=early_ms)]
+    assert {type(message) for message in asked} == {PreVoteRequest}, "they have not"
+    bench.disk.close()
+
+
+async def test_who_stands_back_waits_for_nobody_when_all_others_have_said_that_they_lack_something() -> None:
+    bench = Bench(5)
+    bench.raft.elections.stand_back("drained", True)
+    bench.hear("n2", Append(3, 0, 0, 0, entries(2, 3)))
+    await bench.settle()
+    bench.tick()
+    bench.raft.elections.leader_refused("n2")
+    for name in ("n3", "n4", "n5"):
+        assert bench.tick(after_ms=1) == []
+        bench.hear(name, PreVoteRequest(4, 1, 2, 1))
+        bench.take()
+    assert {type(message) for _, message in bench.tick(after_ms=51)} == {PreVoteRequest}
+    bench.disk.close()
+
+
 async def test_who_stands_back_leads_when_it_is_told_to() -> None:
     bench = Bench()
     bench.raft.elections.stand_back("clock", True)
