@@ -9,11 +9,12 @@ from orchestrator.verify.report import Report
 from orchestrator.verify.statistics import Window
 
 WIDTH, HEIGHT = 1_200, 300
-LEFT, TOP, BELOW = 70, 50, 60
+LEFT, TOP, BELOW = 70, 66, 60
 LEGEND_LINE, LEGEND_COLUMNS = 18, 4
 # Distinct on white, also to most who see colours differently; pale, as they lie behind the line.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999", "#f0e442")
 MARKS = 10
+SUBTITLE = "answers in each second, and faults by their numbers; in the gaps callers rest while what they did is judged"
 
 
 def svg(report: Report) -> str:
@@ -28,19 +29,20 @@ def svg(report: Report) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        _text(LEFT, TOP - 24, f"seed {report.seed}, {report.began}: {report.verdict}", "start", weight="bold"),
-        _text(LEFT, TOP - 8, "answers in each second", "start"),
+        _text(LEFT, TOP - 40, f"seed {report.seed}, {report.began}: {report.verdict}", "start", weight="bold"),
+        _text(LEFT, TOP - 24, SUBTITLE, "start"),
     ]
     for window in report.windows:
-        parts.append(_band(window, report.first_second, seconds, COLOURS[kinds.index(window.kind) % len(COLOURS)]))
+        number = kinds.index(window.kind)
+        parts += _band(window, report.first_second, seconds, COLOURS[number % len(COLOURS)], str(number + 1))
     parts += _axes(seconds, highest)
-    parts.append(_line(report, seconds, highest))
+    parts += _lines(report, seconds, highest)
     for place, kind in enumerate(kinds):
         x = LEFT + place % LEGEND_COLUMNS * (WIDTH / LEGEND_COLUMNS)
         y = TOP + HEIGHT + BELOW + place // LEGEND_COLUMNS * LEGEND_LINE
         colour = COLOURS[place % len(COLOURS)]
         parts.append(f'<rect x="{x:.0f}" y="{y - 10:.0f}" width="12" height="12" fill="{colour}" fill-opacity="0.4"/>')
-        parts.append(_text(x + 18, y, f"{kind} ({report.faults[kind]})", "start"))
+        parts.append(_text(x + 18, y, f"{place + 1}  {kind} ({report.faults[kind]})", "start"))
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -48,12 +50,13 @@ def _x(second: float, seconds: int) -> float:
     return LEFT + min(max(second / seconds, 0.0), 1.0) * WIDTH
 
 
-def _band(window: Window, began: float, seconds: int, colour: str) -> str:
+def _band(window: Window, began: float, seconds: int, colour: str, label: str) -> list[str]:
     """From the fault to the recovery; what never ended goes to the edge."""
     left, right = _x(window.began - began, seconds), _x(min(window.recovered - began, seconds), seconds)
     title = escape(f"{window.kind}: {window.target}")
-    return (f'<rect class="fault" x="{left:.1f}" y="{TOP}" width="{max(right - left, 1):.1f}" height="{HEIGHT}" '
+    band = (f'<rect class="fault" x="{left:.1f}" y="{TOP}" width="{max(right - left, 1):.1f}" height="{HEIGHT}" '
             f'fill="{colour}" fill-opacity="0.3"><title>{title}</title></rect>')
+    return [band, _text((left + right) / 2, TOP - 4, label, "middle")]
 
 
 def _axes(seconds: int, highest: int) -> list[str]:
@@ -70,13 +73,18 @@ def _axes(seconds: int, highest: int) -> list[str]:
     return parts
 
 
-def _line(report: Report, seconds: int, highest: int) -> str:
-    points = []
+def _lines(report: Report, seconds: int, highest: int) -> list[str]:
+    """One for each time between two rests."""
+    runs: list[list[str]] = [[]]
     for second in range(seconds):
+        middle = report.first_second + second + 0.5
+        if any(began <= middle <= ended for began, ended in report.rests):
+            runs.append([])
+            continue
         y = TOP + HEIGHT - report.answered_in_second.get(second, 0) / highest * HEIGHT
-        points.append(f"{_x(second + 0.5, seconds):.1f},{y:.1f}")
-    joined = " ".join(points)
-    return f'<polyline points="{joined}" fill="none" stroke="black" stroke-width="1.2"/>'
+        runs[-1].append(f"{_x(second + 0.5, seconds):.1f},{y:.1f}")
+    style = 'fill="none" stroke="black" stroke-width="1.2"'
+    return [f'<polyline points="{points}" {style}/>' for points in map(" ".join, runs) if points]
 
 
 def _nice(value: int) -> int:

@@ -49,6 +49,7 @@ class Report:
     lost_sessions: int
     rows: list[Row]
     windows: list[Window]
+    rests: list[tuple[float, float]]
     answered_in_second: dict[int, int]
     seconds: int
     first_second: float
@@ -75,7 +76,7 @@ class Report:
             "interrupted": self.interrupted, "rounds": self.rounds, "faults": self.faults,
             "operations": self.operations, "operations_by_kind": self.by_kind, "objects": self.objects,
             "undecided": self.undecided, "lost_sessions": self.lost_sessions, "by_fault": rows,
-            "windows": [asdict(window) for window in self.windows],
+            "windows": [asdict(window) for window in self.windows], "rests": self.rests,
             "answered_in_second": {str(second): count for second, count in self.answered_in_second.items()},
             "violations": [asdict(violation) for violation in self.violations], "problems": self.problems,
         })
@@ -88,7 +89,8 @@ def of(statistics: Statistics, **known: Any) -> Report:
     answered = dict(sorted(statistics.answered_in_second.items()))
     return Report(faults=dict(sorted(faults.items())), operations=statistics.operations,
                   by_kind=dict(sorted(statistics.by_kind.items())), rows=statistics.rows(),
-                  windows=list(statistics.windows), answered_in_second=answered, first_second=statistics.began, **known)
+                  windows=list(statistics.windows), rests=list(statistics.rests), answered_in_second=answered,
+                  first_second=statistics.began, **known)
 
 
 def text(report: Report) -> str:

@@ -55,6 +55,8 @@ class Statistics:
 
     began: float
     windows: list[Window] = field(default_factory=list)
+    # From when to when nobody asked for anything, because what was done was being judged.
+    rests: list[tuple[float, float]] = field(default_factory=list)
     operations: int = 0
     by_kind: Counter[str] = field(default_factory=Counter)
     answered_in_second: Counter[int] = field(default_factory=Counter)

@@ -193,6 +193,7 @@ class Trial:
 
     async def settle(self) -> None:
         """All callers rest, everything that they have begun is judged, and they go on with other objects."""
+        rests_from = self.now()
         told = await self.crowd.pause()
         self.update()
         self.violations += self.judge.record(told)
@@ -208,6 +209,7 @@ class Trial:
         self.violations += await self.compare(ids)
         if not self.violations:
             await self.observer.keep_some(seen.values())
+        self.statistics.rests.append((rests_from, self.now()))
         self.crowd.resume()
 
     @property
