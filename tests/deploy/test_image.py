@@ -68,6 +68,14 @@ def image(tmp_path: Path) -> Iterator[Image]:
         made.close()
 
 
+def until_it_succeeds(node: subprocess.Popen[bytes], command: list[str]) -> str:
+    """Its output. A node without a leader is healthy, too; status exits with an error then."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (done := subprocess.run(command, check=False, capture_output=True, text=True)).returncode:
+        assert node.poll() is None and time.monotonic() < deadline, f"waited for {command}: {done.stderr}"
+    return done.stdout
+
+
 @pytest.mark.timeout(900)
 def test_what_is_built_is_a_node_that_is_not_root_and_ends_in_order(image: Image) -> None:
     result = image.result
@@ -86,10 +94,9 @@ def test_what_is_built_is_a_node_that_is_not_root_and_ends_in_order(image: Image
     command = [*start, *json.loads(said["CMD"])]
     node = subprocess.Popen(image.inside(*command, alone=True, **as_a), stdin=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while subprocess.run(image.inside(*probe, alone=True, **as_a), check=False, capture_output=True).returncode:
-            assert node.poll() is None and time.monotonic() < deadline, "waited for the node to be healthy"
-        assert "LEADER" in image.runs(*start, "cluster", "status", "--endpoint", "127.0.0.1:7400", alone=True, **as_a)
+        until_it_succeeds(node, image.inside(*probe, alone=True, **as_a))
+        status = image.inside(*start, "cluster", "status", "--endpoint", "127.0.0.1:7400", alone=True, **as_a)
+        assert "LEADER" in until_it_succeeds(node, status)
         assert said["STOPSIGNAL"] == "SIGTERM"
         [first] = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
         os.kill(int(first), signal.SIGTERM)
