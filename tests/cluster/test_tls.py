@@ -23,7 +23,7 @@ from tests.tls import making
 NODES = ("a", "b", "c")
 Sign = Callable[[Authority, str], Made]
 # The first certificates are good for so long: for starting the nodes and some work, on a machine that is busy.
-FIRST_SECONDS = 40
+FIRST_SECONDS = 30
 # A script is work of the nodes: whoever executes it calls the leader's gRPC port.
 SCRIPT = {"name": "scripted", "version": 1, "outputParameters": {"twice": "${s.output.result}"}, "tasks": [
     {"name": "s", "taskReferenceName": "s", "type": "INLINE",
