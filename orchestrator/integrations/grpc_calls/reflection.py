@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import grpc
@@ -42,30 +43,32 @@ async def reflected(
 
 
 class _Asking:
-    """One stream of questions."""
+    """A call for each question.
+
+    The service has one stream for all, which here ends with its first question: gRPC for asyncio says INTERNAL of a
+    stream that was refused before a message could be written to it, and sends those of a single message with the call.
+    """
 
     def __init__(
         self, channel: grpc.aio.Channel, version: str, metadata: tuple[tuple[str, str | bytes], ...], timeout_s: float
     ) -> None:
-        ask: Any = channel.stream_stream(
+        self._ask: Any = channel.unary_stream(
             f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
             request_serializer=pb.ServerReflectionRequest.SerializeToString,
             response_deserializer=pb.ServerReflectionResponse.FromString,
         )
-        self._stream = ask(metadata=metadata, timeout=timeout_s)
+        self._metadata = metadata
+        self._deadline = time.monotonic() + timeout_s
         self._files: dict[str, FileDescriptorProto] = {}
         self._bytes = 0
 
     async def pool(self, service: str) -> DescriptorPool:
-        try:
-            answer = await self._answer(pb.ServerReflectionRequest(file_containing_symbol=service))
-            if answer.WhichOneof("message_response") != "file_descriptor_response":
-                raise MethodInvalid(f"the server has no service {service}")
-            self._take(answer.file_descriptor_response)
-            while missing := self._missing():
-                await self._fetch(missing)
-        finally:
-            self._stream.cancel()
+        answer = await self._answer(pb.ServerReflectionRequest(file_containing_symbol=service))
+        if answer.WhichOneof("message_response") != "file_descriptor_response":
+            raise MethodInvalid(f"the server has no service {service}")
+        self._take(answer.file_descriptor_response)
+        while missing := self._missing():
+            await self._fetch(missing)
         return pool_of(self._files)
 
     async def _fetch(self, name: str) -> None:
@@ -84,8 +87,11 @@ class _Asking:
         return ""
 
     async def _answer(self, request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
-        await self._stream.write(request)
-        answer = await self._stream.read()
+        stream = self._ask(request, metadata=self._metadata, timeout=max(0.0, self._deadline - time.monotonic()))
+        try:
+            answer = await stream.read()
+        finally:
+            stream.cancel()
         if answer is grpc.aio.EOF:
             raise DescriptorsInvalid("the server's reflection ended without an answer")
         return answer  # type: ignore[no-any-return]  # the stream's types are not known
