@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import grpc
@@ -32,7 +31,10 @@ class NoReflection(Exception):
 async def reflected(
     channel: grpc.aio.Channel, service: str, metadata: tuple[tuple[str, str | bytes], ...], timeout_s: float
 ) -> DescriptorPool:
-    """The pool with the service. Raises NoReflection, MethodInvalid, DescriptorsInvalid, AioRpcError."""
+    """The pool with the service. Raises NoReflection, MethodInvalid, DescriptorsInvalid, AioRpcError.
+
+    `timeout_s` is each question's; what bounds all of them is the caller's affair.
+    """
     for version in _VERSIONS:
         try:
             return await _Asking(channel, version, metadata, timeout_s).pool(service)
@@ -58,7 +60,7 @@ class _Asking:
             response_deserializer=pb.ServerReflectionResponse.FromString,
         )
         self._metadata = metadata
-        self._deadline = time.monotonic() + timeout_s
+        self._timeout_s = timeout_s
         self._files: dict[str, FileDescriptorProto] = {}
         self._bytes = 0
 
@@ -87,7 +89,7 @@ class _Asking:
         return ""
 
     async def _answer(self, request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
-        stream = self._ask(request, metadata=self._metadata, timeout=max(0.0, self._deadline - time.monotonic()))
+        stream = self._ask(request, metadata=self._metadata, timeout=self._timeout_s)
         try:
             answer = await stream.read()
         finally:
