@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections import Counter
 from typing import Protocol
@@ -177,6 +178,7 @@ class Outbound(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        _give_up_after(self.owner.settings.silence_limit_ms, transport)
         self._said = self.owner.hello()
         self.write(encode_frame(self._said))
 
@@ -192,6 +194,17 @@ class Outbound(Connection):
     def closed(self) -> None:
         if not self.done.done():
             self.done.set_result(None)
+
+
+def _give_up_after(limit_ms: int, transport: asyncio.BaseTransport) -> None:
+    """Ends the connection when the peer's machine has taken nothing for so long of what is to be sent.
+
+    Whoever is heard is not silent, and need not hear. Left alone TCP tries for minutes, at ever longer intervals, also
+    when the peer has hung up long ago; meanwhile it is neither dialled anew nor counted as away.
+    """
+    kernel_side = transport.get_extra_info("socket")
+    if kernel_side is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        kernel_side.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
 
 
 class Link:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from click.testing import CliRunner
 
 from orchestrator.cli.app import cli
@@ -22,6 +25,7 @@ from orchestrator.tls.watched import Watched, accepting, dialling
 from orchestrator_client import Client
 from tests.replication.cluster import Cluster, Node, wait_until, within
 from tests.replication.test_snapshots import SMALL, leave_behind
+from tests.replication.test_transport import NARROW, deafen
 from tests.tls import making
 
 NAMES = ("n1", "n2", "n3")
@@ -72,6 +76,41 @@ async def test_a_log_is_replicated_over_tls(tmp_path: Path, authority: Authority
         await cluster.put(b"alone", [node for node in cluster.nodes.values() if node is not follower])
         await follower.start()
         await cluster.converged()
+
+
+@pytest.mark.parametrize("with_tls", [False, True], ids=["plain", "TLS"])
+def test_who_is_heard_and_takes_nothing_is_dialled_anew(
+    tmp_path: Path, authority: Authority, *, with_tls: bool
+) -> None:
+    """As behind a cut in one direction: its end comes through, and what is to be sent before that does not."""
+
+    async def hang_up() -> None:
+        tls: Callable[[], TlsContexts] = shared(authority) if with_tls else lambda: (None, None)
+        # More than what TLS takes from the kernel and nobody reads.
+        settings = replace(NARROW, in_flight_bytes_max=2 << 20, outgoing_buffer_bytes_max=8 << 20)
+        async with Cluster(tmp_path, 3, settings, tls=tls) as cluster:
+            leader = await cluster.leader()
+            await cluster.put(b"x")
+            await cluster.converged()
+            deaf = cluster.others(leader)[0]
+            # It would see that the leader is silent, and close what it does not read.
+            deaf.log._transport._silent_from = float("inf")
+            link = leader.log._transport._links[deaf.name]
+            before = link._connection
+            _, unread = await deafen(cluster, deaf)
+            for _ in range(30):
+                await cluster.put(bytes(50 << 10), [leader])
+            # Not closed: its kernel would then refuse what comes.
+            with socket.fromfd(
+                unread.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM
+            ) as kernel_side:
+                kernel_side.shutdown(socket.SHUT_WR)
+            await wait_until("another connection", lambda: link.up and link._connection is not before)
+            await cluster.converged()
+
+    # What nodes run on: its transports wait for what asyncio's do not.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(hang_up())
 
 
 async def test_a_snapshot_comes_over_tls(tmp_path: Path, authority: Authority) -> None:
