@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import logging
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from orchestrator.cli.die_with_parent import die_with_parent
 from orchestrator.verify.attempts import Ran
 from orchestrator.verify.connecting import Connecting, Told
-from orchestrator.verify.work import MEANT, Book, Work
+from orchestrator.verify.work import Book, Work, only_news
 from orchestrator_client import ClusterError, TaskContext, Worker
 
 SLOTS = 24
@@ -43,11 +42,6 @@ class BookFile(Book):
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not the failures that are a part of the work."""
-    return not (record.exc_info and MEANT in str(record.exc_info[1]))
-
-
 async def watch_session(worker: Worker, book: BookFile) -> None:
     """Writes down each session that it has: whoever has lost one may see its attempts handed out again."""
     known = ""
@@ -60,7 +54,6 @@ async def watch_session(worker: Worker, book: BookFile) -> None:
 
 
 async def main() -> None:
-    logging.getLogger("orchestrator_client.task").addFilter(_is_news)
     told = Told()
     settings = await told.open()
     book = BookFile(Path(settings["file"]), settings["name"])
@@ -83,7 +76,8 @@ async def main() -> None:
 def run() -> None:
     die_with_parent(int(sys.argv[1]))
     try:
-        asyncio.run(main())
+        with only_news():
+            asyncio.run(main())
     except (ClusterError, EOFError) as error:
         raise SystemExit(str(error)) from error
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 
-from orchestrator.verify.work import Work
+from orchestrator.verify.work import Work, only_news
 from orchestrator_client import Client, NotFound, Worker
 
 REMOVED_S = 120.0
@@ -21,9 +21,20 @@ class NotRemoved(Exception):
 async def remove(client: Client, prefix: str, timeout_s: float = REMOVED_S) -> int:
     """Answers how many executions it has removed. Compensations that are under way are ended by a worker here."""
     work = Work(prefix)
-    worker = Worker(client, work.tasks, worker_id=f"{prefix}-removal", handle_signals=False)
+    with only_news():
+        removed = await _remove_all_executions(client, work, time.monotonic() + timeout_s)
+    for name in work.workflow_names():
+        with contextlib.suppress(NotFound):
+            await client.delete_workflow_definition(name)
+    for name in work.task_names():
+        with contextlib.suppress(NotFound):
+            await client.delete_task_definition(name)
+    return removed
+
+
+async def _remove_all_executions(client: Client, work: Work, deadline: float) -> int:
+    worker = Worker(client, work.tasks, worker_id=f"{work.prefix}-removal", handle_signals=False)
     working = asyncio.create_task(worker.run())
-    deadline = time.monotonic() + timeout_s
     removed = 0
     try:
         for name in work.workflow_names():
@@ -32,12 +43,6 @@ async def remove(client: Client, prefix: str, timeout_s: float = REMOVED_S) -> i
         await worker.stop(timeout_s=5)
         with contextlib.suppress(asyncio.CancelledError):
             await working
-    for name in work.workflow_names():
-        with contextlib.suppress(NotFound):
-            await client.delete_workflow_definition(name)
-    for name in work.task_names():
-        with contextlib.suppress(NotFound):
-            await client.delete_task_definition(name)
     return removed
 
 

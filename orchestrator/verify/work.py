@@ -6,8 +6,10 @@ All names, of workflows, tasks and executions, begin with the prefix of the run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +52,21 @@ class Order:
 @dataclass
 class Nothing:
     pass
+
+
+@contextlib.contextmanager
+def only_news() -> Iterator[None]:
+    """Workers of this process log no failures that are a part of the work."""
+    log = logging.getLogger("orchestrator_client.task")
+    log.addFilter(_is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and MEANT in str(record.exc_info[1]))
 
 
 class Book:
