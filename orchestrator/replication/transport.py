@@ -104,6 +104,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         self._connected: set[str] = set()
         self._heard_at: dict[str, float] = {}
         self._silence_limit_s = settings.silence_limit_ms / 1000
+        self._aborted = False
         # Before this nobody can have been silent for so long.
         self._silent_from = float("-inf")
 
@@ -135,6 +136,7 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
 
     def abort(self) -> None:
         """Closes everything at once, as a killed process would."""
+        self._aborted = True
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -259,6 +261,10 @@ class PeerTransport(Transport):  # type: ignore[misc]  # the base class has no t
         return None
 
     def inbound_opened(self, inbound: Inbound) -> None:
+        if self._aborted:
+            # It had been accepted before, and TLS took until now: whoever dialled would think it heard.
+            inbound.abort()
+            return
         self._unnamed[inbound] = None
         if len(self._unnamed) > UNNAMED_MAX:
             # The oldest goes: whoever means it says hello at once, and dials again.

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from orchestrator.cli.app import cli
 from orchestrator.cli.local_cluster import LocalCluster
+from orchestrator.replication.frames import encode_frame
 from orchestrator.replication.tls import TlsContexts
 from orchestrator.tls.authority import Authority, Made
 from orchestrator.tls.files import TlsUnusable, read
@@ -111,6 +112,29 @@ def test_who_is_heard_and_takes_nothing_is_dialled_anew(
     # What nodes run on: its transports wait for what asyncio's do not.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(hang_up())
+
+
+async def test_hands_that_were_being_shaken_when_a_node_stopped_are_let_go(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """The kernel has accepted the connection before, and TLS is done with it after: nobody may take it for the node."""
+    async with Cluster(tmp_path, tls=shared(authority)) as cluster:
+        await cluster.put(b"x")
+        leader = await cluster.leader()
+        transport = cluster.others(leader)[0].log._transport
+        server = transport._server
+        before = server._active_count
+        reader, writer = await asyncio.open_connection(*transport._listen)
+        await wait_until("the node to have accepted it", lambda: server._active_count > before)
+        transport.abort()
+        checks_nothing = _plain_contexts(authority, making.node(authority, leader.name))[1]
+        await within("TLS", writer.start_tls(checks_nothing))
+        writer.write(encode_frame(leader.log._transport.hello()))
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = await within("the end of the connection", reader.read(1))
+        writer.close()
+        assert answer == b""
 
 
 async def test_a_snapshot_comes_over_tls(tmp_path: Path, authority: Authority) -> None:
