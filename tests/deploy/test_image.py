@@ -68,6 +68,10 @@ def image(tmp_path: Path) -> Iterator[Image]:
         made.close()
 
 
+def children(of: subprocess.Popen[bytes]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{of.pid}/task/{of.pid}/children").read_text().split()]
+
+
 def until_it_succeeds(node: subprocess.Popen[bytes], command: list[str]) -> str:
     """Its output. A node without a leader is healthy, too; status exits with an error then."""
     deadline = time.monotonic() + PATIENCE_S
@@ -98,10 +102,13 @@ def test_what_is_built_is_a_node_that_is_not_root_and_ends_in_order(image: Image
         status = image.inside(*start, "cluster", "status", "--endpoint", "127.0.0.1:7400", alone=True, **as_a)
         assert "LEADER" in until_it_succeeds(node, status)
         assert said["STOPSIGNAL"] == "SIGTERM"
-        [first] = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
-        os.kill(int(first), signal.SIGTERM)
+        [first] = children(node)
+        os.kill(first, signal.SIGTERM)
         assert node.wait(PATIENCE_S) == 0
     finally:
+        # Whoever changes its user does not die with its parent.
+        for child in children(node) if node.poll() is None else []:
+            os.kill(child, signal.SIGKILL)
         node.kill()
         node.wait()
     with pytest.raises(subprocess.CalledProcessError):
