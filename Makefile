@@ -2,7 +2,7 @@
 # Installed is exactly what requirements/*.lock say, checked by hash; again only after one of them changed.
 
 PYTHON  ?= python3
-WORKERS ?= 3# processes of tests side by side: more than two processors, for much of the time is waiting
+WORKERS ?= 3# processes of tests side by side; more than there are processors, as much of the time is waiting
 ARGS    ?=
 TABLE   ?= tests/simulation/real_process_runs.md
 

@@ -18,7 +18,9 @@ from click.testing import CliRunner
 
 from orchestrator.cli.app import cli
 from orchestrator.cli.local_cluster import LocalCluster
+from orchestrator.replication import transport as transport_module
 from orchestrator.replication.frames import encode_frame
+from orchestrator.replication.link import Inbound
 from orchestrator.replication.tls import TlsContexts
 from orchestrator.tls.authority import Authority, Made
 from orchestrator.tls.files import TlsUnusable, read
@@ -115,17 +117,22 @@ def test_who_is_heard_and_takes_nothing_is_dialled_anew(
 
 
 async def test_hands_that_were_being_shaken_when_a_node_stopped_are_let_go(
-    tmp_path: Path, authority: Authority
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel has accepted the connection before, and TLS is done with it after: nobody may take it for the node."""
+    """The connection was accepted before, and TLS is done with it after: nobody may take it for the node."""
+    accepted: list[Inbound] = []
+
+    def accept(owner: Any) -> Inbound:
+        accepted.append(Inbound(owner))
+        return accepted[-1]
+
     async with Cluster(tmp_path, tls=shared(authority)) as cluster:
         await cluster.put(b"x")
         leader = await cluster.leader()
         transport = cluster.others(leader)[0].log._transport
-        server = transport._server
-        before = server._active_count
+        monkeypatch.setattr(transport_module, "Inbound", accept)
         reader, writer = await asyncio.open_connection(*transport._listen)
-        await wait_until("the node to have accepted it", lambda: server._active_count > before)
+        await wait_until("the node to have accepted it", lambda: accepted)
         transport.abort()
         checks_nothing = _plain_contexts(authority, making.node(authority, leader.name))[1]
         await within("TLS", writer.start_tls(checks_nothing))
