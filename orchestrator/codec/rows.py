@@ -55,6 +55,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.EVENT: rows.EventRow,
     Table.EVENT_RUN: rows.EventRun,
     Table.EVENT_SEEN: rows.EventSeen,
+    Table.OUTBOX: rows.OwedEvent,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 

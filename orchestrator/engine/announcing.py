@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from orchestrator.engine import places
 from orchestrator.engine.definitions.model import Change
-from orchestrator.engine.definitions.sinks import event_of_announcement
+from orchestrator.engine.definitions.sinks import STATUS_EVENT, TASK_EVENT, event_of_announcement, is_stream
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.expressions import (
     PAYLOAD_BYTES_MAX,
@@ -38,11 +38,18 @@ _OMITTED = b'{"payloadOmitted":true}'
 
 
 class Told(NamedTuple):
-    """An event to be raised. `about`: what says whom it is about, for when there is no room for all of the payload."""
+    """An event to be raised. `about`: what says whom it is about, for when there is no room for all of the payload.
+
+    The others are what a stream is told besides: what the event is called there, who says it, and its id; "": one is
+    made.
+    """
 
     event: str
     payload: bytes
     about: bytes
+    name: str = ""
+    source: str = ""
+    event_id: str = ""
 
 
 def about_workflow(header: Execution) -> bytes:
@@ -68,21 +75,38 @@ def of_task(
     attempt: TaskAttempt,
 ) -> list[Told]:
     """What the task announces of the change, as far as somebody handles it."""
+    told = _of_task_status(plan, header, before, attempt)
     change = change_of(before, attempt)
     if change is None:
-        return []
-    told = []
+        return told
     for announcement in places.node_of(plan, hot, attempt).announcements.get(change, ()):
-        event = event_of_announcement(header.name, announcement.type)
-        if not triggers.handlers_of(header.namespace, event):
+        event = event_of_announcement(header.name, announcement.type, announcement.sink)
+        if not is_stream(event) and not triggers.handlers_of(header.namespace, event):
             continue
         record = hot.records.get(attempt.compensates)
         scope = ExecutionScope(plan, hot, header, task_id=attempt.task_id, record=record)
         about = merge_objects(about_workflow(header), _about_task(change, attempt))
         payload = merge_objects(resolve(announcement.payload, scope), about)
         about = merge_objects(about, _OMITTED)
-        told.append(Told(event, payload if len(payload) <= PAYLOAD_BYTES_MAX else about, about))
+        payload = payload if len(payload) <= PAYLOAD_BYTES_MAX else about
+        told.append(Told(event, payload, about, announcement.type, source_of(attempt)))
     return told
+
+
+def source_of(attempt: TaskAttempt) -> str:
+    """Who says what a task tells."""
+    return f"task/{attempt.reference}"
+
+
+def _of_task_status(
+    plan: Plan, header: Execution, before: TaskAttempt | None, attempt: TaskAttempt
+) -> list[Told]:
+    """What the listener of the workflow's tasks is told."""
+    event = plan.definition.task_event
+    if not event or (before is not None and before.status is attempt.status):
+        return []
+    payload = merge_objects(about_workflow(header), assemble_object(_facts(attempt)))
+    return [Told(event, payload, payload, TASK_EVENT, source_of(attempt))]
 
 
 def change_of(before: TaskAttempt | None, attempt: TaskAttempt) -> Change | None:
@@ -100,19 +124,20 @@ def change_of(before: TaskAttempt | None, attempt: TaskAttempt) -> Change | None
 
 
 def _about_task(change: Change, attempt: TaskAttempt) -> bytes:
-    return assemble_object(
-        [
-            ("stateChange", dump_string(change.value)),
-            ("taskId", dump_string(attempt.task_id)),
-            ("referenceTaskName", dump_string(attempt.reference)),
-            ("taskDefName", dump_string(attempt.name)),
-            ("taskType", dump_string(attempt.type)),
-            ("taskStatus", dump_string(attempt.status.name)),
-            ("retryCount", b"%d" % attempt.retry_count),
-            ("iteration", b"%d" % attempt.iteration),
-            ("reasonForIncompletion", _text(attempt.reason)),
-        ]
-    )
+    return assemble_object([("stateChange", dump_string(change.value)), *_facts(attempt)])
+
+
+def _facts(attempt: TaskAttempt) -> list[tuple[str, bytes]]:
+    return [
+        ("taskId", dump_string(attempt.task_id)),
+        ("referenceTaskName", dump_string(attempt.reference)),
+        ("taskDefName", dump_string(attempt.name)),
+        ("taskType", dump_string(attempt.type)),
+        ("taskStatus", dump_string(attempt.status.name)),
+        ("retryCount", b"%d" % attempt.retry_count),
+        ("iteration", b"%d" % attempt.iteration),
+        ("reasonForIncompletion", _text(attempt.reason)),
+    ]
 
 
 def of_status(header: Execution, event: str) -> Told:
@@ -127,7 +152,7 @@ def of_status(header: Execution, event: str) -> Told:
             ("reason", _text(header.reason)),
         ]
     )
-    return Told(event, payload, payload)
+    return Told(event, payload, payload, STATUS_EVENT, "workflow")
 
 
 def _text(text: str) -> bytes:

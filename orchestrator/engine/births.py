@@ -137,7 +137,7 @@ def bundle_of(step: Step, namespace: str, name: str, version: int, document: byt
     """Of the document, or else of the registered definition. Refuses what is not there, or can't be run."""
     try:
         if document:
-            validate_unregistered(document)
+            validate_unregistered(document, step.level)
         else:
             document = _registered(step, namespace, name, version).document
         return bundle_for(step.state, namespace, document)

@@ -18,7 +18,9 @@ from orchestrator.engine.choices import (
 )
 from orchestrator.engine.command import Command
 from orchestrator.engine.definition_commands import DeleteTaskDefinition, DeleteWorkflowDefinition
+from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.engine.model import SessionKind, TaskStatus
+from orchestrator.engine.outbox_commands import AcknowledgeEvents
 from orchestrator.engine.schema_commands import DeleteSchema, RegisterSchemas
 from orchestrator.engine.secret_commands import SecretCommand
 
@@ -410,16 +412,6 @@ class PurgeExecutions(Command, frozen=True, tag=122):
 # --- updates of what runs ----------------------------------------------------------------------------------------
 
 
-class AddTaskLogs(Command, frozen=True, tag=123):
-    """Lines that an attempt has logged; without a token, lines about it."""
-
-    namespace: str
-    workflow_id: str
-    task_id: str
-    fencing_token: int
-    lines: tuple[tuple[int, str], ...]  # (time in milliseconds, text)
-
-
 class UpdateVariables(Command, frozen=True, tag=124):
     namespace: str
     workflow_id: str
@@ -477,6 +469,7 @@ AnyCommand = (
     | DeleteEventHandler
     | PublishEvent
     | DecideEvent
+    | AcknowledgeEvents
     | FireTimers
     | Continue
     | Checkpoint

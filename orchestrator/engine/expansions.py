@@ -49,7 +49,9 @@ def expand_fork(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) 
         tasks, inputs = _pair(fields, node.dynamic_fork)
     _check_count(len(tasks))
     path = node.dynamic_fork.tasks or node.dynamic_fork.both
-    document, nodes = write_forked(tasks, path, step.x.name, *_registered(step), len(attempt.iterations))
+    document, nodes = write_forked(
+        tasks, path, step.x.name, *_registered(step), len(attempt.iterations), step.level
+    )
     _check_names(step, attempt, nodes)
     attempt = _keep(step, attempt, ExpansionKind.FORKED, document, len(tasks), inputs)
     places.compiled(step.hot, attempt.expanded, nodes)
@@ -113,7 +115,7 @@ def _spread(
     if node.optional:
         task.append(("optional", b"true"))
     prefix = f"_{node.reference}_{name}_" if _has_another(step, node, attempt) else f"_{name}_"
-    document = write_spread(assemble_object(task), prefix, *_registered(step))
+    document = write_spread(assemble_object(task), prefix, *_registered(step), step.level)
     _check_names(step, attempt, [f"{prefix}{position}" for position in range(len(inputs))])
     return _keep(step, attempt, ExpansionKind.SPREAD, document, len(inputs), assemble_array(inputs))
 

@@ -80,3 +80,7 @@ EVENT_BYTES = 64 * 1024 * 1024  # their payloads
 EVENT_RUNS_KEPT = 10_000  # in all namespaces
 EVENTS_SEEN = 50_000  # message ids, in all namespaces
 EVENT_SEEN_MS = 86_400_000
+# Events that are to be written to streams outside. Beyond, nothing is started that publishes to one; at twice that,
+# tasks that publish to one fail; changes of status are told all the same, without their payloads.
+OUTBOX_EVENTS = 100_000
+OUTBOX_BYTES = 64 * 1024 * 1024  # their payloads

@@ -15,7 +15,9 @@ from orchestrator.engine import (
     dedup,
     definition_commands,
     limits,
+    log_commands,
     messages,
+    outbox_commands,
     schema_commands,
     secret_commands,
 )
@@ -93,6 +95,7 @@ COMMANDS: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {
     commands.DeleteEventHandler: eventing.delete_event_handler,
     commands.PublishEvent: eventing.publish_event,
     commands.DecideEvent: eventing.decide_event,
+    outbox_commands.AcknowledgeEvents: eventing.acknowledge_events,
     commands.FireTimers: timing.fire_timers,
     commands.Continue: system.go_on,
     commands.Checkpoint: system.checkpoint,
@@ -109,7 +112,7 @@ COMMANDS: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {
     commands.DeleteWorkflow: purging.delete_workflow,
     commands.SetRetention: purging.set_retention,
     commands.PurgeExecutions: purging.purge_executions,
-    commands.AddTaskLogs: updates.add_task_logs,
+    log_commands.AddTaskLogs: updates.add_task_logs,
     commands.UpdateVariables: updates.update_variables,
     commands.UpdateTask: updates.update_task,
 }

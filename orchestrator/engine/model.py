@@ -63,6 +63,7 @@ class Table(IntEnum):
     EVENT = 45  # (event number,)
     EVENT_RUN = 46  # (number,)
     EVENT_SEEN = 47  # (namespace, event, message id)
+    OUTBOX = 48  # (number,)
 
 
 EXECUTION_TABLES = (
@@ -189,6 +190,7 @@ class Meta(Row, frozen=False):  # type: ignore[misc]  # msgspec allows it
     checkpoint_index: int = 0
     next_event: int = 1
     next_event_run: int = 1
+    next_owed: int = 1
 
 
 # --- one execution ---------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
     permissive: tuple[str, ...]  # permissive tasks that are not optional
     # (FORK_JOIN, branch) -> what JOINs wait for that stands somewhere in the branch
     joined_in: dict[tuple[str, int], tuple[Joined, ...]]
-    tells: bool = False  # whether any task announces changes of its state
+    tells: bool = False  # whether anybody is to be told of changes of a task
     of: CompiledDefinition | None = None  # None: of an expansion
 
     @property
@@ -50,7 +50,7 @@ def plan_of(state: State, digest: bytes) -> Plan:
     if plan is None:
         bundle = cast(Bundle, state.resident[Table.BUNDLE][(digest,)])
         definition = compile_bundle(bundle.document)
-        plan = state.plans[digest] = msgspec.structs.replace(make_plan(definition.nodes), of=definition)
+        plan = state.plans[digest] = _plan_of(definition)
     return cast(Plan, plan)
 
 
@@ -59,8 +59,12 @@ def compiled(state: State, bundled: tuple[bytes, bytes]) -> Plan:
     digest, text = bundled
     if digest in state.plans:
         return cast(Plan, state.plans[digest])
-    definition = compile_bundle(text)
-    return msgspec.structs.replace(make_plan(definition.nodes), of=definition)
+    return _plan_of(compile_bundle(text))
+
+
+def _plan_of(definition: CompiledDefinition) -> Plan:
+    plan = make_plan(definition.nodes)
+    return msgspec.structs.replace(plan, of=definition, tells=plan.tells or bool(definition.task_event))
 
 
 def make_plan(nodes: dict[str, TaskNode]) -> Plan:

@@ -111,7 +111,8 @@ class State:
         self.unflushed.clear()
 
     def take_definitions(self, other: State) -> None:
-        """What is registered there is registered here, too, as it is now; not to be flushed."""
+        """What is registered there is registered here, too, as it is now, and means the same; not to be flushed."""
+        self.meta.behaviour_level = other.meta.behaviour_level
         for table in (Table.WORKFLOW_DEFINITION, Table.TASK_DEFINITION, Table.SCHEMA):
             self.resident[table] = dict(other.resident[table])
         self.highest_version = {key: list(versions) for key, versions in other.highest_version.items()}
@@ -438,4 +439,5 @@ _INDEXES: Final[dict[Table, Any]] = {
     Table.EVENT_HANDLER: lambda state, old, new: state.triggers.handler_changed(old, new),
     Table.EVENT: lambda state, old, new: state.triggers.event_changed(old, new),
     Table.EVENT_SEEN: lambda state, old, new: state.triggers.seen_changed(old, new),
+    Table.OUTBOX: lambda state, old, new: state.triggers.owed.changed(old, new),
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.access.roles import Need
 from orchestrator.engine import commands, system
+from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.engine.resident import Lease
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import Caller
@@ -73,7 +74,7 @@ def may_touch(backend: Backend, caller: Caller, token: int) -> bool:
 
 
 async def unfit(
-    backend: Backend, caller: Caller, method: str, said: commands.CompleteTask | commands.AddTaskLogs
+    backend: Backend, caller: Caller, method: str, said: commands.CompleteTask | AddTaskLogs
 ) -> pb.TaskVerdict | None:
     """The verdict on what the caller may not say, or what can't be of any attempt of its own; None: submit it."""
     if caller.is_free:
@@ -98,5 +99,5 @@ async def unfit(
     return _verdict(said, pb.VERDICT_FENCED, "the attempt is not leased with this token")
 
 
-def _verdict(said: commands.CompleteTask | commands.AddTaskLogs, verdict: Any, message: str) -> pb.TaskVerdict:
+def _verdict(said: commands.CompleteTask | AddTaskLogs, verdict: Any, message: str) -> pb.TaskVerdict:
     return pb.TaskVerdict(task_id=said.task_id, fencing_token=said.fencing_token, verdict=verdict, message=message)

@@ -20,6 +20,7 @@ import msgspec
 from orchestrator.engine import commands
 from orchestrator.engine.effects import Cancel
 from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.engine.resident import Lease, Session
 from orchestrator.engine.results import AnyResult, Rejected, SessionOpened
 from orchestrator.rpc import attempt_access, views
@@ -266,7 +267,7 @@ class WorkerConnection:
     async def _take_logs(self, frame: pb.WorkLogs) -> None:
         for attempt in frame.attempts:
             lines = self._backend.hand_out.fit_lines(attempt.fencing_token, log_lines(attempt.lines))
-            command = commands.AddTaskLogs(
+            command = AddTaskLogs(
                 self._namespace, attempt.workflow_id, attempt.task_id, attempt.fencing_token, lines
             )
             # Without a token it would be an operator's word.

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from orchestrator.engine import commands, throttle
+from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.engine.results import Done, Judged, Polled
 from orchestrator.replication.errors import ReplicationError
 from orchestrator.rpc import attempt_access, views
@@ -102,7 +103,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     async def AddTaskLogs(self, request: pb.AddTaskLogsRequest, context: Any) -> Any:
         given = request.logs
         await self._recall(given.fencing_token)
-        command = commands.AddTaskLogs(
+        command = AddTaskLogs(
             namespace=namespace_of(request.namespace),
             workflow_id=required("logs.workflow_id", given.workflow_id),
             task_id=required("logs.task_id", given.task_id),

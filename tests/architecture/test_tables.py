@@ -58,7 +58,7 @@ VALUES: list[Any] = [
 # Fields whose values depend on other fields, tested with the types they belong to, and the one that has a single value.
 ELSEWHERE = {"asyncComplete", "schemaVersion", "enforceSchema", "type"}
 ELSEWHERE |= {"rateLimitFrequencyInSeconds", "rateLimitConfig", "inputSchema", "outputSchema"}
-ELSEWHERE |= {"onStateChange", "workflowStatusListenerEnabled", "workflowStatusListenerSink"}
+ELSEWHERE |= {"onStateChange", "workflowStatusListenerEnabled", "workflowStatusListenerSink", "taskStatusListenerSink"}
 ELSEWHERE |= elements._OF_ANY
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.engine import invariants
+from orchestrator.engine import behaviour, invariants
 from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import (
     AnyCommand,
@@ -15,6 +15,7 @@ from orchestrator.engine.commands import (
     Continue,
     FireTimers,
     OpenSession,
+    RaiseBehaviour,
     RegisterTasks,
     RegisterWorkflows,
     RequestIdentity,
@@ -95,6 +96,7 @@ ROWS: dict[Table, Any] = {
     Table.EVENT: trigger_rows.EventRow,
     Table.EVENT_RUN: trigger_rows.EventRun,
     Table.EVENT_SEEN: trigger_rows.EventSeen,
+    Table.OUTBOX: trigger_rows.OwedEvent,
     Table.TASK_RATE: TaskRate,
     Table.IDEMPOTENCY: IdempotencyKey,
     Table.WORKFLOW_GROUP: WorkflowGroup,
@@ -110,7 +112,7 @@ ROWS: dict[Table, Any] = {
 class Driver:
     """One replica under test. `database` is what was flushed: encoded rows by table and key."""
 
-    def __init__(self, *, check: bool = True) -> None:
+    def __init__(self, *, check: bool = True, level: int = behaviour.LOWEST) -> None:
         self.state = State("cluster-under-test", 0)
         self.machine = Machine(self.state)
         self.now_ms = START_MS
@@ -121,6 +123,8 @@ class Driver:
         self.effects: list[AnyEffect] = []
         self.database: dict[tuple[Table, RowKey], bytes] = {}
         self.held: dict[int, Deliver] = {}  # what workers were given, by token
+        if level != self.state.meta.behaviour_level:
+            self.ok(RaiseBehaviour(level))
 
     # --- entries
 

@@ -8,12 +8,14 @@ import msgspec
 import pytest
 
 from orchestrator.engine import (
+    behaviour,
     choices,
     commands,
     definition_commands,
     leases,
     machine,
     messages,
+    outbox_commands,
     schema_commands,
     secret_commands,
     step,
@@ -77,10 +79,11 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.DeleteEventHandler: commands.DeleteEventHandler("default", "plain"),
     commands.PublishEvent: commands.PublishEvent("default", "e", "m2", b"{}"),
     commands.DecideEvent: commands.DecideEvent(1, "asks", 1, True),
+    outbox_commands.AcknowledgeEvents: outbox_commands.AcknowledgeEvents((1,)),
     commands.FireTimers: commands.FireTimers(),
     commands.Continue: commands.Continue(),
     commands.Checkpoint: commands.Checkpoint(),
-    commands.RaiseBehaviour: commands.RaiseBehaviour(1),
+    commands.RaiseBehaviour: commands.RaiseBehaviour(behaviour.HIGHEST + 1),
     commands.RegisterService: commands.RegisterService("default", b'{"name":"s","endpoints":["http://a"]}'),
     commands.DeleteService: commands.DeleteService("default", "s"),
     schema_commands.RegisterSchemas: schema_commands.RegisterSchemas(
@@ -109,7 +112,7 @@ EVERY_COMMAND: dict[type, Any] = {
 @pytest.fixture
 def driver() -> Driver:
     """a is leased, the nobody task waits for a worker."""
-    driver = Driver(check=False)
+    driver = Driver(check=False, level=behaviour.HIGHEST)
     fork = {
         "name": "f",
         "taskReferenceName": "f",
@@ -117,9 +120,12 @@ def driver() -> Driver:
         "forkTasks": [[simple("a", "undo_a"), simple("c")], [simple("nobody")]],
     }
     join = {"name": "j", "taskReferenceName": "j", "type": "JOIN", "joinOn": ["c", "nobody"]}
-    driver.register(workflow("saga", fork, join))
+    listener = {"workflowStatusListenerEnabled": True, "workflowStatusListenerSink": "redis:out"}
+    driver.register(workflow("saga", fork, join, **listener))
     driver.worker("s", "a", "undo_a", slots=2)
     driver.start("saga")
+    driver.ok(commands.PauseWorkflow(*ONE))
+    driver.ok(commands.ResumeWorkflow(*ONE))
     for more in ({}, {"name": "held", "paused": True}, {"name": "new"}):
         driver.ok(commands.PutSchedule("default", msgspec.json.encode({**SCHEDULE, **more})))
     hour = 3_600_000

@@ -236,7 +236,7 @@ async def test_a_change_is_over_when_it_is_committed_and_nobody_learns(bench: Be
     assert (await stubs.cluster.GetStatus(pb.GetStatusRequest())).membership_changing
 
 
-NEXT = Release("9.9.0", 1, 2)
+OLD, NEXT = Release("0.1.0", 1, 1), Release("9.9.0", 1, 2)
 
 
 def running(bench: Bench, *releases: Release | None) -> None:
@@ -273,7 +273,7 @@ async def test_the_level_is_raised_once_and_never_back(bench: Bench, stubs: Stub
 
 @pytest.mark.parametrize(
     ("others", "level", "why"),
-    [((NEXT, None), 0, "n3 runs is not known"), ((NEXT, THIS_RELEASE), 0, "n3 .* knows 1"), ((NEXT, NEXT), 3, "n1 .*")],
+    [((NEXT, None), 0, "n3 runs is not known"), ((NEXT, OLD), 0, "n3 .* knows 1"), ((NEXT, NEXT), 3, "n1 .*")],
 )
 async def test_the_level_is_not_raised_before_all_know_it(
     bench: Bench, stubs: Stubs, others: tuple[Release | None, ...], level: int, why: str

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from orchestrator.access.methods import METHODS
 from orchestrator.access.roles import Need
 from orchestrator.engine import commands
+from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.replication.log import Role
 from orchestrator_api.v1 import cluster_pb2, definitions_pb2, events_pb2, schedules_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
@@ -285,7 +286,7 @@ async def test_the_token_of_anothers_attempt_completes_nothing(bench: Bench, gua
     logs = workers_pb2.AttemptLogs(workflow_id="w", task_id=given.task_id, fencing_token=given.fencing_token)
     logged = await thief.AddTaskLogs(workers_pb2.AddTaskLogsRequest(logs=logs))
     assert logged.verdict.verdict == workers_pb2.VERDICT_INVALID
-    assert len(bench.submitted_of(commands.CompleteTask)) == count and not bench.submitted_of(commands.AddTaskLogs)
+    assert len(bench.submitted_of(commands.CompleteTask)) == count and not bench.submitted_of(AddTaskLogs)
     # Its own worker is told twice that it counts, the second time without a lease.
     for _ in range(2):
         reply = await guard.as_("payer").workers.CompleteTask(completing(given))

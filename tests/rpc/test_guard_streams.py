@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.access.limits import ClientLimits
 from orchestrator.engine import commands, system
+from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator_api.v1 import asks_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1.common_pb2 import Payload
@@ -220,7 +221,7 @@ async def test_what_is_said_of_anothers_attempt_is_not_taken_up(bench: Bench, gu
         await worker.say(heartbeat=workers_pb2.WorkHeartbeat(attempts=[beat]))
         await worker.next("alive")
     await until("the payer's word", lambda: bool(bench.submitted_of(commands.RecordHeartbeat)))
-    assert len(bench.submitted_of(commands.RecordHeartbeat)) == len(bench.submitted_of(commands.AddTaskLogs)) == 1
+    assert len(bench.submitted_of(commands.RecordHeartbeat)) == len(bench.submitted_of(AddTaskLogs)) == 1
 
 
 async def test_anothers_session_is_not_taken_over_with_what_it_has(bench: Bench, guard: Guarded) -> None:

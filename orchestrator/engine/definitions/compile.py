@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -25,7 +25,7 @@ from orchestrator.engine.definitions.model import (
 )
 from orchestrator.engine.definitions.parse import ParsedWorkflow
 from orchestrator.engine.definitions.schemas import NO_SCHEMAS, resolve
-from orchestrator.engine.definitions.sinks import is_expression
+from orchestrator.engine.definitions.sinks import is_expression, is_stream
 from orchestrator.engine.definitions.tasks import (
     CALL_RETRY,
     COMPENSATION_RETRY,
@@ -67,7 +67,22 @@ def compile_definition(
         rate_limit=workflow.rate_limit,
         masked_fields=workflow.masked_fields,
         status_event=workflow.status_event,
+        task_event=workflow.task_event,
+        publishes=_publishes(workflow, compiler.nodes.values()),
     )
+
+
+def _publishes(workflow: ParsedWorkflow, nodes: Iterable[TaskNode]) -> bool:
+    if is_stream(workflow.status_event) or is_stream(workflow.task_event):
+        return True
+    for node in nodes:
+        for one in (node, node.compensate_with):
+            if one is None:
+                continue
+            announced = [each.sink for told in one.announcements.values() for each in told]
+            if any(is_stream(sink) for sink in (one.sink, *announced)):
+                return True
+    return False
 
 
 def _checks(workflow: ParsedWorkflow, gathered: bytes, first: str) -> list[TaskNode]:

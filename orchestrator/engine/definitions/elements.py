@@ -146,9 +146,13 @@ def check_events(workflow: str, elements: list[Element]) -> None:
 
 
 class ElementReader:
-    """Reads the elements of one definition. Reference names are unique over all of them, compensations included."""
+    """Reads the elements of one definition by the rules of a behaviour level.
 
-    def __init__(self) -> None:
+    Reference names are unique over all of them, compensations included.
+    """
+
+    def __init__(self, level: int) -> None:
+        self._level = level
         self._paths: dict[str, str] = {}
 
     def sequence(self, items: list[bytes], path: str) -> tuple[Element, ...]:
@@ -203,7 +207,7 @@ class ElementReader:
             case TaskType.SUB_WORKFLOW:
                 return changed(element, input=read_sub_workflow(fields, element.input), sub_workflow=newest_of(fields))
             case TaskType.EVENT:
-                return changed(element, sink=read_task_sink(fields))
+                return changed(element, sink=read_task_sink(fields, self._level))
             case TaskType.HTTP | TaskType.GRPC:
                 check_call(kind, parameters)
             case TaskType.JOIN:
@@ -245,7 +249,7 @@ class ElementReader:
             reported=reported_type(fields),
             # A worker says itself when it is done.
             async_complete=fields.flag("asyncComplete") and kind in _ASYNC,
-            announced=read_announcements(fields),
+            announced=read_announcements(fields, self._level),
         )
 
     def _compensation(self, raw: bytes, path: str, step: str) -> Element:

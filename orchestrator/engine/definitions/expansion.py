@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from orchestrator.engine.behaviour import HIGHEST
 from orchestrator.engine.definitions.compile import Compiler
 from orchestrator.engine.definitions.elements import Element, ElementReader, check_events, subtree, used_schemas
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, quoted
@@ -34,8 +35,8 @@ _TASKS = "tasks"
 BODY_TYPES = frozenset(("HTTP", "GRPC", "JSON_JQ_TRANSFORM", "HUMAN", "NOOP"))
 
 
-def _read(tasks: list[bytes], path: str) -> list[Element]:
-    reader = ElementReader()
+def _read(tasks: list[bytes], path: str, level: int = HIGHEST) -> list[Element]:
+    reader = ElementReader(level)
     return [reader.sequence([compact(task)], f"{path}[{position}]")[0] for position, task in enumerate(tasks)]
 
 
@@ -82,15 +83,16 @@ def write_forked(
     registered: Mapping[str, bytes],
     schemas: SchemaTexts,
     loops: int,
+    level: int = HIGHEST,
 ) -> tuple[bytes, dict[str, TaskNode]]:
     """(document, what it compiles to).
 
     `path`: what the tasks are called where they were given; `workflow`: the name of the definition whose tasks they
-    are; `loops`: how many are around the fork.
+    are; `loops`: how many are around the fork; `level`: by whose rules they are read.
     """
 
     def written(called: str) -> tuple[bytes, dict[str, TaskNode]]:
-        elements = _read(tasks, called)
+        elements = _read(tasks, called, level)
         check_events(workflow, subtree(tuple(elements)))
         document = assemble_object(
             [(_TASKS, assemble_array([compact(task) for task in tasks])), *_named(elements, registered, schemas)]
@@ -112,10 +114,12 @@ def compile_forked(document: bytes, loops: int) -> dict[str, TaskNode]:
 # --- a dynamic fork of one task for each of its inputs
 
 
-def write_spread(task: bytes, prefix: str, registered: Mapping[str, bytes], schemas: SchemaTexts) -> bytes:
+def write_spread(
+    task: bytes, prefix: str, registered: Mapping[str, bytes], schemas: SchemaTexts, level: int = HIGHEST
+) -> bytes:
     """`task`: without a reference. Each of them will be called by the prefix and its number."""
     named = assemble_object([*fields_of(task).items(), ("taskReferenceName", dump_string(prefix + "0"))])
-    elements = _read([named], _HERE)
+    elements = _read([named], _HERE, level)
     return assemble_object(
         [("task", compact(named)), ("prefix", dump_string(prefix)), *_named(elements, registered, schemas)]
     )

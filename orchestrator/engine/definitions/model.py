@@ -176,6 +176,7 @@ class Announcement(msgspec.Struct, frozen=True):
 
     type: str
     payload: Template
+    sink: str = ""  # "": the cluster's own, by its type
 
 
 Announcements = dict[Change, tuple[Announcement, ...]]
@@ -247,3 +248,5 @@ class CompiledDefinition(msgspec.Struct, frozen=True):
     rate_limit: RateLimit | None = None
     masked_fields: tuple[str, ...] = ()  # dotted paths
     status_event: str = ""  # by which its statuses are told
+    task_event: str = ""  # by which those of its tasks are told
+    publishes: bool = False  # whether anything of it is told to a stream, as far as that is known before it runs

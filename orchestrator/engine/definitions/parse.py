@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import msgspec
 
+from orchestrator.engine.behaviour import HIGHEST, STREAMS
 from orchestrator.engine.definitions.elements import Element, ElementReader, check_events, subtree
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, DefinitionUnimplemented
 from orchestrator.engine.definitions.exclusive import check_exclusive_joins
@@ -18,7 +19,12 @@ from orchestrator.engine.definitions.model import WORKED, Announcements, Compens
 from orchestrator.engine.definitions.rate_limit import read_rate_limit
 from orchestrator.engine.definitions.schemas import NO_SCHEMAS, Schemas, read_schemas
 from orchestrator.engine.definitions.scripts import spare
-from orchestrator.engine.definitions.sinks import compile_announcements, is_expression, read_status_sink
+from orchestrator.engine.definitions.sinks import (
+    compile_announcements,
+    is_expression,
+    read_status_sink,
+    read_task_status_sink,
+)
 from orchestrator.engine.definitions.tasks import TaskDefinition, read_task
 from orchestrator.engine.expressions import (
     JsonInvalid,
@@ -48,7 +54,7 @@ DOCUMENT_BYTES_MAX = 1024 * 1024
 _REMEMBERED_DOCUMENTS = 256
 _REMEMBERED_BYTES_MAX = 16 * 1024
 
-_KNOWN = (
+_KNOWN_AT_FIRST = (
     "name version tasks outputParameters schemaVersion timeoutPolicy timeoutSeconds variables inputTemplate"
     " inputSchema outputSchema enforceSchema compensationOrder compensationGraceSeconds rateLimitConfig"
     " retentionSeconds retentionCount maskedFields restartable failureWorkflow failureWorkflowVersion"
@@ -57,6 +63,7 @@ _KNOWN = (
     # Who is told of its statuses.
     " workflowStatusListenerEnabled workflowStatusListenerSink"
 ).split()
+_KNOWN = [*_KNOWN_AT_FIRST, "taskStatusListenerSink"]
 _UNBUILT = ["cacheConfig"]
 
 
@@ -95,6 +102,7 @@ class ParsedWorkflow(msgspec.Struct, frozen=True):
     schemas: Schemas = NO_SCHEMAS
     announcements: dict[str, Announcements] = {}  # by the reference names of tasks and compensations
     status_event: str = ""
+    task_event: str = ""
     secrets_at: str = ""  # the first place that names secrets, or values of runtimeMetadata; "": none does
 
 
@@ -105,24 +113,27 @@ def validate_task(document: bytes) -> ParsedTask:
     return ParsedTask(definition.name, definition, text)
 
 
-def validate_workflow(document: bytes) -> ParsedWorkflow:
-    """Raises DefinitionInvalid or DefinitionUnimplemented."""
+def validate_workflow(document: bytes, level: int = HIGHEST) -> ParsedWorkflow:
+    """By the rules of a behaviour level; what was accepted once is by those of each later one.
+
+    Raises DefinitionInvalid or DefinitionUnimplemented.
+    """
     # The same text comes again: at the door, when it is registered, started, and compiled.
-    return _remembered(document) if len(document) <= _REMEMBERED_BYTES_MAX else _validated(document)
+    return (_remembered if len(document) <= _REMEMBERED_BYTES_MAX else _validated)(document, level)
 
 
-def validate_unregistered(document: bytes) -> ParsedWorkflow:
+def validate_unregistered(document: bytes, level: int = HIGHEST) -> ParsedWorkflow:
     """As `validate_workflow`, of what is run as it is given: whoever may do that need not be one who may register
     definitions, and so use secrets."""
-    workflow = validate_workflow(document)
+    workflow = validate_workflow(document, level)
     if workflow.secrets_at:
         raise DefinitionInvalid(workflow.secrets_at, UNREGISTERED)
     return workflow
 
 
-def _validated(document: bytes) -> ParsedWorkflow:
+def _validated(document: bytes, level: int) -> ParsedWorkflow:
     text = _json(document)
-    fields = Fields(text, "", _KNOWN, _UNBUILT)
+    fields = Fields(text, "", _KNOWN if level >= STREAMS else _KNOWN_AT_FIRST, _UNBUILT)
     name = fields.name("name")
     if ":" in name:
         raise fields.invalid("name", "a workflow's name can't have a ':'")
@@ -134,7 +145,7 @@ def _validated(document: bytes) -> ParsedWorkflow:
     items = fields.items("tasks")
     if not items:
         raise fields.invalid("tasks", "a workflow needs a task")
-    elements = ElementReader().sequence(items, "tasks")
+    elements = ElementReader(level).sequence(items, "tasks")
     check_exclusive_joins(elements)
     everything = subtree(elements)
     check_events(name, everything)
@@ -167,7 +178,8 @@ def _validated(document: bytes) -> ParsedWorkflow:
         masked_fields=read_masks(fields),
         schemas=read_schemas(fields, enforced=True),
         announcements=announcements_of(everything, names),
-        status_event=read_status_sink(fields, name),
+        status_event=read_status_sink(fields, name, level),
+        task_event=read_task_status_sink(fields, name, level),
         secrets_at=secrets_at(everything, inputs),
     )
 

@@ -21,7 +21,7 @@ def register_workflows(step: Step, command: RegisterWorkflows) -> AnyResult:
         refuse(Code.INVALID_ARGUMENT, "DOCUMENTS_MISSING", "there is nothing to register", field="documents")
     for document in command.documents:
         try:
-            parsed = validate_workflow(document)
+            parsed = validate_workflow(document, step.level)
         except DefinitionError as error:
             refuse_definition(error)
         key = (command.namespace, parsed.name, parsed.version)

@@ -10,9 +10,10 @@ from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.errors import refuse, refuse_definition
 from orchestrator.engine.messages import HandleEvent
 from orchestrator.engine.model import Table
+from orchestrator.engine.outbox_commands import AcknowledgeEvents
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
-from orchestrator.engine.triggers import events
+from orchestrator.engine.triggers import events, outbox
 from orchestrator.engine.triggers.event_documents import ParsedHandler, validate_handler
 from orchestrator.engine.triggers.rows import EventHandlerRow
 
@@ -20,7 +21,7 @@ from orchestrator.engine.triggers.rows import EventHandlerRow
 def put_event_handler(step: Step, command: PutEventHandler) -> AnyResult:
     """Events that were published before are handled as the handler is when their turn comes."""
     try:
-        parsed = validate_handler(command.document)
+        parsed = validate_handler(command.document, step.level)
     except DefinitionError as error:
         refuse_definition(error)
     old = events.handler(step.state, command.namespace, parsed.name)
@@ -71,6 +72,12 @@ def decide_event(step: Step, command: DecideEvent) -> AnyResult:
         # The verdict is on a condition that is not the handler's any more: the leader is asked again.
         return Done()
     events.decide(step, row, command.handler, parsed, holds=command.holds, error=command.error)
+    return Done()
+
+
+def acknowledge_events(step: Step, command: AcknowledgeEvents) -> AnyResult:
+    for number in command.numbers:
+        outbox.acknowledge(step, number)
     return Done()
 
 

@@ -31,7 +31,7 @@ from orchestrator.engine.triggers.schedule_documents import OverlapPolicy, Parse
 def put_schedule(step: Step, command: PutSchedule) -> AnyResult:
     """A change of what its times are made of counts from now on; any other leaves the times as they are."""
     try:
-        parsed = validate_schedule(command.document)
+        parsed = validate_schedule(command.document, step.level)
     except DefinitionError as error:
         refuse_definition(error)
     old = schedules.schedule(step.state, command.namespace, parsed.name)

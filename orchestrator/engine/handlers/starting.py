@@ -11,6 +11,7 @@ from orchestrator.engine.messages import StartExecution
 from orchestrator.engine.results import AnyResult, Code, Done, Rejected, Started
 from orchestrator.engine.start_checks import NOT_LOOKED, Looked
 from orchestrator.engine.step import Step
+from orchestrator.engine.triggers import outbox
 
 
 def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
@@ -21,7 +22,7 @@ def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
     existing = step.state.execution((command.namespace, command.workflow_id)) if command.workflow_id else None
     if existing is not None and not existing.execution.deleted:
         return _taken(step, command, existing.execution.name)
-    return births.start_within(
+    started = births.start_within(
         step,
         namespace=command.namespace,
         name=command.name,
@@ -38,6 +39,10 @@ def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
         is_checked=True,
         trace=command.trace,
     )
+    if isinstance(started, Started) and step.plan.definition.publishes:
+        # Only what comes from outside is kept away: what has begun goes on, and so does what it starts.
+        return outbox.refusal(step) or started
+    return started
 
 
 def prior(step: Step, wanted: StartWorkflow | StartExecution) -> Started | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from orchestrator.engine import attempts, task_logs
-from orchestrator.engine.commands import AddTaskLogs, UpdateTask, UpdateVariables
+from orchestrator.engine.commands import UpdateTask, UpdateVariables
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, PayloadInvalid, check_payload, merge_objects
 from orchestrator.engine.handlers.results import attempt_of, holds
+from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.engine.model import Check, Payload, TaskStatus, WorkflowStatus
 from orchestrator.engine.payloads import drop, store
 from orchestrator.engine.results import AnyResult, Code, Done, Judged, Verdict

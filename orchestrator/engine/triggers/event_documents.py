@@ -11,6 +11,7 @@ from functools import lru_cache
 import msgspec
 
 from orchestrator.engine import limits
+from orchestrator.engine.behaviour import HIGHEST
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.expressions.payload_templates import check_payload_template
 from orchestrator.engine.triggers.schedule_documents import json_document, read_domains
@@ -68,12 +69,15 @@ class ParsedHandler(msgspec.Struct, frozen=True):
     actions: tuple[EventAction, ...]
 
 
-def validate_handler(document: bytes) -> ParsedHandler:
-    """Raises DefinitionInvalid or DefinitionUnimplemented."""
-    return _remembered(document)
+def validate_handler(document: bytes, level: int = HIGHEST) -> ParsedHandler:
+    """By the rules of a behaviour level; what was accepted once is by those of each later one.
+
+    Raises DefinitionInvalid or DefinitionUnimplemented.
+    """
+    return _remembered(document, level)
 
 
-def _validated(document: bytes) -> ParsedHandler:
+def _validated(document: bytes, level: int) -> ParsedHandler:
     text = json_document(document, limits.EVENT_HANDLER_DOCUMENT_BYTES)
     fields = Fields(text, "", (*_KNOWN, *_FOR_READERS))
     items = fields.items("actions")

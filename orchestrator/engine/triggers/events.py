@@ -12,6 +12,7 @@ from typing import cast
 from msgspec.structs import replace
 
 from orchestrator.engine import announcing, limits
+from orchestrator.engine.definitions.sinks import is_stream
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
 from orchestrator.engine.messages import WITH_ORIGIN, HandleEvent, Message, Origin, OriginKind
@@ -19,6 +20,7 @@ from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, EventPublished, Rejected
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
+from orchestrator.engine.triggers import outbox
 from orchestrator.engine.triggers.actions import kind_of, message_of
 from orchestrator.engine.triggers.event_documents import ParsedHandler, validate_handler
 from orchestrator.engine.triggers.rows import EventHandlerRow, EventRow, EventRun, EventRunState, EventSeen
@@ -69,6 +71,9 @@ def tell_changes(step: Step) -> None:
     if event and step.has_new_status:
         told = [*told, announcing.of_status(step.x, event)]
     for one in told:
+        if is_stream(one.event):
+            outbox.owe_told(step, one)
+            continue
         names = step.state.triggers.handlers_of(step.x.namespace, one.event)
         if names:
             is_short = step.state.triggers.event_bytes + len(one.payload) > limits.EVENT_BYTES

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.engine.model import RowKey
 from orchestrator.engine.triggers.event_documents import validate_handler
+from orchestrator.engine.triggers.owed import Owed
 from orchestrator.engine.triggers.rows import EventHandlerRow, EventRow, EventSeen, ScheduledExecution, ScheduleRow
 
 
@@ -31,6 +32,7 @@ class Triggers:
         self.wanting: dict[tuple[str, str], None] = {}  # schedules that are owed times
         self.undecided: dict[int, None] = {}  # events with conditions to be evaluated
         self.event_bytes = 0
+        self.owed = Owed()
         self._watched: dict[tuple[str, str], dict[str, int]] = {}  # schedule -> workflow id -> number of its run
         self._handlers: dict[tuple[str, str], dict[str, None]] = {}
         self._oldest: list[tuple[int, RowKey]] = []

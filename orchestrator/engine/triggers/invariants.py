@@ -76,8 +76,24 @@ def events_are_done_with_once_all_is_done(state: State) -> Iterator[str]:
         yield f"the payloads of events have {size} bytes, counted are {state.triggers.event_bytes}"
 
 
+def the_outbox_is_what_the_index_says(state: State) -> Iterator[str]:
+    owed = state.triggers.owed
+    by_stream: dict[str, list[int]] = {}
+    for key, row in sorted(state.resident[Table.OUTBOX].items()):
+        if key != (row.number,) or row.number >= state.meta.next_owed:
+            yield f"the outbox has {row.number} as {key}, and the next is {state.meta.next_owed}"
+        by_stream.setdefault(row.stream, []).append(row.number)
+    found = {stream: [row.number for row in owed.of(stream, owed.count)] for stream in owed.streams()}
+    if found != by_stream:
+        yield f"the outbox has {by_stream}, and the index says {found}"
+    size = sum(len(row.payload) for row in state.resident[Table.OUTBOX].values())
+    if (owed.count, owed.bytes) != (len(state.resident[Table.OUTBOX]), size):
+        yield f"the outbox has {size} bytes, and the index says {owed.count} events of {owed.bytes}"
+
+
 CHECKS = (
     schedules_are_armed_or_owed_times,
     runs_whose_end_is_waited_for_will_end,
     events_are_done_with_once_all_is_done,
+    the_outbox_is_what_the_index_says,
 )

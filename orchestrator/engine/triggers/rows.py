@@ -125,6 +125,24 @@ class EventRun(Row, frozen=True):
     reason: str = ""
 
 
+class OwedEvent(Row, frozen=True):
+    """An event that is to be written to a stream outside, until it is known to be there."""
+
+    number: int  # in the order in which they happened
+    namespace: str
+    stream: str
+    event_id: str  # the same however often it is written
+    event: str
+    payload: bytes  # a JSON object
+    time_ms: int
+    source: str  # who says so: task/REFERENCE, workflow, handler/NAME
+    workflow: str = ""  # its name
+    workflow_id: str = ""
+    correlation_id: str = ""
+    trace: str = ""  # see model.Execution
+    reason: str = ""  # of a dead letter: what is wrong with it
+
+
 class EventSeen(Row, frozen=True):
     """A message id that has come: the same again does nothing."""
 

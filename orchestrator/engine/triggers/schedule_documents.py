@@ -12,6 +12,7 @@ from functools import lru_cache
 import msgspec
 
 from orchestrator.engine import limits
+from orchestrator.engine.behaviour import HIGHEST
 from orchestrator.engine.choices import IdempotencyStrategy
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid
 from orchestrator.engine.definitions.fields import Fields
@@ -92,10 +93,13 @@ class ParsedSchedule(msgspec.Struct, frozen=True):
         return self.crons, self.start_ms, self.end_ms
 
 
-def validate_schedule(document: bytes) -> ParsedSchedule:
-    """Raises DefinitionInvalid or DefinitionUnimplemented."""
+def validate_schedule(document: bytes, level: int = HIGHEST) -> ParsedSchedule:
+    """By the rules of a behaviour level; what was accepted once is by those of each later one.
+
+    Raises DefinitionInvalid or DefinitionUnimplemented.
+    """
     # The same text comes again each time the schedule runs.
-    return _remembered(document)
+    return _remembered(document, level)
 
 
 def json_document(document: bytes, bytes_max: int) -> bytes:
@@ -120,7 +124,7 @@ def read_domains(fields: Fields, key: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, text_of(value)) for name, value in mapping.items()))
 
 
-def _validated(document: bytes) -> ParsedSchedule:
+def _validated(document: bytes, level: int) -> ParsedSchedule:
     text = json_document(document, limits.SCHEDULE_DOCUMENT_BYTES)
     fields = Fields(text, "", _KNOWN)
     for key in ("description", "createdBy", "updatedBy"):
@@ -142,7 +146,7 @@ def _validated(document: bytes) -> ParsedSchedule:
         catch_up=fields.flag("runCatchupScheduleInstances"),
         overlap=fields.choice("overlapPolicy", OverlapPolicy, OverlapPolicy.ALLOW),
         jitter_ms=fields.integer("jitterMs", 0, most=limits.SCHEDULE_JITTER_MS),
-        request=_request(fields.object("startWorkflowRequest"), fields.text("createdBy")),
+        request=_request(fields.object("startWorkflowRequest"), fields.text("createdBy"), level),
     )
 
 
@@ -174,7 +178,7 @@ def _cron(fields: Fields) -> CronZone:
     return CronZone(expression, zone)
 
 
-def _request(raw: bytes, created_by: str) -> StartRequest:
+def _request(raw: bytes, created_by: str, level: int) -> StartRequest:
     fields = Fields(raw, "startWorkflowRequest", _REQUEST_KNOWN, _REQUEST_UNBUILT)
     given = fields.object("input")
     try:
@@ -184,7 +188,7 @@ def _request(raw: bytes, created_by: str) -> StartRequest:
     document = fields.object("workflowDef") if fields.is_set("workflowDef") else b""
     if document:
         try:
-            validate_unregistered(document)
+            validate_unregistered(document, level)
         except DefinitionError as error:
             path = f"{fields.at('workflowDef')}.{error.path}" if error.path else fields.at("workflowDef")
             raise type(error)(path, error.message) from None
