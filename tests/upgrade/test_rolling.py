@@ -22,6 +22,7 @@ from tests.upgrade.next_node import NEXT_LEVEL, PRIORITY
 from tests.upgrade.releases import MixedCluster, previous_wheel, version_of
 
 CHECKPOINT_MS = 1_000
+LEVEL_OF_PREVIOUS = 1
 
 
 async def test_node_by_node_back_and_raised(start_mixed: StartMixed, old_python: Path) -> None:
@@ -55,7 +56,7 @@ async def test_node_by_node_back_and_raised(start_mixed: StartMixed, old_python:
             before = set(ledger.acknowledged)
             code, output = await orchestrator(cluster, "cluster", "raise-behaviour", "--yes")
             assert code == 0, output
-            assert json.loads(output) == {"previous": NEXT_LEVEL - 1, "level": NEXT_LEVEL}
+            assert json.loads(output) == {"previous": LEVEL_OF_PREVIOUS, "level": NEXT_LEVEL}
             await load.progress()
             await refuses_to_start(cluster, second)
             await load.progress()
