@@ -56,6 +56,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.EVENT_RUN: rows.EventRun,
     Table.EVENT_SEEN: rows.EventSeen,
     Table.OUTBOX: rows.OwedEvent,
+    Table.STREAM: rows.StreamRow,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 

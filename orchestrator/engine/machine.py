@@ -20,6 +20,7 @@ from orchestrator.engine import (
     outbox_commands,
     schema_commands,
     secret_commands,
+    stream_commands,
 )
 from orchestrator.engine.command import execution_of
 from orchestrator.engine.effects import AnyEffect
@@ -41,6 +42,7 @@ from orchestrator.engine.handlers import (
     services,
     sessions,
     starting,
+    streaming,
     system,
     timing,
     updates,
@@ -96,6 +98,7 @@ COMMANDS: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {
     commands.PublishEvent: eventing.publish_event,
     commands.DecideEvent: eventing.decide_event,
     outbox_commands.AcknowledgeEvents: eventing.acknowledge_events,
+    stream_commands.ReceiveEvents: streaming.receive_events,
     commands.FireTimers: timing.fire_timers,
     commands.Continue: system.go_on,
     commands.Checkpoint: system.checkpoint,

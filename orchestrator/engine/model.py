@@ -64,6 +64,7 @@ class Table(IntEnum):
     EVENT_RUN = 46  # (number,)
     EVENT_SEEN = 47  # (namespace, event, message id)
     OUTBOX = 48  # (number,)
+    STREAM = 49  # (namespace, event)
 
 
 EXECUTION_TABLES = (

@@ -439,5 +439,6 @@ _INDEXES: Final[dict[Table, Any]] = {
     Table.EVENT_HANDLER: lambda state, old, new: state.triggers.handler_changed(old, new),
     Table.EVENT: lambda state, old, new: state.triggers.event_changed(old, new),
     Table.EVENT_SEEN: lambda state, old, new: state.triggers.seen_changed(old, new),
+    Table.STREAM: lambda state, old, new: state.triggers.stream_changed(old, new),
     Table.OUTBOX: lambda state, old, new: state.triggers.owed.changed(old, new),
 }

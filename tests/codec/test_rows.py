@@ -34,6 +34,7 @@ SAMPLES = [
     (Table.WAITING, resident.WaitingExecution(7, b"g", "default", "w1", 2)),
     (Table.POLLER, resident.Poller("default", "eu", "charge", 5, 6)),
     (Table.SCHEDULE, trigger_rows.ScheduleRow("default", "s", b"{}", 1, 2, due=((3, 0), (4, 1)), timer=5)),
+    (Table.STREAM, trigger_rows.StreamRow("default", "redis:orders", "1-0", 2, 3, 4)),
     (Table.MESSAGE, messages.TaskLeased("default", "w1", 1, 2)),
     (Table.MESSAGE, messages.ContinueExecution("default", "w1")),
 ]

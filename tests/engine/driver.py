@@ -97,6 +97,7 @@ ROWS: dict[Table, Any] = {
     Table.EVENT_RUN: trigger_rows.EventRun,
     Table.EVENT_SEEN: trigger_rows.EventSeen,
     Table.OUTBOX: trigger_rows.OwedEvent,
+    Table.STREAM: trigger_rows.StreamRow,
     Table.TASK_RATE: TaskRate,
     Table.IDEMPOTENCY: IdempotencyKey,
     Table.WORKFLOW_GROUP: WorkflowGroup,

@@ -94,7 +94,7 @@ def _start(
         name=_text(fields, "name"),
         version=action.version,
         input=given,
-        correlation_id=_text(fields, "correlationId"),
+        correlation_id=_text(fields, "correlationId") or row.correlation_id,
         priority=action.priority,
         task_to_domain=tuple(sorted((name, text_of(one)) for name, one in domains.items() if one[:1] == b'"')),
         created_by=origin.name,

@@ -20,7 +20,7 @@ from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, EventPublished, Rejected
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
-from orchestrator.engine.triggers import outbox
+from orchestrator.engine.triggers import outbox, streams
 from orchestrator.engine.triggers.actions import kind_of, message_of
 from orchestrator.engine.triggers.event_documents import ParsedHandler, validate_handler
 from orchestrator.engine.triggers.rows import EventHandlerRow, EventRow, EventRun, EventRunState, EventSeen
@@ -41,7 +41,14 @@ def event(state: State, number: int) -> EventRow | None:
 
 
 def publish(
-    step: Step, name: str, message_id: str, payload: bytes, *, namespace: str = "", trace: str = ""
+    step: Step,
+    name: str,
+    message_id: str,
+    payload: bytes,
+    *,
+    namespace: str = "",
+    trace: str = "",
+    correlation_id: str = "",
 ) -> EventPublished | Rejected:
     """Publishes an event, in the step of whoever does so; a refusal is a value, and has changed nothing.
 
@@ -57,7 +64,9 @@ def publish(
     if seen is not None:
         return EventPublished(seen.event_number, 0, repeated=True)
     names = step.state.triggers.handlers_of(namespace, name)
-    number = _begin(step, namespace, name, message_id, payload, names, trace) if names else 0
+    number = 0
+    if names:
+        number = _begin(step, namespace, name, message_id, payload, names, trace, correlation_id)
     if message_id:
         _forget_seen(step)
         step.write(Table.EVENT_SEEN, seen_key, EventSeen(namespace, name, message_id, step.now, number))
@@ -102,7 +111,14 @@ def _refusal(state: State, name: str, message_id: str, payload: bytes) -> Reject
 
 
 def _begin(
-    step: Step, namespace: str, name: str, message_id: str, payload: bytes, handlers: list[str], trace: str
+    step: Step,
+    namespace: str,
+    name: str,
+    message_id: str,
+    payload: bytes,
+    handlers: list[str],
+    trace: str,
+    correlation_id: str = "",
 ) -> int:
     meta = step.meta
     number = meta.next_event
@@ -128,6 +144,7 @@ def _begin(
             undecided=tuple(undecided),
             open=len(handlers) - len(undecided),
             trace=trace,
+            correlation_id=correlation_id,
         ),
     )
     return number
@@ -256,3 +273,5 @@ def _record(
     step.write(Table.EVENT_RUN, (number,), entry)
     if (number - limits.EVENT_RUNS_KEPT,) in step.state.resident[Table.EVENT_RUN]:
         step.write(Table.EVENT_RUN, (number - limits.EVENT_RUNS_KEPT,), None)
+    if state is EventRunState.FAILED:
+        streams.failed(step, row, name, position, entry.reason)

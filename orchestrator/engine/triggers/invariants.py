@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.messages import WITH_ORIGIN, OriginKind, ScheduleDue, StartExecution
 from orchestrator.engine.model import Table, TimerKind
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
+from orchestrator.engine.triggers import streams
+from orchestrator.engine.triggers.event_documents import validate_handler
 from orchestrator.engine.triggers.index import armed_until, wants_times
 from orchestrator.engine.triggers.rows import RunState
 
@@ -91,9 +94,32 @@ def the_outbox_is_what_the_index_says(state: State) -> Iterator[str]:
         yield f"the outbox has {size} bytes, and the index says {owed.count} events of {owed.bytes}"
 
 
+def streams_are_read_where_they_are_handled(state: State) -> Iterator[str]:
+    rows = state.resident[Table.STREAM]
+    names: dict[tuple[str, str], list[bool]] = {}  # (namespace, event) -> whether each of its handlers is active
+    for handler in state.resident[Table.EVENT_HANDLER].values():
+        parsed = validate_handler(handler.document)
+        if streams.stream_of(parsed.event):
+            names.setdefault((handler.namespace, parsed.event), []).append(parsed.active)
+    if state.meta.behaviour_level < STREAMS:
+        names.clear()
+    for key, row in sorted(rows.items()):
+        if key != (row.namespace, row.event) or key not in names:
+            yield f"nobody handles stream {key}, of which there is the row {row}"
+        if streams.position(row.cursor) is None:
+            yield f"stream {key} has the cursor {row.cursor!r}"
+    for key, active in sorted(names.items()):
+        if any(active) and key not in rows:
+            yield f"stream {key} is handled and has no row"
+    read = {key for key in rows if any(names.get((str(key[0]), str(key[1])), ()))}
+    if state.triggers.streams.keys() != read:
+        yield f"{sorted(read)} are to be read, and the index says {sorted(state.triggers.streams)}"
+
+
 CHECKS = (
     schedules_are_armed_or_owed_times,
     runs_whose_end_is_waited_for_will_end,
     events_are_done_with_once_all_is_done,
     the_outbox_is_what_the_index_says,
+    streams_are_read_where_they_are_handled,
 )

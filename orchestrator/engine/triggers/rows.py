@@ -105,6 +105,7 @@ class EventRow(Row, frozen=True):
     undecided: tuple[str, ...] = ()  # handlers whose condition is still to be evaluated
     open: int = 0  # messages under way: handlers to begin, actions to be done
     trace: str = ""  # see model.Execution
+    correlation_id: str = ""
 
 
 class EventRun(Row, frozen=True):
@@ -141,6 +142,17 @@ class OwedEvent(Row, frozen=True):
     correlation_id: str = ""
     trace: str = ""  # see model.Execution
     reason: str = ""  # of a dead letter: what is wrong with it
+
+
+class StreamRow(Row, frozen=True):
+    """A stream outside whose entries are handled, and how far they have been taken up."""
+
+    namespace: str
+    event: str  # redis:STREAM
+    cursor: str  # the id of the last entry that was taken up, "ms-seq"
+    received: int = 0  # entries that were taken up
+    repeated: int = 0  # ... and those that had been before, or whose event had come
+    dead: int = 0  # dead letters
 
 
 class EventSeen(Row, frozen=True):

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
+from orchestrator.engine.behaviour import LOWEST
 from orchestrator.engine.commands import ArmSchedule, PutEventHandler, PutSchedule, RunSchedule
 from orchestrator.engine.expressions import fields_of, text_of
 from orchestrator.engine.model import Table
@@ -18,9 +19,9 @@ MINUTE = 60_000
 Made = dict[str, Any]
 
 
-def busy_driver() -> Driver:
+def busy_driver(level: int = LOWEST) -> Driver:
     """The workflow `report` has one task, `a`, and no worker."""
-    driver = Driver()
+    driver = Driver(level=level)
     driver.register(workflow("report", simple("a", undo="undo_a"), simple("b")))
     return driver
 
