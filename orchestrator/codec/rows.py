@@ -56,8 +56,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.EVENT_RUN: rows.EventRun,
     Table.EVENT_SEEN: rows.EventSeen,
     Table.OUTBOX: rows.OwedEvent,
-    Table.AWAITING: rows.AwaitingTask,
-    Table.KEPT_EVENT: rows.KeptEvent,
+    Table.STREAM: rows.StreamRow,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 

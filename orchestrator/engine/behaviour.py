@@ -11,6 +11,7 @@ from typing import Final
 from orchestrator.engine.command import Command
 from orchestrator.engine.commands import RaiseBehaviour
 from orchestrator.engine.outbox_commands import AcknowledgeEvents
+from orchestrator.engine.stream_commands import ReceiveEvents
 
 LOWEST: Final = 1
 """Below this level this code can't compute what a cluster expects any more."""
@@ -18,7 +19,7 @@ STREAMS: Final = 2
 HIGHEST: Final = 2
 """1: as released in 0.1.0. 2 (`STREAMS`): events from and to streams outside of the cluster."""
 
-COMMANDS_SINCE: Final[dict[type[Command], int]] = {AcknowledgeEvents: STREAMS}
+COMMANDS_SINCE: Final[dict[type[Command], int]] = {AcknowledgeEvents: STREAMS, ReceiveEvents: STREAMS}
 """The level that a command came with, of those that 0.1.0 did not know."""
 FIELDS_SINCE: Final[dict[type[Command], dict[str, int]]] = {}
 """The level that a field came with, of a command that had been released without it."""

@@ -23,6 +23,7 @@ from orchestrator.engine.model import SessionKind, TaskStatus
 from orchestrator.engine.outbox_commands import AcknowledgeEvents
 from orchestrator.engine.schema_commands import DeleteSchema, RegisterSchemas
 from orchestrator.engine.secret_commands import SecretCommand
+from orchestrator.engine.stream_commands import ReceiveEvents
 
 UNCHANGED = -1
 
@@ -470,6 +471,7 @@ AnyCommand = (
     | PublishEvent
     | DecideEvent
     | AcknowledgeEvents
+    | ReceiveEvents
     | FireTimers
     | Continue
     | Checkpoint

@@ -20,6 +20,7 @@ from orchestrator.engine import (
     outbox_commands,
     schema_commands,
     secret_commands,
+    stream_commands,
 )
 from orchestrator.engine.command import execution_of
 from orchestrator.engine.effects import AnyEffect
@@ -41,6 +42,7 @@ from orchestrator.engine.handlers import (
     services,
     sessions,
     starting,
+    streaming,
     system,
     timing,
     updates,
@@ -96,6 +98,7 @@ COMMANDS: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {
     commands.PublishEvent: eventing.publish_event,
     commands.DecideEvent: eventing.decide_event,
     outbox_commands.AcknowledgeEvents: eventing.acknowledge_events,
+    stream_commands.ReceiveEvents: streaming.receive_events,
     commands.FireTimers: timing.fire_timers,
     commands.Continue: system.go_on,
     commands.Checkpoint: system.checkpoint,
@@ -140,8 +143,6 @@ MESSAGES: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {
     messages.FinishTask: reaching.finish_task,
     messages.TerminateExecution: reaching.terminate_execution,
     messages.UpdateVariables: reaching.update_variables,
-    messages.SignalExecution: reaching.signal_execution,
-    messages.GiveEvent: reaching.give_event,
     messages.HandleEvent: eventing.handle_event,
     messages.ScheduleDue: scheduling.schedule_due,
 }

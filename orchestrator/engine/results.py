@@ -102,6 +102,17 @@ class EventPublished(Result, frozen=True, tag=41):
     repeated: bool = False
 
 
+class EventsReceived(Result, frozen=True, tag=42):
+    """So many of the entries, from the first on, have been taken up.
+
+    Where not all, `reason` says why not: STEP_FULL, the others may follow at once; EVENTS_FULL or OUTBOX_FULL, there is
+    no room until something is handled, or written.
+    """
+
+    taken: int
+    reason: str = ""
+
+
 class SecretStored(Result, frozen=True, tag=50):
     version: int
 
@@ -117,5 +128,6 @@ AnyResult = (
     | Checkpointed | MessagePushed
     | ScheduleRan
     | EventPublished
+    | EventsReceived
     | SecretStored
 )

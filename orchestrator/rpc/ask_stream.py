@@ -20,7 +20,7 @@ from orchestrator.engine.model import WorkflowStatus
 from orchestrator.engine.results import AnyResult, Rejected, Started
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from orchestrator.replication.errors import OutcomeUnknown, Overloaded
-from orchestrator.rpc import showing, starting, views
+from orchestrator.rpc import redis_needed, showing, starting, views
 from orchestrator.rpc.backend import DEFAULT_NAMESPACE, Backend
 from orchestrator.rpc.caller import EVERYBODY, Caller
 from orchestrator.rpc.errors import failure_of, invalid, not_found, rejected, status_of
@@ -219,6 +219,7 @@ class AskConnection:
             self._refuse_for_want_of_room(number, refusal)
             return
         command, identity = starting.start_command(request), identity_of(request.request)
+        redis_needed.check_inner(backend, command.document, "definition_json")
         submitted: asyncio.Future[AnyResult]
         if starting.check_of(backend, command) is None:
             submitted = asyncio.ensure_future(backend.submit_any(command, identity))

@@ -155,6 +155,29 @@ class BackupSource(Protocol):
     def open(self) -> AbstractAsyncContextManager[OpenBackup]: ...
 
 
+class StreamsKnown(Protocol):
+    """What a node that was told where Redis is knows of its streams; of each of them, only while it leads."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    @property
+    def last_error(self) -> str:
+        """Why it is not connected; "" if it is."""
+
+    def group_of(self, namespace: str) -> str:
+        """The consumer group by which the streams are read that the namespace handles."""
+
+    def error_out(self, stream: str) -> str:
+        """Why the stream takes no events at the moment; "" if it does, as far as is known."""
+
+    def error_in(self, namespace: str, event: str) -> str:
+        """Why nothing of the stream is read or taken up at the moment; "" if all is well, as far as is known."""
+
+    def lag(self, namespace: str, event: str) -> int | None:
+        """How many entries of the stream were not read yet, if that is known."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backend:
     """The node, as the services see it."""
@@ -186,6 +209,7 @@ class Backend:
     has_failed: Callable[[], bool] = lambda: False  # this node stops itself
     free_disk_bytes: Callable[[], int] = int  # on the disk of this node's data
     clock_skews_ms: Callable[[], Mapping[str, int]] = dict  # by node, as far as they are known
+    streams: StreamsKnown | None = None  # of a node without Redis: None
     others: tuple[Source, ...] = ()  # where values of runtimeMetadata are that are no secrets
     hand_out: HandOut = field(init=False)  # what goes out with attempts, and must not come back
 

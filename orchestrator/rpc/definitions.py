@@ -18,6 +18,7 @@ from orchestrator.engine.definitions.parse import (
 )
 from orchestrator.engine.results import Done
 from orchestrator.integrations.work import Source
+from orchestrator.rpc import redis_needed
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, answers, invalid, not_found, unimplemented
 from orchestrator.rpc.requests import identity_of, in_range, namespace_of, page_size, required
@@ -41,8 +42,7 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
     @answers
     async def RegisterWorkflows(self, request: pb.RegisterWorkflowsRequest, context: Any) -> Any:
         documents = _documents(request.definition_json)
-        _validate(documents, validate_workflow)
-        await self._check_sources(documents, _of_workflow)
+        await self._check_workflows(documents)
         await self.backend.submit(
             RegisterWorkflows(namespace_of(request.namespace), documents, request.overwrite),
             Done,
@@ -53,9 +53,14 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
     @answers
     async def ValidateWorkflows(self, request: pb.ValidateWorkflowsRequest, context: Any) -> Any:
         documents = _documents(request.definition_json)
-        _validate(documents, validate_workflow)
-        await self._check_sources(documents, _of_workflow)
+        await self._check_workflows(documents)
         return pb.ValidateWorkflowsResponse()
+
+    async def _check_workflows(self, documents: tuple[bytes, ...]) -> None:
+        _validate(documents, validate_workflow)
+        for position, document in enumerate(documents):
+            redis_needed.check_workflow(self.backend, document, f"definition_json[{position}]")
+        await self._check_sources(documents, _of_workflow)
 
     async def _check_sources(self, documents: tuple[bytes, ...], sources: Callable[[bytes], _Sources]) -> None:
         for position, document in enumerate(documents):

@@ -14,6 +14,7 @@ from orchestrator.engine.triggers import queries
 from orchestrator.engine.triggers.event_documents import validate_handler
 from orchestrator.engine.triggers.rows import EventRow, EventRun, EventRunState
 from orchestrator.integrations.work import Kind, Source
+from orchestrator.rpc import redis_needed
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.definitions import page_of
 from orchestrator.rpc.errors import RpcFailure, answers, not_found
@@ -43,7 +44,8 @@ class EventServicer(pb_grpc.EventServiceServicer):
     async def _check(self, document: bytes) -> None:
         """Early, so that a document that breaks a rule costs no log entry; the state machine checks again."""
         try:
-            condition = validate_handler(document).condition
+            handler = validate_handler(document)
+            condition = handler.condition
             sources = [("condition", Source(Kind.SCRIPT, condition))] if condition else []
             await check_sources(self.backend.check_source, sources)
         except DefinitionInvalid as error:
@@ -56,6 +58,7 @@ class EventServicer(pb_grpc.EventServiceServicer):
             raise RpcFailure(
                 grpc.StatusCode.UNIMPLEMENTED, "DEFINITION_UNIMPLEMENTED", f"handler_json: {error}", metadata
             ) from error
+        redis_needed.check_event(self.backend, handler.event, "handler_json")
 
     @answers
     async def GetEventHandler(self, request: pb.GetEventHandlerRequest, context: Any) -> Any:

@@ -15,6 +15,7 @@ from orchestrator.engine.triggers import schedules as engine
 from orchestrator.engine.triggers.rows import RunState, ScheduleRow, ScheduleRun
 from orchestrator.engine.triggers.schedule_documents import ParsedSchedule, validate_schedule
 from orchestrator.integrations.cron import CronInvalid, Timetable, timetable_of
+from orchestrator.rpc import redis_needed
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.definitions import page_of
 from orchestrator.rpc.errors import RpcFailure, answers, invalid, not_found
@@ -41,7 +42,8 @@ class ScheduleServicer(pb_grpc.ScheduleServiceServicer):
 
     @answers
     async def PutSchedule(self, request: pb.PutScheduleRequest, context: Any) -> Any:
-        _checked(request.schedule_json)
+        parsed, _ = _checked(request.schedule_json)
+        redis_needed.check_inner(self.backend, parsed.request.document, "schedule_json")
         await self._submit(commands.PutSchedule(namespace_of(request.namespace), request.schedule_json), request)
         return pb.PutScheduleResponse()
 

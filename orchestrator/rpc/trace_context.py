@@ -5,16 +5,15 @@ Its values become headers of calls that a node makes, so nothing passes that cou
 
 from __future__ import annotations
 
-import re
-
 from orchestrator.rpc.errors import invalid
-from orchestrator.telemetry.traces import values_of
+from orchestrator.telemetry.traces import (
+    TRACEPARENT,
+    TRACEPARENT_CHARACTERS_MAX,
+    VALUE_CHARACTERS_MAX,
+    is_header,
+    values_of,
+)
 from orchestrator_api.v1 import common_pb2, events_pb2, workflows_pb2
-
-TRACEPARENT_CHARACTERS_MAX = 64
-"""A version to come may have more than the 55 of today."""
-VALUE_CHARACTERS_MAX = 512
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
 
 def trace_of(request: workflows_pb2.StartWorkflowRequest | events_pb2.PublishEventRequest) -> str:
@@ -25,7 +24,7 @@ def trace_of(request: workflows_pb2.StartWorkflowRequest | events_pb2.PublishEve
     if len(given.traceparent) > TRACEPARENT_CHARACTERS_MAX:
         limit = str(TRACEPARENT_CHARACTERS_MAX)
         raise invalid("trace.traceparent", f"has over {limit} characters", limit)
-    if given.traceparent and not _TRACEPARENT.fullmatch(given.traceparent):
+    if given.traceparent and not TRACEPARENT.fullmatch(given.traceparent):
         raise invalid("trace.traceparent", "is not as W3C Trace Context has it")
     values = (_header("tracestate", given.tracestate), _header("baggage", given.baggage))
     return "\n".join((given.traceparent, *values)).rstrip("\n")
@@ -34,7 +33,7 @@ def trace_of(request: workflows_pb2.StartWorkflowRequest | events_pb2.PublishEve
 def _header(name: str, value: str) -> str:
     if len(value) > VALUE_CHARACTERS_MAX:
         raise invalid(f"trace.{name}", f"has over {VALUE_CHARACTERS_MAX} characters", str(VALUE_CHARACTERS_MAX))
-    if not (value.isascii() and value.isprintable()):
+    if not is_header(value):
         raise invalid(f"trace.{name}", "has characters that no header may have")
     return value
 

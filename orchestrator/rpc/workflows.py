@@ -13,7 +13,7 @@ from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import ClientSessionOpened, Done, MessagePushed, Started
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL
 from orchestrator.replication.errors import LostLeadership, NotLeader, OutcomeUnknown, Stopped
-from orchestrator.rpc import awaiting, bulk, logs, showing, views
+from orchestrator.rpc import awaiting, bulk, logs, redis_needed, showing, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import CALLER
 from orchestrator.rpc.errors import abort, answers, not_found
@@ -331,7 +331,9 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
     async def _start(self, request: pb.StartWorkflowRequest) -> Started:
         if (refusal := self.backend.refusal()) is not None:
             raise refusal.with_traceback(None)  # it may have been raised before
-        command = await looked_at(self.backend, start_command(request))
+        command = start_command(request)
+        redis_needed.check_inner(self.backend, command.document, "definition_json")
+        command = await looked_at(self.backend, command)
         return await self.backend.submit(command, Started, identity_of(request.request))
 
     async def _steer(self, command: commands.AnyCommand, request: Any) -> None:

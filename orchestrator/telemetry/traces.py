@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from types import TracebackType
@@ -35,12 +36,32 @@ LINES: Final = ("traceparent", "tracestate", "baggage")
 _CALLED: Final = LINES[:2]
 _EXPORTERS: Final = "opentelemetry_traces_exporter"
 
+TRACEPARENT_CHARACTERS_MAX: Final = 64
+"""A version to come may have more than the 55 of today."""
+VALUE_CHARACTERS_MAX: Final = 512
+TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
+
 logger = logging.getLogger(__name__)
 
 
 def values_of(text: str) -> dict[str, str]:
     """The trace of an execution by the names of its headers, as far as they are there."""
     return {name: value for name, value in zip(LINES, text.split("\n"), strict=False) if value}
+
+
+def text_of(given: Mapping[str, str]) -> str:
+    """The trace of what has come from elsewhere. A value that is not as the standard has it counts as absent."""
+    traceparent = given.get(LINES[0], "")
+    if len(traceparent) > TRACEPARENT_CHARACTERS_MAX or not TRACEPARENT.fullmatch(traceparent):
+        return ""
+    values = [given.get(name, "") for name in LINES[1:]]
+    good = [value if len(value) <= VALUE_CHARACTERS_MAX and is_header(value) else "" for value in values]
+    return "\n".join((traceparent, *good)).rstrip("\n")
+
+
+def is_header(value: str) -> bool:
+    """Whether a header may have the value."""
+    return value.isascii() and value.isprintable()
 
 
 class Traced:

@@ -14,6 +14,7 @@ from orchestrator.engine import behaviour, choices, commands
 from orchestrator.engine.command import Command
 from orchestrator.engine.commands import CompleteTask, FireTimers, PauseWorkflow, RequestIdentity
 from orchestrator.engine.model import TaskStatus
+from orchestrator.engine.stream_commands import StreamEntry
 
 HEADER = EntryHeader(behaviour_level=1, partition=0, time_ms=1_700_000_000_000, proposer="n1")
 COMPLETE = CompleteTask("default", "w1", "t1", 5, TaskStatus.COMPLETED, b'{"a": 1}', "", "")
@@ -52,6 +53,8 @@ def test_every_command_can_be_in_an_entry(kind: type[Command]) -> None:
             values[place] = (b"x",)
         elif field.required and field.name == "numbers":
             values[place] = (1, 2)
+        elif field.required and field.name == "entries":
+            values[place] = (StreamEntry("1-0", "e", b"{}", invalid="why"),)
         elif field.name == "lines":
             values[place] = ((1, "x"),)
         elif field.name == "items":

@@ -23,6 +23,7 @@ SAMPLES: list[Result] = [
     results.SecretStored(3),
     results.ScheduleRan("e", 2, "w1"),
     results.EventPublished(1, 2, repeated=True),
+    results.EventsReceived(3, "EVENTS_FULL"),
 ]
 
 

@@ -19,6 +19,7 @@ from orchestrator.engine import (
     schema_commands,
     secret_commands,
     step,
+    stream_commands,
     walk,
 )
 from orchestrator.engine.choices import IfExists, TerminateCompensation
@@ -75,11 +76,21 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.ResumeScheduling: commands.ResumeScheduling(),
     commands.RunSchedule: commands.RunSchedule("default", "hourly"),
     commands.ArmSchedule: commands.ArmSchedule("default", "new", 1, START_MS, ((START_MS + 1, 0),)),
-    commands.PutEventHandler: commands.PutEventHandler("default", msgspec.json.encode({**HANDLER, "event": "other"})),
-    commands.DeleteEventHandler: commands.DeleteEventHandler("default", "plain"),
+    commands.PutEventHandler: commands.PutEventHandler(
+        "default", msgspec.json.encode({**HANDLER, "event": "redis:other"})
+    ),
+    commands.DeleteEventHandler: commands.DeleteEventHandler("default", "reads"),
     commands.PublishEvent: commands.PublishEvent("default", "e", "m2", b"{}"),
     commands.DecideEvent: commands.DecideEvent(1, "asks", 1, True),
     outbox_commands.AcknowledgeEvents: outbox_commands.AcknowledgeEvents((1,)),
+    stream_commands.ReceiveEvents: stream_commands.ReceiveEvents(
+        "default",
+        "redis:in",
+        (
+            stream_commands.StreamEntry(f"{START_MS}-1", "e1", b"{}"),
+            stream_commands.StreamEntry(f"{START_MS}-2", "e2", b"{}", invalid="why"),
+        ),
+    ),
     commands.FireTimers: commands.FireTimers(),
     commands.Continue: commands.Continue(),
     commands.Checkpoint: commands.Checkpoint(),
@@ -130,7 +141,7 @@ def driver() -> Driver:
         driver.ok(commands.PutSchedule("default", msgspec.json.encode({**SCHEDULE, **more})))
     hour = 3_600_000
     driver.ok(commands.ArmSchedule("default", "hourly", 1, START_MS, ((START_MS + hour, 0), (START_MS + 2 * hour, 0))))
-    for more in ({}, {"name": "asks", "condition": "$.n > 1"}):
+    for more in ({}, {"name": "asks", "condition": "$.n > 1"}, {"name": "reads", "event": "redis:in"}):
         driver.ok(commands.PutEventHandler("default", msgspec.json.encode({**HANDLER, **more})))
     driver.ok(commands.PublishEvent("default", "e", "m1", b"{}"))
     driver.ok(secret_commands.PutSecret("default", "KEY", 1, "k1", b"sealed"))
@@ -310,8 +321,7 @@ def test_a_message_that_breaks_is_dropped_and_changes_nothing_else(
     fields.update({"kind": 1, "number": 1, "name": "n", "version": 1, "input": b"{}", "task_id": "", "reference": "a"})
     fields.update({"status": TaskStatus.FAILED, "output": b"{}", "reason": "r", "variables": b"{}", "append": False})
     fields.update({"origin": messages.Origin(), "undo": True, "child": "w", "parent": "w"})
-    fields.update({"parent_sequence": 1, "around": (), "payload": b"{}"})
-    fields.update({"event": "e", "key": "k", "kept": 1, "since_ms": 1})
+    fields.update({"parent_sequence": 1, "around": ()})
     known = {field.name: fields[field.name] for field in msgspec.structs.fields(kind) if field.required}
     before = driver.rows()
 

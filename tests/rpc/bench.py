@@ -98,6 +98,7 @@ class Bench:
         self.dispatcher = Dispatcher(lambda: self.driver.machine, self.liveness.session_seen)
         self.check_source: CheckSource = unchecked
         self.evaluate: Evaluate = unevaluated
+        self.streams: Any = None
         self.environment: dict[str, str] = {}
         self.key_file = base64.b64encode(b"k" * KEY_BYTES)
         self.keys = KeyFile(Path("secret.keys"), lambda path: self.key_file)
@@ -134,6 +135,7 @@ class Bench:
             check_source=self._check_source,
             evaluate=self._evaluate,
             secrets=self.secrets,
+            streams=self.streams,
             others=(Environment(self.environment, "TASK_"),),
         )
 

@@ -13,7 +13,7 @@ from orchestrator.engine.model import Table
 from orchestrator.engine.outbox_commands import AcknowledgeEvents
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
-from orchestrator.engine.triggers import events, outbox
+from orchestrator.engine.triggers import events, outbox, streams
 from orchestrator.engine.triggers.event_documents import ParsedHandler, validate_handler
 from orchestrator.engine.triggers.rows import EventHandlerRow
 
@@ -22,6 +22,7 @@ def put_event_handler(step: Step, command: PutEventHandler) -> AnyResult:
     """Events that were published before are handled as the handler is when their turn comes."""
     try:
         parsed = validate_handler(command.document, step.level)
+        streams.check_name(step, parsed.event)
     except DefinitionError as error:
         refuse_definition(error)
     old = events.handler(step.state, command.namespace, parsed.name)
@@ -31,6 +32,9 @@ def put_event_handler(step: Step, command: PutEventHandler) -> AnyResult:
         row = replace(old, document=parsed.document, updated_ms=step.now, revision=old.revision + 1)
     _check_room(step, command.namespace, parsed, is_new=old is None)
     step.write(Table.EVENT_HANDLER, (command.namespace, parsed.name), row)
+    streams.follow(step, command.namespace, parsed.event)
+    if old is not None:
+        streams.follow(step, command.namespace, validate_handler(old.document).event)
     return Done()
 
 
@@ -45,9 +49,11 @@ def _check_room(step: Step, namespace: str, parsed: ParsedHandler, *, is_new: bo
 
 
 def delete_event_handler(step: Step, command: DeleteEventHandler) -> AnyResult:
-    if events.handler(step.state, command.namespace, command.name) is None:
+    old = events.handler(step.state, command.namespace, command.name)
+    if old is None:
         refuse(Code.NOT_FOUND, "EVENT_HANDLER_NOT_FOUND", f"there is no event handler {command.name!r}")
     step.write(Table.EVENT_HANDLER, (command.namespace, command.name), None)
+    streams.follow(step, command.namespace, validate_handler(old.document).event)
     return Done()
 
 

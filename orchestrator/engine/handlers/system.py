@@ -9,7 +9,7 @@ from orchestrator.engine.messages import Message, ScheduleDue
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
-from orchestrator.engine.triggers import schedules
+from orchestrator.engine.triggers import schedules, streams
 
 
 def go_on(step: Step, command: Continue) -> AnyResult:
@@ -22,6 +22,7 @@ def raise_behaviour(step: Step, command: RaiseBehaviour) -> AnyResult:
         message = f"the behaviour level is {meta.behaviour_level} and never goes back"
         refuse(Code.FAILED_PRECONDITION, "BEHAVIOUR_LEVEL_LOWER", message)
     step.meta.behaviour_level = command.level
+    streams.follow_all(step)
     return Done()
 
 

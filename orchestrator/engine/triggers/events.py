@@ -15,21 +15,20 @@ from orchestrator.engine import announcing, limits
 from orchestrator.engine.definitions.sinks import is_stream
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
-from orchestrator.engine.messages import WITH_ORIGIN, GiveEvent, HandleEvent, Message, Origin, OriginKind
+from orchestrator.engine.messages import WITH_ORIGIN, HandleEvent, Message, Origin, OriginKind
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, EventPublished, Rejected
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
-from orchestrator.engine.triggers import correlation, outbox
-from orchestrator.engine.triggers.actions import awaited_event, kind_of, message_of
-from orchestrator.engine.triggers.event_documents import ActionKind, EventAction, ParsedHandler, validate_handler
+from orchestrator.engine.triggers import outbox, streams
+from orchestrator.engine.triggers.actions import kind_of, message_of
+from orchestrator.engine.triggers.event_documents import ParsedHandler, validate_handler
 from orchestrator.engine.triggers.rows import EventHandlerRow, EventRow, EventRun, EventRunState, EventSeen
 
 # The part of an origin that is a handler's beginning, not one of its actions.
 BEGINNING = -1
 GONE = "the handler was deleted, or is not active any more"
 IS_FALSE = "the condition is false"
-KEPT = "nobody waits for it yet: it is kept"
 
 
 def handler(state: State, namespace: str, name: str) -> EventHandlerRow | None:
@@ -42,7 +41,14 @@ def event(state: State, number: int) -> EventRow | None:
 
 
 def publish(
-    step: Step, name: str, message_id: str, payload: bytes, *, namespace: str = "", trace: str = ""
+    step: Step,
+    name: str,
+    message_id: str,
+    payload: bytes,
+    *,
+    namespace: str = "",
+    trace: str = "",
+    correlation_id: str = "",
 ) -> EventPublished | Rejected:
     """Publishes an event, in the step of whoever does so; a refusal is a value, and has changed nothing.
 
@@ -58,7 +64,9 @@ def publish(
     if seen is not None:
         return EventPublished(seen.event_number, 0, repeated=True)
     names = step.state.triggers.handlers_of(namespace, name)
-    number = _begin(step, namespace, name, message_id, payload, names, trace) if names else 0
+    number = 0
+    if names:
+        number = _begin(step, namespace, name, message_id, payload, names, trace, correlation_id)
     if message_id:
         _forget_seen(step)
         step.write(Table.EVENT_SEEN, seen_key, EventSeen(namespace, name, message_id, step.now, number))
@@ -103,7 +111,14 @@ def _refusal(state: State, name: str, message_id: str, payload: bytes) -> Reject
 
 
 def _begin(
-    step: Step, namespace: str, name: str, message_id: str, payload: bytes, handlers: list[str], trace: str
+    step: Step,
+    namespace: str,
+    name: str,
+    message_id: str,
+    payload: bytes,
+    handlers: list[str],
+    trace: str,
+    correlation_id: str = "",
 ) -> int:
     meta = step.meta
     number = meta.next_event
@@ -129,6 +144,7 @@ def _begin(
             undecided=tuple(undecided),
             open=len(handlers) - len(undecided),
             trace=trace,
+            correlation_id=correlation_id,
         ),
     )
     return number
@@ -189,23 +205,12 @@ def _act(step: Step, row: EventRow, parsed: ParsedHandler) -> EventRow:
     for position, action in enumerate(parsed.actions):
         origin = Origin(OriginKind.EVENT, parsed.name, row.number, position)
         try:
-            is_sent = _send(step, row, action, origin)
+            step.send(message_of(step, row, action, origin))
         except (PayloadInvalid, LimitExceeded) as error:
             _record(step, row, parsed.name, action.kind, position, EventRunState.FAILED, reason=str(error))
-            continue
-        if is_sent:
-            row = replace(row, open=row.open + 1)
         else:
-            _record(step, row, parsed.name, action.kind, position, EventRunState.COMPLETED, reason=KEPT)
+            row = replace(row, open=row.open + 1)
     return row
-
-
-def _send(step: Step, row: EventRow, action: EventAction, origin: Origin) -> bool:
-    """Sends the message that does the action; False if there is none to be sent, and it is done."""
-    if action.kind is ActionKind.CORRELATE:
-        return correlation.give(step, awaited_event(step, row, action), origin)
-    step.send(message_of(step, row, action, origin))
-    return True
 
 
 def done(step: Step, message: Message, result: AnyResult) -> None:
@@ -217,7 +222,6 @@ def done(step: Step, message: Message, result: AnyResult) -> None:
         return
     row = replace(row, open=row.open - 1)
     refused = result if isinstance(result, Rejected) else None
-    is_kept = isinstance(message, GiveEvent) and not message.workflow_id
     if origin.part != BEGINNING or refused is not None:
         _record(
             step,
@@ -227,7 +231,7 @@ def done(step: Step, message: Message, result: AnyResult) -> None:
             max(origin.part, 0),
             EventRunState.COMPLETED if refused is None else EventRunState.FAILED,
             workflow_id=message.workflow_id,
-            reason=refused.message if refused is not None else KEPT if is_kept else "",
+            reason="" if refused is None else refused.message,
         )
     _put(step, row)
 
@@ -269,3 +273,5 @@ def _record(
     step.write(Table.EVENT_RUN, (number,), entry)
     if (number - limits.EVENT_RUNS_KEPT,) in step.state.resident[Table.EVENT_RUN]:
         step.write(Table.EVENT_RUN, (number - limits.EVENT_RUNS_KEPT,), None)
+    if state is EventRunState.FAILED:
+        streams.failed(step, row, name, position, entry.reason)

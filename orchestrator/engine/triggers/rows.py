@@ -105,6 +105,7 @@ class EventRow(Row, frozen=True):
     undecided: tuple[str, ...] = ()  # handlers whose condition is still to be evaluated
     open: int = 0  # messages under way: handlers to begin, actions to be done
     trace: str = ""  # see model.Execution
+    correlation_id: str = ""
 
 
 class EventRun(Row, frozen=True):
@@ -143,6 +144,17 @@ class OwedEvent(Row, frozen=True):
     reason: str = ""  # of a dead letter: what is wrong with it
 
 
+class StreamRow(Row, frozen=True):
+    """A stream outside whose entries are handled, and how far they have been taken up."""
+
+    namespace: str
+    event: str  # redis:STREAM
+    cursor: str  # the id of the last entry that was taken up, "ms-seq"
+    received: int = 0  # entries that were taken up
+    repeated: int = 0  # ... and those that had been before, or whose event had come
+    dead: int = 0  # dead letters
+
+
 class EventSeen(Row, frozen=True):
     """A message id that has come: the same again does nothing."""
 
@@ -151,26 +163,3 @@ class EventSeen(Row, frozen=True):
     message_id: str
     seen_ms: int
     event_number: int
-
-
-class AwaitingTask(Row, frozen=True):
-    """A task that waits for an event with a correlation key. The lowest number is the next to get one."""
-
-    number: int
-    namespace: str
-    event: str
-    key: str
-    workflow_id: str
-    task_sequence: int
-    since_ms: int
-
-
-class KeptEvent(Row, frozen=True):
-    """An event that nobody waited for when it came. The lowest number is the next to be taken."""
-
-    number: int
-    namespace: str
-    event: str
-    key: str
-    payload: bytes  # what the task will be given, a JSON object
-    since_ms: int

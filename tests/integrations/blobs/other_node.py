@@ -1,0 +1,61 @@
+"""Another process with the same store: `other_node KIND WHERE JOB`; says `ready` when it is at work.
+
+put        puts values over and over, and deletes them, until it is sent a line; says then how often
+torn       has a value written under its temporary name, and waits to be killed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from orchestrator.integrations.blobs.directory import DirectoryStore
+from orchestrator.integrations.blobs.store import BlobStore
+from orchestrator.integrations.blobs.threads import Threads
+from tests.integrations.blobs.kits import VALUE, ref_in, value
+
+
+def store_of(kind: str, where: str) -> BlobStore:
+    assert kind == "directory"
+    return DirectoryStore(Path(where), off_loop=Threads("blobs", 2), entropy=os.urandom)
+
+
+async def put(store: BlobStore) -> None:
+    told = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
+    rounds = 0
+    while not told.done():
+        for number in range(3):
+            content = value(number)
+            await store.put(ref_in(store, content), content)
+            if number:
+                await store.delete(ref_in(store, content))
+        rounds += 1
+        if rounds == 1:
+            print("ready", flush=True)
+    print(rounds, flush=True)
+
+
+async def torn(store: BlobStore) -> None:
+    ref = ref_in(store)
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == len(VALUE):
+            print("ready", flush=True)
+            sys.stdin.readline()
+        sync(descriptor)
+
+    os.fsync = fsync
+    await store.put(ref, VALUE)
+
+
+async def main(kind: str, where: str, job: str) -> None:
+    store = store_of(kind, where)
+    await store.prepare()
+    await {"put": put, "torn": torn}[job](store)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
