@@ -31,6 +31,7 @@ _NOT_SETTINGS = {
 # What Kubernetes puts into every container when a service is called orchestrator or orchestrator-something.
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_GROUP = re.compile(r"[A-Za-z0-9_.:-]{1,63}")
 _VARIABLE_PREFIX = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)?")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _EVERY_INTERFACE = {"", "0.0.0.0", "::", "*"}
@@ -196,6 +197,27 @@ class Config:
     grpc_request_bytes_max: int = _setting("one message of a client; larger ones are refused", 16 * MIB,
                                            min=64 * KIB, max=GIB)
 
+    redis_endpoints: str = _setting("host:port of Redis, for events and large payloads; with redis_sentinel_master the "
+                                    "host:port of each Sentinel, with commas; empty: no Redis", "")
+    redis_sentinel_master: str = _setting("the name by which the Sentinels know the master; empty: no Sentinels", "")
+    redis_database: int = _setting("the number of the database", 0, min=0, max=1_000_000)
+    redis_username: str = _setting("user of the ACL of Redis; empty: default", "")
+    redis_password_file: str = _setting("file, relative to this one: the password at Redis, read again with each "
+                                        "connection; empty: none", "", file=True)
+    redis_sentinel_username: str = _setting("user of the ACL of the Sentinels; empty: default", "")
+    redis_sentinel_password_file: str = _setting("file: the password at the Sentinels; empty: none", "", file=True)
+    redis_tls: bool = _setting("Redis, and the Sentinels, are called with TLS", False)
+    redis_tls_ca_file: str = _setting("PEM file: who must have signed their certificates, read again with each "
+                                      "connection; empty: whom this machine believes", "", file=True)
+    redis_tls_cert_file: str = _setting("PEM file: certificate to show to them; empty: none", "", file=True)
+    redis_tls_key_file: str = _setting("PEM file: the key of redis_tls_cert_file, without a password", "", file=True)
+    redis_timeout_ms: int = _setting("a connection, or an answer, that takes longer has failed", 2_000,
+                                     min=50, max=60_000)
+    redis_stream_length_max: int = _setting("entries that a stream keeps to which workflows publish, about; the oldest "
+                                            "are dropped; 0: no limit", 1_000_000, min=0, max=1_000_000_000_000)
+    redis_group: str = _setting("the names of consumer groups begin so; clusters that share a Redis need different "
+                                "ones", "orchestrator")
+
     log_format: str = _setting("human or json", "human", choices=("human", "json"))
     log_level: str = _setting("debug, info, warning or error", "info", choices=("debug", "info", "warning", "error"))
 
@@ -211,6 +233,7 @@ class Config:
         self._check_together("grpc_tls_certificate", "grpc_tls_key", "grpc_tls_authority")
         self._check_exposure()
         self._check_access()
+        self._check_redis()
         _check_above("election_timeout_min_ms", self.election_timeout_min_ms, "3 * heartbeat_ms", 3 * self.heartbeat_ms)
         _check_above("election_timeout_max_ms", self.election_timeout_max_ms,
                      "election_timeout_min_ms", self.election_timeout_min_ms)
@@ -236,6 +259,28 @@ class Config:
                               "set access_file (who may do what), or grpc_tls_client_authority (who has a certificate "
                               "may do everything); where every machine that can reach the port is trusted with "
                               "everything, insecure = true (--insecure)")
+
+    def _check_redis(self) -> None:
+        for needs, names in (
+            ("redis_endpoints", ("redis_sentinel_master", "redis_username", "redis_password_file", "redis_tls")),
+            ("redis_sentinel_master", ("redis_sentinel_username", "redis_sentinel_password_file")),
+            ("redis_password_file", ("redis_username",)),
+            ("redis_sentinel_password_file", ("redis_sentinel_username",)),
+            ("redis_tls", ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file")),
+        ):
+            for name in names:
+                if getattr(self, name) and not getattr(self, needs):
+                    raise ConfigError(f"{needs} must be set, too, as {name} is")
+        self._check_together("redis_tls_cert_file", "redis_tls_key_file")
+        if not _GROUP.fullmatch(self.redis_group):
+            raise ConfigError("redis_group must be 1 to 63 letters, digits, '-', '_', '.' or ':', not "
+                              f"{self.redis_group!r}")
+        for address in self.redis_addresses:
+            if address.is_every_interface:
+                raise ConfigError(f"redis_endpoints: {str(address)!r} is every interface, and nothing to call")
+        if len(self.redis_addresses) > 1 and not self.redis_sentinel_master:
+            raise ConfigError(f"redis_endpoints has {len(self.redis_addresses)} addresses, which is for Sentinels: set "
+                              "redis_sentinel_master, or name one Redis (a Redis Cluster is not supported)")
 
     def _check_addresses(self, listen: str, advertise: str) -> None:
         if not getattr(self, listen):
@@ -300,6 +345,14 @@ class Config:
     def peer_address(self) -> Address:
         """Where the other nodes reach this one."""
         return Address.parse(self.peer_advertise or self.peer_listen)
+
+    @property
+    def redis_addresses(self) -> tuple[Address, ...]:
+        """Of one Redis, or of Sentinels; none where there is no Redis."""
+        try:
+            return tuple(Address.parse(each.strip()) for each in self.redis_endpoints.split(",") if each.strip())
+        except ValueError as error:
+            raise ConfigError(f"redis_endpoints: {error}") from None
 
     @property
     def metrics_address(self) -> Address | None:

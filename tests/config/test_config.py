@@ -73,6 +73,20 @@ def test_what_kubernetes_injects_and_what_the_command_line_reads_are_not_setting
     ('', {}, {"task_environment_prefix": "9"}, ["task_environment_prefix must be letters", "'9'"]),
     ('', {}, {"task_environment_prefix": "ORCHESTRATOR_TASK_"}, ["task_environment_prefix must not begin", "settings"]),
     ('', {}, {"grpc_listen": "7400"}, ["grpc_listen", "host:port"]),
+    ('', {}, {"redis_endpoints": "redis"}, ["redis_endpoints: 'redis' is not host:port"]),
+    ('', {}, {"redis_endpoints": ":6379"}, ["redis_endpoints", "every interface"]),
+    ('', {}, {"redis_endpoints": "a:1, b:1"}, ["redis_endpoints has 2 addresses", "set redis_sentinel_master"]),
+    ('', {}, {"redis_tls": "yes"}, ["redis_endpoints must be set, too, as redis_tls is"]),
+    ('redis_password_file = "p"', {}, {}, ["redis_endpoints must be set, too, as redis_password_file is"]),
+    ('', {"ORCHESTRATOR_REDIS_PASSWORD": "x"}, {}, ["ORCHESTRATOR_REDIS_PASSWORD", "_FILE"]),
+    ('', {}, {"redis_endpoints": "a:1", "redis_username": "u"}, ["redis_password_file must be set, too"]),
+    ('', {}, {"redis_endpoints": "a:1", "redis_sentinel_username": "u"}, ["redis_sentinel_master must be set, too"]),
+    ('', {}, {"redis_endpoints": "a:1", "redis_sentinel_master": "m", "redis_sentinel_username": "u"},
+     ["redis_sentinel_password_file must be set, too"]),
+    ('', {}, {"redis_endpoints": "a:1", "redis_tls_ca_file": "ca"}, ["redis_tls must be set, too"]),
+    ('', {}, {"redis_endpoints": "a:1", "redis_tls": "1", "redis_tls_key_file": "k"}, ["redis_tls_cert_file must be"]),
+    ('', {}, {"redis_endpoints": "a:1", "redis_database": -1}, ["redis_database must be from 0"]),
+    ('', {}, {"redis_group": "a b"}, ["redis_group must be 1 to 63", "'a b'"]),
     ('', {}, {"grpc_listen": ""}, ["grpc_listen must be host:port, not empty"]),
     ('', {}, {"peer_listen": "a:99999"}, ["peer_listen", "1 to 65535"]),
     ('', {}, {"peer_listen": "::1:7500"}, ["peer_listen", "[address]:port"]),
@@ -105,7 +119,7 @@ def test_every_number_has_limits_that_its_default_keeps_and_every_setting_is_exp
         if field.type == "int":
             assert field.name.endswith(
                 ("_ms", "_bytes", "_max", "_entries", "_commands", "_starts", "_slots", "_executions", "_flight",
-                 "_per_second", "_burst"))
+                 "_per_second", "_burst", "_database"))
             assert field.metadata["min"] <= field.default <= field.metadata["max"]
 
 

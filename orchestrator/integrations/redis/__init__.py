@@ -1,0 +1,1 @@
+"""Redis: the connection that heals, streams with consumer groups, and values."""
