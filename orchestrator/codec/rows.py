@@ -57,6 +57,8 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.EVENT_SEEN: rows.EventSeen,
     Table.OUTBOX: rows.OwedEvent,
     Table.STREAM: rows.StreamRow,
+    Table.AWAITING: rows.AwaitingTask,
+    Table.KEPT_EVENT: rows.KeptEvent,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
-from orchestrator.engine import checks, children, leases, limits, places, pollers, scopes, system, throttle
+from orchestrator.engine import awaiting, checks, children, leases, limits, places, pollers, scopes, system, throttle
 from orchestrator.engine.definitions.model import (
     STRUCTURAL,
     WORKED,
@@ -336,12 +336,14 @@ def _look_at_output(step: Step, attempt: TaskAttempt, output: Payload, accepted:
 
 
 def _leave_everything(step: Step, attempt: TaskAttempt, accepted: bool, status: TaskStatus, reason: str) -> bool:
-    """No timer, queue or session has it any more. Answers whether a session had."""
+    """No timer, queue, event or session has it any more. Answers whether a session had."""
     for number in attempt.timers:
         step.disarm(number)
     step.queueing.pop(attempt.sequence, None)
     if attempt.ready and (attempt.ready,) in step.state.ready:
         throttle.dequeue(step, step.state.ready[attempt.ready,])
+    if attempt.signal == awaiting.EVENT:
+        awaiting.leave(step, attempt)
     is_lent = attempt.status is TaskStatus.IN_PROGRESS or attempt.is_looked_at
     if not is_lent or not attempt.fencing_token:
         return False

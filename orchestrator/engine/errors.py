@@ -28,6 +28,10 @@ def not_found(workflow_id: str) -> NoReturn:
     refuse(Code.NOT_FOUND, "WORKFLOW_NOT_FOUND", f"no workflow has the id {workflow_id!r}")
 
 
+def has_ended(status: str) -> NoReturn:
+    refuse(Code.FAILED_PRECONDITION, "WORKFLOW_ENDED", f"the workflow has ended: {status}")
+
+
 def being_cleared(workflow_id: str) -> NoReturn:
     message = f"the workflow {workflow_id!r} is about to run again: what its run before has left is still being removed"
     refuse(Code.RESOURCE_EXHAUSTED, "WORKFLOW_CLEARING", message)

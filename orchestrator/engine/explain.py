@@ -7,7 +7,7 @@ from typing import cast
 
 import msgspec
 
-from orchestrator.engine import assembly, checks, inbox, places, system, throttle
+from orchestrator.engine import assembly, awaiting, checks, inbox, places, system, throttle
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.expressions.secret_names import names_at
@@ -152,9 +152,17 @@ def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt)
         return f"the task that it joins: {_exclusively_joined(plan, hot, attempt)}", timeout_ms
     if attempt.signal == inbox.QUEUE:
         return "a message in the workflow's queue, or an update of the task", timeout_ms
+    if attempt.signal == awaiting.EVENT:
+        return f"{_event(state, attempt)}, or an update of the task", timeout_ms
     if attempt.signal:
         return f"the signal {attempt.signal!r}, or an update of the task", timeout_ms
     return STEP_OF_THE_LOG, 0
+
+
+def _event(state: State, attempt: TaskAttempt) -> str:
+    row = state.triggers.awaited.waiter_numbered(attempt.position)
+    # It has none from when an event was found for it until that has arrived.
+    return "an event that is on its way to it" if row is None else f"the event {row.event!r} with the key {row.key!r}"
 
 
 def _queued(state: State, ready: Ready) -> str:

@@ -86,3 +86,7 @@ OUTBOX_EVENTS = 100_000
 OUTBOX_BYTES = 64 * 1024 * 1024  # their payloads
 # Entries of a stream, and handlers that begin, in one step; the others follow.
 STREAM_WORK_PER_STEP = 1_000
+EVENTS_KEPT = 10_000  # that nobody waits for yet, in all namespaces
+EVENTS_KEPT_BYTES = 64 * 1024 * 1024  # what the tasks will be given
+EVENT_KEPT_MS = 86_400_000
+EVENTS_FORGOTTEN_PER_STEP = 64

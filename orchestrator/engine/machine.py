@@ -143,6 +143,8 @@ MESSAGES: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {
     messages.FinishTask: reaching.finish_task,
     messages.TerminateExecution: reaching.terminate_execution,
     messages.UpdateVariables: reaching.update_variables,
+    messages.SignalExecution: reaching.signal_execution,
+    messages.GiveEvent: reaching.give_event,
     messages.HandleEvent: eventing.handle_event,
     messages.ScheduleDue: scheduling.schedule_due,
 }

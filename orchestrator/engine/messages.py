@@ -223,6 +223,28 @@ class ScheduleDue(Message, frozen=True, tag=55):
     timer: int  # that has fired; 0: the run before has ended, for which another one waits
 
 
+class SignalExecution(Message, frozen=True, tag=57):
+    """The execution gets a signal."""
+
+    name: str
+    payload: bytes  # a JSON object
+    origin: Origin = Origin()
+
+
+class GiveEvent(Message, frozen=True, tag=58):
+    """A task of the execution gets the event that it waits for; if it waits no more, whoever is the next."""
+
+    task_sequence: int
+    number: int  # of the AWAITING row that the task had
+    event: str
+    key: str
+    # As of a KEPT_EVENT row, which it becomes if nobody waits any more.
+    kept: int
+    payload: bytes
+    since_ms: int
+    origin: Origin = Origin()
+
+
 class JoinExecution(Message, frozen=True, tag=56):
     """A task elsewhere waits for the end of this execution, which it has found under its idempotency key."""
 
@@ -256,8 +278,12 @@ AnyMessage = (
     | FinishTask
     | TerminateExecution
     | UpdateVariables
+    | SignalExecution
+    | GiveEvent
     | HandleEvent
     | ScheduleDue
 )
 
-WITH_ORIGIN = (StartExecution, FinishTask, TerminateExecution, UpdateVariables, HandleEvent)
+WITH_ORIGIN = (
+    StartExecution, FinishTask, TerminateExecution, UpdateVariables, SignalExecution, GiveEvent, HandleEvent
+)

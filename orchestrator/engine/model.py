@@ -65,6 +65,8 @@ class Table(IntEnum):
     EVENT_SEEN = 47  # (namespace, event, message id)
     OUTBOX = 48  # (number,)
     STREAM = 49  # (namespace, event)
+    AWAITING = 51  # (namespace, event, correlation key, number)
+    KEPT_EVENT = 52  # (namespace, event, correlation key, number)
 
 
 EXECUTION_TABLES = (
@@ -319,7 +321,7 @@ class TaskAttempt(Row, frozen=False):  # type: ignore[misc]  # as above
     details: Payload = b""  # of the newest heartbeat
     accepted: bool = False  # ended by its worker's result
     outcome_unknown: bool = False  # ended without anybody knowing whether it took effect
-    signal: str = ""  # WAIT: the name of the signal it waits for
+    signal: str = ""  # WAIT: the name of the signal it waits for; or see `inbox`, `awaiting`
     extra: bytes = b""  # an operator's own state, JSON
     passed: bool = False  # final, and the walk has gone on from it; a SWITCH passes at the end of its branch
     # Where it stands: in which iteration of each loop around it, outermost first; and in which EXPANSION, if its task
@@ -328,7 +330,7 @@ class TaskAttempt(Row, frozen=False):  # type: ignore[misc]  # as above
     expansion: int = 0
     expanded: int = 0  # the EXPANSION that a dynamic task or fork has been resolved to
     # DO_WHILE: the current iteration (`waiting` are the sequences open in it), and how many are kept; 0: all.
-    # A dynamic fork: how many of its tasks have been made.
+    # A dynamic fork: how many of its tasks have been made. What waits for an event: the number of its AWAITING row.
     position: int = 0
     keep_last: int = 0
     assembled_bytes: int = 0  # JOIN, DO_WHILE: the size of the output that is put together when it is read

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts
-from orchestrator.engine.model import Signal, Table, TaskAttempt, TaskStatus
+from orchestrator.engine import attempts, inbox, limits
+from orchestrator.engine.errors import LimitExceeded, has_ended, refuse
+from orchestrator.engine.expressions import PayloadInvalid, check_payload
+from orchestrator.engine.model import Signal, Table, TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator.engine.payloads import check_room, store
+from orchestrator.engine.results import Code
 from orchestrator.engine.scopes import load
 from orchestrator.engine.step import Step
 
@@ -20,12 +24,49 @@ def take(step: Step, attempt: TaskAttempt) -> None:
             return
 
 
-def give(step: Step, signal: Signal, size: int) -> None:
-    """A signal has come: the WAIT that began first takes it, or it is kept."""
+def give(step: Step, namespace: str, workflow_id: str, name: str, payload: bytes) -> None:
+    """A signal has come: the WAIT that began first takes it, or it is kept. What is refused has changed nothing."""
+    step.require(namespace, workflow_id)
+    _check(name, payload)
+    if step.is_over:
+        has_ended((step.x.ending or step.x.status).name)
+    if step.phase is WorkflowStatus.COMPENSATING:
+        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING", "the workflow is compensating: it takes no signals")
+    size, waiting = len(payload), _waiting(step, name)
+    try:
+        check_room(step, size)
+    except LimitExceeded as exceeded:
+        refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(exceeded), limit="execution_bytes")
+    is_full = step.x.signals - step.x.messages >= limits.SIGNALS or step.x.signal_bytes + size > limits.SIGNAL_BYTES
+    if waiting is None and is_full:
+        message = f"an execution keeps at most {limits.SIGNALS} signals and {limits.SIGNAL_BYTES} bytes of them"
+        refuse(Code.RESOURCE_EXHAUSTED, "SIGNALS_FULL", message, limit="signals")
+    number = step.x.next_number
+    step.change(next_number=number + 1)
+    kept = store(step, payload)
+    if waiting is not None:
+        attempts.complete_operator(step, waiting, kept)
+        return
+    step.write(Table.SIGNAL, (namespace, workflow_id, number), Signal(number, name, kept, step.now))
+    step.change(signals=step.x.signals + 1, signal_bytes=step.x.signal_bytes + size)
+
+
+def _check(name: str, payload: bytes) -> None:
+    if not 1 <= len(name) <= limits.NAME_CHARS:
+        message = f"a signal's name has 1 to {limits.NAME_CHARS} characters"
+        refuse(Code.INVALID_ARGUMENT, "SIGNAL_NAME_INVALID", message, field="name")
+    if name.startswith(inbox.RESERVED):
+        message = f"a signal's name can't begin with {inbox.RESERVED}"
+        refuse(Code.INVALID_ARGUMENT, "SIGNAL_NAME_INVALID", message, field="name")
+    try:
+        check_payload(payload)
+    except PayloadInvalid as error:
+        refuse(Code.INVALID_ARGUMENT, "PAYLOAD_INVALID", f"payload: {error}", field="payload", limit=error.limit)
+
+
+def _waiting(step: Step, name: str) -> TaskAttempt | None:
     for sequence in sorted(step.hot.open):
         attempt = step.hot.tasks[sequence]
-        if attempt.signal == signal.name and attempt.status is TaskStatus.IN_PROGRESS:
-            attempts.complete_operator(step, attempt, signal.payload)
-            return
-    step.write(Table.SIGNAL, (step.x.namespace, step.x.workflow_id, signal.number), signal)
-    step.change(signals=step.x.signals + 1, signal_bytes=step.x.signal_bytes + size)
+        if attempt.signal == name and attempt.status is TaskStatus.IN_PROGRESS:
+            return attempt
+    return None

@@ -80,7 +80,7 @@ class State:
         self.task_rates = cast(dict[RowKey, TaskRate], self.resident[Table.TASK_RATE])
         self.deliveries = Deliveries(self.messages)
         self.queues = Queues(self.ready)
-        self.triggers = Triggers(self.resident[Table.EVENT_SEEN])
+        self.triggers = Triggers(self.resident)
         self.leases_of: dict[str, dict[int, None]] = {}  # session id -> tokens
         self.leased: dict[tuple[str, str], int] = {}  # (namespace, task name) -> leases
         self.task_limits: dict[tuple[str, str], TaskLimits] = {}  # of registered definitions, once asked for
@@ -441,4 +441,6 @@ _INDEXES: Final[dict[Table, Any]] = {
     Table.EVENT_SEEN: lambda state, old, new: state.triggers.seen_changed(old, new),
     Table.STREAM: lambda state, old, new: state.triggers.stream_changed(old, new),
     Table.OUTBOX: lambda state, old, new: state.triggers.owed.changed(old, new),
+    Table.AWAITING: lambda state, old, new: state.triggers.awaited.waiter_changed(old, new),
+    Table.KEPT_EVENT: lambda state, old, new: state.triggers.awaited.kept_changed(old, new),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.engine import awaiting
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.model import CompensationState, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.queues import queue_of
@@ -62,6 +63,9 @@ def _of(state: State, held: ExecutionState) -> Iterator[str]:
 
 
 def _waits_for(state: State, attempt: TaskAttempt) -> str | None:
+    awaited = state.triggers.awaited.waiter_numbered(attempt.position) if attempt.signal == awaiting.EVENT else None
+    if awaited is not None:
+        return f"waits at {attempt.reference!r} for the event {awaited.event!r} with the key {awaited.key!r}"
     if attempt.signal:
         return f"waits at {attempt.reference!r} for the signal {attempt.signal!r}"
     if attempt.ready:

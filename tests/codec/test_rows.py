@@ -35,6 +35,8 @@ SAMPLES = [
     (Table.POLLER, resident.Poller("default", "eu", "charge", 5, 6)),
     (Table.SCHEDULE, trigger_rows.ScheduleRow("default", "s", b"{}", 1, 2, due=((3, 0), (4, 1)), timer=5)),
     (Table.STREAM, trigger_rows.StreamRow("default", "redis:orders", "1-0", 2, 3, 4)),
+    (Table.AWAITING, trigger_rows.AwaitingTask(1, "default", "paid", "k", "w1", 2, 3)),
+    (Table.KEPT_EVENT, trigger_rows.KeptEvent(1, "default", "paid", "k", b"{}", 3)),
     (Table.MESSAGE, messages.TaskLeased("default", "w1", 1, 2)),
     (Table.MESSAGE, messages.ContinueExecution("default", "w1")),
 ]
@@ -63,6 +65,8 @@ MESSAGES = [
     messages.FinishTask("default", "w1", "", "a", TaskStatus.FAILED, b"{}", "r", ORIGIN),
     messages.TerminateExecution("default", "w1", "r", ORIGIN),
     messages.UpdateVariables("default", "w1", b"{}", True, ORIGIN),
+    messages.SignalExecution("default", "w1", "s", b"{}", ORIGIN),
+    messages.GiveEvent("default", "w1", 1, 2, "paid", "k", 3, b"{}", 4, ORIGIN),
     messages.HandleEvent("default", "", ORIGIN),
     messages.ScheduleDue("default", "", "s", 4),
 ]

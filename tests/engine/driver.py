@@ -98,6 +98,8 @@ ROWS: dict[Table, Any] = {
     Table.EVENT_SEEN: trigger_rows.EventSeen,
     Table.OUTBOX: trigger_rows.OwedEvent,
     Table.STREAM: trigger_rows.StreamRow,
+    Table.AWAITING: trigger_rows.AwaitingTask,
+    Table.KEPT_EVENT: trigger_rows.KeptEvent,
     Table.TASK_RATE: TaskRate,
     Table.IDEMPOTENCY: IdempotencyKey,
     Table.WORKFLOW_GROUP: WorkflowGroup,

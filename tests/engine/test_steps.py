@@ -321,7 +321,8 @@ def test_a_message_that_breaks_is_dropped_and_changes_nothing_else(
     fields.update({"kind": 1, "number": 1, "name": "n", "version": 1, "input": b"{}", "task_id": "", "reference": "a"})
     fields.update({"status": TaskStatus.FAILED, "output": b"{}", "reason": "r", "variables": b"{}", "append": False})
     fields.update({"origin": messages.Origin(), "undo": True, "child": "w", "parent": "w"})
-    fields.update({"parent_sequence": 1, "around": ()})
+    fields.update({"parent_sequence": 1, "around": (), "payload": b"{}"})
+    fields.update({"event": "e", "key": "k", "kept": 1, "since_ms": 1})
     known = {field.name: fields[field.name] for field in msgspec.structs.fields(kind) if field.required}
     before = driver.rows()
 

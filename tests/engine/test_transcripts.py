@@ -3,7 +3,8 @@
 `REWRITE=1 pytest tests/engine/test_transcripts.py` writes what comes out now: read the difference before keeping it.
 
     define NAME TASKS...        a workflow: a (task), a^undo_a (with its compensation), a! (no retries), a* (pivot),
-                                a? (optional), wait:NAME (for a signal), [ a b | c d ] (a fork and its join),
+                                a? (optional), wait:NAME (for a signal), await:NAME (for the event NAME with the key
+                                k), [ a b | c d ] (a fork and its join),
                                 { a b } (a loop with a condition), {3 a b } (over three items), {keep:2 a } (keepLastN),
                                 sub:NAME (a sub-workflow), fan:a:3 (a dynamic fork of three, and its join), js:NAME
                                 (a script), case:NAME ( a | b ) (a switch by script: "1" or "2"), TYPE:REF[:MORE]
@@ -23,6 +24,9 @@
     retry resume, again [keep|compensate_first], rerun REF, skip REF
     update REF STATUS, push TEXT
     handler EVENT NAME          whenever the event is published, the workflow of this name is started
+    correlate EVENT             whenever the event is published, whoever waits for it with its key gets it
+    publish EVENT KEY
+    raise LEVEL                 of the cluster's behaviour
     restart                     a new replica goes on from the rows
 """
 
@@ -150,6 +154,17 @@ class Story:
         action = {"action": "start_workflow", "start_workflow": {"name": name}}
         document = {"name": name, "event": event, "active": True, "actions": [action]}
         self.driver.ok(c.PutEventHandler("default", msgspec.json.encode(document)))
+
+    def _correlate(self, event: str) -> None:
+        action = {"action": "correlate", "correlate": {"correlationKey": "${key}"}}
+        document = {"name": f"correlate {event}", "event": event, "active": True, "actions": [action]}
+        self.driver.ok(c.PutEventHandler("default", msgspec.json.encode(document)))
+
+    def _publish(self, event: str, key: str) -> None:
+        self.driver.ok(c.PublishEvent("default", event, "", msgspec.json.encode({"key": key})))
+
+    def _raise(self, level: str) -> None:
+        self.driver.ok(c.RaiseBehaviour(int(level)))
 
     def _undo(self, how: str) -> Any:
         if how == "abandon":
@@ -339,6 +354,9 @@ def _task(word: str) -> dict[str, Any]:
     if word.startswith("wait:"):
         signal = word.removeprefix("wait:")
         return {"name": "wait", "taskReferenceName": signal, "type": "WAIT", "inputParameters": {"signal": signal}}
+    if word.startswith("await:"):
+        event = word.removeprefix("await:")
+        return _element("WAIT", event, {"event": event, "correlationKey": "k"})
     if word.startswith("sub:"):
         child = word.removeprefix("sub:")
         return _element("SUB_WORKFLOW", child, subWorkflowParam={"name": child})

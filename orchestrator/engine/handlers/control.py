@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, children, inbox, limits, loops, outcomes, saga, signals
+from orchestrator.engine import attempts, children, inbox, loops, outcomes, saga, signals
 from orchestrator.engine.again import tell_parent
 from orchestrator.engine.births import arm_timeout
 from orchestrator.engine.choices import TerminateCompensation
@@ -15,19 +15,17 @@ from orchestrator.engine.commands import (
     TerminateWorkflow,
 )
 from orchestrator.engine.definitions.model import TaskType
-from orchestrator.engine.errors import LimitExceeded, refuse
+from orchestrator.engine.errors import LimitExceeded, has_ended, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
 from orchestrator.engine.messages import RetryChild, StartAnswered
 from orchestrator.engine.model import (
     AgendaItem,
     AgendaKind,
     CompensationState,
-    Signal,
     TaskAttempt,
     TaskStatus,
     WorkflowStatus,
 )
-from orchestrator.engine.payloads import store
 from orchestrator.engine.results import AnyResult, Code, Done, MessagePushed
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import TASK_SUCCESSFUL, TASK_TERMINAL, WORKFLOW_TERMINAL, check_workflow
@@ -82,36 +80,11 @@ def terminate_workflow(step: Step, command: TerminateWorkflow) -> AnyResult:
 
 def _refuse_ended(step: Step) -> None:
     if step.is_over:
-        status = step.x.ending or step.x.status
-        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_ENDED", f"the workflow has ended: {status.name}")
+        has_ended((step.x.ending or step.x.status).name)
 
 
 def signal_workflow(step: Step, command: SignalWorkflow) -> AnyResult:
-    step.require(command.namespace, command.workflow_id)
-    if not 1 <= len(command.name) <= limits.NAME_CHARS:
-        message = f"a signal's name has 1 to {limits.NAME_CHARS} characters"
-        refuse(Code.INVALID_ARGUMENT, "SIGNAL_NAME_INVALID", message, field="name")
-    if command.name.startswith(inbox.RESERVED):
-        message = f"a signal's name can't begin with {inbox.RESERVED}"
-        refuse(Code.INVALID_ARGUMENT, "SIGNAL_NAME_INVALID", message, field="name")
-    payload = command.payload or b"{}"
-    try:
-        check_payload(payload)
-    except PayloadInvalid as error:
-        refuse(Code.INVALID_ARGUMENT, "PAYLOAD_INVALID", f"payload: {error}", field="payload", limit=error.limit)
-    _refuse_ended(step)
-    if step.phase is WorkflowStatus.COMPENSATING:
-        refuse(Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING", "the workflow is compensating: it takes no signals")
-    try:
-        signal = Signal(step.x.next_number, command.name, b"", step.now)
-        step.change(next_number=step.x.next_number + 1)
-        signal = Signal(signal.number, signal.name, store(step, payload), step.now)
-    except LimitExceeded as exceeded:
-        refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(exceeded), limit="execution_bytes")
-    signals.give(step, signal, len(payload))
-    if step.x.signals - step.x.messages > limits.SIGNALS or step.x.signal_bytes > limits.SIGNAL_BYTES:
-        message = f"an execution keeps at most {limits.SIGNALS} signals and {limits.SIGNAL_BYTES} bytes of them"
-        refuse(Code.RESOURCE_EXHAUSTED, "SIGNALS_FULL", message, limit="signals")
+    signals.give(step, command.namespace, command.workflow_id, command.name, command.payload or b"{}")
     return Done()
 
 

@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.engine import commands, origins, outcomes
-from orchestrator.engine.errors import Refused, refuse
+from msgspec.structs import replace
+
+from orchestrator.engine import commands, origins, outcomes, signals
+from orchestrator.engine.errors import LimitExceeded, Refused, refuse
 from orchestrator.engine.expressions import assemble_array, assemble_object, elements_of, fields_of, merge_objects
 from orchestrator.engine.handlers import updates
-from orchestrator.engine.messages import FinishTask, Message, TerminateExecution, UpdateVariables
+from orchestrator.engine.messages import (
+    FinishTask,
+    GiveEvent,
+    Message,
+    SignalExecution,
+    TerminateExecution,
+    UpdateVariables,
+)
 from orchestrator.engine.model import WorkflowStatus
-from orchestrator.engine.results import AnyResult, Code, Done
+from orchestrator.engine.results import AnyResult, Code, Done, Rejected
 from orchestrator.engine.scopes import load
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import TASK_TERMINAL
+from orchestrator.engine.triggers import correlation
 
 
 def finish_task(step: Step, message: FinishTask) -> AnyResult:
@@ -29,6 +39,26 @@ def update_variables(step: Step, message: UpdateVariables) -> AnyResult:
     return _told(step, message, _update)
 
 
+def signal_execution(step: Step, message: SignalExecution) -> AnyResult:
+    return _told(step, message, _signal)
+
+
+def give_event(step: Step, message: GiveEvent) -> AnyResult:
+    """Whoever has sent it is told where it has come to in the end."""
+    if correlation.arrive(step, message):
+        origins.told(step, message, Done())
+        return Done()
+    try:
+        is_sent = correlation.pass_on(step, message)
+    except LimitExceeded as error:
+        rejected = Rejected(Code.RESOURCE_EXHAUSTED, "EVENTS_KEPT_FULL", str(error), (("limit", "events_kept"),))
+        origins.told(step, message, rejected)
+        return Done()
+    if not is_sent:
+        origins.told(step, replace(message, workflow_id=""), Done())
+    return Done()
+
+
 def _told(step: Step, message: Message, work: Callable[[Step, Any], AnyResult]) -> AnyResult:
     """The work decides before it writes: a refusal leaves nothing but what is recorded of it."""
     try:
@@ -36,6 +66,11 @@ def _told(step: Step, message: Message, work: Callable[[Step, Any], AnyResult]) 
     except Refused as refused:
         result = refused.rejected
     origins.told(step, message, result)
+    return Done()
+
+
+def _signal(step: Step, message: SignalExecution) -> AnyResult:
+    signals.give(step, message.namespace, message.workflow_id, message.name, message.payload)
     return Done()
 
 

@@ -1,6 +1,6 @@
-"""WAIT: until a time has come, or a signal of its name; whichever is first if it waits for both.
+"""WAIT: until a time has come, or a signal of its name; whichever is first if it waits for both. Or until an event has.
 
-A WAIT with neither waits for a signal that has the name of its own reference.
+A WAIT with none of them waits for a signal that has the name of its own reference.
 """
 
 from __future__ import annotations
@@ -8,16 +8,21 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from orchestrator.engine import attempts, signals
+from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.durations import DurationInvalid, parse_duration, parse_until
 from orchestrator.engine.expressions import fields_of, is_null, text_of
 from orchestrator.engine.model import TaskAttempt, TaskStatus, TimerKind
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
+from orchestrator.engine.triggers import correlation
 
 
 class Wait:
     def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
+        if step.level >= STREAMS and correlation.is_wanted(given):
+            correlation.begin(step, attempt, given)
+            return
         fields = {key: text_of(value) for key, value in fields_of(given).items() if not is_null(value)}
         duration, until, signal = fields.get("duration", ""), fields.get("until", ""), fields.get("signal", "")
         try:

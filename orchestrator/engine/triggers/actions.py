@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.engine import limits
+from orchestrator.engine.awaiting import subject_of
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import (
     NULL,
@@ -20,8 +21,10 @@ from orchestrator.engine.expressions import (
 from orchestrator.engine.expressions.payload_templates import expand_inline, fill
 from orchestrator.engine.messages import (
     FinishTask,
+    GiveEvent,
     Message,
     Origin,
+    SignalExecution,
     StartExecution,
     TerminateExecution,
     UpdateVariables,
@@ -29,15 +32,17 @@ from orchestrator.engine.messages import (
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.step import Step
 from orchestrator.engine.triggers.event_documents import ActionKind, EventAction
-from orchestrator.engine.triggers.rows import EventRow
+from orchestrator.engine.triggers.rows import EventRow, KeptEvent
 
 _Fields = Mapping[str, bytes]
 
 
 def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -> Message:
-    """Raises PayloadInvalid or LimitExceeded for parameters that can't be sent."""
-    payload = expand_inline(row.payload) if action.expand else row.payload
-    fields = fields_of(fill(action.parameters, payload))
+    """Of any action but one that is for whoever waits for it.
+
+    Raises PayloadInvalid or LimitExceeded for parameters that can't be sent.
+    """
+    payload, fields = _filled(row, action)
     if action.kind is ActionKind.START_WORKFLOW:
         return _start(step, row, action, fields, payload, origin)
     workflow_id = _text(fields, "workflowId")
@@ -49,6 +54,9 @@ def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -
     if action.kind is ActionKind.UPDATE_WORKFLOW_VARIABLES:
         variables = _object(fields, "variables")
         return UpdateVariables(row.namespace, workflow_id, variables, action.append, origin)
+    if action.kind is ActionKind.SIGNAL:
+        given = _with_event(row, _object(fields, "payload"))
+        return SignalExecution(row.namespace, workflow_id, _text(fields, "signal"), given, origin)
     failed = action.kind is ActionKind.FAIL_TASK
     return FinishTask(
         row.namespace,
@@ -60,6 +68,23 @@ def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -
         (_text(fields, "reasonForIncompletion") or f"failed by event {row.event}") if failed else "",
         origin,
     )
+
+
+def awaited_event(step: Step, row: EventRow, action: EventAction) -> KeptEvent:
+    """What an action `correlate` gives to whoever waits for it. Raises as `message_of` does."""
+    payload, fields = _filled(row, action)
+    # The event itself unless it says otherwise, even if what it says comes to nothing.
+    is_named = not is_null(fields_of(action.parameters).get("event", NULL))
+    event = fields["event"] if is_named else dump_string(row.event)
+    subject = subject_of(row.namespace, event, fields.get("correlationKey", NULL))
+    given = payload if is_null(fields.get("output", NULL)) else _object(fields, "output")
+    return KeptEvent(step.ready_number(), *subject, _with_event(row, given), step.now)
+
+
+def _filled(row: EventRow, action: EventAction) -> tuple[bytes, _Fields]:
+    """(the payload as the action reads it, its parameters)"""
+    payload = expand_inline(row.payload) if action.expand else row.payload
+    return payload, fields_of(fill(action.parameters, payload))
 
 
 def kind_of(message: Message) -> str:
@@ -75,6 +100,10 @@ def kind_of(message: Message) -> str:
             return ActionKind.TERMINATE_WORKFLOW.value
         case UpdateVariables():
             return ActionKind.UPDATE_WORKFLOW_VARIABLES.value
+        case SignalExecution():
+            return ActionKind.SIGNAL.value
+        case GiveEvent():
+            return ActionKind.CORRELATE.value
         case _:
             return ""
 
@@ -82,8 +111,7 @@ def kind_of(message: Message) -> str:
 def _start(
     step: Step, row: EventRow, action: EventAction, fields: _Fields, payload: bytes, origin: Origin
 ) -> StartExecution:
-    given = merge_objects(_object(fields, "input"), assemble_object(_of_event(row)))
-    check_payload(given)
+    given = _with_event(row, _object(fields, "input"))
     # Those of the event where the action names none: an EVENT task publishes those of its workflow.
     key = "taskToDomain"
     named = _object(fields, key) if key in fields else fields_of(payload).get(key, NULL)
@@ -107,17 +135,18 @@ def _task_output(row: EventRow, fields: _Fields) -> bytes:
     """The output that is given, with what the task was found by and the event, as in Conductor."""
     keys = ("workflowId", "taskId", "taskRefName", "reasonForIncompletion")
     target = [(key, fields.get(key, NULL)) for key in keys]
-    output = merge_objects(assemble_object(target), _object(fields, "output"))
-    output = merge_objects(output, assemble_object(_of_event(row)))
-    check_payload(output)
-    return output
+    return _with_event(row, merge_objects(assemble_object(target), _object(fields, "output")))
 
 
-def _of_event(row: EventRow) -> list[tuple[str, bytes]]:
-    return [
+def _with_event(row: EventRow, given: bytes) -> bytes:
+    """What is given, and which event it is of. Raises PayloadInvalid."""
+    event = [
         ("conductor.event.messageId", dump_string(row.message_id)),
         ("conductor.event.name", dump_string(row.event)),
     ]
+    made = merge_objects(given, assemble_object(event))
+    check_payload(made)
+    return made
 
 
 def _text(fields: _Fields, key: str) -> str:

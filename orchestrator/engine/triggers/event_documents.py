@@ -11,7 +11,8 @@ from functools import lru_cache
 import msgspec
 
 from orchestrator.engine import limits
-from orchestrator.engine.behaviour import HIGHEST
+from orchestrator.engine.behaviour import HIGHEST, LOWEST, STREAMS
+from orchestrator.engine.definitions.errors import quoted
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.expressions.payload_templates import check_payload_template
 from orchestrator.engine.triggers.schedule_documents import json_document, read_domains
@@ -30,6 +31,8 @@ class ActionKind(StrEnum):
     FAIL_TASK = "fail_task"
     TERMINATE_WORKFLOW = "terminate_workflow"
     UPDATE_WORKFLOW_VARIABLES = "update_workflow_variables"
+    SIGNAL = "signal"
+    CORRELATE = "correlate"
 
 
 _TASK = "workflowId taskRefName taskId output".split()
@@ -39,7 +42,10 @@ _PARAMETERS = {
     ActionKind.FAIL_TASK: [*_TASK, "reasonForIncompletion"],
     ActionKind.TERMINATE_WORKFLOW: "workflowId terminationReason".split(),
     ActionKind.UPDATE_WORKFLOW_VARIABLES: "workflowId variables appendArray".split(),
+    ActionKind.SIGNAL: "workflowId signal payload".split(),
+    ActionKind.CORRELATE: "event correlationKey output".split(),
 }
+_SINCE = {ActionKind.SIGNAL: STREAMS, ActionKind.CORRELATE: STREAMS}
 _UNBUILT = {
     ActionKind.START_WORKFLOW: ["inputMessage"],
     ActionKind.COMPLETE_TASK: ["outputMessage"],
@@ -97,17 +103,18 @@ def _validated(document: bytes, level: int) -> ParsedHandler:
         event=fields.name("event"),
         active=fields.flag("active"),
         condition=condition,
-        actions=tuple(_action(item, f"actions[{position}]") for position, item in enumerate(items)),
+        actions=tuple(_action(item, f"actions[{position}]", level) for position, item in enumerate(items)),
     )
 
 
 _remembered = lru_cache(_REMEMBERED)(_validated)
 
 
-def _action(raw: bytes, path: str) -> EventAction:
-    fields = Fields(raw, path, ("action", "expandInlineJSON", *ActionKind))
-    kind = _kind(fields)
-    for other in ActionKind:
+def _action(raw: bytes, path: str, level: int) -> EventAction:
+    kinds = [kind for kind in ActionKind if level >= _SINCE.get(kind, LOWEST)]
+    fields = Fields(raw, path, ("action", "expandInlineJSON", *kinds))
+    kind = _kind(fields, kinds)
+    for other in kinds:
         if other is not kind and fields.is_set(other):
             raise fields.invalid(other, f"the action is {kind.value}")
     own = Fields(fields.object(kind), fields.at(kind), _PARAMETERS[kind], _UNBUILT.get(kind, ()))
@@ -130,13 +137,21 @@ def _action(raw: bytes, path: str) -> EventAction:
     )
 
 
-def _kind(fields: Fields) -> ActionKind:
+def _kind(fields: Fields, kinds: list[ActionKind]) -> ActionKind:
+    names = ", ".join(kind.value for kind in kinds)
     if not fields.has("action"):
-        raise fields.invalid("action", f"it is missing: one of {', '.join(kind.value for kind in ActionKind)}")
-    return fields.choice("action", ActionKind, ActionKind.START_WORKFLOW)
+        raise fields.invalid("action", f"it is missing: one of {names}")
+    text = fields.text("action")
+    for kind in kinds:
+        if kind.value == text:
+            return kind
+    raise fields.invalid("action", f"{quoted(text)} is none of {names}")
 
 
 def _check_target(own: Fields, kind: ActionKind) -> None:
+    if kind is ActionKind.CORRELATE:
+        _check_correlate(own)
+        return
     own.name("workflowId")
     if kind in (ActionKind.COMPLETE_TASK, ActionKind.FAIL_TASK):
         if not own.text("taskRefName") and not own.text("taskId"):
@@ -145,5 +160,15 @@ def _check_target(own: Fields, kind: ActionKind) -> None:
         own.text("reasonForIncompletion")
     elif kind is ActionKind.TERMINATE_WORKFLOW:
         own.text("terminationReason")
+    elif kind is ActionKind.SIGNAL:
+        own.name("signal")
+        own.object("payload")
     else:
         own.object("variables")
+
+
+def _check_correlate(own: Fields) -> None:
+    own.name("correlationKey")
+    if own.has("event"):
+        own.name("event")
+    own.object("output")

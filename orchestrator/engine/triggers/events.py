@@ -15,20 +15,21 @@ from orchestrator.engine import announcing, limits
 from orchestrator.engine.definitions.sinks import is_stream
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
-from orchestrator.engine.messages import WITH_ORIGIN, HandleEvent, Message, Origin, OriginKind
+from orchestrator.engine.messages import WITH_ORIGIN, GiveEvent, HandleEvent, Message, Origin, OriginKind
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, EventPublished, Rejected
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
-from orchestrator.engine.triggers import outbox, streams
-from orchestrator.engine.triggers.actions import kind_of, message_of
-from orchestrator.engine.triggers.event_documents import ParsedHandler, validate_handler
+from orchestrator.engine.triggers import correlation, outbox, streams
+from orchestrator.engine.triggers.actions import awaited_event, kind_of, message_of
+from orchestrator.engine.triggers.event_documents import ActionKind, EventAction, ParsedHandler, validate_handler
 from orchestrator.engine.triggers.rows import EventHandlerRow, EventRow, EventRun, EventRunState, EventSeen
 
 # The part of an origin that is a handler's beginning, not one of its actions.
 BEGINNING = -1
 GONE = "the handler was deleted, or is not active any more"
 IS_FALSE = "the condition is false"
+KEPT = "nobody waits for it yet: it is kept"
 
 
 def handler(state: State, namespace: str, name: str) -> EventHandlerRow | None:
@@ -205,12 +206,23 @@ def _act(step: Step, row: EventRow, parsed: ParsedHandler) -> EventRow:
     for position, action in enumerate(parsed.actions):
         origin = Origin(OriginKind.EVENT, parsed.name, row.number, position)
         try:
-            step.send(message_of(step, row, action, origin))
+            is_sent = _send(step, row, action, origin)
         except (PayloadInvalid, LimitExceeded) as error:
             _record(step, row, parsed.name, action.kind, position, EventRunState.FAILED, reason=str(error))
-        else:
+            continue
+        if is_sent:
             row = replace(row, open=row.open + 1)
+        else:
+            _record(step, row, parsed.name, action.kind, position, EventRunState.COMPLETED, reason=KEPT)
     return row
+
+
+def _send(step: Step, row: EventRow, action: EventAction, origin: Origin) -> bool:
+    """Sends the message that does the action; False if there is none to be sent, and it is done."""
+    if action.kind is ActionKind.CORRELATE:
+        return correlation.give(step, awaited_event(step, row, action), origin)
+    step.send(message_of(step, row, action, origin))
+    return True
 
 
 def done(step: Step, message: Message, result: AnyResult) -> None:
@@ -222,6 +234,7 @@ def done(step: Step, message: Message, result: AnyResult) -> None:
         return
     row = replace(row, open=row.open - 1)
     refused = result if isinstance(result, Rejected) else None
+    is_kept = isinstance(message, GiveEvent) and not message.workflow_id
     if origin.part != BEGINNING or refused is not None:
         _record(
             step,
@@ -231,7 +244,7 @@ def done(step: Step, message: Message, result: AnyResult) -> None:
             max(origin.part, 0),
             EventRunState.COMPLETED if refused is None else EventRunState.FAILED,
             workflow_id=message.workflow_id,
-            reason="" if refused is None else refused.message,
+            reason=refused.message if refused is not None else KEPT if is_kept else "",
         )
     _put(step, row)
 

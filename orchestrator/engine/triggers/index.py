@@ -7,7 +7,8 @@ from heapq import heappop, heappush
 from typing import Any
 
 from orchestrator.engine.definitions.sinks import is_stream
-from orchestrator.engine.model import RowKey
+from orchestrator.engine.model import RowKey, Table
+from orchestrator.engine.triggers.awaited import Awaited
 from orchestrator.engine.triggers.event_documents import validate_handler
 from orchestrator.engine.triggers.owed import Owed
 from orchestrator.engine.triggers.rows import (
@@ -35,8 +36,9 @@ def wants_times(row: ScheduleRow) -> bool:
 class Triggers:
     """What the leader's services and the publishing of events look up."""
 
-    def __init__(self, seen: Mapping[RowKey, Any]) -> None:
-        self._seen = seen
+    def __init__(self, rows: Mapping[Table, Mapping[RowKey, Any]]) -> None:
+        self._seen = rows[Table.EVENT_SEEN]
+        self.awaited = Awaited(rows[Table.AWAITING], rows[Table.KEPT_EVENT])
         self.wanting: dict[tuple[str, str], None] = {}  # schedules that are owed times
         self.undecided: dict[int, None] = {}  # events with conditions to be evaluated
         self.event_bytes = 0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
+from orchestrator.engine import limits
+from orchestrator.engine.awaiting import EVENT, is_awaited
 from orchestrator.engine.behaviour import STREAMS
-from orchestrator.engine.messages import WITH_ORIGIN, OriginKind, ScheduleDue, StartExecution
-from orchestrator.engine.model import Table, TimerKind
+from orchestrator.engine.messages import WITH_ORIGIN, GiveEvent, OriginKind, ScheduleDue, StartExecution
+from orchestrator.engine.model import RowKey, Table, TimerKind, WorkflowStatus
 from orchestrator.engine.state import State
 from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 from orchestrator.engine.triggers import streams
 from orchestrator.engine.triggers.event_documents import validate_handler
 from orchestrator.engine.triggers.index import armed_until, wants_times
-from orchestrator.engine.triggers.rows import RunState
+from orchestrator.engine.triggers.rows import AwaitingTask, KeptEvent, RunState
 
 
 def schedules_are_armed_or_owed_times(state: State) -> Iterator[str]:
@@ -116,10 +119,47 @@ def streams_are_read_where_they_are_handled(state: State) -> Iterator[str]:
         yield f"{sorted(read)} are to be read, and the index says {sorted(state.triggers.streams)}"
 
 
+def who_waits_for_an_event_can_be_found(state: State) -> Iterator[str]:
+    rows = cast(dict[RowKey, AwaitingTask], state.resident[Table.AWAITING])
+    numbers = set()
+    for key, row in sorted(rows.items()):
+        numbers.add(row.number)
+        hot = state.execution((row.namespace, row.workflow_id))
+        attempt = None if hot is None else hot.tasks.get(row.task_sequence)
+        if hot is not None and (attempt is None or not is_awaited(attempt, row.number)):
+            yield f"{key} waits for an event, and is {attempt}"
+        # Only where all are hot, as in tests.
+        if hot is None and state.hot_count >= state.meta.live_executions:
+            yield f"{key} waits for an event, and is of no execution"
+    numbers.update(message.number for message in state.messages.values() if isinstance(message, GiveEvent))
+    for key, hot in state.hot_executions():
+        header = hot.execution
+        # What turns round or ends is given nothing, and is about to cancel what waits.
+        if header.ending is not None or WorkflowStatus.COMPENSATING in (header.status, header.paused_from):
+            continue
+        for sequence in sorted(hot.open):
+            attempt = hot.tasks[sequence]
+            if attempt.signal == EVENT and attempt.position not in numbers:
+                yield f"{key} #{sequence} waits for an event, and none will find it"
+
+
+def no_event_is_kept_from_who_waits_for_it(state: State) -> Iterator[str]:
+    kept = cast(dict[RowKey, KeptEvent], state.resident[Table.KEPT_EVENT])
+    size = sum(len(row.payload) for row in kept.values())
+    if size != state.triggers.awaited.kept_bytes:
+        yield f"events of {size} bytes are kept, counted are {state.triggers.awaited.kept_bytes}"
+    for key, row in sorted(kept.items()):
+        waiter = state.triggers.awaited.waiter((row.namespace, row.event, row.key))
+        if waiter is not None and waiter.since_ms < row.since_ms + limits.EVENT_KEPT_MS:
+            yield f"{key} is kept, and {waiter.workflow_id} waits for it"
+
+
 CHECKS = (
     schedules_are_armed_or_owed_times,
     runs_whose_end_is_waited_for_will_end,
     events_are_done_with_once_all_is_done,
     the_outbox_is_what_the_index_says,
     streams_are_read_where_they_are_handled,
+    who_waits_for_an_event_can_be_found,
+    no_event_is_kept_from_who_waits_for_it,
 )

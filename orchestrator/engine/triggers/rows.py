@@ -163,3 +163,26 @@ class EventSeen(Row, frozen=True):
     message_id: str
     seen_ms: int
     event_number: int
+
+
+class AwaitingTask(Row, frozen=True):
+    """A task that waits for an event with a correlation key. The lowest number is the next to get one."""
+
+    number: int
+    namespace: str
+    event: str
+    key: str
+    workflow_id: str
+    task_sequence: int
+    since_ms: int
+
+
+class KeptEvent(Row, frozen=True):
+    """An event that nobody waited for when it came. The lowest number is the next to be taken."""
+
+    number: int
+    namespace: str
+    event: str
+    key: str
+    payload: bytes  # what the task will be given, a JSON object
+    since_ms: int
