@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from orchestrator.config import Address
 from orchestrator.engine.blobs import BlobRef, ref_to
 from orchestrator.integrations.blobs.directory import DirectoryStore
+from orchestrator.integrations.blobs.redis_store import RedisStore
 from orchestrator.integrations.blobs.store import BlobStore
 from orchestrator.integrations.blobs.threads import Threads
+from orchestrator.integrations.redis.failures import RedisUnavailable
+from orchestrator.integrations.redis.link import RedisLink
+from orchestrator.integrations.redis.settings import RedisSettings
 
 VALUE = b'{"text":"%b"}' % (b"x" * 100_000)
 
@@ -99,6 +107,81 @@ async def directory_kit(path: Path) -> AsyncIterator[DirectoryKit]:
     threads = Threads("blobs", 4)
     try:
         yield DirectoryKit(path, threads)
+    finally:
+        threads.close()
+
+
+@asynccontextmanager
+async def link_to(port: int) -> AsyncIterator[RedisLink]:
+    """Connected inside."""
+    settings = RedisSettings(endpoints=(Address("127.0.0.1", port),), timeout_ms=30_000)
+    link = RedisLink(settings, monotonic=time.monotonic, random=random.Random(1))
+    running = asyncio.create_task(link.run())
+    try:
+        async with asyncio.timeout(60):
+            await link.wait_connected()
+        yield link
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+class RedisKit:
+    kind = "redis"
+
+    def __init__(self, port: int, links: list[RedisLink], threads: Threads) -> None:
+        self._port = port
+        self._links = links
+        self._threads = threads
+        self._cluster = os.urandom(8).hex()
+        self._nodes = 0
+        self._is_cut_off = False
+
+    @property
+    def where(self) -> str:
+        return f"{self._port}/{self._cluster}"
+
+    async def execute(self, *command: str | bytes | int) -> Any:
+        """By another link each time, as of other nodes; what is asked at once is carried out in any order."""
+        if self._is_cut_off:
+            raise RedisUnavailable("it is cut off")
+        self._nodes += 1
+        return await self._links[self._nodes % len(self._links)].execute(*command)
+
+    def bare(self) -> RedisStore:
+        return RedisStore(self, prefix="test", cluster=self._cluster, off_loop=self._threads, entropy=os.urandom)
+
+    async def node(self) -> BlobStore:
+        store = self.bare()
+        await store.prepare()
+        return store
+
+    def key_of(self, ref: BlobRef) -> str:
+        return f"test:{self._cluster}:blob:{ref.sha256}"
+
+    async def held(self, ref: BlobRef) -> bytes | None:
+        return await self.execute("HGET", self.key_of(ref), "content")
+
+    async def hold(self, ref: BlobRef, content: bytes) -> None:
+        await self.execute("HSET", self.key_of(ref), "content", content)
+
+    async def lose_everything(self) -> None:
+        await self.execute("FLUSHALL")
+
+    async def swap(self) -> None:
+        await self.lose_everything()
+        await self.node()
+
+    def cut_off(self) -> None:
+        self._is_cut_off = True
+
+
+@asynccontextmanager
+async def redis_kit(port: int) -> AsyncIterator[RedisKit]:
+    threads = Threads("blobs", 2)
+    try:
+        async with link_to(port) as one, link_to(port) as other:
+            yield RedisKit(port, [one, other], threads)
     finally:
         threads.close()
 

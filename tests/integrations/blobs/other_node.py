@@ -9,17 +9,26 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from orchestrator.integrations.blobs.directory import DirectoryStore
+from orchestrator.integrations.blobs.redis_store import RedisStore
 from orchestrator.integrations.blobs.store import BlobStore
 from orchestrator.integrations.blobs.threads import Threads
-from tests.integrations.blobs.kits import VALUE, ref_in, value
+from tests.integrations.blobs.kits import VALUE, link_to, ref_in, value
 
 
-def store_of(kind: str, where: str) -> BlobStore:
-    assert kind == "directory"
-    return DirectoryStore(Path(where), off_loop=Threads("blobs", 2), entropy=os.urandom)
+@asynccontextmanager
+async def store_of(kind: str, where: str) -> AsyncIterator[BlobStore]:
+    threads = Threads("blobs", 2)
+    if kind == "directory":
+        yield DirectoryStore(Path(where), off_loop=threads, entropy=os.urandom)
+        return
+    port, _, cluster = where.partition("/")
+    async with link_to(int(port)) as link:
+        yield RedisStore(link, prefix="test", cluster=cluster, off_loop=threads, entropy=os.urandom)
 
 
 async def put(store: BlobStore) -> None:
@@ -52,9 +61,9 @@ async def torn(store: BlobStore) -> None:
 
 
 async def main(kind: str, where: str, job: str) -> None:
-    store = store_of(kind, where)
-    await store.prepare()
-    await {"put": put, "torn": torn}[job](store)
+    async with store_of(kind, where) as store:
+        await store.prepare()
+        await {"put": put, "torn": torn}[job](store)
 
 
 if __name__ == "__main__":
