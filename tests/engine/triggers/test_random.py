@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.choices import TerminateCompensation
 from orchestrator.engine.commands import (
     AnyCommand,
@@ -20,18 +21,23 @@ from orchestrator.engine.commands import (
     PublishEvent,
     PutEventHandler,
     PutSchedule,
+    RaiseBehaviour,
     ResumeSchedule,
     ResumeScheduling,
     RunSchedule,
     TerminateWorkflow,
 )
 from orchestrator.engine.model import Table
-from orchestrator.engine.triggers import queries, schedules
+from orchestrator.engine.outbox_commands import AcknowledgeEvents
+from orchestrator.engine.stream_commands import ReceiveEvents, StreamEntry
+from orchestrator.engine.triggers import queries, schedules, streams
 from orchestrator.engine.triggers.index import armed_until
-from tests.engine.driver import Driver, workflow
+from orchestrator.engine.triggers.rows import StreamRow
+from tests.engine.driver import START_MS, Driver, workflow
 from tests.engine.triggers.making import action, busy_driver, document, handler
 
 NAMES = ("s", "t")
+STREAM = "redis:in"
 POLICIES = ("ALLOW", "SKIP", "BUFFER_ONE", "TERMINATE_RUNNING")
 # By a leader who is not the first to hear of it: as if some had computed their times twice, or late.
 STALE = 0.2
@@ -46,7 +52,7 @@ class Chance:
 
     def command(self, driver: Driver) -> AnyCommand:
         makers = (self._arm, self._arm, self._arm, self._put, self._steer, self._publish, self._publish, self._decide,
-                  self._put_handler, self._terminate)
+                  self._put_handler, self._terminate, self._receive, self._receive, self._acknowledge)
         return self.rng.choice(makers)(driver)
 
     def _arm(self, driver: Driver) -> AnyCommand:
@@ -98,7 +104,7 @@ class Chance:
         ]
         fields = handler(
             *rng.sample(actions, rng.randint(1, 4)), name=rng.choice(NAMES), active=rng.random() < 0.9,
-            event=rng.choice(("paid", "paid", "other")), condition=rng.choice((None, "$.n > 1")),
+            event=rng.choice(("paid", "paid", "other", STREAM, STREAM)), condition=rng.choice((None, "$.n > 1")),
         )
         return PutEventHandler("default", msgspec.json.encode(fields))
 
@@ -106,7 +112,27 @@ class Chance:
         rng = self.rng
         payload = {"id": self._some_id(driver), "n": rng.randint(0, 3), "name": "quick"}
         message_id = rng.choice(("", f"m{rng.randint(0, 9)}"))
-        return PublishEvent("default", rng.choice(("paid", "other")), message_id, msgspec.json.encode(payload))
+        return PublishEvent("default", rng.choice(("paid", "other", STREAM)), message_id, msgspec.json.encode(payload))
+
+    def _receive(self, driver: Driver) -> AnyCommand:
+        """Of a stream that is read from anywhere, and now and then loses all it has."""
+        rng = self.rng
+        row = streams.row(driver.state, "default", STREAM)
+        first = (START_MS if row is None else int(row.cursor.partition("-")[0])) + rng.randint(-5, 5)
+        restarted = rng.random() < 0.1
+        ids = sorted(rng.choices(range(max(0, 0 if restarted else first), max(0, first) + 10), k=rng.randint(0, 4)))
+        payload = msgspec.json.encode({"id": self._some_id(driver), "n": rng.randint(0, 3), "name": "quick"})
+        entries = tuple(
+            StreamEntry(
+                f"{each}-{rng.randint(0, 2)}" if ids.count(each) == 1 else f"{each}-0",
+                rng.choice(("", f"m{rng.randint(0, 9)}")), payload, invalid=rng.choice(("", "", "", "no event")),
+            )
+            for each in ids
+        )
+        return ReceiveEvents("default", STREAM, entries, restarted)
+
+    def _acknowledge(self, driver: Driver) -> AnyCommand:
+        return AcknowledgeEvents(tuple(row.number for row in driver.state.resident[Table.OUTBOX].values())[:2])
 
     def _decide(self, driver: Driver) -> AnyCommand:
         rng, state = self.rng, driver.state
@@ -138,7 +164,8 @@ def play(seed: int, *, restart_every: int = 0, evict: bool = False, messages: in
     driver.messages_per_entry = messages
     chance = Chance(seed)
     for number in range(150):
-        driver.do(chance.command(driver))
+        # Some clusters are raised before anything happens, others in the midst of it.
+        driver.do(RaiseBehaviour(STREAMS) if number == seed % 3 * 30 else chance.command(driver))
         if chance.rng.random() < 0.4:
             driver.wait(chance.rng.choice((100, 1_000, 5_000)))
         if restart_every and number % restart_every == restart_every - 1:
@@ -170,12 +197,19 @@ def test_messages_may_be_taken_up_one_by_one(seed: int) -> None:
 def test_the_runs_are_worth_it() -> None:
     """Everything that may become of runs and actions does."""
     states: set[Any] = set()
+    taken_up: set[Any] = set()
     for seed in range(25):
         driver = play(seed)
         states |= {run.state for run in driver.state.resident[Table.SCHEDULE_RUN].values()}
+        taken_up |= {(bool(row.received), bool(row.repeated), bool(row.dead)) for row in _streams(driver)}
         states |= {(run.action, run.state) for run in driver.state.resident[Table.EVENT_RUN].values()}
     assert {state for state in states if not isinstance(state, tuple)} >= {2, 3, 4, 5}
     assert {action for action, _ in (each for each in states if isinstance(each, tuple))} >= {
         "start_workflow", "terminate_workflow", "complete_task", "update_workflow_variables", "",
     }
     assert {state for _, state in (each for each in states if isinstance(each, tuple))} == {1, 2, 3}
+    assert (True, True, True) in taken_up
+
+
+def _streams(driver: Driver) -> list[StreamRow]:
+    return list(driver.state.resident[Table.STREAM].values())
