@@ -144,11 +144,13 @@ def externalise(payload: bytes, store: str, inline_max: int) -> tuple[bytes, dic
         raise ValueError(f"{store!r} is no name of a store: 1 to {STORE_CHARS} letters, digits, '.', '-' and '_'")
     if len(payload) <= inline_max:
         return payload, {}
-    # Where parts of values are not enough, whole ones may be.
-    for levels in (_LEVELS, 1):
-        cut = _Cut(payload, store, levels)
-        if cut.shrink(inline_max):
-            return cut.root.assembled(), cut.taken
+    fields = fields_of(payload)
+    if sum(len(text) for text in fields.values() if len(text) < WORTH_BYTES) <= inline_max:
+        # Where parts of values are not enough, whole ones may be.
+        for levels in (_LEVELS, 1):
+            cut = _Cut(fields, store, levels)
+            if cut.shrink(inline_max):
+                return cut.root.assembled(), cut.taken
     raise NothingToTakeOut(
         f"of its {len(payload)} bytes more than {inline_max} would be left without the {TAKEN_MAX} largest values of"
         f" at least {WORTH_BYTES} bytes: put many small values into one field"
@@ -181,9 +183,10 @@ class _Part:
 class _Cut:
     """Takes values out of a payload that go no deeper than `levels`; those of the object itself are at level 1."""
 
-    def __init__(self, payload: bytes, store: str, levels: int) -> None:
+    def __init__(self, fields: Mapping[str, bytes], store: str, levels: int) -> None:
         self.taken: dict[BlobRef, bytes] = {}
-        self.root = _Part(payload, 0)
+        self.root = _Part(b"{}", 0)
+        self.root.open(fields)
         self._store = store
         self._levels = levels
         # The largest first; of two alike the first.
@@ -192,10 +195,6 @@ class _Cut:
 
     def shrink(self, inline_max: int) -> bool:
         """Whether what is left is as small as that."""
-        fields = fields_of(self.root.text)
-        if sum(len(text) for text in fields.values() if len(text) < WORTH_BYTES) > inline_max:
-            return False
-        self.root.open(fields)
         self._add(self.root)
         size = len(self.root.assembled())
         count = 0
@@ -207,7 +206,7 @@ class _Cut:
             if part.level < self._levels and _open_if_mostly_one(part):
                 self._add(part)
                 size -= before - len(part.assembled())
-            elif _MARK not in part.text:
+            elif not references_in(part.text):
                 ref = ref_to(self._store, part.text)
                 self.taken[ref] = part.text
                 part.text = marker_of(ref)

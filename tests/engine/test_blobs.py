@@ -228,6 +228,10 @@ def test_a_value_with_a_marker_in_it_stays() -> None:
         externalise(payload, "s", 1000)
 
 
+def test_a_value_with_the_mere_word_in_it_goes() -> None:
+    assert taken({"list": ["$blob", large()]}) == ({"list": "OUT"}, [["$blob", large()]])
+
+
 def test_what_is_put_back_is_not_searched() -> None:
     assert internalise(b'{"a":%b}' % MARKER, {REF: MARKER}) == b'{"a":%b}' % MARKER
 

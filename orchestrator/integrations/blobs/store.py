@@ -35,7 +35,11 @@ class BlobStore(Protocol):
         """Made with the store and kept in it, for the references; known once it is prepared."""
 
     async def prepare(self) -> None:
-        """Finds the store, or makes it. To be called before anything else; again after a failure, or at any time."""
+        """Finds the store, or makes it. To be called before anything else, and again at any time.
+
+        After each loss of the connection to it, above all: a store that has lost its data gets its name back from
+        whoever knows it, before somebody comes who does not.
+        """
 
     async def put(self, ref: BlobRef, content: bytes) -> None:
         """Durable when it returns, as far as the store is. Puts a whole value where a damaged one is.
