@@ -38,7 +38,14 @@ from orchestrator_client.errors import (
     WorkflowTimedOut,
     WrongState,
 )
-from orchestrator_client.events import EventRun, EventRunState, PendingEvent, PublishedEvent
+from orchestrator_client.events import (
+    EventRun,
+    EventRunState,
+    PendingEvent,
+    PublishedEvent,
+    TrailEntry,
+    TrailEntryKind,
+)
 from orchestrator_client.executing import Awaited, ReturnStrategy
 from orchestrator_client.execution import (
     ClusterStatus,
@@ -139,6 +146,8 @@ __all__ = [
     "TLS",
     "TLSUnusable",
     "TerminalError",
+    "TrailEntry",
+    "TrailEntryKind",
     "Unauthenticated",
     "Unimplemented",
     "Waiting",

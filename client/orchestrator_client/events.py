@@ -11,10 +11,11 @@ from typing import Any
 
 from orchestrator_api.v1 import events_pb2 as pb
 from orchestrator_api.v1.common_pb2 import PageRequest
+from orchestrator_api.v1.workflows_pb2 import WorkflowStatus as WorkflowStatusPb
 from orchestrator_client import tracing
 from orchestrator_client.codec import dumps
 from orchestrator_client.connection import Connection
-from orchestrator_client.execution import named, read_time
+from orchestrator_client.execution import WorkflowStatus, named, read_time
 from orchestrator_client.runs import object_payload
 
 
@@ -25,6 +26,21 @@ class EventRunState(StrEnum):
     # The handler's condition was false, or the handler has gone.
     SKIPPED = "SKIPPED"
     # A state of a newer server.
+    UNKNOWN = "UNKNOWN"
+
+
+class TrailEntryKind(StrEnum):
+    """What an entry of a trail tells."""
+
+    # A workflow has published an event.
+    EVENT_OUT = "EVENT_OUT"
+    # An event has come from elsewhere.
+    EVENT_IN = "EVENT_IN"
+    # A handler has done something with an event, or could not.
+    ACTION = "ACTION"
+    WORKFLOW_STARTED = "WORKFLOW_STARTED"
+    WORKFLOW_ENDED = "WORKFLOW_ENDED"
+    # A kind of a newer server.
     UNKNOWN = "UNKNOWN"
 
 
@@ -71,6 +87,37 @@ class PendingEvent:
     under_way: int
 
 
+@dataclass(frozen=True)
+class TrailEntry:
+    """Something that happened under a correlation id. What an entry does not say is empty, 0, False or None."""
+
+    kind: TrailEntryKind
+    time: datetime | None
+    # Its own, if it is recorded of an event.
+    number: int
+    # Of the entry that it was caused by, as far as that is known. What a workflow publishes was caused by the workflow.
+    caused_by: int
+    event: str
+    # What the event is called in its stream, or by the action `record`.
+    event_label: str
+    # Its message id.
+    event_id: str
+    # Who says so: task/REFERENCE or workflow, or the service, as it calls itself.
+    source: str
+    # What has handled the event, by which action.
+    handler: str
+    action: str
+    failed: bool
+    # Why it failed; why the workflow ended.
+    reason: str
+    # The execution that has published the event, was started or reached, has begun, or has ended.
+    workflow_id: str
+    workflow: str
+    # As it is now, of one that has begun or ended.
+    workflow_status: WorkflowStatus | None
+    parent_workflow_id: str
+
+
 class Events:
     """The events and event handlers of a client's namespace."""
 
@@ -78,16 +125,22 @@ class Events:
         self._connection = connection
         self._namespace = connection.namespace
 
-    async def publish(self, event: str, payload: Any = None, *, message_id: str = "") -> PublishedEvent:
+    async def publish(
+        self, event: str, payload: Any = None, *, message_id: str = "", correlation_id: str = "", source: str = ""
+    ) -> PublishedEvent:
         """Publishes an event: each action of each of its active handlers takes effect once.
 
         `message_id`: your own name for this message; the same again does nothing for a day, whoever publishes it.
+        `correlation_id`: what it belongs to, without which the payload's `correlationId` counts; `source`: what the
+        service that publishes it calls itself. See `trail`.
         """
         request = pb.PublishEventRequest(
             namespace=self._namespace,
             event=event,
             message_id=message_id,
             payload=object_payload(payload, "payload"),
+            correlation_id=correlation_id,
+            source=source,
         )
         with tracing.sending("publish", event, request):
             reply = await self._connection.call(lambda node: node.events.PublishEvent, request, mutating=True)
@@ -145,6 +198,21 @@ class Events:
                 return
             request.page.token = reply.next_token
 
+    async def trail(self, correlation_id: str, *, page_size: int = 100) -> AsyncIterator[TrailEntry]:
+        """Everything under a correlation id, the oldest first: events, what handlers did with them, and workflows.
+
+        50,000 records of events are kept, and up to 1,000 workflows are looked at.
+        """
+        page = PageRequest(size=page_size)
+        request = pb.ListTrailRequest(namespace=self._namespace, correlation_id=correlation_id, page=page)
+        while True:
+            reply = await self._connection.call(lambda node: node.events.ListTrail, request)
+            for entry in reply.entries:
+                yield _trail_entry(entry)
+            if not reply.next_token:
+                return
+            request.page.token = reply.next_token
+
 
 def _run(message: pb.EventRun) -> EventRun:
     return EventRun(
@@ -170,4 +238,26 @@ def _pending(message: pb.PendingEvent) -> PendingEvent:
         publish_time=read_time(message.publish_time),
         undecided_handlers=tuple(message.undecided_handlers),
         under_way=message.under_way,
+    )
+
+
+def _trail_entry(message: pb.TrailEntry) -> TrailEntry:
+    status = message.workflow_status
+    return TrailEntry(
+        kind=named(TrailEntryKind, pb.TrailEntryKind, message.kind, "TRAIL_ENTRY_KIND_"),
+        time=read_time(message.time),
+        number=message.number,
+        caused_by=message.caused_by,
+        event=message.event,
+        event_label=message.event_label,
+        event_id=message.event_id,
+        source=message.source,
+        handler=message.handler,
+        action=message.action,
+        failed=message.failed,
+        reason=message.reason,
+        workflow_id=message.workflow_id,
+        workflow=message.workflow,
+        workflow_status=named(WorkflowStatus, WorkflowStatusPb, status, "WORKFLOW_STATUS_") if status else None,
+        parent_workflow_id=message.parent_workflow_id,
     )

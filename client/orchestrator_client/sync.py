@@ -170,6 +170,7 @@ class SyncEvents(_Blocking[Events]):
     delete_handler = _blocking(Events.delete_handler)
     runs = _iterating(Events.runs)
     pending = _iterating(Events.pending)
+    trail = _iterating(Events.trail)
 
 
 class SyncSchemas(_Blocking[Schemas]):

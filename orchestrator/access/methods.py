@@ -167,6 +167,7 @@ _SERVICES: dict[str, dict[str, Rule]] = {
         "PublishEvent": Rule(Need.PUBLISH, "namespace", "event"),
         "ListEventRuns": _read(),
         "ListPendingEvents": _read(),
+        "ListTrail": _read("correlation_id"),
     },
 }
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.text import Text
 
-from orchestrator.cli.output import compact, facts, moment, status, table
+from orchestrator.cli.output import compact, facts, moment, status, table, visible
 from orchestrator.cli.session import Session, calls_cluster, json_object
-from orchestrator_client import Client, EventRun
+from orchestrator_client import Client, EventRun, TrailEntry, TrailEntryKind
 from orchestrator_client.definitions import load_file
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -26,10 +27,15 @@ def event() -> None:
 @_NAME
 @click.option("--payload", "-p", type=json_object, metavar="JSON|@FILE|@-", help="What has happened.")
 @click.option("--message-id", default="", help="Your name for this message: the same again does nothing for a day.")
+@click.option("--correlation-id", default="", help="What it belongs to: see `event trail`.")
+@click.option("--source", default="", help="The service that publishes it.")
 @calls_cluster
-async def publish(session: Session, client: Client, name: str, payload: dict[str, Any] | None, message_id: str) -> None:
+async def publish(session: Session, client: Client, name: str, payload: dict[str, Any] | None, message_id: str,
+                  correlation_id: str, source: str) -> None:
     """Publish the event NAME."""
-    published = await client.events.publish(name, payload or {}, message_id=message_id)
+    published = await client.events.publish(
+        name, payload or {}, message_id=message_id, correlation_id=correlation_id, source=source
+    )
     said = f"published {name}: {published.handlers} handlers"
     session.output.said("published before: nothing was done" if published.repeated else said, published)
 
@@ -111,6 +117,55 @@ async def pending(session: Session, client: Client) -> None:
              each.under_way) for each in found]
     headings = ("NUMBER", "EVENT", "PUBLISHED", "CONDITIONS TO EVALUATE", "UNDER WAY")
     session.output.show(found, table(headings, rows, right=[0, 4]))
+
+
+@event.command()
+@click.argument("correlation_id", metavar="ID")
+@calls_cluster
+async def trail(session: Session, client: Client, correlation_id: str) -> None:
+    """Show everything under a correlation ID: events, what they led to, and the workflows that took part."""
+    found = [entry async for entry in client.events.trail(correlation_id)]
+    lines = {entry.number: position for position, entry in enumerate(found, 1) if entry.number}
+    rows = [(position, moment(entry.time, milliseconds=True), *_told(entry), _cause(entry, lines), entry.reason)
+            for position, entry in enumerate(found, 1)]
+    headings = ("LINE", "TIME", "WHO", "WHAT", "CAUSED BY", "REASON")
+    session.output.show(found, table(headings, rows, right=[0]))
+
+
+def _told(entry: TrailEntry) -> tuple[str, Text]:
+    """Who, and what."""
+    execution = f"{entry.workflow} {entry.workflow_id}".strip()
+    said = f"{entry.event} {f'({entry.event_label})' if entry.event_label else ''}".strip()
+    match entry.kind:
+        case TrailEntryKind.EVENT_OUT:
+            return f"workflow {execution}", visible(f"publishes {said}")
+        case TrailEntryKind.EVENT_IN if entry.caused_by:
+            return "stream", visible(f"brings {said}")
+        case TrailEntryKind.EVENT_IN:
+            return f"service {entry.source}" if entry.source else "a service", visible(f"publishes {said}")
+        case TrailEntryKind.ACTION:
+            outcome = status("FAILED" if entry.failed else "COMPLETED")
+            who = f"handler {entry.handler}" if entry.handler else "kept event"
+            return who, Text.assemble(visible(f"{entry.action} {execution} ".lstrip()), outcome)
+        case TrailEntryKind.WORKFLOW_STARTED:
+            return f"workflow {execution}", visible("begins")
+        case TrailEntryKind.WORKFLOW_ENDED:
+            return f"workflow {execution}", Text.assemble("ends ", status(entry.workflow_status))
+        case _:
+            return "", visible("something that this version does not know")
+
+
+def _cause(entry: TrailEntry, lines: dict[int, int]) -> str:
+    """Another line, or what this one itself knows of it."""
+    if entry.caused_by in lines:
+        return f"line {lines[entry.caused_by]}"
+    match entry.kind:
+        case TrailEntryKind.EVENT_OUT:
+            return entry.source
+        case TrailEntryKind.ACTION:
+            return f"event {entry.event} {entry.event_id}".rstrip()
+        case _:
+            return f"workflow {entry.parent_workflow_id}" if entry.parent_workflow_id else ""
 
 
 def _active(document: dict[str, Any]) -> str:

@@ -80,8 +80,11 @@ def status(value: object) -> Text:
     return text
 
 
-def moment(value: datetime | None) -> Text:
-    return Text(value.astimezone().strftime("%Y-%m-%d %H:%M:%S") if value else "")
+def moment(value: datetime | None, *, milliseconds: bool = False) -> Text:
+    shown = value.astimezone() if value else None
+    if shown is None:
+        return Text("")
+    return Text(f"{shown:%Y-%m-%d %H:%M:%S}" + (f".{shown.microsecond // 1000:03}" if milliseconds else ""))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = ()) -> Table:

@@ -59,6 +59,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.STREAM: rows.StreamRow,
     Table.AWAITING: rows.AwaitingTask,
     Table.KEPT_EVENT: rows.KeptEvent,
+    Table.TRAIL: rows.TrailEntry,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 

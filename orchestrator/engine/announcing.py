@@ -34,6 +34,8 @@ _ENDS = {
     T.CANCELED: Change.CANCELLED,
     T.SKIPPED: Change.CANCELLED,
 }
+WORKFLOW_SOURCE = "workflow"
+"""Who says what a workflow itself tells."""
 _OMITTED = b'{"payloadOmitted":true}'
 
 
@@ -152,7 +154,7 @@ def of_status(header: Execution, event: str) -> Told:
             ("reason", _text(header.reason)),
         ]
     )
-    return Told(event, payload, payload, STATUS_EVENT, "workflow")
+    return Told(event, payload, payload, STATUS_EVENT, WORKFLOW_SOURCE)
 
 
 def _text(text: str) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.engine.command import Command
-from orchestrator.engine.commands import RaiseBehaviour
+from orchestrator.engine.commands import PublishEvent, RaiseBehaviour
 from orchestrator.engine.outbox_commands import AcknowledgeEvents
 from orchestrator.engine.stream_commands import ReceiveEvents
 
@@ -21,7 +21,9 @@ HIGHEST: Final = 2
 
 COMMANDS_SINCE: Final[dict[type[Command], int]] = {AcknowledgeEvents: STREAMS, ReceiveEvents: STREAMS}
 """The level that a command came with, of those that 0.1.0 did not know."""
-FIELDS_SINCE: Final[dict[type[Command], dict[str, int]]] = {}
+FIELDS_SINCE: Final[dict[type[Command], dict[str, int]]] = {
+    PublishEvent: {"correlation_id": STREAMS, "source": STREAMS},
+}
 """The level that a field came with, of a command that had been released without it."""
 
 

@@ -331,6 +331,8 @@ class PublishEvent(Command, frozen=True, tag=162):
     message_id: str  # "": it is not compared with others
     payload: bytes  # a JSON object
     trace: str = ""  # see model.Execution
+    correlation_id: str = ""  # "": that of the payload, if it names one
+    source: str = ""  # the service that publishes it
 
 
 class DecideEvent(Command, frozen=True, tag=163):

@@ -90,3 +90,5 @@ EVENTS_KEPT = 10_000  # that nobody waits for yet, in all namespaces
 EVENTS_KEPT_BYTES = 64 * 1024 * 1024  # what the tasks will be given
 EVENT_KEPT_MS = 86_400_000
 EVENTS_FORGOTTEN_PER_STEP = 64
+TRAIL_KEPT = 50_000  # entries, in all namespaces
+TRAIL_REASON_CHARS = 200

@@ -67,6 +67,7 @@ class Table(IntEnum):
     STREAM = 49  # (namespace, event)
     AWAITING = 51  # (namespace, event, correlation key, number)
     KEPT_EVENT = 52  # (namespace, event, correlation key, number)
+    TRAIL = 53  # (number,)
 
 
 EXECUTION_TABLES = (
@@ -194,6 +195,7 @@ class Meta(Row, frozen=False):  # type: ignore[misc]  # msgspec allows it
     next_event: int = 1
     next_event_run: int = 1
     next_owed: int = 1
+    next_trail: int = 1
 
 
 # --- one execution ---------------------------------------------------------------------------------------------

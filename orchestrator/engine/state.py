@@ -443,4 +443,5 @@ _INDEXES: Final[dict[Table, Any]] = {
     Table.OUTBOX: lambda state, old, new: state.triggers.owed.changed(old, new),
     Table.AWAITING: lambda state, old, new: state.triggers.awaited.waiter_changed(old, new),
     Table.KEPT_EVENT: lambda state, old, new: state.triggers.awaited.kept_changed(old, new),
+    Table.TRAIL: lambda state, old, new: state.triggers.trail.changed(old, new),
 }

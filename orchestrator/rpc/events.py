@@ -21,6 +21,7 @@ from orchestrator.rpc.errors import RpcFailure, answers, not_found
 from orchestrator.rpc.requests import identity_of, json_object, namespace_of, required, text
 from orchestrator.rpc.scripts import check_sources
 from orchestrator.rpc.trace_context import trace_of
+from orchestrator.rpc.trails import list_trail
 from orchestrator.rpc.views import timestamp
 from orchestrator_api.v1 import events_pb2 as pb
 from orchestrator_api.v1 import events_pb2_grpc as pb_grpc
@@ -92,6 +93,8 @@ class EventServicer(pb_grpc.EventServiceServicer):
             text("message_id", request.message_id),
             json_object("payload", request.payload),
             trace_of(request),
+            text("correlation_id", request.correlation_id),
+            text("source", request.source),
         )
         published = await self.backend.submit(command, EventPublished, identity_of(request.request))
         return pb.PublishEventResponse(
@@ -119,6 +122,10 @@ class EventServicer(pb_grpc.EventServiceServicer):
         return pb.ListPendingEventsResponse(
             events=[pb.PendingEvent.FromString(each) for each in page], next_token=token
         )
+
+    @answers
+    async def ListTrail(self, request: pb.ListTrailRequest, context: Any) -> Any:
+        return await list_trail(self.backend, request)
 
 
 def _run(run: EventRun) -> pb.EventRun:

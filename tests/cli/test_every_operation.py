@@ -101,6 +101,7 @@ WAYS = {
     "DeleteEventHandler": "events.delete_handler event/handler/delete",
     "ListEventRuns": "events.runs event/runs",
     "ListPendingEvents": "events.pending event/pending",
+    "ListTrail": "events.trail event/trail",
     "GetStatus": "status cluster/status",
     "GetLeader": "leader cluster/leader",
     "GetRetention": "retention cluster/retention",

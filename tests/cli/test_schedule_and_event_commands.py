@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from orchestrator_client import (
     ScheduleRun,
     ScheduleRunState,
     StartedRun,
+    TrailEntry,
+    TrailEntryKind,
+    WorkflowStatus,
 )
 from tests.cli.fakes import FakeClient
 
@@ -78,8 +82,10 @@ class Events:
         self._fake = fake
         self.published = PublishedEvent(4, 2, False)
 
-    async def publish(self, name: str, payload: Any, *, message_id: str) -> PublishedEvent:
-        self._fake._called("events.publish", name, payload, message_id)
+    async def publish(
+        self, name: str, payload: Any, *, message_id: str, correlation_id: str, source: str
+    ) -> PublishedEvent:
+        self._fake._called("events.publish", name, payload, message_id, correlation_id, source)
         return self.published
 
     async def put_handler(self, document: Any) -> None:
@@ -104,6 +110,28 @@ class Events:
     async def pending(self) -> AsyncIterator[PendingEvent]:
         self._fake._called("events.pending")
         yield PendingEvent("paid", 7, "m", NOON, ("h", "i"), 1)
+
+    async def trail(self, correlation_id: str) -> AsyncIterator[TrailEntry]:
+        self._fake._called("events.trail", correlation_id)
+        kind = TrailEntryKind
+        blank = TrailEntry(kind.UNKNOWN, NOON, 0, 0, "", "", "", "", "", "", False, "", "", "", None, "")
+        event = replace(blank, event="placed", event_id="m")
+        ran = replace(blank, workflow_id="w1", workflow="ship")
+        for entry in (
+            replace(event, kind=kind.EVENT_IN, number=7, source="shop"),
+            replace(event, kind=kind.ACTION, number=8, caused_by=7, handler="h", action="start_workflow",
+                    workflow_id="w1"),
+            replace(ran, kind=kind.WORKFLOW_STARTED, caused_by=8, workflow_status=WorkflowStatus.RUNNING),
+            replace(ran, kind=kind.EVENT_OUT, number=9, event="redis:s", event_label="sent", source="task/tell"),
+            replace(event, kind=kind.ACTION, number=10, caused_by=1, handler="g", failed=True, reason="why"),
+            replace(ran, kind=kind.WORKFLOW_STARTED, workflow_id="w2", parent_workflow_id="w1"),
+            replace(ran, kind=kind.WORKFLOW_ENDED, workflow_status=WorkflowStatus.FAILED, reason="so"),
+            replace(event, kind=kind.EVENT_IN),
+            replace(event, kind=kind.EVENT_IN, number=11, caused_by=9, event="redis:s"),
+            replace(event, kind=kind.ACTION, caused_by=7, action="correlate", workflow_id="w1"),
+            blank,
+        ):
+            yield entry
 
 
 class Fake(FakeClient):
@@ -133,8 +161,10 @@ def run(fake: Fake, *arguments: str) -> Result:
     ("schedule run nightly", ("schedules.run", "nightly")),
     ("schedule runs nightly", ("schedules.runs", "nightly")),
     ("schedule times nightly --count 7", ("schedules.fire_times", "nightly", 7)),
-    ("event publish paid", ("events.publish", "paid", {}, "")),
-    ("event publish paid -p {\"a\":1} --message-id m", ("events.publish", "paid", {"a": 1}, "m")),
+    ("event publish paid", ("events.publish", "paid", {}, "", "", "")),
+    ("event publish paid -p {\"a\":1} --message-id m --correlation-id c --source s",
+     ("events.publish", "paid", {"a": 1}, "m", "c", "s")),
+    ("event trail c", ("events.trail", "c")),
     ("event handler get h", ("events.handler", "h")),
     ("event handler list --event paid", ("events.handlers", "paid")),
     ("event handler delete h", ("events.delete_handler", "h")),
@@ -201,4 +231,18 @@ def test_events_for_people(fake: Fake) -> None:
     assert len(rows) == 3 and rows[1][2:] == ["paid", "h", "start_workflow", "FAILED", "w1", "why"]
     text = run(fake, "event", "handler", "get", "h").stdout
     assert "$.a > 1" in text and "action 1" in text
+    rows = [line.split()[3:] for line in run(fake, "event", "trail", "c").stdout.splitlines()[1:]]
+    assert [" ".join(row) for row in rows] == [
+        "service shop publishes placed",
+        "handler h start_workflow w1 COMPLETED line 1",
+        "workflow ship w1 begins line 2",
+        "workflow ship w1 publishes redis:s (sent) task/tell",
+        "handler g FAILED event placed m why",
+        "workflow ship w2 begins workflow w1",
+        "workflow ship w1 ends FAILED so",
+        "a service publishes placed",
+        "stream brings redis:s line 4",
+        "kept event correlate w1 COMPLETED line 1",
+        "something that this version does not know",
+    ]
     assert run(fake, "event", "pending").stdout.splitlines()[1].split()[-3:] == ["h,", "i", "1"]

@@ -19,7 +19,10 @@ from orchestrator_client import (
     Schedule,
     ScheduleRunState,
     SyncClient,
+    TrailEntry,
+    TrailEntryKind,
     Workflow,
+    WorkflowStatus,
     WrongState,
 )
 
@@ -146,6 +149,28 @@ async def test_an_event_starts_a_workflow_and_completes_a_task(client: Client) -
     }
     [started] = [each.workflow_id for each in runs if each.action == "start_workflow"]
     assert (await client.wait(started, PATIENCE_S)).input["order"] == 7
+
+
+async def test_a_trail_tells_events_and_workflows(client: Client) -> None:
+    await client.events.put_handler({"name": "h", "event": "paid", "active": True, "actions": [START]})
+    await client.events.publish("paid", {"order": {"id": 7}}, message_id="m", correlation_id="c-7", source="shop")
+
+    async def told() -> list[TrailEntry]:
+        return [entry async for entry in client.events.trail("c-7", page_size=2)]
+
+    async def has_ended() -> bool:
+        return (await told())[-1].kind is TrailEntryKind.WORKFLOW_ENDED
+
+    await until("the end of the workflow", has_ended)
+    came, done, began, ended = await told()
+    assert (came.kind, came.event, came.event_id, came.source) == (TrailEntryKind.EVENT_IN, "paid", "m", "shop")
+    assert (done.kind, done.action, done.handler, done.caused_by) == ("ACTION", "start_workflow", "h", came.number)
+    assert (began.kind, began.workflow, began.caused_by) == ("WORKFLOW_STARTED", "note", done.number)
+    assert ended.workflow_id == began.workflow_id == done.workflow_id
+    assert ended.workflow_status is WorkflowStatus.COMPLETED
+    assert began.time and ended.time and began.time <= ended.time
+    execution = await client.get(done.workflow_id)
+    assert execution.correlation_id == "c-7"
 
 
 async def test_a_condition_is_evaluated_where_no_workflow_can_be_hurt(client: Client) -> None:

@@ -100,6 +100,7 @@ ROWS: dict[Table, Any] = {
     Table.STREAM: trigger_rows.StreamRow,
     Table.AWAITING: trigger_rows.AwaitingTask,
     Table.KEPT_EVENT: trigger_rows.KeptEvent,
+    Table.TRAIL: trigger_rows.TrailEntry,
     Table.TASK_RATE: TaskRate,
     Table.IDEMPOTENCY: IdempotencyKey,
     Table.WORKFLOW_GROUP: WorkflowGroup,

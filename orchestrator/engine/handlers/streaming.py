@@ -10,7 +10,7 @@ from orchestrator.engine.errors import refuse
 from orchestrator.engine.results import AnyResult, Code, EventPublished, EventsReceived, Rejected
 from orchestrator.engine.step import Step
 from orchestrator.engine.stream_commands import ReceiveEvents, StreamEntry
-from orchestrator.engine.triggers import events, outbox, streams
+from orchestrator.engine.triggers import events, outbox, streams, trail
 
 STEP_FULL = "STEP_FULL"
 
@@ -83,7 +83,7 @@ def _take_up(step: Step, command: ReceiveEvents, entry: StreamEntry) -> EventPub
             entry.payload,
             namespace=command.namespace,
             trace=entry.trace,
-            correlation_id=entry.correlation_id,
+            author=trail.service_as_author(entry.source, entry.correlation_id, entry.payload),
         )
         if isinstance(published, EventPublished) or published.code is Code.RESOURCE_EXHAUSTED:
             return published

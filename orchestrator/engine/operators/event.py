@@ -18,7 +18,7 @@ from orchestrator.engine.results import Rejected
 from orchestrator.engine.scopes import ExecutionScope
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
-from orchestrator.engine.triggers import events, outbox
+from orchestrator.engine.triggers import events, outbox, trail
 
 
 class Event:
@@ -63,7 +63,8 @@ _FIRST = "conductor and conductor:NAME are"
 
 def _publish(step: Step, event: str, node: TaskNode, attempt: TaskAttempt, payload: bytes) -> Rejected | None:
     if not is_stream(event):
-        published = events.publish(step, event, attempt.task_id, payload, trace=step.x.trace)
+        author = trail.workflow_as_author(step, source_of(attempt))
+        published = events.publish(step, event, attempt.task_id, payload, trace=step.x.trace, author=author)
         return published if isinstance(published, Rejected) else None
     full = outbox.refusal(step, len(payload), times=2)
     if full is None:

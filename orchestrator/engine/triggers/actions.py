@@ -33,6 +33,7 @@ from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.step import Step
 from orchestrator.engine.triggers.event_documents import ActionKind, EventAction
 from orchestrator.engine.triggers.rows import EventRow, KeptEvent
+from orchestrator.engine.triggers.trail import EVENT_NAME, MESSAGE_ID, Record
 
 _Fields = Mapping[str, bytes]
 
@@ -87,6 +88,16 @@ def _filled(row: EventRow, action: EventAction) -> tuple[bytes, _Fields]:
     return payload, fields_of(fill(action.parameters, payload))
 
 
+def record_of(row: EventRow, action: EventAction) -> Record:
+    """Raises LimitExceeded for parameters that can't be kept."""
+    _, fields = _filled(row, action)
+    said = Record(*(_text(fields, key) for key in ("correlationId", "service", "event")))
+    for key, text in zip(("correlationId", "service", "event"), said, strict=True):
+        if len(text) > limits.NAME_CHARS:
+            raise LimitExceeded(f"{key} has more than {limits.NAME_CHARS} characters")
+    return said
+
+
 def kind_of(message: Message) -> str:
     """The kind of action that the message does; "" for a handler that begins."""
     match message:
@@ -122,7 +133,7 @@ def _start(
         name=_text(fields, "name"),
         version=action.version,
         input=given,
-        correlation_id=_text(fields, "correlationId") or row.correlation_id,
+        correlation_id=_text(fields, "correlationId") if "correlationId" in fields else row.correlation_id,
         priority=action.priority,
         task_to_domain=tuple(sorted((name, text_of(one)) for name, one in domains.items() if one[:1] == b'"')),
         created_by=origin.name,
@@ -141,8 +152,8 @@ def _task_output(row: EventRow, fields: _Fields) -> bytes:
 def _with_event(row: EventRow, given: bytes) -> bytes:
     """What is given, and which event it is of. Raises PayloadInvalid."""
     event = [
-        ("conductor.event.messageId", dump_string(row.message_id)),
-        ("conductor.event.name", dump_string(row.event)),
+        (MESSAGE_ID, dump_string(row.message_id)),
+        (EVENT_NAME, dump_string(row.event)),
     ]
     made = merge_objects(given, assemble_object(event))
     check_payload(made)

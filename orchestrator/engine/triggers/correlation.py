@@ -17,6 +17,7 @@ from orchestrator.engine.model import RowKey, Table, TaskAttempt, TaskStatus, Wo
 from orchestrator.engine.payloads import store
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
+from orchestrator.engine.triggers import trail
 from orchestrator.engine.triggers.awaited import Subject
 from orchestrator.engine.triggers.rows import KeptEvent
 
@@ -57,6 +58,7 @@ def begin(step: Step, attempt: TaskAttempt, given: bytes) -> None:
     )
     if kept is not None and _end(step, attempt, kept.payload):
         step.write(Table.KEPT_EVENT, _key_of(kept), None)
+        trail.event_taken(step, kept.payload)
 
 
 def give(step: Step, event: KeptEvent, origin: Origin) -> bool:

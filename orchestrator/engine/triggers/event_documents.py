@@ -33,9 +33,11 @@ class ActionKind(StrEnum):
     UPDATE_WORKFLOW_VARIABLES = "update_workflow_variables"
     SIGNAL = "signal"
     CORRELATE = "correlate"
+    RECORD = "record"
 
 
 _TASK = "workflowId taskRefName taskId output".split()
+_RECORD = "correlationId service event".split()
 _PARAMETERS = {
     ActionKind.START_WORKFLOW: "name version correlationId input taskToDomain priority".split(),
     ActionKind.COMPLETE_TASK: _TASK,
@@ -44,8 +46,9 @@ _PARAMETERS = {
     ActionKind.UPDATE_WORKFLOW_VARIABLES: "workflowId variables appendArray".split(),
     ActionKind.SIGNAL: "workflowId signal payload".split(),
     ActionKind.CORRELATE: "event correlationKey output".split(),
+    ActionKind.RECORD: _RECORD,
 }
-_SINCE = {ActionKind.SIGNAL: STREAMS, ActionKind.CORRELATE: STREAMS}
+_SINCE = {ActionKind.SIGNAL: STREAMS, ActionKind.CORRELATE: STREAMS, ActionKind.RECORD: STREAMS}
 _UNBUILT = {
     ActionKind.START_WORKFLOW: ["inputMessage"],
     ActionKind.COMPLETE_TASK: ["outputMessage"],
@@ -123,6 +126,9 @@ def _action(raw: bytes, path: str, level: int) -> EventAction:
         own.object("input")
         own.text("correlationId")
         read_domains(own, "taskToDomain")
+    elif kind is ActionKind.RECORD:
+        for key in _RECORD:
+            own.text(key)
     else:
         _check_target(own, kind)
     parameters = fields.object(kind)

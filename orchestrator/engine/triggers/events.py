@@ -20,16 +20,18 @@ from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, EventPublished, Rejected
 from orchestrator.engine.state import State
 from orchestrator.engine.step import Step
-from orchestrator.engine.triggers import correlation, outbox, streams
-from orchestrator.engine.triggers.actions import awaited_event, kind_of, message_of
+from orchestrator.engine.triggers import correlation, outbox, streams, trail
+from orchestrator.engine.triggers.actions import awaited_event, kind_of, message_of, record_of
 from orchestrator.engine.triggers.event_documents import ActionKind, EventAction, ParsedHandler, validate_handler
 from orchestrator.engine.triggers.rows import EventHandlerRow, EventRow, EventRun, EventRunState, EventSeen
+from orchestrator.engine.triggers.trail import NOBODY, Author, Record
 
 # The part of an origin that is a handler's beginning, not one of its actions.
 BEGINNING = -1
 GONE = "the handler was deleted, or is not active any more"
 IS_FALSE = "the condition is false"
 KEPT = "nobody waits for it yet: it is kept"
+BELONGS_TO_NOTHING = "the event has no correlation id"
 
 
 def handler(state: State, namespace: str, name: str) -> EventHandlerRow | None:
@@ -49,7 +51,7 @@ def publish(
     *,
     namespace: str = "",
     trace: str = "",
-    correlation_id: str = "",
+    author: Author = NOBODY,
 ) -> EventPublished | Rejected:
     """Publishes an event, in the step of whoever does so; a refusal is a value, and has changed nothing.
 
@@ -65,9 +67,9 @@ def publish(
     if seen is not None:
         return EventPublished(seen.event_number, 0, repeated=True)
     names = step.state.triggers.handlers_of(namespace, name)
-    number = 0
-    if names:
-        number = _begin(step, namespace, name, message_id, payload, names, trace, correlation_id)
+    entry = trail.event_published(step, namespace, name, message_id, author)
+    belongs = (author.correlation_id, entry)
+    number = _begin(step, namespace, name, message_id, payload, names, trace, belongs) if names else 0
     if message_id:
         _forget_seen(step)
         step.write(Table.EVENT_SEEN, seen_key, EventSeen(namespace, name, message_id, step.now, number))
@@ -82,14 +84,18 @@ def tell_changes(step: Step) -> None:
         told = [*told, announcing.of_status(step.x, event)]
     for one in told:
         if is_stream(one.event):
-            outbox.owe_told(step, one)
+            event_id = one.event_id or step.ids.make()
+            outbox.owe_told(step, one, event_id)
+            trail.event_told(step, one, event_id)
             continue
         names = step.state.triggers.handlers_of(step.x.namespace, one.event)
         if names:
             is_short = step.state.triggers.event_bytes + len(one.payload) > limits.EVENT_BYTES
             payload = one.about if is_short else one.payload
             # An id of its own, though nobody can say it twice: what handlers start may be told apart by it.
-            _begin(step, step.x.namespace, one.event, step.ids.make(), payload, names, step.x.trace)
+            event_id = step.ids.make()
+            belongs = (step.x.correlation_id, trail.event_told(step, one, event_id))
+            _begin(step, step.x.namespace, one.event, event_id, payload, names, step.x.trace, belongs)
 
 
 def _refusal(state: State, name: str, message_id: str, payload: bytes) -> Rejected | None:
@@ -119,8 +125,9 @@ def _begin(
     payload: bytes,
     handlers: list[str],
     trace: str,
-    correlation_id: str = "",
+    belongs: tuple[str, int],
 ) -> int:
+    """`belongs`: its correlation id, and the number of its TRAIL row."""
     meta = step.meta
     number = meta.next_event
     meta.next_event = number + 1
@@ -145,7 +152,8 @@ def _begin(
             undecided=tuple(undecided),
             open=len(handlers) - len(undecided),
             trace=trace,
-            correlation_id=correlation_id,
+            correlation_id=trail.belonging(step, belongs[0]),
+            trail=belongs[1],
         ),
     )
     return number
@@ -206,6 +214,9 @@ def _act(step: Step, row: EventRow, parsed: ParsedHandler) -> EventRow:
     for position, action in enumerate(parsed.actions):
         origin = Origin(OriginKind.EVENT, parsed.name, row.number, position)
         try:
+            if action.kind is ActionKind.RECORD:
+                row = _note(step, row, parsed.name, position, record_of(row, action))
+                continue
             is_sent = _send(step, row, action, origin)
         except (PayloadInvalid, LimitExceeded) as error:
             _record(step, row, parsed.name, action.kind, position, EventRunState.FAILED, reason=str(error))
@@ -223,6 +234,15 @@ def _send(step: Step, row: EventRow, action: EventAction, origin: Origin) -> boo
         return correlation.give(step, awaited_event(step, row, action), origin)
     step.send(message_of(step, row, action, origin))
     return True
+
+
+def _note(step: Step, row: EventRow, name: str, position: int, said: Record) -> EventRow:
+    noted = trail.record(step, row, said)
+    if noted is None:
+        _record(step, row, name, ActionKind.RECORD, position, EventRunState.SKIPPED, reason=BELONGS_TO_NOTHING)
+        return row
+    _record(step, row, name, ActionKind.RECORD, position, EventRunState.COMPLETED)
+    return noted
 
 
 def done(step: Step, message: Message, result: AnyResult) -> None:
@@ -243,7 +263,7 @@ def done(step: Step, message: Message, result: AnyResult) -> None:
             kind_of(message),
             max(origin.part, 0),
             EventRunState.COMPLETED if refused is None else EventRunState.FAILED,
-            workflow_id=message.workflow_id,
+            message=message,
             reason=refused.message if refused is not None else KEPT if is_kept else "",
         )
     _put(step, row)
@@ -262,7 +282,7 @@ def _record(
     position: int,
     state: EventRunState,
     *,
-    workflow_id: str = "",
+    message: Message | None = None,
     reason: str = "",
 ) -> None:
     meta = step.meta
@@ -280,7 +300,7 @@ def _record(
         state,
         row.published_ms,
         step.now,
-        workflow_id=workflow_id,
+        workflow_id="" if message is None else message.workflow_id,
         reason=reason[: limits.REASON_CHARS],
     )
     step.write(Table.EVENT_RUN, (number,), entry)
@@ -288,3 +308,6 @@ def _record(
         step.write(Table.EVENT_RUN, (number - limits.EVENT_RUNS_KEPT,), None)
     if state is EventRunState.FAILED:
         streams.failed(step, row, name, position, entry.reason)
+    if state is not EventRunState.SKIPPED and action != ActionKind.RECORD:
+        failed = state is EventRunState.FAILED
+        trail.action_done(step, row, name, action, message, failed=failed, reason=reason)

@@ -18,6 +18,7 @@ from orchestrator.engine.triggers.rows import (
     ScheduledExecution,
     ScheduleRow,
     StreamRow,
+    TrailEntry,
 )
 
 
@@ -50,6 +51,7 @@ class Triggers:
         self._of_streams: dict[tuple[str, str], dict[str, None]] = {}
         self._followed: dict[tuple[str, str], None] = {}
         self._oldest: list[tuple[int, RowKey]] = []
+        self.trail = TrailIndex()
 
     def handlers_of(self, namespace: str, event: str) -> list[str]:
         """The names of the handlers that are active, sorted."""
@@ -145,3 +147,28 @@ def _remove(names_of: dict[tuple[str, str], dict[str, None]], key: tuple[str, st
     names.pop(name, None)
     if not names:
         names_of.pop(key, None)
+
+
+class TrailIndex:
+    """Which entries there are under a correlation id."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, str], dict[int, None]] = {}
+
+    def numbers_of(self, namespace: str, correlation_id: str) -> list[int]:
+        """The oldest first."""
+        return sorted(self._numbers.get((namespace, correlation_id), ()))
+
+    def ids(self) -> list[tuple[str, str]]:
+        """All (namespace, correlation id), sorted."""
+        return sorted(self._numbers)
+
+    def changed(self, old: TrailEntry | None, new: TrailEntry | None) -> None:
+        if old is not None:
+            key = (old.namespace, old.correlation_id)
+            numbers = self._numbers[key]
+            del numbers[old.number]
+            if not numbers:
+                del self._numbers[key]
+        if new is not None:
+            self._numbers.setdefault((new.namespace, new.correlation_id), {})[new.number] = None

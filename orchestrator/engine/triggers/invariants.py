@@ -154,6 +154,19 @@ def no_event_is_kept_from_who_waits_for_it(state: State) -> Iterator[str]:
             yield f"{key} is kept, and {waiter.workflow_id} waits for it"
 
 
+def a_trail_is_found_by_its_correlation_id(state: State) -> Iterator[str]:
+    rows: dict[tuple[str, str], list[int]] = {}
+    for key, row in sorted(state.resident[Table.TRAIL].items()):
+        rows.setdefault((row.namespace, row.correlation_id), []).append(row.number)
+        if key != (row.number,) or not 0 < row.number < state.meta.next_trail:
+            yield f"entry {key} of a trail has the number {row.number}, the next is {state.meta.next_trail}"
+        if row.number + limits.TRAIL_KEPT < state.meta.next_trail:
+            yield f"entry {row.number} of a trail is too old to be kept"
+    found = {each: state.triggers.trail.numbers_of(*each) for each in state.triggers.trail.ids()}
+    if found != rows:
+        yield f"trails are {rows}, the index says {found}"
+
+
 CHECKS = (
     schedules_are_armed_or_owed_times,
     runs_whose_end_is_waited_for_will_end,
@@ -162,4 +175,5 @@ CHECKS = (
     streams_are_read_where_they_are_handled,
     who_waits_for_an_event_can_be_found,
     no_event_is_kept_from_who_waits_for_it,
+    a_trail_is_found_by_its_correlation_id,
 )

@@ -37,14 +37,14 @@ def refusal(step: Step, more_bytes: int = 0, times: int = 1) -> Rejected | None:
     return Rejected(Code.RESOURCE_EXHAUSTED, "OUTBOX_FULL", message, (("limit", "outbox"),))
 
 
-def owe_told(step: Step, told: Told) -> None:
+def owe_told(step: Step, told: Told, event_id: str) -> None:
     """An event of the step's execution, which has happened: nobody refuses it."""
     x = step.x
     owe(
         step,
         namespace=x.namespace,
         stream=told.event.removeprefix(STREAM_PREFIX),
-        event_id=told.event_id or step.ids.make(),
+        event_id=event_id,
         event=told.name,
         payload=told.about if is_full(step, len(told.payload), times=2) else told.payload,
         source=told.source,

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, cast
 
-from orchestrator.engine.model import Table
+from orchestrator.engine.announcing import WORKFLOW_SOURCE
+from orchestrator.engine.model import Execution, Table
 from orchestrator.engine.state import State
-from orchestrator.engine.triggers.rows import EventHandlerRow, EventRow, EventRun, ScheduleRow, ScheduleRun
+from orchestrator.engine.triggers.event_documents import ActionKind
+from orchestrator.engine.triggers.rows import (
+    EventHandlerRow,
+    EventRow,
+    EventRun,
+    ScheduleRow,
+    ScheduleRun,
+    TrailEntry,
+    TrailKind,
+)
+
+_LAST: Final = 10**19
 
 
 def schedules(state: State, namespace: str) -> list[ScheduleRow]:
@@ -38,3 +51,57 @@ def pending_events(state: State, namespace: str) -> list[EventRow]:
     """Those that are not done with, the oldest first."""
     rows = cast(dict[tuple[int], EventRow], state.resident[Table.EVENT])
     return [row for _, row in sorted(rows.items()) if row.namespace == namespace]
+
+
+def trail(state: State, namespace: str, correlation_id: str) -> list[TrailEntry]:
+    """What is kept of it, the oldest first."""
+    rows = cast(dict[tuple[int], TrailEntry], state.resident[Table.TRAIL])
+    return [rows[number,] for number in state.triggers.trail.numbers_of(namespace, correlation_id)]
+
+
+class TrailLine(NamedTuple):
+    """What happened to an event, or the beginning or end of an execution."""
+
+    key: str  # its place: lines are in the order of their keys
+    time_ms: int
+    entry: TrailEntry | None = None
+    execution: Execution | None = None
+    is_end: bool = False
+    follows: int = 0  # the number of the entry that it was caused by, if there is one
+
+
+def trail_lines(entries: Sequence[TrailEntry], executions: Iterable[Execution]) -> list[TrailLine]:
+    """Both together. At the same millisecond an execution begins behind what has started it, and ends before it tells
+    so."""
+    told = {(each.kind, each.event, each.event_id): each.number for each in entries if each.event_id}
+    lines = [
+        TrailLine(_key(each.time_ms, each.number, 1), each.time_ms, each, follows=_cause(each, told))
+        for each in entries
+    ]
+    starts: dict[str, int] = {}
+    ends: dict[tuple[str, int], int] = {}
+    for each in entries:
+        if each.kind is TrailKind.DONE and each.action == ActionKind.START_WORKFLOW and not each.failed:
+            starts.setdefault(each.workflow_id, each.number)
+        elif each.kind is TrailKind.OUT and each.source == WORKFLOW_SOURCE:
+            ends.setdefault((each.workflow_id, each.time_ms), each.number)
+    for x in executions:
+        start = starts.get(x.workflow_id, 0)
+        key = _key(x.created_ms, start, 2, x.workflow_id)
+        lines.append(TrailLine(key, x.created_ms, execution=x, follows=start))
+        if x.ended_ms:
+            key = _key(x.ended_ms, ends.get((x.workflow_id, x.ended_ms), _LAST), 0, x.workflow_id)
+            lines.append(TrailLine(key, x.ended_ms, execution=x, is_end=True))
+    return sorted(lines, key=lambda line: line.key)
+
+
+def _cause(entry: TrailEntry, told: dict[tuple[TrailKind, str, str], int]) -> int:
+    """What comes by a stream may be what a workflow has published to it."""
+    if entry.follows or entry.kind is TrailKind.OUT:
+        return entry.follows
+    out = told.get((TrailKind.OUT, entry.event, entry.event_id), 0)
+    return out if entry.kind is TrailKind.IN else told.get((TrailKind.IN, entry.event, entry.event_id), out)
+
+
+def _key(time_ms: int, number: int, beside: int, workflow_id: str = "") -> str:
+    return f"{time_ms:016}.{number:020}.{beside}.{workflow_id}"

@@ -25,6 +25,14 @@ class EventRunState(IntEnum):
     SKIPPED = 3  # the handler's condition was false, or the handler has gone
 
 
+class TrailKind(IntEnum):
+    """What an entry of a trail tells. The numbers are those of the wire and of the stored rows."""
+
+    OUT = 1  # a workflow has published an event
+    IN = 2  # an event has come from elsewhere
+    DONE = 3  # an action of a handler was done, or could not be
+
+
 class ScheduleRow(Row, frozen=True):
     """A schedule: the JSON text that was given, and how far it has come.
 
@@ -106,6 +114,7 @@ class EventRow(Row, frozen=True):
     open: int = 0  # messages under way: handlers to begin, actions to be done
     trace: str = ""  # see model.Execution
     correlation_id: str = ""
+    trail: int = 0  # the number of its own TRAIL row; 0: it has none
 
 
 class EventRun(Row, frozen=True):
@@ -186,3 +195,23 @@ class KeptEvent(Row, frozen=True):
     key: str
     payload: bytes  # what the task will be given, a JSON object
     since_ms: int
+
+
+class TrailEntry(Row, frozen=True):
+    """What happened to an event, under a correlation id. For people: nothing is decided by it."""
+
+    number: int
+    namespace: str
+    correlation_id: str
+    time_ms: int
+    kind: TrailKind
+    event: str
+    event_id: str = ""  # its message id
+    source: str = ""  # OUT: task/REFERENCE or workflow; IN: the service; DONE: the handler, "": it was kept
+    workflow: str = ""  # OUT: who has published it; DONE: whom the action has reached
+    workflow_id: str = ""
+    follows: int = 0  # DONE: the event's own entry, if that is under the same correlation id
+    action: str = ""  # empty if the handler could not begin
+    failed: bool = False
+    reason: str = ""
+    name: str = ""  # what the event is called in its stream, or by the action `record`

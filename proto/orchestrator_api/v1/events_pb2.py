@@ -24,49 +24,58 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from orchestrator_api.v1 import common_pb2 as orchestrator__api_dot_v1_dot_common__pb2
+from orchestrator_api.v1 import workflows_pb2 as orchestrator__api_dot_v1_dot_workflows__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n orchestrator_api/v1/events.proto\x12\x0forchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a orchestrator_api/v1/common.proto\"\xaa\x02\n\x08\x45ventRun\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x14\n\x0c\x65vent_number\x18\x02 \x01(\x04\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x0f\n\x07handler\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x10\n\x08position\x18\x06 \x01(\r\x12-\n\x05state\x18\x07 \x01(\x0e\x32\x1e.orchestrator.v1.EventRunState\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x13\n\x0bworkflow_id\x18\t \x01(\t\x12\x30\n\x0cpublish_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa8\x01\n\x0cPendingEvent\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x14\n\x0c\x65vent_number\x18\x02 \x01(\x04\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x30\n\x0cpublish_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12undecided_handlers\x18\x05 \x03(\t\x12\x11\n\tunder_way\x18\x06 \x01(\r\"t\n\x16PutEventHandlerRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RequestIdentity\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x14\n\x0chandler_json\x18\x03 \x01(\x0c\"\x19\n\x17PutEventHandlerResponse\"e\n\x16GetEventHandlerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x04read\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"/\n\x17GetEventHandlerResponse\x12\x14\n\x0chandler_json\x18\x01 \x01(\x0c\"\x94\x01\n\x18ListEventHandlersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05\x65vent\x18\x02 \x01(\t\x12*\n\x04page\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.PageRequest\x12*\n\x04read\x18\x04 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"E\n\x19ListEventHandlersResponse\x12\x14\n\x0chandler_json\x18\x01 \x03(\x0c\x12\x12\n\nnext_token\x18\x02 \x01(\t\"o\n\x19\x44\x65leteEventHandlerRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RequestIdentity\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x1c\n\x1a\x44\x65leteEventHandlerResponse\"\xd7\x01\n\x13PublishEventRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RequestIdentity\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05\x65vent\x18\x03 \x01(\t\x12\x12\n\nmessage_id\x18\x04 \x01(\t\x12)\n\x07payload\x18\x05 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12,\n\x05trace\x18\x06 \x01(\x0b\x32\x1d.orchestrator.v1.TraceContext\"X\n\x14PublishEventResponse\x12\x14\n\x0c\x65vent_number\x18\x01 \x01(\x04\x12\x10\n\x08handlers\x18\x02 \x01(\r\x12\x18\n\x10repeated_message\x18\x03 \x01(\x08\"\xa1\x01\n\x14ListEventRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07handler\x18\x02 \x01(\t\x12\r\n\x05\x65vent\x18\x03 \x01(\t\x12*\n\x04page\x18\x04 \x01(\x0b\x32\x1c.orchestrator.v1.PageRequest\x12*\n\x04read\x18\x05 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"T\n\x15ListEventRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.orchestrator.v1.EventRun\x12\x12\n\nnext_token\x18\x02 \x01(\t\"\x85\x01\n\x18ListPendingEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x04page\x18\x02 \x01(\x0b\x32\x1c.orchestrator.v1.PageRequest\x12*\n\x04read\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"^\n\x19ListPendingEventsResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.orchestrator.v1.PendingEvent\x12\x12\n\nnext_token\x18\x02 \x01(\t*\x88\x01\n\rEventRunState\x12\x1f\n\x1b\x45VENT_RUN_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45VENT_RUN_STATE_COMPLETED\x10\x01\x12\x1a\n\x16\x45VENT_RUN_STATE_FAILED\x10\x02\x12\x1b\n\x17\x45VENT_RUN_STATE_SKIPPED\x10\x03\x32\xde\x05\n\x0c\x45ventService\x12\x64\n\x0fPutEventHandler\x12\'.orchestrator.v1.PutEventHandlerRequest\x1a(.orchestrator.v1.PutEventHandlerResponse\x12\x64\n\x0fGetEventHandler\x12\'.orchestrator.v1.GetEventHandlerRequest\x1a(.orchestrator.v1.GetEventHandlerResponse\x12j\n\x11ListEventHandlers\x12).orchestrator.v1.ListEventHandlersRequest\x1a*.orchestrator.v1.ListEventHandlersResponse\x12m\n\x12\x44\x65leteEventHandler\x12*.orchestrator.v1.DeleteEventHandlerRequest\x1a+.orchestrator.v1.DeleteEventHandlerResponse\x12[\n\x0cPublishEvent\x12$.orchestrator.v1.PublishEventRequest\x1a%.orchestrator.v1.PublishEventResponse\x12^\n\rListEventRuns\x12%.orchestrator.v1.ListEventRunsRequest\x1a&.orchestrator.v1.ListEventRunsResponse\x12j\n\x11ListPendingEvents\x12).orchestrator.v1.ListPendingEventsRequest\x1a*.orchestrator.v1.ListPendingEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n orchestrator_api/v1/events.proto\x12\x0forchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a orchestrator_api/v1/common.proto\x1a#orchestrator_api/v1/workflows.proto\"\x8c\x03\n\nTrailEntry\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.orchestrator.v1.TrailEntryKind\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12\x11\n\tcaused_by\x18\x04 \x01(\x04\x12\r\n\x05\x65vent\x18\x05 \x01(\t\x12\x13\n\x0b\x65vent_label\x18\x06 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x0f\n\x07handler\x18\t \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\n \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x0b \x01(\x08\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x13\n\x0bworkflow_id\x18\r \x01(\t\x12\x10\n\x08workflow\x18\x0e \x01(\t\x12\x38\n\x0fworkflow_status\x18\x0f \x01(\x0e\x32\x1f.orchestrator.v1.WorkflowStatus\x12\x1a\n\x12parent_workflow_id\x18\x10 \x01(\t\"\xaa\x02\n\x08\x45ventRun\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x14\n\x0c\x65vent_number\x18\x02 \x01(\x04\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x0f\n\x07handler\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x10\n\x08position\x18\x06 \x01(\r\x12-\n\x05state\x18\x07 \x01(\x0e\x32\x1e.orchestrator.v1.EventRunState\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x13\n\x0bworkflow_id\x18\t \x01(\t\x12\x30\n\x0cpublish_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa8\x01\n\x0cPendingEvent\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x14\n\x0c\x65vent_number\x18\x02 \x01(\x04\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x30\n\x0cpublish_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12undecided_handlers\x18\x05 \x03(\t\x12\x11\n\tunder_way\x18\x06 \x01(\r\"t\n\x16PutEventHandlerRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RequestIdentity\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x14\n\x0chandler_json\x18\x03 \x01(\x0c\"\x19\n\x17PutEventHandlerResponse\"e\n\x16GetEventHandlerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x04read\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"/\n\x17GetEventHandlerResponse\x12\x14\n\x0chandler_json\x18\x01 \x01(\x0c\"\x94\x01\n\x18ListEventHandlersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05\x65vent\x18\x02 \x01(\t\x12*\n\x04page\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.PageRequest\x12*\n\x04read\x18\x04 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"E\n\x19ListEventHandlersResponse\x12\x14\n\x0chandler_json\x18\x01 \x03(\x0c\x12\x12\n\nnext_token\x18\x02 \x01(\t\"o\n\x19\x44\x65leteEventHandlerRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RequestIdentity\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x1c\n\x1a\x44\x65leteEventHandlerResponse\"\xff\x01\n\x13PublishEventRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .orchestrator.v1.RequestIdentity\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05\x65vent\x18\x03 \x01(\t\x12\x12\n\nmessage_id\x18\x04 \x01(\t\x12)\n\x07payload\x18\x05 \x01(\x0b\x32\x18.orchestrator.v1.Payload\x12,\n\x05trace\x18\x06 \x01(\x0b\x32\x1d.orchestrator.v1.TraceContext\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\"X\n\x14PublishEventResponse\x12\x14\n\x0c\x65vent_number\x18\x01 \x01(\x04\x12\x10\n\x08handlers\x18\x02 \x01(\r\x12\x18\n\x10repeated_message\x18\x03 \x01(\x08\"\xa1\x01\n\x14ListEventRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07handler\x18\x02 \x01(\t\x12\r\n\x05\x65vent\x18\x03 \x01(\t\x12*\n\x04page\x18\x04 \x01(\x0b\x32\x1c.orchestrator.v1.PageRequest\x12*\n\x04read\x18\x05 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"T\n\x15ListEventRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.orchestrator.v1.EventRun\x12\x12\n\nnext_token\x18\x02 \x01(\t\"\x85\x01\n\x18ListPendingEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x04page\x18\x02 \x01(\x0b\x32\x1c.orchestrator.v1.PageRequest\x12*\n\x04read\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"^\n\x19ListPendingEventsResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.orchestrator.v1.PendingEvent\x12\x12\n\nnext_token\x18\x02 \x01(\t\"\x95\x01\n\x10ListTrailRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x02 \x01(\t\x12*\n\x04page\x18\x03 \x01(\x0b\x32\x1c.orchestrator.v1.PageRequest\x12*\n\x04read\x18\x04 \x01(\x0b\x32\x1c.orchestrator.v1.ReadOptions\"q\n\x11ListTrailResponse\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.orchestrator.v1.TrailEntry\x12\x1a\n\x12workflows_left_out\x18\x02 \x01(\x08\x12\x12\n\nnext_token\x18\x03 \x01(\t*\xda\x01\n\x0eTrailEntryKind\x12 \n\x1cTRAIL_ENTRY_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTRAIL_ENTRY_KIND_EVENT_OUT\x10\x01\x12\x1d\n\x19TRAIL_ENTRY_KIND_EVENT_IN\x10\x02\x12\x1b\n\x17TRAIL_ENTRY_KIND_ACTION\x10\x03\x12%\n!TRAIL_ENTRY_KIND_WORKFLOW_STARTED\x10\x04\x12#\n\x1fTRAIL_ENTRY_KIND_WORKFLOW_ENDED\x10\x05*\x88\x01\n\rEventRunState\x12\x1f\n\x1b\x45VENT_RUN_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45VENT_RUN_STATE_COMPLETED\x10\x01\x12\x1a\n\x16\x45VENT_RUN_STATE_FAILED\x10\x02\x12\x1b\n\x17\x45VENT_RUN_STATE_SKIPPED\x10\x03\x32\xb2\x06\n\x0c\x45ventService\x12\x64\n\x0fPutEventHandler\x12\'.orchestrator.v1.PutEventHandlerRequest\x1a(.orchestrator.v1.PutEventHandlerResponse\x12\x64\n\x0fGetEventHandler\x12\'.orchestrator.v1.GetEventHandlerRequest\x1a(.orchestrator.v1.GetEventHandlerResponse\x12j\n\x11ListEventHandlers\x12).orchestrator.v1.ListEventHandlersRequest\x1a*.orchestrator.v1.ListEventHandlersResponse\x12m\n\x12\x44\x65leteEventHandler\x12*.orchestrator.v1.DeleteEventHandlerRequest\x1a+.orchestrator.v1.DeleteEventHandlerResponse\x12[\n\x0cPublishEvent\x12$.orchestrator.v1.PublishEventRequest\x1a%.orchestrator.v1.PublishEventResponse\x12^\n\rListEventRuns\x12%.orchestrator.v1.ListEventRunsRequest\x1a&.orchestrator.v1.ListEventRunsResponse\x12j\n\x11ListPendingEvents\x12).orchestrator.v1.ListPendingEventsRequest\x1a*.orchestrator.v1.ListPendingEventsResponse\x12R\n\tListTrail\x12!.orchestrator.v1.ListTrailRequest\x1a\".orchestrator.v1.ListTrailResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'orchestrator_api.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTRUNSTATE']._serialized_start=2045
-  _globals['_EVENTRUNSTATE']._serialized_end=2181
-  _globals['_EVENTRUN']._serialized_start=121
-  _globals['_EVENTRUN']._serialized_end=419
-  _globals['_PENDINGEVENT']._serialized_start=422
-  _globals['_PENDINGEVENT']._serialized_end=590
-  _globals['_PUTEVENTHANDLERREQUEST']._serialized_start=592
-  _globals['_PUTEVENTHANDLERREQUEST']._serialized_end=708
-  _globals['_PUTEVENTHANDLERRESPONSE']._serialized_start=710
-  _globals['_PUTEVENTHANDLERRESPONSE']._serialized_end=735
-  _globals['_GETEVENTHANDLERREQUEST']._serialized_start=737
-  _globals['_GETEVENTHANDLERREQUEST']._serialized_end=838
-  _globals['_GETEVENTHANDLERRESPONSE']._serialized_start=840
-  _globals['_GETEVENTHANDLERRESPONSE']._serialized_end=887
-  _globals['_LISTEVENTHANDLERSREQUEST']._serialized_start=890
-  _globals['_LISTEVENTHANDLERSREQUEST']._serialized_end=1038
-  _globals['_LISTEVENTHANDLERSRESPONSE']._serialized_start=1040
-  _globals['_LISTEVENTHANDLERSRESPONSE']._serialized_end=1109
-  _globals['_DELETEEVENTHANDLERREQUEST']._serialized_start=1111
-  _globals['_DELETEEVENTHANDLERREQUEST']._serialized_end=1222
-  _globals['_DELETEEVENTHANDLERRESPONSE']._serialized_start=1224
-  _globals['_DELETEEVENTHANDLERRESPONSE']._serialized_end=1252
-  _globals['_PUBLISHEVENTREQUEST']._serialized_start=1255
-  _globals['_PUBLISHEVENTREQUEST']._serialized_end=1470
-  _globals['_PUBLISHEVENTRESPONSE']._serialized_start=1472
-  _globals['_PUBLISHEVENTRESPONSE']._serialized_end=1560
-  _globals['_LISTEVENTRUNSREQUEST']._serialized_start=1563
-  _globals['_LISTEVENTRUNSREQUEST']._serialized_end=1724
-  _globals['_LISTEVENTRUNSRESPONSE']._serialized_start=1726
-  _globals['_LISTEVENTRUNSRESPONSE']._serialized_end=1810
-  _globals['_LISTPENDINGEVENTSREQUEST']._serialized_start=1813
-  _globals['_LISTPENDINGEVENTSREQUEST']._serialized_end=1946
-  _globals['_LISTPENDINGEVENTSRESPONSE']._serialized_start=1948
-  _globals['_LISTPENDINGEVENTSRESPONSE']._serialized_end=2042
-  _globals['_EVENTSERVICE']._serialized_start=2184
-  _globals['_EVENTSERVICE']._serialized_end=2918
+  _globals['_TRAILENTRYKIND']._serialized_start=2788
+  _globals['_TRAILENTRYKIND']._serialized_end=3006
+  _globals['_EVENTRUNSTATE']._serialized_start=3009
+  _globals['_EVENTRUNSTATE']._serialized_end=3145
+  _globals['_TRAILENTRY']._serialized_start=158
+  _globals['_TRAILENTRY']._serialized_end=554
+  _globals['_EVENTRUN']._serialized_start=557
+  _globals['_EVENTRUN']._serialized_end=855
+  _globals['_PENDINGEVENT']._serialized_start=858
+  _globals['_PENDINGEVENT']._serialized_end=1026
+  _globals['_PUTEVENTHANDLERREQUEST']._serialized_start=1028
+  _globals['_PUTEVENTHANDLERREQUEST']._serialized_end=1144
+  _globals['_PUTEVENTHANDLERRESPONSE']._serialized_start=1146
+  _globals['_PUTEVENTHANDLERRESPONSE']._serialized_end=1171
+  _globals['_GETEVENTHANDLERREQUEST']._serialized_start=1173
+  _globals['_GETEVENTHANDLERREQUEST']._serialized_end=1274
+  _globals['_GETEVENTHANDLERRESPONSE']._serialized_start=1276
+  _globals['_GETEVENTHANDLERRESPONSE']._serialized_end=1323
+  _globals['_LISTEVENTHANDLERSREQUEST']._serialized_start=1326
+  _globals['_LISTEVENTHANDLERSREQUEST']._serialized_end=1474
+  _globals['_LISTEVENTHANDLERSRESPONSE']._serialized_start=1476
+  _globals['_LISTEVENTHANDLERSRESPONSE']._serialized_end=1545
+  _globals['_DELETEEVENTHANDLERREQUEST']._serialized_start=1547
+  _globals['_DELETEEVENTHANDLERREQUEST']._serialized_end=1658
+  _globals['_DELETEEVENTHANDLERRESPONSE']._serialized_start=1660
+  _globals['_DELETEEVENTHANDLERRESPONSE']._serialized_end=1688
+  _globals['_PUBLISHEVENTREQUEST']._serialized_start=1691
+  _globals['_PUBLISHEVENTREQUEST']._serialized_end=1946
+  _globals['_PUBLISHEVENTRESPONSE']._serialized_start=1948
+  _globals['_PUBLISHEVENTRESPONSE']._serialized_end=2036
+  _globals['_LISTEVENTRUNSREQUEST']._serialized_start=2039
+  _globals['_LISTEVENTRUNSREQUEST']._serialized_end=2200
+  _globals['_LISTEVENTRUNSRESPONSE']._serialized_start=2202
+  _globals['_LISTEVENTRUNSRESPONSE']._serialized_end=2286
+  _globals['_LISTPENDINGEVENTSREQUEST']._serialized_start=2289
+  _globals['_LISTPENDINGEVENTSREQUEST']._serialized_end=2422
+  _globals['_LISTPENDINGEVENTSRESPONSE']._serialized_start=2424
+  _globals['_LISTPENDINGEVENTSRESPONSE']._serialized_end=2518
+  _globals['_LISTTRAILREQUEST']._serialized_start=2521
+  _globals['_LISTTRAILREQUEST']._serialized_end=2670
+  _globals['_LISTTRAILRESPONSE']._serialized_start=2672
+  _globals['_LISTTRAILRESPONSE']._serialized_end=2785
+  _globals['_EVENTSERVICE']._serialized_start=3148
+  _globals['_EVENTSERVICE']._serialized_end=3966
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import orchestrator_api.v1.common_pb2
+import orchestrator_api.v1.workflows_pb2
 import sys
 import typing
 
@@ -20,6 +21,42 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _TrailEntryKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TrailEntryKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TrailEntryKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TRAIL_ENTRY_KIND_UNSPECIFIED: _TrailEntryKind.ValueType  # 0
+    """Never sent."""
+    TRAIL_ENTRY_KIND_EVENT_OUT: _TrailEntryKind.ValueType  # 1
+    """A workflow has published an event."""
+    TRAIL_ENTRY_KIND_EVENT_IN: _TrailEntryKind.ValueType  # 2
+    """An event has come from elsewhere."""
+    TRAIL_ENTRY_KIND_ACTION: _TrailEntryKind.ValueType  # 3
+    """A handler has done something with an event, or could not."""
+    TRAIL_ENTRY_KIND_WORKFLOW_STARTED: _TrailEntryKind.ValueType  # 4
+    """A workflow has begun."""
+    TRAIL_ENTRY_KIND_WORKFLOW_ENDED: _TrailEntryKind.ValueType  # 5
+    """A workflow has ended."""
+
+class TrailEntryKind(_TrailEntryKind, metaclass=_TrailEntryKindEnumTypeWrapper):
+    """What an entry of a trail tells."""
+
+TRAIL_ENTRY_KIND_UNSPECIFIED: TrailEntryKind.ValueType  # 0
+"""Never sent."""
+TRAIL_ENTRY_KIND_EVENT_OUT: TrailEntryKind.ValueType  # 1
+"""A workflow has published an event."""
+TRAIL_ENTRY_KIND_EVENT_IN: TrailEntryKind.ValueType  # 2
+"""An event has come from elsewhere."""
+TRAIL_ENTRY_KIND_ACTION: TrailEntryKind.ValueType  # 3
+"""A handler has done something with an event, or could not."""
+TRAIL_ENTRY_KIND_WORKFLOW_STARTED: TrailEntryKind.ValueType  # 4
+"""A workflow has begun."""
+TRAIL_ENTRY_KIND_WORKFLOW_ENDED: TrailEntryKind.ValueType  # 5
+"""A workflow has ended."""
+global___TrailEntryKind = TrailEntryKind
 
 class _EventRunState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -48,6 +85,89 @@ EVENT_RUN_STATE_FAILED: EventRunState.ValueType  # 2
 EVENT_RUN_STATE_SKIPPED: EventRunState.ValueType  # 3
 """The handler's condition was false, or the handler has gone."""
 global___EventRunState = EventRunState
+
+@typing.final
+class TrailEntry(google.protobuf.message.Message):
+    """Something that happened under a correlation id."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    NUMBER_FIELD_NUMBER: builtins.int
+    CAUSED_BY_FIELD_NUMBER: builtins.int
+    EVENT_FIELD_NUMBER: builtins.int
+    EVENT_LABEL_FIELD_NUMBER: builtins.int
+    EVENT_ID_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    HANDLER_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    WORKFLOW_FIELD_NUMBER: builtins.int
+    WORKFLOW_STATUS_FIELD_NUMBER: builtins.int
+    PARENT_WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    kind: global___TrailEntryKind.ValueType
+    """What it was."""
+    number: builtins.int
+    """Of what is recorded of events: a number of its own. 0 for what is known of workflows."""
+    caused_by: builtins.int
+    """The number of the entry that this one was caused by; 0 if there is none, or it is not known. What a workflow
+    publishes was caused by that workflow.
+    """
+    event: builtins.str
+    """The event's name, as handlers know it."""
+    event_label: builtins.str
+    """What the event is called in its stream, or by the action `record`."""
+    event_id: builtins.str
+    """The event's message id."""
+    source: builtins.str
+    """Who says so. EVENT_OUT: task/REFERENCE or workflow. EVENT_IN: the service, as it calls itself."""
+    handler: builtins.str
+    """ACTION: the handler."""
+    action: builtins.str
+    """ACTION: its kind, such as start_workflow; empty if the handler could not begin."""
+    failed: builtins.bool
+    """ACTION: it could not be done."""
+    reason: builtins.str
+    """Why it failed; why the workflow ended."""
+    workflow_id: builtins.str
+    """The execution that has published the event, was started or reached, has begun, or has ended."""
+    workflow: builtins.str
+    """The name of its workflow, as far as it is known."""
+    workflow_status: orchestrator_api.v1.workflows_pb2.WorkflowStatus.ValueType
+    """WORKFLOW_STARTED and WORKFLOW_ENDED: its status now."""
+    parent_workflow_id: builtins.str
+    """WORKFLOW_STARTED: the execution of which it is a sub-workflow."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was."""
+
+    def __init__(
+        self,
+        *,
+        kind: global___TrailEntryKind.ValueType = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        number: builtins.int = ...,
+        caused_by: builtins.int = ...,
+        event: builtins.str = ...,
+        event_label: builtins.str = ...,
+        event_id: builtins.str = ...,
+        source: builtins.str = ...,
+        handler: builtins.str = ...,
+        action: builtins.str = ...,
+        failed: builtins.bool = ...,
+        reason: builtins.str = ...,
+        workflow_id: builtins.str = ...,
+        workflow: builtins.str = ...,
+        workflow_status: orchestrator_api.v1.workflows_pb2.WorkflowStatus.ValueType = ...,
+        parent_workflow_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "caused_by", b"caused_by", "event", b"event", "event_id", b"event_id", "event_label", b"event_label", "failed", b"failed", "handler", b"handler", "kind", b"kind", "number", b"number", "parent_workflow_id", b"parent_workflow_id", "reason", b"reason", "source", b"source", "time", b"time", "workflow", b"workflow", "workflow_id", b"workflow_id", "workflow_status", b"workflow_status"]) -> None: ...
+
+global___TrailEntry = TrailEntry
 
 @typing.final
 class EventRun(google.protobuf.message.Message):
@@ -355,6 +475,8 @@ class PublishEventRequest(google.protobuf.message.Message):
     MESSAGE_ID_FIELD_NUMBER: builtins.int
     PAYLOAD_FIELD_NUMBER: builtins.int
     TRACE_FIELD_NUMBER: builtins.int
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     event: builtins.str
@@ -363,6 +485,13 @@ class PublishEventRequest(google.protobuf.message.Message):
     """The publisher's own name for this message: the same again, for the same event, does nothing for a day, whoever
     publishes it. Empty: it is not compared with others.
     """
+    correlation_id: builtins.str
+    """What the event belongs to: see ListTrail. A workflow that a handler starts has it, too, unless the handler says
+    otherwise. Empty: that of the payload's field `correlationId`, or `correlation_id`, if that is a text. Needs
+    behaviour level 2.
+    """
+    source: builtins.str
+    """The service that publishes it, as it calls itself. Needs behaviour level 2."""
     @property
     def request(self) -> orchestrator_api.v1.common_pb2.RequestIdentity:
         """Makes a retry safe."""
@@ -384,9 +513,11 @@ class PublishEventRequest(google.protobuf.message.Message):
         message_id: builtins.str = ...,
         payload: orchestrator_api.v1.common_pb2.Payload | None = ...,
         trace: orchestrator_api.v1.common_pb2.TraceContext | None = ...,
+        correlation_id: builtins.str = ...,
+        source: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["payload", b"payload", "request", b"request", "trace", b"trace"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event", b"event", "message_id", b"message_id", "namespace", b"namespace", "payload", b"payload", "request", b"request", "trace", b"trace"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "event", b"event", "message_id", b"message_id", "namespace", b"namespace", "payload", b"payload", "request", b"request", "source", b"source", "trace", b"trace"]) -> None: ...
 
 global___PublishEventRequest = PublishEventRequest
 
@@ -533,3 +664,68 @@ class ListPendingEventsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["events", b"events", "next_token", b"next_token"]) -> None: ...
 
 global___ListPendingEventsResponse = ListPendingEventsResponse
+
+@typing.final
+class ListTrailRequest(google.protobuf.message.Message):
+    """See ListTrail."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    PAGE_FIELD_NUMBER: builtins.int
+    READ_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    correlation_id: builtins.str
+    """Which one. Required."""
+    @property
+    def page(self) -> orchestrator_api.v1.common_pb2.PageRequest:
+        """Which page."""
+
+    @property
+    def read(self) -> orchestrator_api.v1.common_pb2.ReadOptions:
+        """How fresh the answer has to be."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        correlation_id: builtins.str = ...,
+        page: orchestrator_api.v1.common_pb2.PageRequest | None = ...,
+        read: orchestrator_api.v1.common_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["page", b"page", "read", b"read"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "namespace", b"namespace", "page", b"page", "read", b"read"]) -> None: ...
+
+global___ListTrailRequest = ListTrailRequest
+
+@typing.final
+class ListTrailResponse(google.protobuf.message.Message):
+    """See ListTrail."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: builtins.int
+    WORKFLOWS_LEFT_OUT_FIELD_NUMBER: builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: builtins.int
+    workflows_left_out: builtins.bool
+    """There are more workflows than are looked at: of 1,000 with the correlation id, and of 100 others that its events
+    have reached.
+    """
+    next_token: builtins.str
+    """Empty on the last page. Opaque."""
+    @property
+    def entries(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TrailEntry]:
+        """The oldest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: collections.abc.Iterable[global___TrailEntry] | None = ...,
+        workflows_left_out: builtins.bool = ...,
+        next_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["entries", b"entries", "next_token", b"next_token", "workflows_left_out", b"workflows_left_out"]) -> None: ...
+
+global___ListTrailResponse = ListTrailResponse

@@ -70,6 +70,11 @@ class EventServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_events__pb2.ListPendingEventsRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_events__pb2.ListPendingEventsResponse.FromString,
                 _registered_method=True)
+        self.ListTrail = channel.unary_unary(
+                '/orchestrator.v1.EventService/ListTrail',
+                request_serializer=orchestrator__api_dot_v1_dot_events__pb2.ListTrailRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_events__pb2.ListTrailResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -126,6 +131,14 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTrail(self, request, context):
+        """Everything under a correlation id: events, what handlers did with them, and the workflows that took part, the
+        oldest first. 50,000 records of events are kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +176,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.ListPendingEvents,
                     request_deserializer=orchestrator__api_dot_v1_dot_events__pb2.ListPendingEventsRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_events__pb2.ListPendingEventsResponse.SerializeToString,
+            ),
+            'ListTrail': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrail,
+                    request_deserializer=orchestrator__api_dot_v1_dot_events__pb2.ListTrailRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_events__pb2.ListTrailResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +373,33 @@ class EventService(object):
             '/orchestrator.v1.EventService/ListPendingEvents',
             orchestrator__api_dot_v1_dot_events__pb2.ListPendingEventsRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_events__pb2.ListPendingEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.EventService/ListTrail',
+            orchestrator__api_dot_v1_dot_events__pb2.ListTrailRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_events__pb2.ListTrailResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,14 @@ class EventServiceStub:
     ]
     """Events that are not done with, the oldest first."""
 
+    ListTrail: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.events_pb2.ListTrailRequest,
+        orchestrator_api.v1.events_pb2.ListTrailResponse,
+    ]
+    """Everything under a correlation id: events, what handlers did with them, and the workflows that took part, the
+    oldest first. 50,000 records of events are kept.
+    """
+
 class EventServiceAsyncStub:
     """Events and their handlers: what is to be done when something has happened, here or elsewhere."""
 
@@ -111,6 +119,14 @@ class EventServiceAsyncStub:
         orchestrator_api.v1.events_pb2.ListPendingEventsResponse,
     ]
     """Events that are not done with, the oldest first."""
+
+    ListTrail: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.events_pb2.ListTrailRequest,
+        orchestrator_api.v1.events_pb2.ListTrailResponse,
+    ]
+    """Everything under a correlation id: events, what handlers did with them, and the workflows that took part, the
+    oldest first. 50,000 records of events are kept.
+    """
 
 class EventServiceServicer(metaclass=abc.ABCMeta):
     """Events and their handlers: what is to be done when something has happened, here or elsewhere."""
@@ -172,5 +188,15 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_api.v1.events_pb2.ListPendingEventsResponse, collections.abc.Awaitable[orchestrator_api.v1.events_pb2.ListPendingEventsResponse]]:
         """Events that are not done with, the oldest first."""
+
+    @abc.abstractmethod
+    def ListTrail(
+        self,
+        request: orchestrator_api.v1.events_pb2.ListTrailRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.events_pb2.ListTrailResponse, collections.abc.Awaitable[orchestrator_api.v1.events_pb2.ListTrailResponse]]:
+        """Everything under a correlation id: events, what handlers did with them, and the workflows that took part, the
+        oldest first. 50,000 records of events are kept.
+        """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -101,6 +101,7 @@ class Chance:
             action("terminate_workflow", workflowId="${id}"),
             action("complete_task", workflowId="${id}", taskRefName="a", output={"x": "${id}"}),
             action("update_workflow_variables", workflowId="${id}", variables={"l": ["${n}"]}, appendArray=True),
+            action("record", correlationId=rng.choice(("${own}", "c")), service="s"),
         ]
         fields = handler(
             *rng.sample(actions, rng.randint(1, 4)), name=rng.choice(NAMES), active=rng.random() < 0.9,
@@ -111,6 +112,7 @@ class Chance:
     def _publish(self, driver: Driver) -> AnyCommand:
         rng = self.rng
         payload = {"id": self._some_id(driver), "n": rng.randint(0, 3), "name": "quick"}
+        payload[rng.choice(("own", "correlationId", "none"))] = rng.choice(("c", "d"))
         message_id = rng.choice(("", f"m{rng.randint(0, 9)}"))
         return PublishEvent("default", rng.choice(("paid", "other", STREAM)), message_id, msgspec.json.encode(payload))
 
@@ -198,17 +200,20 @@ def test_the_runs_are_worth_it() -> None:
     """Everything that may become of runs and actions does."""
     states: set[Any] = set()
     taken_up: set[Any] = set()
+    told: set[Any] = set()
     for seed in range(25):
         driver = play(seed)
         states |= {run.state for run in driver.state.resident[Table.SCHEDULE_RUN].values()}
         taken_up |= {(bool(row.received), bool(row.repeated), bool(row.dead)) for row in _streams(driver)}
         states |= {(run.action, run.state) for run in driver.state.resident[Table.EVENT_RUN].values()}
+        told |= {(entry.kind.name, entry.failed) for entry in driver.state.resident[Table.TRAIL].values()}
     assert {state for state in states if not isinstance(state, tuple)} >= {2, 3, 4, 5}
     assert {action for action, _ in (each for each in states if isinstance(each, tuple))} >= {
         "start_workflow", "terminate_workflow", "complete_task", "update_workflow_variables", "",
     }
     assert {state for _, state in (each for each in states if isinstance(each, tuple))} == {1, 2, 3}
     assert (True, True, True) in taken_up
+    assert told == {("IN", False), ("DONE", False), ("DONE", True)}
 
 
 def _streams(driver: Driver) -> list[StreamRow]:
