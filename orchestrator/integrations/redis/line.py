@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio.connection import Connection, SSLConnection
@@ -19,8 +19,10 @@ Word = str | bytes | int
 Command = Sequence[Word]
 T = TypeVar("T")
 
-# Commands are encoded in Python: after so many, others get their turn.
+# Commands and answers are made of and into bytes in Python: after so many, others get their turn.
 _COMMANDS_AT_ONCE = 50
+# What is larger is written in pieces, for what a socket does not take at once is copied.
+_PIECE_BYTES = 256 * 1024
 
 
 class Line:
@@ -111,21 +113,23 @@ class Line:
 
     async def _asked(self, commands: Sequence[Command], wait_ms: int) -> list[Any]:
         for start in range(0, len(commands), _COMMANDS_AT_ONCE):
-            if not self.is_open:
-                # The library would connect anew, maybe to a server that has lost its data since.
-                raise RedisUnavailable(f"{self.address}: the connection is closed")
-            packed = self._connection.pack_commands(commands[start:start + _COMMANDS_AT_ONCE])
-            async with asyncio.timeout(self._timeout_ms / 1000):
-                await self._connection.send_packed_command(packed)
-            await asyncio.sleep(0)
+            for piece in _pieces(self._connection.pack_commands(commands[start:start + _COMMANDS_AT_ONCE])):
+                if not self.is_open:
+                    # The library would connect anew, maybe to a server that has lost its data since.
+                    raise RedisUnavailable(f"{self.address}: the connection is closed")
+                async with asyncio.timeout(self._timeout_ms / 1000):
+                    await self._connection.send_packed_command(piece)
+                await asyncio.sleep(0)
         found: list[Any] = []
-        for _ in commands:
+        for number, _ in enumerate(commands, start=1):
             async with asyncio.timeout((self._timeout_ms + wait_ms) / 1000):
                 try:
                     found.append(await self._connection.read_response(disable_decoding=True, timeout=math.inf))
                 except ResponseError as error:
                     # read_response closes for what may not be an answer at all; this is one.
                     found.append(error)
+            if number % _COMMANDS_AT_ONCE == 0:
+                await asyncio.sleep(0)
         # All of them are read first: what is left would answer the next caller.
         return [self._said(each) for each in found]
 
@@ -157,6 +161,15 @@ class Line:
             await self.close()
             self._on_lost(failure)
         raise failure
+
+
+def _pieces(packed: list[bytes]) -> Iterator[list[bytes]]:
+    if sum(map(len, packed)) <= _PIECE_BYTES:
+        yield packed
+        return
+    for part in packed:
+        for start in range(0, len(part), _PIECE_BYTES):
+            yield [part[start:start + _PIECE_BYTES]]
 
 
 def granted(answers: list[Any]) -> list[Any]:
