@@ -24,7 +24,8 @@ class Workflow:
 
     `input` is the type of its input (a dataclass; None for any object) and `output` that of its output, by which
     `Run.result()` answers; without one the output's members are attributes. Each status that it comes to is told by the
-    event `conductor:<name>:<status_event>`, if there is one.
+    event `conductor:<name>:<status_event>`, or to `status_sink`, such as `redis:STREAM`; each status of each of its
+    tasks to `task_status_sink`.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Workflow:
         compensation_grace_ms: int | None = None,
         failure_workflow: str | None = None,
         status_event: str | None = None,
+        status_sink: str | None = None,
+        task_status_sink: str | None = None,
         variables: Mapping[str, Any] | None = None,
         concurrent_limit: int | None = None,
         concurrent_limit_key: str = "",
@@ -70,9 +73,13 @@ class Workflow:
             self._settings["compensationGraceSeconds"] = seconds(compensation_grace_ms)
         if failure_workflow:
             self._settings["failureWorkflow"] = failure_workflow
-        if status_event:
-            sink = f"conductor:{status_event}"
+        if status_event and status_sink:
+            raise ValueError(f"{name} says twice where its statuses are told: status_event and status_sink")
+        if status_event or status_sink:
+            sink = status_sink or f"conductor:{status_event}"
             self._settings |= {"workflowStatusListenerEnabled": True, "workflowStatusListenerSink": sink}
+        if task_status_sink:
+            self._settings["taskStatusListenerSink"] = task_status_sink
         if variables:
             self._settings["variables"] = encode(variables, "variables")
         if concurrent_limit:
@@ -115,6 +122,7 @@ class Workflow:
         optional: bool = False,
         start_delay_ms: int = 0,
         on_change: Mapping[str, Mapping[str, Any]] | None = None,
+        on_change_sink: str | None = None,
         **kwargs: Any,
     ) -> Ref:
         """Executes a task with these arguments and answers a reference to its result.
@@ -122,7 +130,7 @@ class Workflow:
         Once a `pivot` step has completed nothing is undone any more. An `optional` step may fail without failing the
         workflow. `ref` is the reference name (default: the task's name, numbered from the second use). `on_change` says
         which events tell changes of its state, with what payload: `{"onFailed": {"lost": {"order": order.id}}}` raises
-        `conductor:<workflow>:lost`.
+        `conductor:<workflow>:lost`, or, with an `on_change_sink` such as `redis:STREAM`, is written there.
         """
         if not isinstance(task, Task):
             raise TypeError(f"a step executes a @task, and {task!r} is none")
@@ -139,10 +147,7 @@ class Workflow:
         if start_delay_ms:
             step["startDelay"] = seconds(start_delay_ms)
         if on_change:
-            step["onStateChange"] = {
-                change: [{"type": kind, "payload": encode(payload, "payload")} for kind, payload in events.items()]
-                for change, events in on_change.items()
-            }
+            step["onStateChange"] = _announced(on_change, on_change_sink)
         if task.compensator is not None:
             step["compensateWith"] = {
                 "name": task.compensator.name,
@@ -151,6 +156,17 @@ class Workflow:
             }
         path = f"{reference}.output"
         return Ref(f"{path}.{RESULT}" if task.wraps_result else path, task.signature.result)
+
+    def event(self, sink: str, /, *, ref: str | None = None, **payload: Any) -> None:
+        """Publishes an event: `conductor:NAME` to the handlers of `conductor:<workflow>:NAME`, `redis:STREAM` to
+        whoever reads that stream, where its `event_id` is the same however often it is written.
+
+        The sink may have references in it (`f"redis:{order.region}"`). Nobody is waited for.
+        """
+        if not sink:
+            raise ValueError("an event needs a sink: conductor:NAME or redis:STREAM")
+        reference = self._reference(ref or "event", numbered=ref is None)
+        self._element("event", reference, "EVENT", encode(payload, "payload"))["sink"] = str(sink)
 
     @contextmanager
     def switch(self, value: Ref | str, *, ref: str | None = None) -> Iterator[SwitchBlock]:
@@ -326,3 +342,11 @@ class Workflow:
         if missing:
             raise TypeError(f"the step {reference} needs {', '.join(missing)}")
         return {name: encode(value, f"{reference}.{name}") for name, value in given.items()}
+
+
+def _announced(changes: Mapping[str, Mapping[str, Any]], sink: str | None) -> dict[str, list[dict[str, Any]]]:
+    where = {"sink": sink} if sink else {}
+    return {
+        change: [{"type": kind, "payload": encode(payload, "payload"), **where} for kind, payload in events.items()]
+        for change, events in changes.items()
+    }

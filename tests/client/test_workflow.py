@@ -283,6 +283,26 @@ def test_what_is_told_of_it_is_a_part_of_the_definition() -> None:
     ]
 
 
+def test_what_is_told_to_others_goes_to_streams() -> None:
+    flow = Workflow("w", status_sink="redis:ends", task_status_sink="redis:tasks", input=Order)
+    flow.step(charge, flow.input, on_change={"onSuccess": {"paid": {}}}, on_change_sink="redis:money")
+    flow.event(f"redis:{flow.input.id}", order=flow.input.id, kind="new")
+    flow.event("conductor:seen")
+    document = flow.to_dict()
+    assert document["workflowStatusListenerSink"] == "redis:ends"
+    assert document["taskStatusListenerSink"] == "redis:tasks"
+    step, first, second = document["tasks"]
+    assert step["onStateChange"] == {"onSuccess": [{"type": "paid", "payload": {}, "sink": "redis:money"}]}
+    assert (first["taskReferenceName"], first["type"]) == ("event", "EVENT")
+    assert first["sink"] == "redis:${workflow.input.id}"
+    assert first["inputParameters"] == {"order": "${workflow.input.id}", "kind": "new"}
+    assert (second["taskReferenceName"], second["sink"]) == ("event_2", "conductor:seen")
+    with pytest.raises(ValueError, match="status_event and status_sink"):
+        Workflow("w", status_event="ends", status_sink="redis:ends")
+    with pytest.raises(ValueError, match="needs a sink"):
+        flow.event("")
+
+
 def test_a_secret_is_named_in_what_a_step_takes() -> None:
     @task
     async def pay(auth: str, port: int) -> str:
