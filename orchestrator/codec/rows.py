@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.codec.errors import RowCorrupt, RowVersionUnsupported
-from orchestrator.engine import messages, model, resident
+from orchestrator.engine import blob_rows, messages, model, resident
 from orchestrator.engine.encoding import encode_struct
 from orchestrator.engine.model import Row, RowKey, Table
 from orchestrator.engine.triggers import rows
@@ -60,6 +60,7 @@ ROW_TYPES: dict[Table, type[Row]] = {
     Table.AWAITING: rows.AwaitingTask,
     Table.KEPT_EVENT: rows.KeptEvent,
     Table.TRAIL: rows.TrailEntry,
+    Table.BLOB: blob_rows.BlobRow,
 }
 """All tables but MESSAGE, whose rows are the tagged messages themselves."""
 

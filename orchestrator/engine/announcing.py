@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from orchestrator.engine import places
+from orchestrator.engine.crossing import is_outside
 from orchestrator.engine.definitions.model import Change
 from orchestrator.engine.definitions.sinks import STATUS_EVENT, TASK_EVENT, event_of_announcement, is_stream
 from orchestrator.engine.execution_state import ExecutionState
@@ -90,7 +91,9 @@ def of_task(
         about = merge_objects(about_workflow(header), _about_task(change, attempt))
         payload = merge_objects(resolve(announcement.payload, scope), about)
         about = merge_objects(about, _OMITTED)
-        payload = payload if len(payload) <= PAYLOAD_BYTES_MAX else about
+        if len(payload) > PAYLOAD_BYTES_MAX or (header.blobs and (scope.crossed or is_outside(payload))):
+            # What is kept outside the log does not go out with events.
+            payload = about
         told.append(Told(event, payload, about, announcement.type, source_of(attempt)))
     return told
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from orchestrator.engine.blob_commands import BlobsDeleted, DeleteBlobs, HoldBlobs
 from orchestrator.engine.command import Command
 from orchestrator.engine.commands import PublishEvent, RaiseBehaviour
 from orchestrator.engine.outbox_commands import AcknowledgeEvents
@@ -19,7 +20,13 @@ STREAMS: Final = 2
 HIGHEST: Final = 2
 """1: as released in 0.1.0. 2 (`STREAMS`): events from and to streams outside of the cluster."""
 
-COMMANDS_SINCE: Final[dict[type[Command], int]] = {AcknowledgeEvents: STREAMS, ReceiveEvents: STREAMS}
+COMMANDS_SINCE: Final[dict[type[Command], int]] = {
+    AcknowledgeEvents: STREAMS,
+    ReceiveEvents: STREAMS,
+    HoldBlobs: STREAMS,
+    DeleteBlobs: STREAMS,
+    BlobsDeleted: STREAMS,
+}
 """The level that a command came with, of those that 0.1.0 did not know."""
 FIELDS_SINCE: Final[dict[type[Command], dict[str, int]]] = {
     PublishEvent: {"correlation_id": STREAMS, "source": STREAMS},

@@ -9,7 +9,7 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from orchestrator.engine import gate, idempotency, limits
+from orchestrator.engine import blob_uses, gate, idempotency, limits
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.model import INPUT_CHECK, TimeoutPolicy
 from orchestrator.engine.definitions.parse import validate_unregistered
@@ -67,7 +67,7 @@ def start_within(
     definition = plan.definition
     given = put_if_absent(definition.input_template, input or b"{}")
     is_known = looked.bundle == bundled[0]
-    if (refusal := _refusal(plan, given, looked.violation if is_known else "")) is not None:
+    if (refusal := _refusal(step, plan, given, looked.violation if is_known else "")) is not None:
         step.write(Table.BUNDLE, (bundled[0],), kept)
         return refusal
     header = Execution(
@@ -108,8 +108,11 @@ def _refuse_taken(step: Step, namespace: str, workflow_id: str) -> None:
         refuse(Code.ALREADY_EXISTS, "WORKFLOW_ALREADY_EXISTS", f"the workflow id {workflow_id!r} is taken")
 
 
-def _refusal(plan: Plan, given: bytes, violation: str) -> Rejected | None:
+def _refusal(step: Step, plan: Plan, given: bytes, violation: str) -> Rejected | None:
     """`violation`: of the schema of the input."""
+    obstacle = blob_uses.obstacle(step, given)
+    if obstacle:
+        return Rejected(Code.INVALID_ARGUMENT, "INPUT_INVALID", f"input: {obstacle}", (("field", "input"),))
     if len(given) + len(plan.definition.variables) > limits.EXECUTION_BYTES:
         message = f"the execution's payloads exceed the limit of {limits.EXECUTION_BYTES} bytes"
         return Rejected(Code.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE", message, (("field", "input"),))

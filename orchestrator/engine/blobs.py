@@ -102,6 +102,11 @@ def has_reserved_key(payload: bytes) -> bool:
     return _RESERVED.search(payload) is not None
 
 
+def has_forged_marker(payload: bytes) -> bool:
+    """Whether an object has the key `$blob` and is no marker: one that a marker was merged with, say."""
+    return has_reserved_key(payload) and _RESERVED.search(_MARKER.sub(b"0", payload)) is not None
+
+
 def internalised_bytes(payload: bytes) -> int:
     """How long the text is with all values in it. A value counts as often as it is referred to."""
     size = len(payload)

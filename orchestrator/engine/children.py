@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import limits
+from orchestrator.engine import blob_uses, limits
 from orchestrator.engine.choices import IdempotencyStrategy
+from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import (
     assemble_object,
     dump_string,
@@ -52,9 +53,11 @@ class NotStartable(Exception):
 def start(step: Step, attempt: TaskAttempt, given: bytes) -> TaskAttempt:
     """Asks for the child; the attempt is in progress. Raises NotStartable."""
     fields = {key: value for key, value in fields_of(given).items() if not is_null(value)}
+    _require_known(step, {key: value for key, value in fields.items() if key in _SAYS})
+    _require_known(step, {_INPUT: fields.get(_INPUT, b"{}")})
     document = fields.get("subWorkflowDefinition", b"")
     name = text_of(fields.get("subWorkflowName", b'""'))
-    if document and not is_json_object(document):
+    if document and (not is_json_object(document) or blob_uses.is_outside(step, document)):
         raise NotStartable("workflowDefinition is not a definition")
     if not name and not document:
         raise NotStartable("subWorkflowParam does not say which workflow")
@@ -97,10 +100,13 @@ def request(step: Step, attempt: TaskAttempt, given: bytes) -> StartExecution:
     unknown = sorted(fields.keys() - _REQUEST)
     if unknown:
         raise NotStartable(f"startWorkflow has no field {unknown[0]}")
+    _require_known(step, fields)
     document = fields.get("workflowDef", b"")
     name = text_of(fields.get("name", b'""'))
     if not name and not document:
         raise NotStartable("startWorkflow.name is missing")
+    if blob_uses.is_outside(step, document):
+        raise NotStartable("startWorkflow.workflowDef is not a definition")
     domains = _domains(fields.get("taskToDomain", b"{}"))
     correlation_id = text_of(fields.get("correlationId", b'""'))
     return StartExecution(
@@ -119,6 +125,14 @@ def request(step: Step, attempt: TaskAttempt, given: bytes) -> StartExecution:
         idempotency=_strategy(fields.get("idempotencyStrategy"), "startWorkflow"),
         trace=step.x.trace,
     )
+
+
+def _require_known(step: Step, fields: dict[str, bytes]) -> None:
+    for key, value in fields.items():
+        try:
+            blob_uses.require_known(step, f"the field {key}", value)
+        except LimitExceeded as error:
+            raise NotStartable(str(error)) from None
 
 
 def _strategy(raw: bytes | None, where: str) -> IdempotencyStrategy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from orchestrator.engine.blob_commands import BlobCommand
 from orchestrator.engine.choices import (
     DeadlineKind,
     DeleteEffects,
@@ -491,4 +492,5 @@ AnyCommand = (
     | AddTaskLogs
     | UpdateVariables
     | UpdateTask
+    | BlobCommand
 )

@@ -9,7 +9,7 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from orchestrator.engine import idempotency, limits
+from orchestrator.engine import blob_uses, idempotency, limits
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.messages import RemoveChild, RemoveRows
 from orchestrator.engine.model import EXECUTION_TABLES, CompensationState, Table
@@ -56,6 +56,7 @@ def remove_rows(step: Step) -> bool:
             return False
     _forget_key(step)
     _release_bundle(step)
+    blob_uses.end(step)
     step.remove()
     return True
 

@@ -93,7 +93,8 @@ def make_output(step: Step) -> Payload:
             if not attempt.compensates and attempt.type != TaskType.SCHEMA_CHECK:
                 return attempt.output or _assembled(step, attempt)
         return b"{}"
-    return _kept(step, resolve(template, ExecutionScope(step.plan, step.hot, step.x)))
+    scope = ExecutionScope(step.plan, step.hot, step.x)
+    return _kept(step, resolve(template, scope), scope)
 
 
 def copied(step: Step, payload: Payload) -> Payload:
@@ -106,8 +107,11 @@ def _assembled(step: Step, attempt: TaskAttempt) -> Payload:
     return text if text == b"{}" else _kept(step, text)
 
 
-def _kept(step: Step, text: bytes) -> Payload:
+def _kept(step: Step, text: bytes, scope: ExecutionScope | None = None) -> Payload:
+    """`scope`: that it was resolved in."""
     try:
+        if scope is not None:
+            scope.require_inside()
         if len(text) > PAYLOAD_BYTES_MAX:
             raise LimitExceeded(f"the workflow's output exceeds the limit of {PAYLOAD_BYTES_MAX} bytes")
         return store(step, text)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from orchestrator.engine import limits, places
+from orchestrator.engine import blob_uses, limits, places
 from orchestrator.engine.definitions.errors import DefinitionInvalid, quoted
 from orchestrator.engine.definitions.expansion import write_body, write_forked, write_spread
 from orchestrator.engine.definitions.model import DynamicFork, TaskNode, TaskType
@@ -41,6 +41,8 @@ def expand_fork(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) 
     fields = fields_of(given)
     spread = fields.get("forkTaskInputs")
     assert node.dynamic_fork is not None
+    for name in ("forkTaskInputs", node.dynamic_fork.both, node.dynamic_fork.tasks, node.dynamic_fork.inputs):
+        blob_uses.require_known(step, f"the field {name} of a dynamic fork", fields.get(name))
     if spread is not None and spread[:1] == b"[":
         return _spread(step, node, attempt, fields, elements_of(spread))
     if node.dynamic_fork.both:

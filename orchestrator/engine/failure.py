@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.engine import crossing, limits
 from orchestrator.engine.assembly import output_of
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded
@@ -30,7 +31,12 @@ def start(step: Step) -> None:
     definition = step.plan.definition
     if definition.failure_workflow is None or not _has_failed(step):
         return
-    name = text_of(resolve(definition.failure_workflow, ExecutionScope(step.plan, step.hot, step.x)))
+    scope = ExecutionScope(step.plan, step.hot, step.x)
+    name = text_of(resolve(definition.failure_workflow, scope))
+    if scope.crossed:
+        why = f"{step.x.reason}; no failure workflow: {crossing.crossed(scope.crossed)}"
+        step.change(reason=why[: limits.REASON_CHARS])
+        return
     if not name or name == "null":
         return
     x = step.x

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from orchestrator.engine import throttle
+from orchestrator.engine import blob_invariants, throttle
 from orchestrator.engine.attempts import has_effect
 from orchestrator.engine.definitions.model import WORKED
 from orchestrator.engine.evaluations import is_waiting
@@ -316,6 +316,7 @@ CHECKS: tuple[Check, ...] = (
     deleted_executions_go,
     leases_not_taken_up_have_a_message,
     *triggers.CHECKS,
+    *blob_invariants.CHECKS,
     windows_turn,
     places_are_counted,
 )

@@ -92,3 +92,9 @@ EVENT_KEPT_MS = 86_400_000
 EVENTS_FORGOTTEN_PER_STEP = 64
 TRAIL_KEPT = 50_000  # entries, in all namespaces
 TRAIL_REASON_CHARS = 200
+
+BLOBS = 100_000  # values outside the log, in all namespaces
+BLOB_BYTES = 1 << 30  # of one
+EXECUTION_BLOBS = 1_000  # that the payloads of an execution have referred to
+BLOBS_PER_COMMAND = 1_000
+BLOB_UNUSED_MS = 3_600_000  # since when no execution refers to one that may be deleted

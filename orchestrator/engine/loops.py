@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import assembly, attempts, evaluations, limits, places, scopes
+from orchestrator.engine import assembly, attempts, blob_uses, evaluations, limits, places, scopes
 from orchestrator.engine.definitions.model import Loop, TaskNode, TaskType
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, fields_of, is_null, text_of
@@ -36,6 +36,12 @@ def begin(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> Non
     if keep is None or most is None:
         key = "keepLastN" if keep is None else "maxIterations"
         _end(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, f"{key} must be a number of iterations")
+        return
+    try:
+        items = fields_of(given).get("_items") if loop.items else None
+        blob_uses.require_known(step, "the items of the loop", items)
+    except LimitExceeded as error:
+        attempts.fail_at_limit(step, attempt, error)
         return
     if loop.items and not assembly.items_of(step.hot, attempt):
         attempts.complete_operator(step, attempt, b"")
@@ -115,8 +121,11 @@ def _iteration_ended(step: Step, attempt: TaskAttempt) -> None:
 
 def _ask(step: Step, attempt: TaskAttempt) -> None:
     """Asks for the condition, unless its input has grown too large meanwhile."""
-    if len(scopes.condition_given(step.plan, step.hot, step.x, attempt)) > PAYLOAD_BYTES_MAX:
-        error = LimitExceeded(f"the input of the loop's condition exceeds the limit of {PAYLOAD_BYTES_MAX} bytes")
+    try:
+        given = scopes.condition_given(step.plan, step.hot, step.x, attempt, is_asked=True)
+        if len(given) > PAYLOAD_BYTES_MAX:
+            raise LimitExceeded(f"the input of the loop's condition exceeds the limit of {PAYLOAD_BYTES_MAX} bytes")
+    except LimitExceeded as error:
         attempts.fail_at_limit(step, attempt, error)
     else:
         evaluations.ask(step, attempt)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from orchestrator.engine import (
+    blob_commands,
     chain,
     commands,
     dedup,
@@ -26,6 +27,7 @@ from orchestrator.engine.command import execution_of
 from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.handlers import (
     again,
+    blobs,
     children,
     compensation,
     control,
@@ -118,6 +120,9 @@ COMMANDS: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {
     log_commands.AddTaskLogs: updates.add_task_logs,
     commands.UpdateVariables: updates.update_variables,
     commands.UpdateTask: updates.update_task,
+    blob_commands.HoldBlobs: blobs.hold_blobs,
+    blob_commands.DeleteBlobs: blobs.delete_blobs,
+    blob_commands.BlobsDeleted: blobs.blobs_deleted,
 }
 
 MESSAGES: Final[dict[type, Callable[[Any, Any], AnyResult]]] = {

@@ -68,6 +68,7 @@ class Table(IntEnum):
     AWAITING = 51  # (namespace, event, correlation key, number)
     KEPT_EVENT = 52  # (namespace, event, correlation key, number)
     TRAIL = 53  # (number,)
+    BLOB = 54  # (number,)
 
 
 EXECUTION_TABLES = (
@@ -196,6 +197,7 @@ class Meta(Row, frozen=False):  # type: ignore[misc]  # msgspec allows it
     next_event_run: int = 1
     next_owed: int = 1
     next_trail: int = 1
+    next_blob: int = 1
 
 
 # --- one execution ---------------------------------------------------------------------------------------------
@@ -282,6 +284,7 @@ class Execution(Row, frozen=False):  # type: ignore[misc]  # as above
     tells: bool = False  # some of its tasks announce changes of their state
     # Which trace it is a part of, for those who work on it; nothing here depends on it.
     trace: str = ""
+    blobs: tuple[int, ...] = ()  # numbers of the BLOB rows of all that its payloads have referred to, ascending
 
 
 class TaskAttempt(Row, frozen=False):  # type: ignore[misc]  # as above

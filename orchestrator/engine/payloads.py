@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchestrator.engine import limits
+from orchestrator.engine import blob_uses, limits
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import Template, merge_objects, resolve, signed_template
@@ -39,6 +39,7 @@ def store(step: Step, text: bytes) -> Payload:
     if not text:
         return b""
     check_room(step, len(text))
+    blob_uses.note(step, text)
     if len(text) <= INLINE_PAYLOAD_BYTES:
         step.header.payload_bytes += len(text)
         return text
@@ -81,6 +82,7 @@ def make_input(step: Step, place: Place, task_id: str, record: SagaRecord | None
     scope = ExecutionScope(step.plan, step.hot, step.x, task_id=task_id, record=record)
     most = input_bytes_max(record)
     text = resolve(node.input, scope, most)
+    scope.require_inside()
     if record is None and place.expansion:
         text = merge_objects(text, given_input(step.hot, place))
     if len(text) > most:
@@ -92,6 +94,7 @@ def make_input(step: Step, place: Place, task_id: str, record: SagaRecord | None
             for reference in node.input.references
             if (attempt := step.hot.newest(reference)) is not None
         )
+        blob_uses.note(step, text)
         return Input(text, b"", bindings, step.x.variables if node.input.uses_variables else b"", secrets)
     return Input(text, store(step, text), secrets=secrets)
 

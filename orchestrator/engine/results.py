@@ -117,6 +117,12 @@ class SecretStored(Result, frozen=True, tag=50):
     version: int
 
 
+class BlobsHeld(Result, frozen=True, tag=60):
+    """All but those at these positions, which are being deleted."""
+
+    doomed: tuple[int, ...] = ()
+
+
 AnyResult = (
     Done
     | Rejected
@@ -130,4 +136,5 @@ AnyResult = (
     | EventPublished
     | EventsReceived
     | SecretStored
+    | BlobsHeld
 )

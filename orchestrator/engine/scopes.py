@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from orchestrator.engine import crossing
 from orchestrator.engine.assembly import output_of
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.expressions import (
@@ -20,6 +21,7 @@ from orchestrator.engine.expressions import (
     merge_objects,
     resolve,
 )
+from orchestrator.engine.expressions.template_model import Part, Reference
 from orchestrator.engine.model import Execution, Payload, SagaRecord, StepOutcome, TaskAttempt
 from orchestrator.engine.places import forked_references, given_input, node_of, place_of
 from orchestrator.engine.plan import Plan
@@ -58,12 +60,20 @@ def input_of(plan: Plan, hot: ExecutionState, header: Execution, attempt: TaskAt
     return resolve(node.input, scope, input_bytes_max(record))
 
 
-def condition_given(plan: Plan, hot: ExecutionState, header: Execution, loop: TaskAttempt) -> bytes:
-    """A loop's input as it would be resolved now: each time its condition is asked for."""
+def condition_given(
+    plan: Plan, hot: ExecutionState, header: Execution, loop: TaskAttempt, *, is_asked: bool = False
+) -> bytes:
+    """A loop's input as it would be resolved now: each time its condition is asked for.
+
+    `is_asked`: it is about to be; raises LimitExceeded if an expression leads into what is kept outside the log.
+    """
     node = node_of(plan, hot, loop)
     if not (node.input.parts or node.input.defaults):
         return input_of(plan, hot, header, loop)
-    text = resolve(node.input, ExecutionScope(plan, hot, header, task_id=loop.task_id))
+    scope = ExecutionScope(plan, hot, header, task_id=loop.task_id)
+    text = resolve(node.input, scope)
+    if is_asked:
+        scope.require_inside()
     return merge_objects(text, given_input(hot, place_of(plan, hot, loop))) if loop.expansion else text
 
 
@@ -101,6 +111,21 @@ class ExecutionScope:
         self._record = record
         self._bindings = bindings
         self._variables = header.variables if variables is None else variables
+        self.has_blobs = bool(header.blobs)
+        self.crossed = ""  # the first reference that leads into a value outside the log: it was read as null
+
+    def require_inside(self) -> None:
+        """Raises LimitExceeded if what was resolved is not all that it should be."""
+        if self.crossed:
+            raise crossing.crossed(self.crossed)
+
+    def goes_into(self, value: bytes, reference: Reference) -> None:
+        if not self.crossed and crossing.leads_into(value, reference.steps):
+            self.crossed = crossing.name_of(reference)
+
+    def writes_out(self, value: bytes, part: Part) -> None:
+        if not self.crossed and crossing.is_outside(value):
+            self.crossed = crossing.name_of(part) if isinstance(part, Reference) else "a computed expression"
 
     def task_id(self) -> bytes | None:
         return dump_string(self._task_id) if self._task_id else None

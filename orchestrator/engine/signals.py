@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, inbox, limits
+from orchestrator.engine import attempts, blob_uses, inbox, limits
 from orchestrator.engine.errors import LimitExceeded, has_ended, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
 from orchestrator.engine.model import Signal, Table, TaskAttempt, TaskStatus, WorkflowStatus
@@ -28,6 +28,7 @@ def give(step: Step, namespace: str, workflow_id: str, name: str, payload: bytes
     """A signal has come: the WAIT that began first takes it, or it is kept. What is refused has changed nothing."""
     step.require(namespace, workflow_id)
     _check(name, payload)
+    blob_uses.require(step, "payload", payload)
     if step.is_over:
         has_ended((step.x.ending or step.x.status).name)
     if step.phase is WorkflowStatus.COMPENSATING:
@@ -35,6 +36,7 @@ def give(step: Step, namespace: str, workflow_id: str, name: str, payload: bytes
     size, waiting = len(payload), _waiting(step, name)
     try:
         check_room(step, size)
+        blob_uses.check(step, payload)
     except LimitExceeded as exceeded:
         refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(exceeded), limit="execution_bytes")
     is_full = step.x.signals - step.x.messages >= limits.SIGNALS or step.x.signal_bytes + size > limits.SIGNAL_BYTES

@@ -13,6 +13,7 @@ from heapq import heapify, heappop, heappush
 from operator import itemgetter
 from typing import Any, Final, cast
 
+from orchestrator.engine.blob_index import Blobs
 from orchestrator.engine.definitions.model import TaskLimits
 from orchestrator.engine.deliveries import Deliveries
 from orchestrator.engine.execution_state import ExecutionState
@@ -81,6 +82,7 @@ class State:
         self.deliveries = Deliveries(self.messages)
         self.queues = Queues(self.ready)
         self.triggers = Triggers(self.resident)
+        self.blobs = Blobs()
         self.leases_of: dict[str, dict[int, None]] = {}  # session id -> tokens
         self.leased: dict[tuple[str, str], int] = {}  # (namespace, task name) -> leases
         self.task_limits: dict[tuple[str, str], TaskLimits] = {}  # of registered definitions, once asked for
@@ -444,4 +446,5 @@ _INDEXES: Final[dict[Table, Any]] = {
     Table.AWAITING: lambda state, old, new: state.triggers.awaited.waiter_changed(old, new),
     Table.KEPT_EVENT: lambda state, old, new: state.triggers.awaited.kept_changed(old, new),
     Table.TRAIL: lambda state, old, new: state.triggers.trail.changed(old, new),
+    Table.BLOB: lambda state, old, new: state.blobs.changed(old, new),
 }

@@ -11,6 +11,7 @@ from orchestrator.codec import entries
 from orchestrator.codec.entries import EntryHeader, decode_entry, encode_command, encode_entry, join_entry
 from orchestrator.codec.errors import EntryCorrupt, EntryVersionUnsupported
 from orchestrator.engine import behaviour, choices, commands
+from orchestrator.engine.blob_commands import HeldBlob
 from orchestrator.engine.command import Command
 from orchestrator.engine.commands import CompleteTask, FireTimers, PauseWorkflow, RequestIdentity
 from orchestrator.engine.model import TaskStatus
@@ -51,6 +52,8 @@ def test_every_command_can_be_in_an_entry(kind: type[Command]) -> None:
             values[place] = next(iter(field.type))  # type: ignore[call-overload]  # the rest of the integers are enums
         elif field.required and field.name == "documents":
             values[place] = (b"x",)
+        elif field.required and field.name == "blobs":
+            values[place] = (HeldBlob("s", "0" * 64, 5),)
         elif field.required and field.name == "numbers":
             values[place] = (1, 2)
         elif field.required and field.name == "entries":

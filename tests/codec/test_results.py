@@ -21,6 +21,7 @@ SAMPLES: list[Result] = [
     results.Checkpointed(5, b"c"),
     results.MessagePushed("w:1"),
     results.SecretStored(3),
+    results.BlobsHeld((0, 2)),
     results.ScheduleRan("e", 2, "w1"),
     results.EventPublished(1, 2, repeated=True),
     results.EventsReceived(3, "EVENTS_FULL"),

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.codec import rows
 from orchestrator.codec.errors import RowCorrupt, RowVersionUnsupported
 from orchestrator.codec.rows import decode_key, decode_row, encode_key, encode_row, row_hash
-from orchestrator.engine import messages, model, resident
+from orchestrator.engine import blob_rows, messages, model, resident
 from orchestrator.engine.encoding import encode_struct
 from orchestrator.engine.model import Execution, Table, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.triggers import rows as trigger_rows
@@ -25,6 +25,7 @@ SAMPLES = [
     (Table.PAYLOAD, model.PayloadRow(b"\x00\xff" * 5000)),
     (Table.TASK_LOG, model.TaskLog(1, 2, ((3, "é"), (4, "")), 2)),
     (Table.RETENTION, resident.Retention(1, 2, 3)),
+    (Table.BLOB, blob_rows.BlobRow(3, "shared", "0" * 64, 5, blob_rows.BlobState.DELETING, 1, 7, 9)),
     (Table.TIMER, resident.Timer(1, 2, model.TimerKind.WAIT, "default", "w1")),
     (Table.CLIENT_SESSION, resident.ClientSession("s", "default", 1, 2, 3, ((4, b"r"),), 5)),
     (Table.REQUEST, resident.Request("é", 1, b"")),
@@ -80,7 +81,7 @@ def test_what_was_encoded_is_decoded(table: Table, row: model.Row) -> None:
 def test_every_table_can_be_encoded_and_decoded() -> None:
     """A kind of row that has no table would only show when it is flushed."""
     assert set(rows.ROW_TYPES) | {Table.MESSAGE} == set(rows._DECODERS) == set(Table)
-    classes = [*vars(model).values(), *vars(resident).values(), *vars(trigger_rows).values()]
+    classes = [*vars(model).values(), *vars(resident).values(), *vars(blob_rows).values(), *vars(trigger_rows).values()]
     kinds = {kind for kind in classes if isinstance(kind, type) and issubclass(kind, model.Row)}
     assert kinds - {model.Row} == set(rows.ROW_TYPES.values())
     decoded = {type(row) for row in map(_again, MESSAGES)}

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.engine import behaviour, invariants
+from orchestrator.engine.blob_rows import BlobRow
 from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import (
     AnyCommand,
@@ -110,6 +111,7 @@ ROWS: dict[Table, Any] = {
     Table.SCHEMA: SchemaRow,
     Table.SECRET: SecretRow,
     Table.RETENTION: Retention,
+    Table.BLOB: BlobRow,
 }
 
 

@@ -31,10 +31,19 @@ from orchestrator.engine.expressions import (
     value_of,
 )
 from orchestrator.engine.expressions.paths import PathInvalid, follow, parse_path
+from orchestrator.engine.expressions.template_model import Part, Reference
 
 
 class Facts:
     """A scope of fixed texts, by "root.field"."""
+
+    has_blobs = False
+
+    def goes_into(self, value: bytes, reference: Reference) -> None:
+        raise AssertionError("nothing here is kept outside the log")
+
+    def writes_out(self, value: bytes, part: Part) -> None:
+        raise AssertionError("nothing here is kept outside the log")
 
     def __init__(self, **facts: bytes) -> None:
         self._facts = facts

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.engine import (
     behaviour,
+    blob_commands,
     choices,
     commands,
     definition_commands,
@@ -82,6 +83,9 @@ EVERY_COMMAND: dict[type, Any] = {
     commands.DeleteEventHandler: commands.DeleteEventHandler("default", "reads"),
     commands.PublishEvent: commands.PublishEvent("default", "e", "m2", b"{}"),
     commands.DecideEvent: commands.DecideEvent(1, "asks", 1, True),
+    blob_commands.HoldBlobs: blob_commands.HoldBlobs((blob_commands.HeldBlob("shared", "0" * 64, 5),)),
+    blob_commands.DeleteBlobs: blob_commands.DeleteBlobs((1,)),
+    blob_commands.BlobsDeleted: blob_commands.BlobsDeleted((1,)),
     outbox_commands.AcknowledgeEvents: outbox_commands.AcknowledgeEvents((1,)),
     stream_commands.ReceiveEvents: stream_commands.ReceiveEvents(
         "default",

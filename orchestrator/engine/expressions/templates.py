@@ -78,6 +78,15 @@ _LITERAL_FIELD = re.compile(r"([^.\[\]]+)\.([^.\[\]]+)[.\[]")
 class Scope(Protocol):
     """What expressions can refer to. Values are JSON texts; None is a root that does not exist."""
 
+    has_blobs: bool
+    """Whether values may stand for others that are kept outside the log."""
+
+    def goes_into(self, value: bytes, reference: Reference) -> None:
+        """The reference's path is about to be followed from the value. Only called if `has_blobs`."""
+
+    def writes_out(self, value: bytes, part: Part) -> None:
+        """The value is about to be a part of a text. Only called if `has_blobs`."""
+
     def workflow(self, field: str) -> bytes | None:
         """The JSON text of `workflow.<field>`: one of WORKFLOW_FIELDS."""
 
@@ -181,9 +190,17 @@ def _read_one(part: Reference | Computed | Empty, scope: Scope) -> bytes:
         return _read_reference(part, scope)
     if isinstance(part, Empty):
         return b'""'
-    body = "".join([piece if isinstance(piece, str) else text_of(_read_one(piece, scope)) for piece in part.pieces])
+    body = "".join([piece if isinstance(piece, str) else text_of(_read_text(piece, scope)) for piece in part.pieces])
     reference = _parse_computed(body) if len(body) <= PATH_CHARACTERS_MAX else None
     return NULL if reference is None else _read_reference(reference, scope)
+
+
+def _read_text(part: Reference | Computed | Empty, scope: Scope) -> bytes:
+    """What is to be a part of a text."""
+    value = _read_one(part, scope)
+    if scope.has_blobs:
+        scope.writes_out(value, part)
+    return value
 
 
 def _read_reference(reference: Reference, scope: Scope) -> bytes:
@@ -196,6 +213,8 @@ def _read_reference(reference: Reference, scope: Scope) -> bytes:
     else:
         value = scope.task_id()
     if value is not None and steps:
+        if scope.has_blobs:
+            scope.goes_into(value, reference)
         value = follow(value, steps)
     return NULL if value is None else value
 
@@ -206,7 +225,7 @@ def _read_embedded(embedded: Embedded, scope: Scope, room: int) -> bytes:
         if isinstance(piece, bytes):
             written.append(piece)
         elif room >= 0:
-            text = _escaped_text(_read_one(piece, scope))
+            text = _escaped_text(_read_text(piece, scope))
             room -= len(text)
             written.append(text)
     written.append(b'"')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.engine import again, attempts, births, clearing, loops, places, purging, saga
+from orchestrator.engine import again, attempts, births, blob_uses, clearing, loops, places, purging, saga
 from orchestrator.engine.choices import DeleteEffects
 from orchestrator.engine.commands import RerunWorkflow, RestartWorkflow, SkipTask
 from orchestrator.engine.definitions.model import TaskType
@@ -46,7 +46,7 @@ def rerun_workflow(step: Step, command: RerunWorkflow) -> AnyResult:
     """From one of its tasks, or from the beginning with another input."""
     _require_ended(step, command)
     for field in ("task_input", "workflow_input"):
-        _check(field, getattr(command, field))
+        _check(step, field, getattr(command, field))
     return _rerun(step, command)
 
 
@@ -80,7 +80,8 @@ def _change(step: Step, command: RerunWorkflow) -> None:
             refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(error), limit="execution_bytes")
 
 
-def _check(field: str, payload: bytes) -> None:
+def _check(step: Step, field: str, payload: bytes) -> None:
+    blob_uses.require(step, field, payload)
     try:
         check_payload(payload or b"{}")
     except PayloadInvalid as error:
@@ -111,6 +112,13 @@ def _compensates_first(step: Step, command: RestartWorkflow | RerunWorkflow, tar
         message = "steps that are kept would be undone, too: restart, or keep the effects"
         refuse(Code.FAILED_PRECONDITION, "STEPS_NOT_UNDONE", message, steps=names)
     purging.reopen(step)
+    if isinstance(command, RerunWorkflow):
+        # What it brings is kept until then, too.
+        for text in (command.workflow_input, command.task_input):
+            try:
+                blob_uses.note(step, text)
+            except LimitExceeded as error:
+                refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(error), limit="execution_blobs")
     step.change(afterwards=_encode(command))
     return True
 
@@ -160,7 +168,7 @@ def skip_task(step: Step, command: SkipTask) -> AnyResult:
     step.require(command.namespace, command.workflow_id)
     if step.x.status is not WorkflowStatus.RUNNING or step.x.ending is not None:
         refuse(Code.FAILED_PRECONDITION, "WORKFLOW_NOT_RUNNING", f"the workflow is {step.x.status.name}")
-    _check("output", command.output)
+    _check(step, "output", command.output)
     node = step.plan.nodes.get(command.reference)
     if node is None or node.type == TaskType.SCHEMA_CHECK:
         message = f"the definition has no task {command.reference!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import attempts, children, inbox, loops, outcomes, saga, signals
+from orchestrator.engine import attempts, blob_uses, children, inbox, loops, outcomes, saga, signals
 from orchestrator.engine.again import tell_parent
 from orchestrator.engine.births import arm_timeout
 from orchestrator.engine.choices import TerminateCompensation
@@ -100,6 +100,7 @@ def _by_turn(step: Step, sequences: list[int]) -> tuple[list[int], list[int], li
 def push_message(step: Step, command: PushMessage) -> AnyResult:
     """To the message queue of a workflow that runs."""
     step.require(command.namespace, command.workflow_id)
+    blob_uses.require(step, "payload", command.payload)
     try:
         check_payload(command.payload or b"{}")
     except PayloadInvalid as error:

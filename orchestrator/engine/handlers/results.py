@@ -6,8 +6,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, evaluations, leases, limits, task_logs
+from orchestrator.engine import attempts, blob_uses, evaluations, leases, limits, task_logs
+from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.commands import CompleteTask, RecordHeartbeat, ReleaseTask
+from orchestrator.engine.crossing import crossed, is_outside
 from orchestrator.engine.definitions.model import TaskNode, TaskType
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
@@ -30,6 +32,7 @@ def complete_task(step: Step, command: CompleteTask) -> AnyResult:
         message = "a result is IN_PROGRESS, COMPLETED, FAILED or FAILED_WITH_TERMINAL_ERROR"
         refuse(Code.INVALID_ARGUMENT, "STATUS_INVALID", message, field="status")
     attempt = attempt_of(step, command.namespace, command.workflow_id, command.task_id)
+    blob_uses.require(step, "output", command.output)
     if attempt is None or not holds(step, attempt, command.fencing_token):
         return _late(step, command, attempt)
     if attempt.check is not Check.NONE and attempt.is_looked_at:
@@ -128,6 +131,8 @@ def _go_on(step: Step, node: TaskNode, attempt: TaskAttempt, command: CompleteTa
         attempts.finish(step, attempt, TaskStatus.CANCELED, reason=reason, accepted=True, follow=False)
         return
     answer = evaluations.answered(command.status, command.output, command.reason)
+    if step.level >= STREAMS and is_outside(command.output):
+        answer = evaluations.Answer(b"null", str(crossed(f"what the script of {node.reference} came to")))
     EVALUATED[node.type].answered(step, node, attempt, answer)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import births, idempotency, origins
+from orchestrator.engine import births, blob_uses, idempotency, origins
 from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import StartWorkflow
 from orchestrator.engine.errors import refuse
@@ -16,6 +16,7 @@ from orchestrator.engine.triggers import outbox
 
 def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
     births.check_start(command.workflow_id, command.priority, command.input)
+    blob_uses.require(step, "input", command.input)
     before = prior(step, command)
     if before is not None:
         return before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, task_logs
+from orchestrator.engine import attempts, blob_uses, task_logs
 from orchestrator.engine.commands import UpdateTask, UpdateVariables
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, PayloadInvalid, check_payload, merge_objects
@@ -30,7 +30,7 @@ _ENDS_BY_ITSELF = frozenset(
 def update_variables(step: Step, command: UpdateVariables) -> AnyResult:
     """As a SET_VARIABLE does it."""
     require_going_forward(step, command.namespace, command.workflow_id)
-    _check("variables", command.variables)
+    _check(step, "variables", command.variables)
     step.change(variables=_merged(step, "variables", step.x.variables, command.variables))
     return Done()
 
@@ -41,7 +41,7 @@ def update_task(step: Step, command: UpdateTask) -> AnyResult:
         message = f"a task is updated to {', '.join(sorted(status.name for status in _UPDATES))}"
         refuse(Code.INVALID_ARGUMENT, "STATUS_INVALID", message, field="status")
     require_going_forward(step, command.namespace, command.workflow_id)
-    _check("output", command.output)
+    _check(step, "output", command.output)
     attempt = step.hot.latest(command.reference) or step.hot.newest(command.reference)
     if attempt is None:
         message = f"no task with the reference {command.reference!r} has been made"
@@ -86,7 +86,8 @@ def require_going_forward(step: Step, namespace: str, workflow_id: str) -> None:
         refuse(Code.FAILED_PRECONDITION, "WORKFLOW_COMPENSATING", message)
 
 
-def _check(field: str, payload: bytes) -> None:
+def _check(step: Step, field: str, payload: bytes) -> None:
+    blob_uses.require(step, field, payload)
     try:
         check_payload(payload)
     except PayloadInvalid as error:

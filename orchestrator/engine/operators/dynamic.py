@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, expansions, outcomes
+from orchestrator.engine import attempts, blob_uses, expansions, outcomes
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
@@ -37,6 +37,7 @@ class Dynamic:
         value = fields_of(given).get(node.parameter)
         name = "" if value is None else text_of(value)
         try:
+            blob_uses.require_known(step, f"the field {node.parameter} of a DYNAMIC", value)
             attempt = expansions.name_body(step, attempt, name)
         except (DefinitionError, LimitExceeded) as error:
             attempts.finish(step, attempt, TaskStatus.FAILED_WITH_TERMINAL_ERROR, reason=str(error), follow=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts
+from orchestrator.engine import attempts, blob_uses
 from orchestrator.engine.announcing import Told, about_workflow, source_of
 from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.definitions.errors import quoted
@@ -32,6 +32,7 @@ class Event:
             return
         payload = merge_objects(given, about_workflow(step.x))
         try:
+            blob_uses.require_inside(step, "an event", payload)
             output = store(step, merge_objects(payload, assemble_object([("event_produced", dump_string(name))])))
         except LimitExceeded as error:
             # Before anybody is told.
@@ -77,4 +78,5 @@ def _sink(step: Step, node: TaskNode, attempt: TaskAttempt) -> str:
     if node.sink_expression is None:
         return node.sink
     scope = ExecutionScope(step.plan, step.hot, step.x, task_id=attempt.task_id)
-    return text_of(resolve(node.sink_expression, scope))
+    name = text_of(resolve(node.sink_expression, scope))
+    return "" if scope.crossed else name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, evaluations, loops
+from orchestrator.engine import attempts, blob_uses, evaluations, loops
+from orchestrator.engine.crossing import crossed
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.evaluations import Answer
@@ -42,6 +43,9 @@ class SwitchCase:
 def _choose(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes, value: bytes) -> None:
     switch = node.switch
     assert switch is not None
+    if blob_uses.is_outside(step, value):
+        _fail(step, attempt, crossed(f"the case of {node.reference}"))
+        return
     case = text_of(value)
     branch = switch.cases.get(case, switch.default)
     text = dump_string(case)
@@ -53,8 +57,7 @@ def _choose(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes, valu
         kept = store(step, merge_objects(given, assemble_object(seen)))
         outcome = store(step, assemble_object(chosen))
     except LimitExceeded as error:
-        code = attempts.LIMIT_EXCEEDED
-        attempts.finish(step, attempt, TaskStatus.FAILED, reason=str(error), error_code=code, accepted=True)
+        _fail(step, attempt, error)
         return
     attempt = replace(
         attempt, input=kept, bindings=(), bound_variables=b"", started_ms=attempt.started_ms or step.now
@@ -65,3 +68,8 @@ def _choose(step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes, valu
     if branch:
         loops.branches_opened(step, attempt, 1)
         step.note(AgendaKind.SCHEDULE, attempt.sequence, branch[0])
+
+
+def _fail(step: Step, attempt: TaskAttempt, error: LimitExceeded) -> None:
+    code = attempts.LIMIT_EXCEEDED
+    attempts.finish(step, attempt, TaskStatus.FAILED, reason=str(error), error_code=code, accepted=True)

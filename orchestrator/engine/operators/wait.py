@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orchestrator.engine import attempts, signals
+from orchestrator.engine import attempts, blob_uses, signals
 from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.definitions.model import TaskNode
 from orchestrator.engine.durations import DurationInvalid, parse_duration, parse_until
+from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import fields_of, is_null, text_of
 from orchestrator.engine.model import TaskAttempt, TaskStatus, TimerKind
 from orchestrator.engine.step import Step
@@ -20,6 +21,11 @@ from orchestrator.engine.triggers import correlation
 
 class Wait:
     def begin(self, step: Step, node: TaskNode, attempt: TaskAttempt, given: bytes) -> None:
+        try:
+            blob_uses.require_inside(step, "a WAIT", given)
+        except LimitExceeded as exceeded:
+            attempts.fail_at_limit(step, attempt, exceeded)
+            return
         if step.level >= STREAMS and correlation.is_wanted(given):
             correlation.begin(step, attempt, given)
             return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.engine import limits
+from orchestrator.engine import behaviour, limits
 from orchestrator.engine.awaiting import subject_of
+from orchestrator.engine.blobs import KEY, has_reserved_key
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import (
     NULL,
@@ -44,6 +45,7 @@ def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -
     Raises PayloadInvalid or LimitExceeded for parameters that can't be sent.
     """
     payload, fields = _filled(row, action)
+    _refuse_reserved(step, payload)
     if action.kind is ActionKind.START_WORKFLOW:
         return _start(step, row, action, fields, payload, origin)
     workflow_id = _text(fields, "workflowId")
@@ -74,6 +76,7 @@ def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -
 def awaited_event(step: Step, row: EventRow, action: EventAction) -> KeptEvent:
     """What an action `correlate` gives to whoever waits for it. Raises as `message_of` does."""
     payload, fields = _filled(row, action)
+    _refuse_reserved(step, payload)
     # The event itself unless it says otherwise, even if what it says comes to nothing.
     is_named = not is_null(fields_of(action.parameters).get("event", NULL))
     event = fields["event"] if is_named else dump_string(row.event)
@@ -86,6 +89,12 @@ def _filled(row: EventRow, action: EventAction) -> tuple[bytes, _Fields]:
     """(the payload as the action reads it, its parameters)"""
     payload = expand_inline(row.payload) if action.expand else row.payload
     return payload, fields_of(fill(action.parameters, payload))
+
+
+def _refuse_reserved(step: Step, payload: bytes) -> None:
+    """Texts in an event may have become values."""
+    if step.level >= behaviour.STREAMS and has_reserved_key(payload):
+        raise LimitExceeded(f"the key {KEY!r} is reserved")
 
 
 def record_of(row: EventRow, action: EventAction) -> Record:
