@@ -1,1 +1,1 @@
-"""Redis: the connection that heals, streams with consumer groups, and values."""
+"""Redis: a connection that heals, and streams with consumer groups."""

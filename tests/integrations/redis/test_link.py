@@ -13,7 +13,6 @@ from orchestrator.config import Address
 from orchestrator.integrations.redis.failures import RedisRefused, RedisUnavailable
 from orchestrator.integrations.redis.link import RedisLink
 from orchestrator.integrations.redis.settings import Identity, RedisSettings, TlsFiles
-from orchestrator.integrations.redis.values import RedisValues
 from tests.integrations.redis.conftest import StartLink
 from tests.integrations.redis.servers import HOST, Servers, needs_redis, until
 from tests.replication.certificates import Authority, needs_openssl
@@ -40,13 +39,11 @@ async def test_values_and_transactions(servers: Servers, start_link: StartLink) 
     link = await start_link(at(redis.port, database=3, client_name="orchestrator-a"))
     assert link.connected and link.address == Address(HOST, redis.port) and not link.last_error
 
-    values = RedisValues(link)
     large = bytes(range(256)) * 20_000
-    await values.set("blob", large)
-    assert await values.get("blob") == large
-    assert await values.exists("blob")
-    assert await values.delete("blob") and not await values.delete("blob")
-    assert await values.get("blob") is None and not await values.exists("blob")
+    assert await link.execute("SET", "blob", large) == b"OK"
+    assert await link.execute("GET", "blob") == large
+    assert [await link.execute("UNLINK", "blob") for _ in range(2)] == [1, 0]
+    assert await link.execute("GET", "blob") is None
 
     assert await link.transact([("SET", "n", 1), ("INCR", "n")]) == [b"OK", 2]
     assert redis.command("INFO", "keyspace")["db3"]["keys"] == 1
