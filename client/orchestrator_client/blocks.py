@@ -67,10 +67,16 @@ class ForkBlock:
         return [branch[-1]["taskReferenceName"] for branch in self._branches]
 
 
-def wait_input(duration_ms: int | None, until: Any, signal: str | None) -> dict[str, Any]:
-    """What a WAIT task is given: exactly one of the three."""
-    if sum(choice is not None for choice in (duration_ms, until, signal)) != 1:
-        raise ValueError("a wait has exactly one of duration_ms, until and signal")
+def wait_input(
+    duration_ms: int | None, until: Any, signal: str | None, event: str | Ref | None, correlation_key: Any
+) -> dict[str, Any]:
+    """What a WAIT task is given: exactly one of the first four, and with an event its key."""
+    if sum(choice is not None for choice in (duration_ms, until, signal, event)) != 1:
+        raise ValueError("a wait has exactly one of duration_ms, until, signal and event")
+    if (event is None) is not (correlation_key is None):
+        raise ValueError("a wait for an event, and no other, has a correlation_key")
+    if event is not None:
+        return {"event": _name("an event", event), "correlationKey": _name("a correlation_key", correlation_key)}
     if signal is not None:
         if not signal:
             raise ValueError("a signal has a name")
@@ -82,6 +88,14 @@ def wait_input(duration_ms: int | None, until: Any, signal: str | None) -> dict[
         raise ValueError(f"a wait can't be negative ({duration_ms} ms)")
     whole, rest = divmod(duration_ms, 1000)
     return {"duration": f"{whole} seconds {rest} ms" if rest else f"{whole} seconds"}
+
+
+def _name(what: str, given: Any) -> str:
+    if isinstance(given, bool) or not isinstance(given, Ref | str | int):
+        raise TypeError(f"{what} is a text, a number or a reference to one, not {given!r}")
+    if not str(given):
+        raise ValueError(f"{what} is not empty")
+    return str(given)
 
 
 def _instant(until: Any) -> str:

@@ -208,15 +208,19 @@ class Workflow:
         duration_ms: int | None = None,
         until: Any = None,
         signal: str | None = None,
+        event: str | Ref | None = None,
+        correlation_key: str | int | Ref | None = None,
         ref: str | None = None,
         type: Any = Any,
     ) -> Ref:
-        """Waits for a time to pass, for a time to come (an aware datetime), or for a signal.
+        """Waits for a time to pass, for a time to come (an aware datetime), for a signal, or for an event.
 
-        The result is the signal's payload, which is of `type`.
+        A handler's action `correlate` gives an event to whoever waits for it with the same `correlation_key`. The
+        result, of `type`, is the signal's payload, or what the handler gives of the event's.
         """
         reference = self._reference(ref or "wait", numbered=ref is None)
-        self._element("wait", reference, "WAIT", wait_input(duration_ms, until, signal))
+        given = wait_input(duration_ms, until, signal, event, correlation_key)
+        self._element("wait", reference, "WAIT", given)
         return Ref(f"{reference}.output", type)
 
     def set_variables(self, *, ref: str | None = None, **variables: Any) -> None:

@@ -13,6 +13,7 @@ from orchestrator.engine import blob_uses, gate, idempotency, limits
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.model import INPUT_CHECK, TimeoutPolicy
 from orchestrator.engine.definitions.parse import validate_unregistered
+from orchestrator.engine.definitions.waits import check_event_waits
 from orchestrator.engine.errors import Refused, refuse, refuse_definition
 from orchestrator.engine.expressions import PayloadInvalid, check_payload, put_if_absent
 from orchestrator.engine.model import AgendaKind, Execution, Table, TimerKind, WorkflowStatus
@@ -140,7 +141,7 @@ def bundle_of(step: Step, namespace: str, name: str, version: int, document: byt
     """Of the document, or else of the registered definition. Refuses what is not there, or can't be run."""
     try:
         if document:
-            validate_unregistered(document, step.level)
+            check_event_waits(validate_unregistered(document, step.level).elements, step.level)
         else:
             document = _registered(step, namespace, name, version).document
         return bundle_for(step.state, namespace, document)

@@ -16,6 +16,7 @@ from orchestrator.engine.definitions.parse import (
     validate_task,
     validate_workflow,
 )
+from orchestrator.engine.definitions.waits import check_event_waits
 from orchestrator.engine.results import Done
 from orchestrator.integrations.work import Source
 from orchestrator.rpc import redis_needed
@@ -57,7 +58,12 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
         return pb.ValidateWorkflowsResponse()
 
     async def _check_workflows(self, documents: tuple[bytes, ...]) -> None:
-        _validate(documents, validate_workflow)
+        level = self.backend.state().meta.behaviour_level
+
+        def validate(document: bytes) -> None:
+            check_event_waits(validate_workflow(document).elements, level)
+
+        _validate(documents, validate)
         for position, document in enumerate(documents):
             redis_needed.check_workflow(self.backend, document, f"definition_json[{position}]")
         await self._check_sources(documents, _of_workflow)

@@ -173,6 +173,25 @@ async def test_a_trail_tells_events_and_workflows(client: Client) -> None:
     assert execution.correlation_id == "c-7"
 
 
+async def test_an_event_finds_the_workflow_that_waits_for_it_also_if_it_comes_first(client: Client) -> None:
+    awaits = Workflow("awaits", input=dict[str, str])
+    awaits.returns(by=awaits.wait(event="paid", correlation_key=awaits.input["order"]).by)
+    await client.register(awaits)
+    correlate = {"correlationKey": "${order.id}", "output": {"by": "${order.by}"}}
+    actions = [{"action": "correlate", "correlate": correlate}]
+    await client.events.put_handler({"name": "h", "event": "paid", "active": True, "actions": actions})
+    await client.events.publish("paid", {"order": {"id": "early", "by": "card"}})
+    waiting = await client.start("awaits", {"order": "late"})
+    early = await client.start("awaits", {"order": "early"})
+    assert (await early.result(PATIENCE_S)).by == "card"
+    [why] = await client.explain(waiting.workflow_id)
+    assert why.waits_for == "the event 'paid' with the key 'late', or an update of the task"
+    await client.events.publish("paid", {"order": {"id": "late", "by": "cash"}})
+    assert (await waiting.result(PATIENCE_S)).by == "cash"
+    runs = [(run.workflow_id, run.action, run.state) async for run in client.events.runs()]
+    assert sorted(runs) == [("", "correlate", "COMPLETED"), (waiting.workflow_id, "correlate", "COMPLETED")]
+
+
 async def test_a_condition_is_evaluated_where_no_workflow_can_be_hurt(client: Client) -> None:
     handler = {"event": "paid", "active": True, "actions": [START]}
     for name, condition in (("yes", "$.order.amount > 10"), ("no", "$.order.amount > 100"),

@@ -189,6 +189,7 @@ def test_the_definition_is_data_of_its_own() -> None:
         (lambda w, paid: w.step(ship, w.input, "r", order=w.input), "is given order twice"),
         (lambda w, paid: w.step(refund, w.input), "refund undoes charge"),
         (lambda w, paid: w.step(len, w.input), "a step executes a @task"),
+        (lambda w, paid: w.wait(event="paid", correlation_key=["k"]), "a correlation_key is a text, a number or a"),
         (lambda w, paid: w.returns(paid.receipt), "returns\\(\\) takes named members"),
     ],
 )
@@ -214,12 +215,30 @@ def test_parts_that_the_type_does_not_have_are_refused() -> None:
         (lambda w: w.step(count, w.input, ref="step"), "'step' is a reserved reference name"),
         (lambda w: [w.step(count, w.input, ref="a") for _ in range(2)], "'a' is used twice"),
         (lambda w: w.wait(), "exactly one of"),
+        (lambda w: w.wait(signal="s", event="paid", correlation_key="k"), "exactly one of"),
+        (lambda w: w.wait(event="paid"), "a wait for an event, and no other, has a correlation_key"),
+        (lambda w: w.wait(signal="s", correlation_key="k"), "a wait for an event, and no other"),
+        (lambda w: w.wait(event="", correlation_key="k"), "an event is not empty"),
+        (lambda w: w.wait(event="paid", correlation_key=""), "a correlation_key is not empty"),
         (lambda w: w.to_json(), "has no steps"),
     ],
 )
 def test_values_that_can_not_be_are_refused(misuse: Callable[[Workflow], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         misuse(Workflow("order", input=Order))
+
+
+def test_an_event_is_waited_for_by_its_key() -> None:
+    workflow = Workflow("order", input=Order)
+    paid = workflow.wait(event="paid", correlation_key=f"order {workflow.input.id}", type=Charge)
+    workflow.wait(event="redis:shipped", correlation_key=17)
+    workflow.step(ship, workflow.input, paid.receipt)
+    first, second, step = workflow.to_dict()["tasks"]
+    assert (first["type"], first["inputParameters"]) == (
+        "WAIT", {"event": "paid", "correlationKey": "order ${workflow.input.id}"},
+    )
+    assert second["inputParameters"] == {"event": "redis:shipped", "correlationKey": "17"}
+    assert step["inputParameters"]["receipt"] == "${wait.output.receipt}"
 
 
 def test_steps_of_one_task_are_numbered() -> None:

@@ -125,6 +125,7 @@ class Driver:
         self.index = 0
         self.check = check
         self.messages_per_entry = 1000
+        self.lags = False  # what an entry has not taken up waits for the next one
         self.evict = False  # after each entry, whatever can be evicted goes
         self.effects: list[AnyEffect] = []
         self.database: dict[tuple[Table, RowKey], bytes] = {}
@@ -135,7 +136,7 @@ class Driver:
     # --- entries
 
     def entry(self, *items: AnyCommand | tuple[AnyCommand, RequestIdentity]) -> list[AnyResult]:
-        """One log entry, then entries to continue until the inbox is empty."""
+        """One log entry, then entries to continue until the inbox is empty, unless the driver lags."""
         self.index += 1
         self.machine.begin_entry(self.index, 1, self.now_ms)
         results = []
@@ -162,7 +163,7 @@ class Driver:
         self.machine.end_entry(blake2b(self.index.to_bytes(8, "big"), digest_size=16).digest())
         if self.evict:
             self._evict()
-        if self.machine.next_message() is not None:
+        if self.machine.next_message() is not None and not self.lags:
             kept = self.effects
             self.entry(Continue())
             self.effects = kept + self.effects

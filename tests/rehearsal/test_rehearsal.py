@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from orchestrator.engine.behaviour import LOWEST, STREAMS
 from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import RegisterWorkflows, StartWorkflow
 from orchestrator.engine.execution_state import ExecutionState
-from orchestrator.engine.model import CompensationState, TaskAttempt, TaskStatus, WorkflowStatus
+from orchestrator.engine.model import CompensationState, Table, TaskAttempt, TaskStatus, WorkflowStatus
 from orchestrator.engine.queries import output, resolved_input
 from orchestrator.engine.results import Rejected
 from orchestrator.integrations.work import Ended, Outcome, Work
@@ -177,6 +178,17 @@ def test_waits_and_humans_are_told(driver: Driver) -> None:
     rehearsed = rehearse(driver, mocks(w=DONE, h=FAILS))
     assert status(rehearsed) is WorkflowStatus.FAILED
     assert statuses(rehearsed) == [("w", "COMPLETED"), ("h", "FAILED")]
+
+
+@pytest.mark.parametrize("level", [LOWEST, STREAMS])
+def test_a_wait_for_an_event_is_told_like_others(level: int) -> None:
+    """No event comes in a test: a mock says what would have been given."""
+    driver = Driver(level=level)
+    driver.register(workflow("flow", wait("w", event="paid", correlationKey="k")))
+    assert rehearse(driver, mocks()).without_mock == ["w"]
+    rehearsed = rehearse(driver, mocks(w=DONE))
+    assert status(rehearsed) is WorkflowStatus.COMPLETED
+    assert rehearsed.state.resident[Table.AWAITING] == {}
 
 
 def test_iterations_of_a_loop_have_mocks_together_or_each(driver: Driver) -> None:

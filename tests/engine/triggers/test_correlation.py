@@ -11,13 +11,13 @@ from orchestrator.engine import limits
 from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.choices import DeleteEffects, TerminateCompensation
 from orchestrator.engine.commands import (
-    AnyCommand,
     Continue,
     DeleteWorkflow,
     PauseWorkflow,
     PublishEvent,
     PutEventHandler,
     RaiseBehaviour,
+    RegisterWorkflows,
     RerunWorkflow,
     RestartWorkflow,
     ResumeWorkflow,
@@ -82,29 +82,22 @@ def last(driver: Driver) -> EventRun:
     return event_runs(driver)[-1]
 
 
-def send(driver: Driver, *commands: AnyCommand) -> None:
-    """As `do`, but what they owe to executions stays under way; `arrive` lets it come."""
-    driver.index += 1
-    driver.machine.begin_entry(driver.index, 1, driver.now_ms)
-    for command in commands:
-        driver.machine.apply(command)
-        driver.verify()
-    driver.machine.end_entry(b"%d" % driver.index)
-
-
 def on_its_way(driver: Driver, workflow_id: str = "w") -> None:
-    """The event has found its task, which is that of this execution, and has not arrived."""
-    send(driver, PublishEvent("default", "paid", "", b'{"order":"o-1"}'))
-    driver.machine.begin_entry(driver.index + 1, 1, driver.now_ms)
-    driver.index += 1
-    driver.machine.apply_message()
-    driver.verify()
-    driver.machine.end_entry(b"%d" % driver.index)
+    """The event has found its task, which is that of this execution, and has not arrived: from here on, the driver
+    lags."""
+    driver.lags, driver.messages_per_entry = True, 1
+    publish(driver)
+    expect_on_its_way(driver, workflow_id)
+
+
+def expect_on_its_way(driver: Driver, workflow_id: str) -> None:
     [message] = driver.state.messages.values()
     assert isinstance(message, GiveEvent) and message.workflow_id == workflow_id
+    driver.messages_per_entry = 0
 
 
 def arrive(driver: Driver) -> None:
+    driver.lags, driver.messages_per_entry = False, 1000
     driver.entry(Continue())
 
 
@@ -227,23 +220,57 @@ def test_an_event_that_comes_to_nothing_fails_the_action(driver: Driver) -> None
     assert (last(driver).state, last(driver).reason) == (EventRunState.FAILED, "event is empty")
 
 
-@pytest.mark.parametrize("more", [{"duration": "1 s"}, {"until": "2030-01-01 00:00"}, {"signal": "s"}])
-def test_a_wait_for_an_event_waits_for_nothing_else(driver: Driver, more: Any) -> None:
-    given = {"event": "${workflow.input.order}", "correlationKey": "k", **more}
-    driver.register(workflow("both", waiting(given)))
-    start(driver, name="both")
+HALF = [
+    ({"event": "paid"}, "correlationKey: it is missing"),
+    ({"correlationKey": "k"}, "event: it is missing"),
+    ({"event": "", "correlationKey": "k"}, "event: it has 1 to 200 characters"),
+    ({"event": "paid", "correlationKey": "x" * 201}, "correlationKey: it has 1 to 200 characters"),
+    ({"event": "paid", "correlationKey": [1]}, "correlationKey: it must be a text or a number"),
+    *(
+        ({**PAID, **more}, f"{key}: a WAIT for an event has none")
+        for more in ({"duration": "1 s"}, {"until": "2030-01-01 00:00"}, {"signal": "s"})
+        for key in more
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "reason"), HALF)
+def test_a_new_definition_says_all_of_it_and_nothing_else(driver: Driver, given: Any, reason: str) -> None:
+    fork = {"name": "f", "taskReferenceName": "f", "type": "FORK_JOIN", "forkTasks": [[waiting(given)]]}
+    document = msgspec.json.encode(workflow("wrong", fork, {**simple("j"), "type": "JOIN", "joinOn": ["pay"]}))
+    refused = driver.do(RegisterWorkflows("default", (document,), True))
+    assert isinstance(refused, Rejected) and refused.reason == "DEFINITION_INVALID"
+    assert refused.message.startswith(f"tasks[0].forkTasks[0][0].inputParameters.{reason}")
+    assert driver.start("wrong", document=document) == refused
+    before = busy_driver()
+    before.ok(RegisterWorkflows("default", (document,), True))
+
+
+@pytest.mark.parametrize("given", [one for one, _ in HALF])
+def test_what_was_registered_before_runs_on(given: Any) -> None:
+    """With half of it, it is a WAIT for a signal; with all of it, one for an event, which says why it fails."""
+    driver = busy_driver()
+    driver.register(workflow("before", waiting(given)))
+    driver.ok(RaiseBehaviour(STREAMS))
+    start(driver, name="before")
     attempt = driver.latest("pay")
-    assert attempt.status is TaskStatus.FAILED_WITH_TERMINAL_ERROR
-    assert attempt.reason.startswith(f"a WAIT for an event has no {next(iter(more))}")
+    is_half = len(given) == 1
+    assert (attempt.status is TaskStatus.IN_PROGRESS) is is_half
+    assert bool(attempt.reason) is not is_half
+    if is_half:
+        driver.ok(SignalWorkflow(*ONE, "pay", b"{}"))
+        assert driver.header().status is WorkflowStatus.COMPLETED
 
 
-@pytest.mark.parametrize("given", [{"event": "paid"}, {"correlationKey": "k"}, {"event": None, "correlationKey": None}])
-def test_a_wait_that_names_half_of_it_is_one_for_a_signal(driver: Driver, given: Any) -> None:
-    """As it was before there were events to wait for."""
-    values = {key: "${workflow.input.none}" if value is None else value for key, value in given.items()}
-    driver.register(workflow("half", waiting(values)))
-    start(driver, name="half")
-    driver.ok(SignalWorkflow(*ONE, "pay", b"{}"))
+def test_what_is_forked_at_run_time_may_wait_for_an_event(driver: Driver) -> None:
+    fork = {
+        "name": "f", "taskReferenceName": "f", "type": "FORK_JOIN_DYNAMIC", "dynamicForkTasksParam": "tasks",
+        "dynamicForkTasksInputParamName": "inputs",
+        "inputParameters": {"tasks": [waiting({})], "inputs": {"pay": {"event": "paid", "correlationKey": "k"}}},
+    }
+    driver.register(workflow("forked", fork, {**simple("j"), "type": "JOIN"}))
+    start(driver, name="forked")
+    publish(driver, "k")
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
@@ -254,7 +281,7 @@ def test_an_event_whose_task_has_gone_meanwhile_goes_to_the_next(driver: Driver)
     start(driver, "a")
     start(driver, "b")
     on_its_way(driver, "a")
-    send(driver, TerminateWorkflow("default", "a", "", TerminateCompensation.SKIP))
+    driver.ok(TerminateWorkflow("default", "a", "", TerminateCompensation.SKIP))
     arrive(driver)
     assert (got(driver, "b")["order"], last(driver).workflow_id) == ("o-1", "b")
     assert (awaiting(driver), kept(driver)) == ([], [])
@@ -274,24 +301,32 @@ def test_an_event_whose_task_ends_while_it_is_on_its_way_is_kept_in_its_place(dr
     driver.register(workflow("order", simple("a", undo="undo_a"), waiting(), simple("b")))
     start(driver, name="order")
     driver.give("a")
-    on_its_way(driver)
-    assert got(driver) is None
+    driver.lags, driver.messages_per_entry = True, 0
+    publish(driver, n=1)
+    publish(driver, n=2)
+    driver.messages_per_entry = 2
+    driver.entry(Continue())
+    # The first has found the task, and the second was kept.
+    expect_on_its_way(driver, "w")
+    assert (got(driver), len(kept(driver))) == (None, 1)
     assert waits_for(driver) == "an event that is on its way to it, or an update of the task"
-    send(driver, PublishEvent("default", "paid", "", b'{"order":"o-1","n":2}'), ENDS[how])
+    driver.ok(ENDS[how])
     arrive(driver)
     assert got(driver) in (None, {})
-    assert [run.state for run in event_runs(driver)] == [EventRunState.COMPLETED] * 2
-    assert [(run.workflow_id, run.reason) for run in event_runs(driver)] == [("", events.KEPT)] * 2
-    for workflow_id, number in (("x", None), ("y", 2)):
-        start(driver, workflow_id)
-        assert got(driver, workflow_id).get("n") == number
+    assert [(run.state, run.workflow_id, run.reason) for run in event_runs(driver)] == [
+        (EventRunState.COMPLETED, "", events.KEPT)
+    ] * 2
+    for number in (1, 2):
+        start(driver, f"w{number}")
+        assert got(driver, f"w{number}")["n"] == number
 
 
 def test_an_event_on_its_way_to_an_execution_that_is_deleted_is_not_lost(driver: Driver) -> None:
     start(driver)
     driver.wait(1)
     on_its_way(driver)
-    send(driver, TerminateWorkflow(*ONE, "", TerminateCompensation.SKIP), DeleteWorkflow(*ONE, DeleteEffects.UNSET))
+    driver.ok(TerminateWorkflow(*ONE, "", TerminateCompensation.SKIP))
+    driver.ok(DeleteWorkflow(*ONE, DeleteEffects.UNSET))
     arrive(driver)
     assert driver.is_gone("w") and len(kept(driver)) == 1
     start(driver)
@@ -404,7 +439,7 @@ def test_an_event_whose_task_has_gone_may_find_no_room_either(
     start(driver)
     on_its_way(driver)
     monkeypatch.setattr(limits, "EVENTS_KEPT", 0)
-    send(driver, TerminateWorkflow(*ONE, "", TerminateCompensation.SKIP))
+    driver.ok(TerminateWorkflow(*ONE, "", TerminateCompensation.SKIP))
     arrive(driver)
     assert (last(driver).state, kept(driver)) == (EventRunState.FAILED, [])
     assert driver.state.resident[Table.EVENT] == {}

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from orchestrator.engine import limits
+from orchestrator.engine.behaviour import LOWEST, STREAMS
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, DefinitionUnimplemented
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions.payload_templates import check_payload_template, expand_inline, fill
@@ -148,12 +149,44 @@ def test_a_handler_is_read() -> None:
         ([action("terminate_workflow")], {}, "actions[0].terminate_workflow.workflowId"),
         ([action("update_workflow_variables", workflowId="w", variables=1)], {},
          "actions[0].update_workflow_variables.variables"),
+        *(
+            ([action(kind, workflowId="w", taskRefName="t", outputMessage={"x": 1})], {},
+             f"actions[0].{kind}.outputMessage")
+            for kind in ("complete_task", "fail_task")
+        ),
+        ([action("signal", signal="s")], {}, "actions[0].signal.workflowId"),
+        ([action("signal", workflowId="w")], {}, "actions[0].signal.signal"),
+        ([action("signal", workflowId="w", signal="s", payload="p")], {}, "actions[0].signal.payload"),
+        ([action("signal", workflowId="w", signal="s", output={"x": 1})], {}, "actions[0].signal.output"),
+        ([action("correlate")], {}, "actions[0].correlate.correlationKey"),
+        ([action("correlate", correlationKey=7)], {}, "actions[0].correlate.correlationKey"),
+        ([action("correlate", correlationKey="k", event="")], {}, "actions[0].correlate.event"),
+        ([action("correlate", correlationKey="k", output=[])], {}, "actions[0].correlate.output"),
+        ([action("correlate", correlationKey="${a.${b}}")], {}, "actions[0].correlate.correlationKey"),
+        ([action("correlate", correlationKey="k", workflowId="w")], {}, "actions[0].correlate.workflowId"),
     ],
 )
 def test_what_is_wrong_with_a_handler_is_named_by_its_path(actions: Any, fields: Any, path: str) -> None:
     with pytest.raises(DefinitionError) as caught:
         read_handler(*actions, **fields)
     assert caught.value.path == path
+
+
+def test_what_came_with_a_level_is_not_known_before() -> None:
+    """The words are those of the release before, too: an answer is part of the replicated state."""
+    refused = {}
+    for level in (LOWEST, STREAMS):
+        with pytest.raises(DefinitionError) as caught:
+            validate_handler(msgspec.json.encode(handler({"action": "correlates"})), level)
+        refused[level] = caught.value.message
+    assert refused[LOWEST] == (
+        "'correlates' is none of start_workflow, complete_task, fail_task, terminate_workflow,"
+        " update_workflow_variables"
+    )
+    assert refused[STREAMS].startswith(f"{refused[LOWEST]}, signal, correlate")
+    with pytest.raises(DefinitionError) as caught:
+        validate_handler(msgspec.json.encode(handler({**START, "signal": {"workflowId": "w"}})), LOWEST)
+    assert (caught.value.path, caught.value.message) == ("actions[0].signal", "there is no such field")
 
 
 PAYLOAD = b'{"a":{"b":[1,2.50,{"c":"x y"}]},"t":"text","n":null,"o d":1}'
