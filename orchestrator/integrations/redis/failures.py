@@ -37,6 +37,8 @@ def failure_of(error: RedisError, server: str) -> RedisUnavailable | RedisRefuse
     code = text.removeprefix(_ABORTED).partition(" ")[0]
     if code in _PASSES:
         return RedisUnavailable(f"{server}: {text}", lost=code in _CONNECT_ANEW)
+    if code in ("MOVED", "ASK"):
+        text = f"{server} is part of a Redis Cluster, which is not supported: {text}"
     return RedisRefused(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from orchestrator.integrations.redis.settings import Identity
 Word = str | bytes | int
 Command = Sequence[Word]
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 # Commands and answers are made of and into bytes in Python: after so many, others get their turn.
 _COMMANDS_AT_ONCE = 50
@@ -154,6 +157,10 @@ class Line:
         except (RedisError, OSError) as error:
             # A connection that ends, no connection at all, nobody whom it lets in, or not Redis.
             failure = RedisUnavailable(f"{self.address}: {text_of(error)}", lost=True)
+        except Exception as error:
+            # The library trips over connections that break under it.
+            logger.warning("a connection to Redis broke", exc_info=True)
+            failure = RedisUnavailable(f"{self.address}: {type(error).__name__}: {error}", lost=True)
         except BaseException:
             await self.close()
             raise

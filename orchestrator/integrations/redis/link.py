@@ -35,7 +35,7 @@ class RedisLink:
     """`run` must be running. `monotonic`: seconds. `read_file` blocks, raises OSError.
 
     `connected`: whether there is a server that has let this node in. `last_error`: why it was lost or could not be
-    reached, until it is connected again. `failures`: how often that happened.
+    reached, until it is connected again. `failures`: how often that happened. It may run again after it was cancelled.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class RedisLink:
             while True:
                 since: float | None = None
                 try:
-                    line = await self._connect()
+                    session, line = await self._connect()
                     since = self._monotonic()
-                    await self._hold(line)
+                    await self._hold(session, line)
                 except RedisUnavailable as failure:
                     self._failed(failure)
                 finally:
@@ -117,13 +117,13 @@ class RedisLink:
             raise RedisUnavailable(self.last_error or "not connected to Redis yet", lost=True)
         return self._session
 
-    async def _connect(self) -> Line:
-        """The connection by which the session is looked after."""
+    async def _connect(self) -> tuple[Session, Line]:
+        """And the connection by which the session is looked after. Raises RedisUnavailable."""
         if self._sentinels is None:
             address = self._settings.endpoints[0]
         else:
             address = await self._sentinels.master()
-        session = Session(address, self._redis_line, self._is_connected.clear)
+        session = Session(address, self._redis_line, self._lost)
         line = await session.line()
         try:
             await self._check(line)
@@ -134,7 +134,7 @@ class RedisLink:
         self._is_connected.set()
         logger.info("connected to Redis", extra={"address": str(address), "after": self.last_error})
         self.last_error = self._told = ""
-        return line
+        return session, line
 
     async def _check(self, line: Line) -> None:
         """Whether it is ready for commands, and of several the one to use. Raises RedisUnavailable."""
@@ -152,29 +152,43 @@ class RedisLink:
                 await self._sentinels.turn_from()
             raise RedisUnavailable(f"{line.address} is no master but a {role}", lost=True)
 
-    async def _hold(self, line: Line) -> None:
+    async def _hold(self, session: Session, line: Line) -> None:
         """Looks after the connection until it is lost. Raises the RedisUnavailable by which it was."""
-        session = self._connected_session()
+        # Side by side: who looks may wait for Sentinels that do not answer.
+        ends = [asyncio.create_task(session.lost()), asyncio.create_task(self._look(session, line))]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                if end.done():
+                    end.result()
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+
+    async def _look(self, session: Session, line: Line) -> None:
+        """Raises RedisUnavailable when the server should be left."""
+        complaint = ""
         while True:
-            await session.lost(LOOK_S)
+            await asyncio.sleep(LOOK_S)
             try:
                 await line.ask("PING")
             except RedisRefused:
                 pass  # an answer
-            if self._sentinels is not None:
-                await self._look_for_another(session)
-
-    async def _look_for_another(self, session: Session) -> None:
-        """An old master that Sentinels have given up may not know it yet, and what it takes is lost."""
-        assert self._sentinels is not None
-        try:
-            address = await self._sentinels.master()
-        except RedisUnavailable as failure:
-            # Redis itself is there. Without Sentinels there is no other master, either.
-            logger.debug("no Sentinel answers", extra={"error": str(failure)})
-            return
-        if address != session.address:
-            raise RedisUnavailable(f"{session.address} is the master no more: {address} is", lost=True)
+            if self._sentinels is None:
+                continue
+            try:
+                address = await self._sentinels.master()
+            except RedisUnavailable as failure:
+                # Redis itself is there. Without Sentinels there is no other master, either.
+                if complaint != str(failure):
+                    complaint = str(failure)
+                    logger.warning("nobody looks after Redis: %s", failure)
+                continue
+            complaint = ""
+            if address != session.address:
+                # It may not know it yet, and what it takes from now on is lost.
+                raise RedisUnavailable(f"{session.address} is the master no more: {address} is", lost=True)
 
     async def _redis_line(self, address: Address, on_lost: Callable[[RedisUnavailable], None]) -> Line:
         settings = self._settings
@@ -185,10 +199,18 @@ class RedisLink:
                 await line.ask("CLIENT", "SETNAME", settings.client_name)
             except RedisRefused as refused:
                 logger.debug("Redis does not list this node by its name", extra={"error": str(refused)})
+            except BaseException:
+                await line.close()
+                raise
         return line
 
     async def _sentinel_line(self, address: Address) -> Line:
         return await Line.open(address, self._access, self._settings.sentinel, timeout_ms=self._settings.timeout_ms)
+
+    def _lost(self, failure: RedisUnavailable) -> None:
+        """What is asked from now on fails; `run` does the rest."""
+        self._is_connected.clear()
+        self.last_error = str(failure)
 
     def _failed(self, failure: RedisUnavailable) -> None:
         self.failures += 1

@@ -12,18 +12,21 @@ from orchestrator.integrations.redis.line import Line
 
 # At once, besides those that block; more wait for one of these.
 LINES_MAX = 8
+# Of those that are being opened at once: each handshake takes its time on the loop.
+OPENING_MAX = 4
 
 OpenLine = Callable[[Address, Callable[[RedisUnavailable], None]], Awaitable[Line]]
 
 
 class Session:
-    """`on_lost` is called once, at once."""
+    """`on_lost` is called once, at once, unless the session is closed before."""
 
-    def __init__(self, address: Address, open_line: OpenLine, on_lost: Callable[[], None]) -> None:
+    def __init__(self, address: Address, open_line: OpenLine, on_lost: Callable[[RedisUnavailable], None]) -> None:
         self.address = address
         self._on_lost = on_lost
         self._open_line = open_line
         self._slots = asyncio.Semaphore(LINES_MAX)
+        self._opening = asyncio.Semaphore(OPENING_MAX)
         self._lines: set[Line] = set()
         self._idle: list[Line] = []
         self._lost = asyncio.Event()
@@ -31,8 +34,9 @@ class Session:
 
     async def line(self) -> Line:
         """A new one, for whoever closes it. Raises RedisUnavailable."""
-        self._check()
-        line = await self._open_line(self.address, self.lose)
+        async with self._opening:
+            self._check()
+            line = await self._open_line(self.address, self.lose)
         if self._lost.is_set():
             await line.close()
             self._check()
@@ -72,20 +76,16 @@ class Session:
         if not self._lost.is_set():
             self._why = str(why)
             self._lost.set()
-            self._on_lost()
+            self._on_lost(why)
 
-    async def lost(self, within_s: float) -> None:
-        """Raises the RedisUnavailable for which the server is lost; returns if it is not, after that time."""
-        try:
-            async with asyncio.timeout(within_s):
-                await self._lost.wait()
-        except TimeoutError:
-            return
+    async def lost(self) -> None:
+        """Raises the RedisUnavailable for which the server is lost, once it is."""
+        await self._lost.wait()
         self._check()
 
     async def close(self) -> None:
         """Whoever waits for an answer gets a RedisUnavailable."""
-        self.lose(RedisUnavailable(self._why))
+        self._lost.set()
         for line in self._lines:
             await line.close()
         self._lines.clear()

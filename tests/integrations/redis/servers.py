@@ -59,15 +59,37 @@ def until_now(condition: Callable[[], Any], what: str, deadline_s: float = DEADL
 
 
 class _Process:
-    """A process of redis-server; what it says goes to `log`."""
+    """A process of redis-server; what it says goes to `log`.
 
-    def __init__(self, directory: Path, name: str) -> None:
+    `tls`: serves nothing else then, nor calls others otherwise; `tls_clients`: callers must show a certificate of the
+    same authority. `users`: lines of an ACL, as `user app on >password ~* +@all`; with any, only these are admitted,
+    and the administrator.
+    """
+
+    def __init__(
+        self, directory: Path, name: str, *, users: Sequence[str] = (), tls: Files | None = None,
+        tls_clients: bool = False,
+    ) -> None:
         self.name = name
+        self._users = [*users, "user default off"] if users else []
+        self._tls = tls
+        self._tls_clients = tls_clients
         self.directory = directory / name
         self.directory.mkdir(parents=True)
         self.log = self.directory / "log"
         self.port = next(free_ports())
         self._process: subprocess.Popen[bytes] | None = None
+
+    def _serving(self) -> list[str]:
+        """Lines of a configuration that say where it serves, and how."""
+        lines = [f"bind {HOST}", "protected-mode no", f"user {ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all"]
+        if self._tls is None:
+            return [*lines, f"port {self.port}"]
+        return [
+            *lines, "port 0", f"tls-port {self.port}", "tls-replication yes", f"tls-cert-file {self._tls.certificate}",
+            f"tls-key-file {self._tls.key}", f"tls-ca-cert-file {self._tls.authority}",
+            f"tls-auth-clients {'yes' if self._tls_clients else 'no'}",
+        ]
 
     @property
     def endpoint(self) -> str:
@@ -79,7 +101,12 @@ class _Process:
 
     def client(self) -> redis.Redis:
         """For the test itself, as an administrator. Answers are text."""
-        raise NotImplementedError
+        tls = {} if self._tls is None else {
+            "ssl": True, "ssl_ca_certs": str(self._tls.authority), "ssl_certfile": str(self._tls.certificate),
+            "ssl_keyfile": str(self._tls.key),
+        }
+        return redis.Redis(host=HOST, port=self.port, username=ADMIN, password=ADMIN_PASSWORD, decode_responses=True,
+                           socket_timeout=DEADLINE_S, protocol=2, **tls)
 
     def command(self, *words: Any) -> Any:
         """One command of the administrator, over a connection of its own."""
@@ -141,9 +168,7 @@ class _Process:
 class RedisServer(_Process):
     """Keeps its port, its settings and, in an append-only file that is synced with each write, its data.
 
-    `users`: lines of an ACL, as `user app on >password ~* +@all`; with any, only these are admitted (and the
-    administrator). `password`: of the default user. `tls`: serves nothing else then; `tls_clients`: callers must show a
-    certificate of the same authority. `settings`: more lines of redis.conf.
+    `password`: of the default user. `settings`: more lines of redis.conf. `options`: of all servers.
     """
 
     def __init__(
@@ -151,20 +176,15 @@ class RedisServer(_Process):
         directory: Path,
         name: str = "redis",
         *,
-        users: Sequence[str] = (),
         password: str = "",
-        tls: Files | None = None,
-        tls_clients: bool = False,
         appendonly: bool = True,
         replica_of: RedisServer | None = None,
         settings: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(directory, name)
+        super().__init__(directory, name, **options)
         self.data = self.directory / "data"
-        self._users = users
         self._password = password
-        self._tls = tls
-        self._tls_clients = tls_clients
         self._appendonly = appendonly
         self._replica_of = replica_of
         self._settings = dict(settings or {})
@@ -190,14 +210,6 @@ class RedisServer(_Process):
         assert not self.runs, f"{self.name} runs"
         shutil.rmtree(self.data, ignore_errors=True)
 
-    def client(self) -> redis.Redis:
-        tls = {} if self._tls is None else {
-            "ssl": True, "ssl_ca_certs": str(self._tls.authority), "ssl_certfile": str(self._tls.certificate),
-            "ssl_keyfile": str(self._tls.key),
-        }
-        return redis.Redis(host=HOST, port=self.port, username=ADMIN, password=ADMIN_PASSWORD, decode_responses=True,
-                           socket_timeout=DEADLINE_S, protocol=2, **tls)
-
     def replication(self) -> dict[str, Any]:
         """What it says of that: its `role`, ..."""
         return dict(self.command("INFO", "replication"))
@@ -211,22 +223,11 @@ class RedisServer(_Process):
     def _lines(self) -> list[str]:
         default = f"user default on {f'>{self._password}' if self._password else 'nopass'} ~* &* +@all"
         lines = [
-            f"bind {HOST}", f"dir {self.data}", 'save ""', "protected-mode no",
-            f"appendonly {'yes' if self._appendonly else 'no'}", "appendfsync always",
-            f"user {ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all",
-            "repl-diskless-sync-delay 0",
+            *self._serving(), *(self._users or [default]), f"dir {self.data}", 'save ""',
+            f"appendonly {'yes' if self._appendonly else 'no'}", "appendfsync always", "repl-diskless-sync-delay 0",
             # As what replicas come, also to one that becomes the master some day.
             f"masteruser {ADMIN}", f"masterauth {ADMIN_PASSWORD}",
-            *([*self._users, "user default off"] if self._users else [default]),
         ]
-        if self._tls is None:
-            lines.append(f"port {self.port}")
-        else:
-            lines += [
-                "port 0", f"tls-port {self.port}", f"tls-cert-file {self._tls.certificate}",
-                f"tls-key-file {self._tls.key}", f"tls-ca-cert-file {self._tls.authority}",
-                f"tls-auth-clients {'yes' if self._tls_clients else 'no'}",
-            ]
         if self._replica_of is not None:
             lines.append(f"replicaof {HOST} {self._replica_of.port}")
         return [*lines, *(f"{name} {value}" for name, value in self._settings.items())]
@@ -235,7 +236,7 @@ class RedisServer(_Process):
 class SentinelServer(_Process):
     """Alone it decides, within about a second, that the master is down, and which replica is the next one.
 
-    `users`: as those of a RedisServer.
+    `options`: of all servers.
     """
 
     def __init__(
@@ -245,16 +246,15 @@ class SentinelServer(_Process):
         name: str = "sentinel",
         *,
         master_name: str = "main",
-        users: Sequence[str] = (),
         down_after_ms: int = 300,
+        **options: Any,
     ) -> None:
-        super().__init__(directory, name)
+        super().__init__(directory, name, **options)
         self.master_name = master_name
         self._file = self.directory / "sentinel.conf"
         # It writes down in it what it finds out.
         self._file.write_text("\n".join([
-            f"bind {HOST}", f"port {self.port}", f"dir {self.directory}", "protected-mode no",
-            f"user {ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all", *users, *(["user default off"] if users else []),
+            *self._serving(), *self._users, f"dir {self.directory}",
             f"sentinel monitor {master_name} {HOST} {master.port} 1",
             f"sentinel auth-user {master_name} {ADMIN}", f"sentinel auth-pass {master_name} {ADMIN_PASSWORD}",
             f"sentinel down-after-milliseconds {master_name} {down_after_ms}",
@@ -263,10 +263,6 @@ class SentinelServer(_Process):
 
     def start(self) -> None:
         self._run(self._file, "--sentinel")
-
-    def client(self) -> redis.Redis:
-        return redis.Redis(host=HOST, port=self.port, username=ADMIN, password=ADMIN_PASSWORD, decode_responses=True,
-                           socket_timeout=DEADLINE_S, protocol=2)
 
     def master_port(self) -> int:
         """Of the one that it takes for the master now."""

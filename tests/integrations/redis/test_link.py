@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 import time
 from pathlib import Path
 
@@ -111,14 +112,13 @@ async def test_there_may_be_no_redis_yet(servers: Servers, start_link: StartLink
 async def test_a_server_that_hangs_holds_up_nobody(servers: Servers, start_link: StartLink) -> None:
     redis = servers.redis()
     link = await start_link(at(redis.port, timeout_ms=300))
-    turns, longest, last = 0, 0.0, time.monotonic()
+    turns = 0
 
     async def turn() -> None:
-        nonlocal turns, longest, last
+        nonlocal turns
         while True:
             await asyncio.sleep(0.001)
-            now = time.monotonic()
-            turns, longest, last = turns + 1, max(longest, now - last), now
+            turns += 1
 
     turning = asyncio.create_task(turn())
     redis.pause()
@@ -128,7 +128,7 @@ async def test_a_server_that_hangs_holds_up_nobody(servers: Servers, start_link:
     assert all(isinstance(each, RedisUnavailable) for each in stuck)
     await until(lambda: not link.connected, "the link to be lost")
     assert "no answer within 300 ms" in link.last_error
-    assert turns > 20 and longest < 0.25, "the loop stood still"
+    assert turns > 20, "the loop stood still"
     turning.cancel()
     redis.resume()
     async with asyncio.timeout(60):
@@ -228,20 +228,30 @@ async def test_certificates_are_read_again(servers: Servers, start_link: StartLi
         await link.wait_connected()
 
 
+@needs_openssl
 async def test_sentinels_lead_to_the_next_master(servers: Servers, start_link: StartLink, tmp_path: Path) -> None:
-    first = servers.redis("first")
-    second = servers.redis("second", replica_of=first)
-    sentinel = servers.sentinel(first, users=["user watcher on >s ~* +@connection +sentinel|get-master-addr-by-name"])
+    """As it is in production: with TLS everywhere, and users at Redis and at the Sentinels."""
+    authority = Authority(tmp_path)
+    secure = {"tls": authority.sign("redis"), "tls_clients": True}
+    users = ["user app on >r ~* +@all"]
+    first = servers.redis("first", users=users, **secure)
+    second = servers.redis("second", replica_of=first, users=users, **secure)
+    watcher = "user watcher on >s +@connection +sentinel|get-master-addr-by-name"
+    sentinel = servers.sentinel(first, users=[watcher], **secure)
     await until(lambda: sentinel.knows_replicas(1), "the replica to be known")
+    (tmp_path / "redis").write_text("r")
     (tmp_path / "sentinel").write_text("s")
     gone = servers.redis("gone")
     gone.kill()
+    mine = authority.sign("node")
     settings = at(gone.port, sentinel.port, sentinel_master="main", timeout_ms=500,
+                  tls=TlsFiles(authority.certificate, mine.certificate, mine.key),
+                  redis=as_user("app", tmp_path / "redis"),
                   sentinel=Identity("watcher", tmp_path / "sentinel", "redis_sentinel_password_file"))
     link = await start_link(settings)
     assert link.address == Address(HOST, first.port)
     await link.execute("SET", "k", "v")
-    assert await link.execute("WAIT", 1, 400) == 1
+    await until(lambda: second.command("GET", "k") == "v", "the replica to have it")
 
     # Not dead but deaf: it comes back later, and still takes itself for the master.
     first.pause()
@@ -251,6 +261,25 @@ async def test_sentinels_lead_to_the_next_master(servers: Servers, start_link: S
     first.resume()
     assert first.replication()["role"] == "master"
     assert await link.execute("GET", "k") == b"w"
+
+
+async def test_an_old_master_is_left_although_it_answers(
+    servers: Servers, start_link: StartLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Sentinels do not reach it, and this node does: what it takes would be lost."""
+    monkeypatch.setattr("orchestrator.integrations.redis.link.LOOK_S", 0.05)
+    old, new = servers.redis("old"), servers.redis("new")
+    sentinel = servers.sentinel(old)
+    link = await start_link(at(sentinel.port, sentinel_master="main"))
+    assert link.address == Address(HOST, old.port)
+    sentinel.command("SENTINEL", "REMOVE", "main")
+    sentinel.command("SENTINEL", "MONITOR", "main", HOST, new.port, 1)
+    await until(lambda: link.address == Address(HOST, new.port), "the new master")
+    # Without Sentinels it stays where it is.
+    sentinel.kill()
+    for _ in range(20):
+        assert await link.execute("PING") == b"PONG"
+        await asyncio.sleep(0.01)
 
 
 async def test_what_sentinels_do_not_know(servers: Servers, start_link: StartLink) -> None:
@@ -289,3 +318,22 @@ async def test_a_full_server_passes(servers: Servers, start_link: StartLink) -> 
     assert link.connected
     redis.command("CONFIG", "SET", "maxmemory", 0)
     assert await link.transact([("SET", "k", "v")]) == [b"OK"]
+
+
+async def test_it_may_run_again(servers: Servers) -> None:
+    redis = servers.redis()
+    link = RedisLink(at(redis.port), monotonic=time.monotonic, random=random.Random(1))
+    for _ in range(2):
+        running = asyncio.create_task(link.run())
+        async with asyncio.timeout(60):
+            await link.wait_connected()
+        assert await link.execute("PING") == b"PONG"
+        waiting = asyncio.create_task((await link.line()).ask("BLPOP", "nothing", 0, wait_ms=60_000))
+        await until(lambda: redis.client().info("clients")["blocked_clients"], "a blocked client")
+        running.cancel()
+        with pytest.raises(RedisUnavailable):
+            await waiting
+        await asyncio.wait([running])
+        assert not link.connected and not link.failures
+        await fails(link, "PING")
+    await until(lambda: not redis.client().info("clients")["blocked_clients"], "the connections to be closed")
