@@ -84,8 +84,10 @@ class DirectoryKit:
         return self.root / "values" / ref.sha256[:2] / ref.sha256
 
     async def held(self, ref: BlobRef) -> bytes | None:
-        path = self.path_of(ref)
-        return path.read_bytes() if path.exists() else None
+        try:
+            return self.path_of(ref).read_bytes()
+        except FileNotFoundError:
+            return None
 
     async def hold(self, ref: BlobRef, content: bytes) -> None:
         self.path_of(ref).write_bytes(content)
@@ -133,13 +135,13 @@ class RedisKit:
         self._port = port
         self._links = links
         self._threads = threads
-        self._cluster = os.urandom(8).hex()
+        self.cluster = os.urandom(8).hex()
         self._nodes = 0
         self._is_cut_off = False
 
     @property
     def where(self) -> str:
-        return f"{self._port}/{self._cluster}"
+        return f"{self._port}/{self.cluster}"
 
     async def execute(self, *command: str | bytes | int) -> Any:
         """By another link each time, as of other nodes; what is asked at once is carried out in any order."""
@@ -149,7 +151,7 @@ class RedisKit:
         return await self._links[self._nodes % len(self._links)].execute(*command)
 
     def bare(self) -> RedisStore:
-        return RedisStore(self, prefix="test", cluster=self._cluster, off_loop=self._threads, entropy=os.urandom)
+        return RedisStore(self, prefix="test", cluster=self.cluster, off_loop=self._threads, entropy=os.urandom)
 
     async def node(self) -> BlobStore:
         store = self.bare()
@@ -157,7 +159,7 @@ class RedisKit:
         return store
 
     def key_of(self, ref: BlobRef) -> str:
-        return f"test:{self._cluster}:blob:{ref.sha256}"
+        return f"test:{self.cluster}:blob:{ref.sha256}"
 
     async def held(self, ref: BlobRef) -> bytes | None:
         return await self.execute("HGET", self.key_of(ref), "content")

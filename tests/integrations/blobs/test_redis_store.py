@@ -86,10 +86,27 @@ async def test_who_prepares_a_server_that_has_lost_its_data_keeps_the_name(redis
     assert store.store_id == name == (await redis.node()).store_id
 
 
+async def test_of_two_that_make_the_store_at_once_one_gives_the_name(redis: RedisKit) -> None:
+    others: list[RedisStore] = []
+
+    class Slow:
+        async def execute(self, *command: str | bytes | int) -> Any:
+            if command[0] == "SET" and not others:
+                others.append(redis.bare())
+                await others[0].prepare()
+            return await redis.execute(*command)
+
+    threads = Threads("blobs", 1)
+    slow = RedisStore(Slow(), prefix="test", cluster=redis.cluster, off_loop=threads, entropy=os.urandom)
+    await slow.prepare()
+    threads.close()
+    assert slow.store_id == others[0].store_id
+
+
 async def test_clusters_and_prefixes_are_kept_apart(redis: RedisKit) -> None:
     one = await redis.node()
     threads = Threads("blobs", 1)
-    for prefix, cluster in (("test", "another"), ("another", redis.where.partition("/")[2])):
+    for prefix, cluster in (("test", "another"), ("another", redis.cluster)):
         other = RedisStore(redis, prefix=prefix, cluster=cluster, off_loop=threads, entropy=os.urandom)
         await other.prepare()
         assert other.store_id != one.store_id
