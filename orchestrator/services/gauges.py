@@ -132,6 +132,8 @@ class Gauges:
             (metrics.schedules, len(state.resident[Table.SCHEDULE])),
             (metrics.timers, len(state.timers)),
             (metrics.pending_events, len(state.resident[Table.EVENT])),
+            (metrics.kept_events, len(state.resident[Table.KEPT_EVENT])),
+            (metrics.awaiting_tasks, len(state.resident[Table.AWAITING])),
             (metrics.unreadable_secrets, self._unreadable_secrets(state)),
         ):
             gauge.set(value)

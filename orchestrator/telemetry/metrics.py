@@ -230,6 +230,8 @@ class Metrics:
         self.unreadable_secrets = self._gauge(
             "unreadable_secrets", "Secrets that this node can't read for want of their key.")
         self.pending_events = self._gauge("pending_events", "Published events whose handlers have not done everything.")
+        self.kept_events = self._gauge("kept_events", "Events that are kept for tasks that do not wait for them yet.")
+        self.awaiting_tasks = self._gauge("awaiting_tasks", "Tasks that wait for an event.")
         self.system_work_running = self._gauge(
             "system_work_running", "System tasks that this node executes now, by kind.", "kind")
         self.system_work_ended = self._counter(

@@ -34,6 +34,9 @@ LIMITS = {
     "branches of a fork": f"{BRANCHES_MAX:,}",
     "a definition": f"{DOCUMENT_BYTES_MAX >> 20} MiB",
     "signals that wait in one execution": f"{limits.SIGNALS}, together {limits.SIGNAL_BYTES >> 20} MiB",
+    "events that nobody waits for yet": (
+        f"{limits.EVENTS_KEPT:,}, together {limits.EVENTS_KEPT_BYTES >> 20} MiB, each for a day"
+    ),
     "a workflow id": f"{limits.WORKFLOW_ID_CHARS} characters",
     "a secret": f"{limits.SECRET_BYTES // 1024} KiB of text; {limits.SECRETS:,} in a namespace",
     "slots of a worker": f"{limits.SLOTS:,}",
