@@ -141,12 +141,15 @@ def _told(entry: TrailEntry) -> tuple[str, Text]:
             return f"workflow {execution}", visible(f"publishes {said}")
         case TrailEntryKind.EVENT_IN if entry.caused_by:
             return "stream", visible(f"brings {said}")
+        case TrailEntryKind.EVENT_IN if entry.failed:
+            return f"service {entry.source}".strip(), Text.assemble(visible(f"publishes {said} "), status("FAILED"))
         case TrailEntryKind.EVENT_IN:
             return f"service {entry.source}" if entry.source else "a service", visible(f"publishes {said}")
         case TrailEntryKind.ACTION:
             outcome = status("FAILED" if entry.failed else "COMPLETED")
             who = f"handler {entry.handler}" if entry.handler else "kept event"
-            return who, Text.assemble(visible(f"{entry.action} {execution} ".lstrip()), outcome)
+            did = "".join(f"{each} " for each in (entry.action, execution) if each)
+            return who, Text.assemble(visible(did), outcome)
         case TrailEntryKind.WORKFLOW_STARTED:
             return f"workflow {execution}", visible("begins")
         case TrailEntryKind.WORKFLOW_ENDED:

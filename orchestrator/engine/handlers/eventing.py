@@ -13,9 +13,10 @@ from orchestrator.engine.model import Table
 from orchestrator.engine.outbox_commands import AcknowledgeEvents
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
-from orchestrator.engine.triggers import events, outbox, streams, trail
+from orchestrator.engine.triggers import events, outbox, streams
 from orchestrator.engine.triggers.event_documents import ParsedHandler, validate_handler
-from orchestrator.engine.triggers.rows import EventHandlerRow
+from orchestrator.engine.triggers.rows import EventHandlerRow, TrailKind
+from orchestrator.engine.triggers.trail import Author
 
 
 def put_event_handler(step: Step, command: PutEventHandler) -> AnyResult:
@@ -62,15 +63,14 @@ def publish_event(step: Step, command: PublishEvent) -> AnyResult:
         if len(text) > limits.NAME_CHARS:
             message = f"{field} may have {limits.NAME_CHARS} characters"
             refuse(Code.INVALID_ARGUMENT, "NAME_TOO_LONG", message, field=field)
-    payload = command.payload or b"{}"
     return events.publish(
         step,
         command.event,
         command.message_id,
-        payload,
+        command.payload or b"{}",
         namespace=command.namespace,
         trace=command.trace,
-        author=trail.service_as_author(command.source, command.correlation_id, payload),
+        author=Author(TrailKind.IN, command.correlation_id, command.source),
     )
 
 

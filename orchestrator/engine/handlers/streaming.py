@@ -11,6 +11,8 @@ from orchestrator.engine.results import AnyResult, Code, EventPublished, EventsR
 from orchestrator.engine.step import Step
 from orchestrator.engine.stream_commands import ReceiveEvents, StreamEntry
 from orchestrator.engine.triggers import events, outbox, streams, trail
+from orchestrator.engine.triggers.rows import TrailKind
+from orchestrator.engine.triggers.trail import Author
 
 STEP_FULL = "STEP_FULL"
 
@@ -75,6 +77,7 @@ def _take_up(step: Step, command: ReceiveEvents, entry: StreamEntry) -> EventPub
         return full
     event_id = entry.event_id or entry.entry_id
     fault = entry.invalid or _fault(entry)
+    author = Author(TrailKind.IN, entry.correlation_id, entry.source)
     if not fault:
         published = events.publish(
             step,
@@ -83,16 +86,18 @@ def _take_up(step: Step, command: ReceiveEvents, entry: StreamEntry) -> EventPub
             entry.payload,
             namespace=command.namespace,
             trace=entry.trace,
-            author=trail.service_as_author(entry.source, entry.correlation_id, entry.payload),
+            author=author,
         )
         if isinstance(published, EventPublished) or published.code is Code.RESOURCE_EXHAUSTED:
             return published
         fault = published.message
+    event_id = event_id[: limits.NAME_CHARS]
+    trail.event_published(step, command.namespace, command.event, event_id, author._replace(failed=fault))
     streams.dead_letter(
         step,
         namespace=command.namespace,
         event=command.event,
-        event_id=f"{event_id[: limits.NAME_CHARS]}/{command.namespace}/{entry.entry_id}",
+        event_id=f"{event_id}/{command.namespace}/{entry.entry_id}",
         payload=streams.found(entry.payload),
         source=entry.source[: limits.NAME_CHARS],
         reason=fault,

@@ -67,6 +67,7 @@ def publish(
     if seen is not None:
         return EventPublished(seen.event_number, 0, repeated=True)
     names = step.state.triggers.handlers_of(namespace, name)
+    author = trail.named_by(author, payload)
     entry = trail.event_published(step, namespace, name, message_id, author)
     belongs = (author.correlation_id, entry)
     number = _begin(step, namespace, name, message_id, payload, names, trace, belongs) if names else 0

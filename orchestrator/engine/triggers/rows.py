@@ -212,6 +212,6 @@ class TrailEntry(Row, frozen=True):
     workflow_id: str = ""
     follows: int = 0  # DONE: the event's own entry, if that is under the same correlation id
     action: str = ""  # empty if the handler could not begin
-    failed: bool = False
+    failed: bool = False  # DONE: it could not be done; IN: it could be no event
     reason: str = ""
     name: str = ""  # what the event is called in its stream, or by the action `record`

@@ -37,6 +37,7 @@ class Author(NamedTuple):
     workflow: str = ""
     workflow_id: str = ""
     name: str = ""  # see rows.TrailEntry
+    failed: str = ""  # why it can't be an event
 
 
 NOBODY: Final = Author(TrailKind.IN, "", "")
@@ -48,22 +49,18 @@ def workflow_as_author(step: Step, source: str, name: str = "") -> Author:
     return Author(TrailKind.OUT, x.correlation_id, source, x.name, x.workflow_id, name)
 
 
-def service_as_author(source: str, correlation_id: str, payload: bytes) -> Author:
-    """Without a correlation id the one that the payload names counts."""
-    return Author(TrailKind.IN, correlation_id or _named_in(payload), source)
-
-
-def _named_in(payload: bytes) -> str:
-    """The text that stands in a payload's `correlationId`, or else `correlation_id`; "" if it can be none."""
-    if b'"correlation' not in payload:
-        return ""
+def named_by(author: Author, payload: bytes) -> Author:
+    """An event from elsewhere that says of itself no correlation id has the one in its payload, which is a JSON object:
+    a text in `correlationId`, or else `correlation_id`."""
+    if author.correlation_id or author.kind is TrailKind.OUT or b'"correlation' not in payload:
+        return author
     fields = fields_of(payload)
     for key in _KEYS:
         raw = fields.get(key, NULL)
         found = text_of(raw) if raw[:1] == b'"' else ""
         if _is_id(found):
-            return found
-    return ""
+            return author._replace(correlation_id=found)
+    return author
 
 
 def _is_id(text: str) -> bool:
@@ -103,6 +100,8 @@ def event_published(step: Step, namespace: str, event: str, event_id: str, autho
             workflow=author.workflow,
             workflow_id=author.workflow_id,
             name=author.name[: limits.NAME_CHARS],
+            failed=bool(author.failed),
+            reason=author.failed[: limits.TRAIL_REASON_CHARS],
         ),
     )
 

@@ -129,7 +129,7 @@ class TrailEntry(google.protobuf.message.Message):
     action: builtins.str
     """ACTION: its kind, such as start_workflow; empty if the handler could not begin."""
     failed: builtins.bool
-    """ACTION: it could not be done."""
+    """ACTION: it could not be done. EVENT_IN: it can't be handled, and is in the stream of dead letters."""
     reason: builtins.str
     """Why it failed; why the workflow ended."""
     workflow_id: builtins.str

@@ -111,6 +111,23 @@ def test_a_refused_event_is_not_told(driver: Driver) -> None:
     assert trail(driver) == []
 
 
+def test_a_payload_that_is_none_names_nothing(driver: Driver) -> None:
+    refused = driver.do(PublishEvent("default", "paid", "", b'{"correlationId":'))
+    assert isinstance(refused, Rejected) and refused.reason == "PAYLOAD_INVALID"
+
+
+def test_an_entry_that_is_no_event_is_told_with_the_reason(driver: Driver) -> None:
+    put_handler(driver, START, event="redis:s")
+    entries = [
+        StreamEntry(f"{driver.now_ms}-1", "", b'{"correlationId":', "shop", "c"),
+        StreamEntry(f"{driver.now_ms}-2", "", b"{}", "shop", "c", invalid="no JSON"),
+    ]
+    driver.ok(ReceiveEvents("default", "redis:s", tuple(entries)))
+    assert [(each.kind, each.failed, each.source) for each in trail(driver)] == [(TrailKind.IN, True, "shop")] * 2
+    letters = driver.state.triggers.owed.of("s:dead-letters", 9)
+    assert [each.reason for each in trail(driver)] == [letter.reason for letter in letters]
+
+
 @pytest.mark.parametrize("field", ["correlation_id", "source"])
 def test_what_is_too_long_is_refused(driver: Driver, field: str) -> None:
     refused = publish(driver, **{field: "x" * 201})
