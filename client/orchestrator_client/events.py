@@ -118,6 +118,52 @@ class TrailEntry:
     parent_workflow_id: str
 
 
+@dataclass(frozen=True)
+class OutgoingStream:
+    """Events that are owed to a stream outside: they are published as soon as it takes them."""
+
+    stream: str
+    owed_events: int
+    # Of their payloads.
+    owed_bytes: int
+    # When the first of them happened.
+    oldest_time: datetime | None
+    # Why the stream takes nothing at the moment; empty if it does.
+    last_error: str
+
+
+@dataclass(frozen=True)
+class IncomingStream:
+    """A stream outside whose entries are events that handlers handle."""
+
+    stream: str
+    # The consumer group that it is read by.
+    group: str
+    # The id of the last entry that was taken up.
+    cursor: str
+    # Entries that were taken up, each once; and those that had come before, or whose event had.
+    received: int
+    repeated: int
+    # What could not be handled, and was written to the stream of dead letters.
+    dead_letters: int
+    # Entries that were not read yet; None if that is not known.
+    lag: int | None
+    # Why nothing is read or taken up at the moment; empty if all is well.
+    last_error: str
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """How the streams do to which events are published, and those whose entries are handled."""
+
+    # Whether the leader has been told where Redis is, and is connected to it; if not, why.
+    configured: bool
+    connected: bool
+    last_error: str
+    outgoing: tuple[OutgoingStream, ...]
+    incoming: tuple[IncomingStream, ...]
+
+
 class Events:
     """The events and event handlers of a client's namespace."""
 
@@ -198,6 +244,21 @@ class Events:
                 return
             request.page.token = reply.next_token
 
+    async def streams(self) -> StreamStatus:
+        """How the streams of Redis do that events of this namespace go to and come from."""
+        outgoing: list[OutgoingStream] = []
+        incoming: list[IncomingStream] = []
+        request = pb.GetStreamStatusRequest(namespace=self._namespace, page=PageRequest(size=1_000))
+        while True:
+            reply = await self._connection.call(lambda node: node.events.GetStreamStatus, request)
+            outgoing += map(_outgoing, reply.outgoing)
+            incoming += map(_incoming, reply.incoming)
+            if not reply.next_token:
+                return StreamStatus(
+                    reply.configured, reply.connected, reply.last_error, tuple(outgoing), tuple(incoming)
+                )
+            request.page.token = reply.next_token
+
     async def trail(self, correlation_id: str, *, page_size: int = 100) -> AsyncIterator[TrailEntry]:
         """Everything under a correlation id, the oldest first: events, what handlers did with them, and workflows.
 
@@ -238,6 +299,29 @@ def _pending(message: pb.PendingEvent) -> PendingEvent:
         publish_time=read_time(message.publish_time),
         undecided_handlers=tuple(message.undecided_handlers),
         under_way=message.under_way,
+    )
+
+
+def _outgoing(message: pb.OutgoingStream) -> OutgoingStream:
+    return OutgoingStream(
+        stream=message.stream,
+        owed_events=message.owed_events,
+        owed_bytes=message.owed_bytes,
+        oldest_time=read_time(message.oldest_time),
+        last_error=message.last_error,
+    )
+
+
+def _incoming(message: pb.IncomingStream) -> IncomingStream:
+    return IncomingStream(
+        stream=message.stream,
+        group=message.group,
+        cursor=message.cursor,
+        received=message.received,
+        repeated=message.repeated,
+        dead_letters=message.dead_letters,
+        lag=message.lag if message.HasField("lag") else None,
+        last_error=message.last_error,
     )
 
 

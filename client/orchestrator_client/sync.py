@@ -171,6 +171,7 @@ class SyncEvents(_Blocking[Events]):
     runs = _iterating(Events.runs)
     pending = _iterating(Events.pending)
     trail = _iterating(Events.trail)
+    streams = _blocking(Events.streams)
 
 
 class SyncSchemas(_Blocking[Schemas]):

@@ -168,6 +168,7 @@ _SERVICES: dict[str, dict[str, Rule]] = {
         "ListEventRuns": _read(),
         "ListPendingEvents": _read(),
         "ListTrail": _read("correlation_id"),
+        "GetStreamStatus": _read(),
     },
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from orchestrator.cli.output import compact, facts, moment, status, table, visible
+from orchestrator.cli.output import compact, facts, moment, stacked, status, table, visible
 from orchestrator.cli.session import Session, calls_cluster, json_object
 from orchestrator_client import Client, EventRun, TrailEntry, TrailEntryKind
 from orchestrator_client.definitions import load_file
@@ -169,6 +169,24 @@ def _cause(entry: TrailEntry, lines: dict[int, int]) -> str:
             return f"event {entry.event} {entry.event_id}".rstrip()
         case _:
             return f"workflow {entry.parent_workflow_id}" if entry.parent_workflow_id else ""
+
+
+@event.command()
+@calls_cluster
+async def streams(session: Session, client: Client) -> None:
+    """Show how the streams of Redis do that events go to and come from."""
+    found = await client.events.streams()
+    leaving = [(each.stream, each.owed_events, each.owed_bytes, moment(each.oldest_time), each.last_error)
+               for each in found.outgoing]
+    coming = [(each.stream, each.group, each.cursor, each.received, each.repeated, each.dead_letters,
+               "" if each.lag is None else each.lag, each.last_error) for each in found.incoming]
+    link = "not configured" if not found.configured else "connected" if found.connected else "not connected"
+    session.output.show(found, stacked(
+        facts([("Redis", link), ("last error", found.last_error)]), "",
+        table(("OWED TO STREAM", "EVENTS", "BYTES", "OLDEST", "ERROR"), leaving, right=[1, 2]), "",
+        table(("READ FROM STREAM", "GROUP", "CURSOR", "RECEIVED", "REPEATED", "DEAD", "LAG", "ERROR"), coming,
+              right=[3, 4, 5, 6]),
+    ))
 
 
 def _active(document: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from orchestrator.engine.triggers import queries
 from orchestrator.engine.triggers.event_documents import validate_handler
 from orchestrator.engine.triggers.rows import EventRow, EventRun, EventRunState
 from orchestrator.integrations.work import Kind, Source
-from orchestrator.rpc import redis_needed
+from orchestrator.rpc import redis_needed, stream_status
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.definitions import page_of
 from orchestrator.rpc.errors import RpcFailure, answers, not_found
@@ -23,6 +23,7 @@ from orchestrator.rpc.scripts import check_sources
 from orchestrator.rpc.trace_context import trace_of
 from orchestrator.rpc.trails import list_trail
 from orchestrator.rpc.views import timestamp
+from orchestrator_api.v1 import common_pb2
 from orchestrator_api.v1 import events_pb2 as pb
 from orchestrator_api.v1 import events_pb2_grpc as pb_grpc
 
@@ -126,6 +127,13 @@ class EventServicer(pb_grpc.EventServiceServicer):
     @answers
     async def ListTrail(self, request: pb.ListTrailRequest, context: Any) -> Any:
         return await list_trail(self.backend, request)
+
+    @answers
+    async def GetStreamStatus(self, request: pb.GetStreamStatusRequest, context: Any) -> Any:
+        namespace = namespace_of(request.namespace)
+        await self.backend.read_point(common_pb2.ReadOptions())
+        self.backend.require_leading()
+        return stream_status.answer(self.backend, namespace, request.page)
 
 
 def _run(run: EventRun) -> pb.EventRun:

@@ -102,6 +102,7 @@ WAYS = {
     "ListEventRuns": "events.runs event/runs",
     "ListPendingEvents": "events.pending event/pending",
     "ListTrail": "events.trail event/trail",
+    "GetStreamStatus": "events.streams event/streams",
     "GetStatus": "status cluster/status",
     "GetLeader": "leader cluster/leader",
     "GetRetention": "retention cluster/retention",

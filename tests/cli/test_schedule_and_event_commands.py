@@ -18,12 +18,15 @@ from orchestrator_client import (
     EventRun,
     EventRunState,
     FireTime,
+    IncomingStream,
+    OutgoingStream,
     PendingEvent,
     PublishedEvent,
     Schedule,
     ScheduleRun,
     ScheduleRunState,
     StartedRun,
+    StreamStatus,
     TrailEntry,
     TrailEntryKind,
     WorkflowStatus,
@@ -110,6 +113,12 @@ class Events:
     async def pending(self) -> AsyncIterator[PendingEvent]:
         self._fake._called("events.pending")
         yield PendingEvent("paid", 7, "m", NOON, ("h", "i"), 1)
+
+    async def streams(self) -> StreamStatus:
+        self._fake._called("events.streams")
+        leaving = OutgoingStream("orders", 3, 120, NOON, "out of memory")
+        coming = IncomingStream("paid", "default@orchestrator", "1-0", 5, 1, 2, None, "")
+        return StreamStatus(True, False, "connection refused", (leaving,), (coming,))
 
     async def trail(self, correlation_id: str) -> AsyncIterator[TrailEntry]:
         self._fake._called("events.trail", correlation_id)
@@ -248,3 +257,12 @@ def test_events_for_people(fake: Fake) -> None:
         "something that this version does not know",
     ]
     assert run(fake, "event", "pending").stdout.splitlines()[1].split()[-3:] == ["h,", "i", "1"]
+
+
+def test_the_streams_are_shown_with_what_ails_them(fake: Fake) -> None:
+    lines = [line.split() for line in run(fake, "event", "streams").stdout.splitlines()]
+    assert ["Redis", "not", "connected"] in lines and ["last", "error", "connection", "refused"] in lines
+    assert any(line[:3] == ["orders", "3", "120"] and line[-3:] == ["out", "of", "memory"] for line in lines)
+    assert ["paid", "default@orchestrator", "1-0", "5", "1", "2"] in lines
+    told = json.loads(run(fake, "event", "streams", "--json").stdout)
+    assert (told["connected"], told["incoming"][0]["lag"], told["outgoing"][0]["owed_events"]) == (False, None, 3)

@@ -15,6 +15,7 @@ from orchestrator.engine.triggers.rows import (
     EventRun,
     ScheduleRow,
     ScheduleRun,
+    StreamRow,
     TrailEntry,
     TrailKind,
 )
@@ -51,6 +52,12 @@ def pending_events(state: State, namespace: str) -> list[EventRow]:
     """Those that are not done with, the oldest first."""
     rows = cast(dict[tuple[int], EventRow], state.resident[Table.EVENT])
     return [row for _, row in sorted(rows.items()) if row.namespace == namespace]
+
+
+def streams(state: State) -> list[StreamRow]:
+    """The streams outside whose entries are handled, of all namespaces, by namespace and event."""
+    rows = cast(dict[tuple[str, str], StreamRow], state.resident[Table.STREAM])
+    return [row for _, row in sorted(rows.items())]
 
 
 def trail(state: State, namespace: str, correlation_id: str) -> list[TrailEntry]:

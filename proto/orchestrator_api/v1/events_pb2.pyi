@@ -276,6 +276,91 @@ class PendingEvent(google.protobuf.message.Message):
 global___PendingEvent = PendingEvent
 
 @typing.final
+class OutgoingStream(google.protobuf.message.Message):
+    """Events that are owed to a stream outside: they are published as soon as it takes them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: builtins.int
+    OWED_EVENTS_FIELD_NUMBER: builtins.int
+    OWED_BYTES_FIELD_NUMBER: builtins.int
+    OLDEST_TIME_FIELD_NUMBER: builtins.int
+    LAST_ERROR_FIELD_NUMBER: builtins.int
+    stream: builtins.str
+    """The stream's name."""
+    owed_events: builtins.int
+    """How many there are."""
+    owed_bytes: builtins.int
+    """Their payloads."""
+    last_error: builtins.str
+    """Why the stream takes nothing at the moment; empty if it does."""
+    @property
+    def oldest_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the first of them happened."""
+
+    def __init__(
+        self,
+        *,
+        stream: builtins.str = ...,
+        owed_events: builtins.int = ...,
+        owed_bytes: builtins.int = ...,
+        oldest_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        last_error: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["oldest_time", b"oldest_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["last_error", b"last_error", "oldest_time", b"oldest_time", "owed_bytes", b"owed_bytes", "owed_events", b"owed_events", "stream", b"stream"]) -> None: ...
+
+global___OutgoingStream = OutgoingStream
+
+@typing.final
+class IncomingStream(google.protobuf.message.Message):
+    """A stream outside whose entries are events that handlers handle."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: builtins.int
+    GROUP_FIELD_NUMBER: builtins.int
+    CURSOR_FIELD_NUMBER: builtins.int
+    RECEIVED_FIELD_NUMBER: builtins.int
+    REPEATED_FIELD_NUMBER: builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: builtins.int
+    LAG_FIELD_NUMBER: builtins.int
+    LAST_ERROR_FIELD_NUMBER: builtins.int
+    stream: builtins.str
+    """The stream's name."""
+    group: builtins.str
+    """The consumer group that it is read by."""
+    cursor: builtins.str
+    """The id of the last entry that was taken up."""
+    received: builtins.int
+    """Entries that were taken up, each once."""
+    repeated: builtins.int
+    """Entries that had come before, or whose event had."""
+    dead_letters: builtins.int
+    """What could not be handled, and was written to the stream of dead letters."""
+    lag: builtins.int
+    """Entries that were not read yet, if that is known."""
+    last_error: builtins.str
+    """Why nothing is read or taken up at the moment; empty if all is well."""
+    def __init__(
+        self,
+        *,
+        stream: builtins.str = ...,
+        group: builtins.str = ...,
+        cursor: builtins.str = ...,
+        received: builtins.int = ...,
+        repeated: builtins.int = ...,
+        dead_letters: builtins.int = ...,
+        lag: builtins.int | None = ...,
+        last_error: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_lag", b"_lag", "lag", b"lag"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_lag", b"_lag", "cursor", b"cursor", "dead_letters", b"dead_letters", "group", b"group", "lag", b"lag", "last_error", b"last_error", "received", b"received", "repeated", b"repeated", "stream", b"stream"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_lag", b"_lag"]) -> typing.Literal["lag"] | None: ...
+
+global___IncomingStream = IncomingStream
+
+@typing.final
 class PutEventHandlerRequest(google.protobuf.message.Message):
     """See PutEventHandler."""
 
@@ -729,3 +814,70 @@ class ListTrailResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["entries", b"entries", "next_token", b"next_token", "workflows_left_out", b"workflows_left_out"]) -> None: ...
 
 global___ListTrailResponse = ListTrailResponse
+
+@typing.final
+class GetStreamStatusRequest(google.protobuf.message.Message):
+    """See GetStreamStatus."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    PAGE_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    @property
+    def page(self) -> orchestrator_api.v1.common_pb2.PageRequest:
+        """Which page, of both kinds of streams together."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        page: orchestrator_api.v1.common_pb2.PageRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["page", b"page"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "page", b"page"]) -> None: ...
+
+global___GetStreamStatusRequest = GetStreamStatusRequest
+
+@typing.final
+class GetStreamStatusResponse(google.protobuf.message.Message):
+    """See GetStreamStatus."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONFIGURED_FIELD_NUMBER: builtins.int
+    CONNECTED_FIELD_NUMBER: builtins.int
+    LAST_ERROR_FIELD_NUMBER: builtins.int
+    OUTGOING_FIELD_NUMBER: builtins.int
+    INCOMING_FIELD_NUMBER: builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: builtins.int
+    configured: builtins.bool
+    """Whether the leader has been told where Redis is (redis_endpoints)."""
+    connected: builtins.bool
+    """Whether the leader is connected to it."""
+    last_error: builtins.str
+    """Why it is not."""
+    next_token: builtins.str
+    """Empty on the last page. Opaque."""
+    @property
+    def outgoing(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___OutgoingStream]:
+        """Those to which the namespace has events that are not published yet, by name."""
+
+    @property
+    def incoming(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___IncomingStream]:
+        """Those that the namespace handles, by name."""
+
+    def __init__(
+        self,
+        *,
+        configured: builtins.bool = ...,
+        connected: builtins.bool = ...,
+        last_error: builtins.str = ...,
+        outgoing: collections.abc.Iterable[global___OutgoingStream] | None = ...,
+        incoming: collections.abc.Iterable[global___IncomingStream] | None = ...,
+        next_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["configured", b"configured", "connected", b"connected", "incoming", b"incoming", "last_error", b"last_error", "next_token", b"next_token", "outgoing", b"outgoing"]) -> None: ...
+
+global___GetStreamStatusResponse = GetStreamStatusResponse

@@ -75,6 +75,11 @@ class EventServiceStub(object):
                 request_serializer=orchestrator__api_dot_v1_dot_events__pb2.ListTrailRequest.SerializeToString,
                 response_deserializer=orchestrator__api_dot_v1_dot_events__pb2.ListTrailResponse.FromString,
                 _registered_method=True)
+        self.GetStreamStatus = channel.unary_unary(
+                '/orchestrator.v1.EventService/GetStreamStatus',
+                request_serializer=orchestrator__api_dot_v1_dot_events__pb2.GetStreamStatusRequest.SerializeToString,
+                response_deserializer=orchestrator__api_dot_v1_dot_events__pb2.GetStreamStatusResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -139,6 +144,13 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStreamStatus(self, request, context):
+        """How the streams do to which events are published, and those whose entries are handled. The leader answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -181,6 +193,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.ListTrail,
                     request_deserializer=orchestrator__api_dot_v1_dot_events__pb2.ListTrailRequest.FromString,
                     response_serializer=orchestrator__api_dot_v1_dot_events__pb2.ListTrailResponse.SerializeToString,
+            ),
+            'GetStreamStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStreamStatus,
+                    request_deserializer=orchestrator__api_dot_v1_dot_events__pb2.GetStreamStatusRequest.FromString,
+                    response_serializer=orchestrator__api_dot_v1_dot_events__pb2.GetStreamStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +417,33 @@ class EventService(object):
             '/orchestrator.v1.EventService/ListTrail',
             orchestrator__api_dot_v1_dot_events__pb2.ListTrailRequest.SerializeToString,
             orchestrator__api_dot_v1_dot_events__pb2.ListTrailResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStreamStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orchestrator.v1.EventService/GetStreamStatus',
+            orchestrator__api_dot_v1_dot_events__pb2.GetStreamStatusRequest.SerializeToString,
+            orchestrator__api_dot_v1_dot_events__pb2.GetStreamStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

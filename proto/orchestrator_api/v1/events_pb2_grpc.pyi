@@ -73,6 +73,12 @@ class EventServiceStub:
     oldest first. 50,000 records of events are kept.
     """
 
+    GetStreamStatus: grpc.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.events_pb2.GetStreamStatusRequest,
+        orchestrator_api.v1.events_pb2.GetStreamStatusResponse,
+    ]
+    """How the streams do to which events are published, and those whose entries are handled. The leader answers."""
+
 class EventServiceAsyncStub:
     """Events and their handlers: what is to be done when something has happened, here or elsewhere."""
 
@@ -127,6 +133,12 @@ class EventServiceAsyncStub:
     """Everything under a correlation id: events, what handlers did with them, and the workflows that took part, the
     oldest first. 50,000 records of events are kept.
     """
+
+    GetStreamStatus: grpc.aio.UnaryUnaryMultiCallable[
+        orchestrator_api.v1.events_pb2.GetStreamStatusRequest,
+        orchestrator_api.v1.events_pb2.GetStreamStatusResponse,
+    ]
+    """How the streams do to which events are published, and those whose entries are handled. The leader answers."""
 
 class EventServiceServicer(metaclass=abc.ABCMeta):
     """Events and their handlers: what is to be done when something has happened, here or elsewhere."""
@@ -198,5 +210,13 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
         """Everything under a correlation id: events, what handlers did with them, and the workflows that took part, the
         oldest first. 50,000 records of events are kept.
         """
+
+    @abc.abstractmethod
+    def GetStreamStatus(
+        self,
+        request: orchestrator_api.v1.events_pb2.GetStreamStatusRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_api.v1.events_pb2.GetStreamStatusResponse, collections.abc.Awaitable[orchestrator_api.v1.events_pb2.GetStreamStatusResponse]]:
+        """How the streams do to which events are published, and those whose entries are handled. The leader answers."""
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
