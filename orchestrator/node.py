@@ -53,6 +53,7 @@ from orchestrator.storage.ended import EndedExecutions
 from orchestrator.storage.searches import Searches
 from orchestrator.storage.status_counts import count_statuses
 from orchestrator.storage.store import Store, restored_machine
+from orchestrator.streaming import Streaming, streaming
 from orchestrator.system_work import system_work
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.metrics_server import MetricsServer
@@ -96,6 +97,7 @@ class Node:
             config, self._world, self.metrics, self._world.open_channel or self._tls.channels(),
             state=lambda: self._machine().state, leader=self._known_leader,
             authorization=self._admittance.authorization, on_fatal=self._fail)
+        self._streaming: Streaming | None = None
         self._server: RpcServer | None = None
         self._metrics_server: MetricsServer | None = None
 
@@ -128,13 +130,15 @@ class Node:
         self._census = Census(self._machine, partial(count_statuses, self._database))
         raiser = LevelRaiser(self._sequencer.submit_system, self._machine, lambda: self._log.status().releases,
                              self._clock.monotonic, config.behaviour_raise_after_ms)
+        self._streaming = streaming(config, self._world, self.metrics, submit=self._sequencer.submit_system,
+                                    machine=self._machine)
         self._leadership = Leadership(
             submit=self._sequencer.submit_system,
             machine=self._machine,
             log_time_ms=self._log_clock.peek_ms,
             monotonic=self._time.monotonic,
             on_fatal=self._fail,
-            services=(retainer, self._census, raiser),
+            services=(retainer, self._census, raiser, *(self._streaming.services if self._streaming else ())),
             checkpoint_seconds=config.checkpoint_interval_ms / 1000,
             scripts=self._system.scripts,
         )
@@ -357,6 +361,7 @@ class Node:
             check_source=self._system.check_source,
             evaluate=self._system.evaluate,
             secrets=self._secrets,
+            streams=self._streaming,
             others=(Environment(self._world.environment, self.config.task_environment_prefix),),
         )
 
@@ -401,6 +406,8 @@ class Node:
         self._sequencer.applied(index, term, results)
         self._gauges.entry_applied(results, effects, leading=self._leadership.leading)
         self._leadership.entry_applied(effects)
+        if self._streaming is not None:
+            self._streaming.entry_applied()
 
     # -- leadership ------------------------------------------------------------------------------------------------
 
@@ -447,6 +454,6 @@ class Node:
         self.metrics.clock_skew_seconds.set(self._log_clock.skew_ms() / 1000)
         now = Readings(
             self._log.status(), self._machine().state, self._sequencer, self._flusher, self._applier.applied_index,
-            self._log_clock.peek_ms(), self._leadership.leading)
+            self._log_clock.peek_ms(), self._leadership.leading, self._streaming)
         self._gauges.set(now, self._census)
         self._storage.tell()

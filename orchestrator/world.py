@@ -15,6 +15,7 @@ from pathlib import Path
 
 from orchestrator.file_watch import OffLoop
 from orchestrator.integrations.executors import ExecutorFactory, executors_of
+from orchestrator.integrations.redis.link import RedisLink
 from orchestrator.replication.files import Files, RealFiles
 from orchestrator.replication.ports import Clock, Network, TcpNetwork
 from orchestrator.replication.worker import WorkerFactory, thread_worker
@@ -80,4 +81,6 @@ class World:
     # How the node's own session reaches the nodes, by the address of their gRPC service; None: as its settings say.
     open_channel: ChannelFactory | None = None
     executors: ExecutorFactory = executors_of
+    # What keeps the connection to Redis.
+    redis: Callable[..., RedisLink] = RedisLink
     traces: Traces = field(default_factory=Traces)

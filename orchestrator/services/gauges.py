@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add
+from typing import Protocol
 
 from orchestrator.engine import queries
 from orchestrator.engine.effects import (
@@ -19,6 +20,8 @@ from orchestrator.engine.effects import (
 from orchestrator.engine.model import CompensationState, Table, TaskStatus
 from orchestrator.engine.results import AnyResult
 from orchestrator.engine.state import State
+from orchestrator.engine.triggers.queries import streams
+from orchestrator.engine.triggers.streams import stream_of
 from orchestrator.replication.log import Role, Status
 from orchestrator.replication.release import level_of_all
 from orchestrator.replication.sequencer import Sequencer
@@ -32,6 +35,15 @@ from orchestrator.telemetry.metrics import Metrics
 TRAFFIC = frozenset({"frames_sent", "frames_received", "bytes_sent"})
 
 
+class StreamsKnown(Protocol):
+    """What a node that was told where Redis is knows of it."""
+
+    def link_state(self, *, leading: bool) -> bool | None:
+        """Whether it is connected; None if it has no reason to be."""
+
+    def lag(self, namespace: str, event: str) -> int | None: ...
+
+
 @dataclass(frozen=True)
 class Readings:
     """Where a node is at the moment."""
@@ -43,6 +55,7 @@ class Readings:
     applied_index: int
     log_time_ms: int
     leading: bool
+    streams: StreamsKnown | None = None
 
 
 class Gauges:
@@ -80,6 +93,7 @@ class Gauges:
         self._count_drops(now.status.counters)
         self._set_peers(now.status)
         self._set_queues(now, census)
+        self._set_streams(now)
 
     def _set_consensus(self, now: Readings) -> None:
         metrics, status = self._metrics, now.status
@@ -170,6 +184,27 @@ class Gauges:
         metrics.queued_tasks.put(largest(state.queues.counts(), add))
         ages = {queue: max(0, now.log_time_ms - since_ms) / 1000 for queue, since_ms in found.oldest_queued_ms.items()}
         metrics.oldest_queued_task_age_seconds.put(largest(ages, max))
+
+    def _set_streams(self, now: Readings) -> None:
+        """What the leader owes to streams, and has had from them."""
+        metrics, owed = self._metrics, now.state.triggers.owed
+        known = now.streams
+        linked = None if known is None else known.link_state(leading=now.leading)
+        metrics.redis_connected.put_one(None if linked is None else float(linked))
+        leaving = owed.streams() if now.leading else []
+        oldest = {(name,): event for name in leaving if (event := owed.oldest(name)) is not None}
+        ages = {name: max(0, now.log_time_ms - event.time_ms) / 1000 for name, event in oldest.items()}
+        metrics.outbox_events.put(largest({(name,): owed.count_of(name) for name in leaving}, add))
+        metrics.outbox_bytes.put_one(owed.bytes if now.leading else None)
+        metrics.outbox_oldest_age_seconds.put(largest(ages, max))
+        found = streams(now.state) if now.leading else []
+        rows = {(row.namespace, stream_of(row.event)): row for row in found}
+        lags = {key: lag for key, row in rows.items()
+                if known is not None and (lag := known.lag(row.namespace, row.event)) is not None}
+        metrics.stream_lag_entries.put(largest(lags, add))
+        metrics.events_received.put(largest({key: row.received for key, row in rows.items()}, add))
+        metrics.events_repeated.put(largest({key: row.repeated for key, row in rows.items()}, add))
+        metrics.events_dead_lettered.put(largest({key: row.dead for key, row in rows.items()}, add))
 
     def _count_drops(self, counters: Mapping[str, int]) -> None:
         for reason, count in counters.items():

@@ -104,12 +104,15 @@ class Counts(Family):
         super().__init__(name, about, labels, registry)
 
     def inc(self, *labels: str) -> None:
+        self.add(1, *labels)
+
+    def add(self, count: int, *labels: str) -> None:
         counts = self._counts
         if labels in counts:
-            counts[labels] += 1
+            counts[labels] += count
         else:
             labels = self._bounded.known(labels)
-            counts[labels] = counts.get(labels, 0) + 1
+            counts[labels] = counts.get(labels, 0) + count
 
     def begin(self, *labels: str) -> Self:
         """The series is there from now on: what is counted first is a change, too."""
@@ -142,6 +145,24 @@ class Sums(Family):
         family = core.SummaryMetricFamily(self._name, self._about, labels=self._labelnames)
         for labels, (count, total) in self._sums.items():
             family.add_metric(labels, count_value=int(count), sum_value=total)
+        return [family]
+
+
+class Totals(Family):
+    """Counters that are kept elsewhere: all of them are put at once, and what is not named has no series."""
+
+    def __init__(self, name: str, about: str, labels: Labels, registry: CollectorRegistry) -> None:
+        self._values: dict[Labels, float] = {}
+        super().__init__(name, about, labels, registry)
+
+    def put(self, values: Mapping[_Labels, float]) -> None:
+        self._values = {}
+        self._values.update(values.items())
+
+    def collect(self) -> Iterable[core.Metric]:
+        family = core.CounterMetricFamily(self._name, self._about, labels=self._labelnames)
+        for labels, value in self._values.items():
+            family.add_metric(labels, value)
         return [family]
 
 

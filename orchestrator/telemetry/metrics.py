@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from orchestrator.telemetry.families import Counts, Histogram, Histograms, Readings, Sums
+from orchestrator.telemetry.families import Counts, Histogram, Histograms, Readings, Sums, Totals
 from orchestrator.telemetry.metrics_server import MetricsServer
 
 # What starts can be refused for; each has a series from the beginning, so that the first refusal is a change.
@@ -36,6 +36,7 @@ _COUNTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000)
 _LOOP_CHECK_S = 0.1
 # Named by users.
 _TASK, _WORKFLOW, _QUEUE = ("task",), ("workflow",), ("workflow_namespace", "domain", "task")
+_OUTGOING, _INCOMING = ("stream",), ("workflow_namespace", "stream")
 
 # A second series for each counter and histogram that says nothing which process_start_time_seconds does not.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -93,6 +94,7 @@ class Metrics:
         self._executions()
         self._tasks()
         self._work()
+        self._streams()
         self.registry.is_of_partition = False
         self._calls()
         self._files()
@@ -237,6 +239,32 @@ class Metrics:
         self.system_work_ended = self._counter(
             "system_work_ended", "System tasks that this node has ended, by kind and how they ended.", "kind", "status")
 
+    def _streams(self) -> None:
+        self.redis_connected = self._readings(
+            "redis_connected", "Whether this node is connected to Redis: 1 or 0; none where it has no reason to be.")
+        self.outbox_events = self._readings(
+            "outbox_events", "Events that are not yet in the stream to which they go, by stream; on the leader only.",
+            *_OUTGOING)
+        self.outbox_bytes = self._readings(
+            "outbox_bytes", "The payloads of all events that are not yet in their streams; on the leader only.")
+        self.outbox_oldest_age_seconds = self._readings(
+            "outbox_oldest_age_seconds",
+            "How long ago the oldest event happened that is not yet in its stream, by stream; on the leader only.",
+            *_OUTGOING)
+        self.events_published = self._counts(
+            "events_published", "Events that were written to streams, some perhaps again.", *_OUTGOING, bounded=1)
+        self.stream_lag_entries = self._readings(
+            "stream_lag_entries", "Entries of a stream that is handled which were not read yet, as far as it is known; "
+            "on the leader only.", *_INCOMING)
+        self.events_received = self._totals(
+            "events_received", "Entries of a stream that were taken up, each once; on the leader only.", *_INCOMING)
+        self.events_repeated = self._totals(
+            "events_repeated", "Entries of a stream that had come before, or whose event had; on the leader only.",
+            *_INCOMING)
+        self.events_dead_lettered = self._totals(
+            "events_dead_lettered", "What of a stream could not be handled, and goes to that of its dead letters; on "
+            "the leader only.", *_INCOMING)
+
     def _calls(self) -> None:
         self.grpc_calls = self._counts(
             "grpc_calls", "Calls of clients, workers and nodes that have ended, streams too, by method and code.",
@@ -296,6 +324,9 @@ class Metrics:
 
     def _sums(self, name: str, about: str, *labels: str, bounded: int = 0) -> Sums:
         return Sums(f"orchestrator_{name}", about, labels, self.registry, bounded=bounded)
+
+    def _totals(self, name: str, about: str, *labels: str) -> Totals:
+        return Totals(f"orchestrator_{name}", about, labels, self.registry)
 
     def _readings(self, name: str, about: str, *labels: str) -> Readings:
         return Readings(f"orchestrator_{name}", about, labels, self.registry)

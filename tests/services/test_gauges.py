@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from orchestrator.engine.behaviour import HIGHEST
 from orchestrator.engine.commands import ExpireSession, PauseWorkflow, PublishEvent
 from orchestrator.engine.effects import ExecutionDeleted
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
 from orchestrator.engine.results import ScheduleRan, Started
+from orchestrator.engine.stream_commands import ReceiveEvents, StreamEntry
 from orchestrator.replication.log import Role
 from orchestrator.replication.status import PeerStatus, Status, TransferStatus
 from orchestrator.services.census import Census, Found
@@ -263,3 +266,59 @@ def test_executions_are_counted_as_they_start_whoever_wants_them() -> None:
     put_handler(driver, action("start_workflow", name="report"))
     driver.do(PublishEvent("default", "paid", "", b"{}"))
     assert counted["workflows_started_total"] == started + 1 == 3
+
+
+class Known:
+    def __init__(self, *, connected: bool) -> None:
+        self._connected = connected
+
+    def link_state(self, *, leading: bool) -> bool | None:
+        return self._connected if leading else None
+
+    def lag(self, namespace: str, event: str) -> int | None:
+        return 7 if event == "redis:paid" else None
+
+
+def test_the_leader_says_what_is_owed_to_streams_and_has_come_from_them() -> None:
+    driver = busy_driver(HIGHEST)
+    task = {"name": "sold", "taskReferenceName": "sold", "type": "EVENT", "sink": "redis:${workflow.input.to}"}
+    driver.register(workflow("sells", task))
+    for number, stream in enumerate(("orders", "orders", "bills")):
+        driver.now_ms += 1_000
+        driver.start("sells", f"w{number}", b'{"to":"%s"}' % stream.encode())
+    for stream in ("paid", "shipped"):
+        put_handler(driver, action("start_workflow", name="report"), name=stream, event=f"redis:{stream}")
+    entries = [StreamEntry(f"{driver.now_ms + number}-0", "e", b"{}") for number in (1, 2)]
+    entries.append(StreamEntry(f"{driver.now_ms + 3}-0", "f", b"{}", invalid="no"))
+    driver.do(ReceiveEvents("default", "redis:paid", tuple(entries)))
+    metrics = Metrics(node="n1", version="0")
+    gauges = Gauges(metrics, lambda: 1, lambda state: 0, lambda: driver.state)
+    census = Census(lambda: driver.machine, dict)
+    now = readings(driver, log_time_ms=driver.now_ms + 2_000)
+    gauges.set(replace(now, streams=Known(connected=True)), census)
+    found = read(metrics)
+    bills, orders = driver.state.triggers.owed.oldest("bills"), driver.state.triggers.owed.oldest("orders")
+    assert bills is not None and orders is not None
+    assert found["redis_connected"] == 1
+    assert (found["outbox_events{stream=orders}"], found["outbox_events{stream=bills}"]) == (2, 1)
+    assert found["outbox_bytes"] == driver.state.triggers.owed.bytes
+    assert found["outbox_oldest_age_seconds{stream=orders}"] == (driver.now_ms + 2_000 - orders.time_ms) / 1_000 >= 4
+    assert found["outbox_oldest_age_seconds{stream=bills}"] < found["outbox_oldest_age_seconds{stream=orders}"]
+    paid = "{workflow_namespace=default,stream=paid}"
+    assert (found[f"events_received_total{paid}"], found[f"events_repeated_total{paid}"]) == (2, 1)
+    assert found[f"events_dead_lettered_total{paid}"] == 1
+    assert {name: lag for name, lag in found.items() if "lag_entries" in name and "stream" in name} == {
+        f"stream_lag_entries{paid}": 7}
+    gauges.set(replace(readings(driver, leading=False), streams=Known(connected=False)), census)
+    gone = {name.partition("{")[0] for name in found} - {name.partition("{")[0] for name in read(metrics)}
+    assert {"outbox_events", "outbox_bytes", "outbox_oldest_age_seconds", "stream_lag_entries", "redis_connected",
+            "events_received_total", "events_repeated_total", "events_dead_lettered_total"} <= gone
+
+
+def test_without_redis_there_is_no_link_to_speak_of() -> None:
+    driver = busy_driver(HIGHEST)
+    metrics = Metrics(node="n1", version="0")
+    census = Census(lambda: driver.machine, dict)
+    Gauges(metrics, lambda: 1, lambda state: 0, lambda: driver.state).set(readings(driver), census)
+    found = read(metrics)
+    assert "redis_connected" not in found and found["outbox_bytes"] == 0
