@@ -169,7 +169,7 @@ def _refused(position: int, error: DefinitionInvalid) -> RpcFailure:
 def page_of(items: list[tuple[str, bytes]], page: common_pb2.PageRequest) -> tuple[list[bytes], str]:
     """One page of items in the order of their keys; the token is the last key of the page before."""
     size = page_size(page)
-    after = _key_of(page.token)
+    after = key_of(page.token)
     rest = [(key, document) for key, document in sorted(items) if after is None or key > after]
     documents: list[bytes] = []
     filled = 0
@@ -182,7 +182,8 @@ def page_of(items: list[tuple[str, bytes]], page: common_pb2.PageRequest) -> tup
     return documents, ""
 
 
-def _key_of(token: str) -> str | None:
+def key_of(token: str) -> str | None:
+    """The key of the last item of the page before; None for the first page."""
     if not token:
         return None
     try:

@@ -6,8 +6,8 @@ from orchestrator.engine.model import Execution
 from orchestrator.engine.triggers import queries
 from orchestrator.engine.triggers.rows import TrailEntry, TrailKind
 from orchestrator.rpc.backend import Backend
-from orchestrator.rpc.definitions import page_of
-from orchestrator.rpc.requests import namespace_of, required
+from orchestrator.rpc.definitions import key_of, page_of
+from orchestrator.rpc.requests import namespace_of, page_size, required
 from orchestrator.rpc.views import WORKFLOW_STATUS, timestamp
 from orchestrator.storage.search import PAGE_SIZE_MAX, ExecutionFilter
 from orchestrator_api.v1 import events_pb2 as pb
@@ -35,7 +35,9 @@ async def list_trail(backend: Backend, request: pb.ListTrailRequest) -> pb.ListT
         held = await backend.execution(namespace, workflow_id)
         if held is not None:
             found[workflow_id] = held.execution
-    lines = queries.trail_lines(entries, found.values())
+    # One more than the page has room for, so that it is known whether it is the last one.
+    most = page_size(request.page) + 1
+    lines = queries.trail_lines(entries, found.values(), after=key_of(request.page.token) or "", most=most)
     page, token = page_of([(line.key, _entry(line).SerializeToString()) for line in lines], request.page)
     return pb.ListTrailResponse(
         entries=[pb.TrailEntry.FromString(each) for each in page],

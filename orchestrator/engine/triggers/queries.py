@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, cast
 
+from orchestrator.engine import limits
 from orchestrator.engine.announcing import WORKFLOW_SOURCE
 from orchestrator.engine.model import Execution, Table
 from orchestrator.engine.state import State
@@ -77,21 +79,32 @@ class TrailLine(NamedTuple):
     follows: int = 0  # the number of the entry that it was caused by, if there is one
 
 
-def trail_lines(entries: Sequence[TrailEntry], executions: Iterable[Execution]) -> list[TrailLine]:
-    """Both together. At the same millisecond an execution begins behind what has started it, and ends before it tells
-    so."""
-    told = {(each.kind, each.event, each.event_id): each.number for each in entries if each.event_id}
-    lines = [
-        TrailLine(_key(each.time_ms, each.number, 1), each.time_ms, each, follows=_cause(each, told))
-        for each in entries
-    ]
+def trail_lines(
+    entries: Sequence[TrailEntry], executions: Iterable[Execution], *, after: str = "", most: int = limits.TRAIL_KEPT
+) -> list[TrailLine]:
+    """Both together, at most so many behind the key. At the same millisecond an execution begins behind what has
+    started it, and ends before it tells so.
+
+    `entries`: all there are, the oldest first, which may be many: lines are made of those alone that are asked for.
+    """
+    told: dict[tuple[TrailKind, str, str], int] = {}
     starts: dict[str, int] = {}
     ends: dict[tuple[str, int], int] = {}
     for each in entries:
-        if each.kind is TrailKind.DONE and each.action == ActionKind.START_WORKFLOW and not each.failed:
-            starts.setdefault(each.workflow_id, each.number)
-        elif each.kind is TrailKind.OUT and each.source == WORKFLOW_SOURCE:
+        if each.kind is TrailKind.DONE:
+            if each.action == ActionKind.START_WORKFLOW and not each.failed:
+                starts.setdefault(each.workflow_id, each.number)
+            continue
+        if each.event_id:
+            told[each.kind, each.event, each.event_id] = each.number
+        if each.source == WORKFLOW_SOURCE and each.kind is TrailKind.OUT:
             ends.setdefault((each.workflow_id, each.time_ms), each.number)
+    # Log time does not go back: they are in the order of their keys.
+    first = bisect_right(entries, after, key=_key_of)
+    lines = [
+        TrailLine(_key_of(each), each.time_ms, each, follows=_cause(each, told))
+        for each in entries[first : first + most]
+    ]
     for x in executions:
         start = starts.get(x.workflow_id, 0)
         key = _key(x.created_ms, start, 2, x.workflow_id)
@@ -99,7 +112,7 @@ def trail_lines(entries: Sequence[TrailEntry], executions: Iterable[Execution]) 
         if x.ended_ms:
             key = _key(x.ended_ms, ends.get((x.workflow_id, x.ended_ms), _LAST), 0, x.workflow_id)
             lines.append(TrailLine(key, x.ended_ms, execution=x, is_end=True))
-    return sorted(lines, key=lambda line: line.key)
+    return sorted((line for line in lines if line.key > after), key=lambda line: line.key)[:most]
 
 
 def _cause(entry: TrailEntry, told: dict[tuple[TrailKind, str, str], int]) -> int:
@@ -108,6 +121,10 @@ def _cause(entry: TrailEntry, told: dict[tuple[TrailKind, str, str], int]) -> in
         return entry.follows
     out = told.get((TrailKind.OUT, entry.event, entry.event_id), 0)
     return out if entry.kind is TrailKind.IN else told.get((TrailKind.IN, entry.event, entry.event_id), out)
+
+
+def _key_of(entry: TrailEntry) -> str:
+    return _key(entry.time_ms, entry.number, 1)
 
 
 def _key(time_ms: int, number: int, beside: int, workflow_id: str = "") -> str:

@@ -371,4 +371,9 @@ def test_workflows_stand_between_what_has_started_them_and_what_they_tell(driver
         ("teller", True, 0),
     ]
     assert len({line.key for line in lines}) == len(lines)
+    for most in (1, 2, 4):
+        paged: list[Any] = []
+        while more := queries.trail_lines(entries, found, after=paged[-1].key if paged else "", most=most):
+            paged += more
+        assert paged == lines
     assert {line.time_ms for line in lines} == {START_MS}
