@@ -105,6 +105,14 @@ def test_nodes_serve_without_tls_as_the_file_says() -> None:
         assert f"127.0.0.1:{config.grpc_address.port}:{config.grpc_address.port}" in str(read[name]["ports"])
 
 
+def test_nodes_with_redis_call_the_one_of_the_file() -> None:
+    read = services("compose.redis.yaml", profile="redis")
+    for name in NODES:
+        [address] = load(None, {**image_environment(), **read[name]["environment"]}, {}).redis_addresses
+        assert address == ("redis", 6379)
+        assert read[name]["networks"].keys() & read["redis"]["networks"].keys()
+
+
 def test_the_nodes_of_the_file_are_a_cluster(hosts: Hosts) -> None:
     read = services("compose.secure.yaml", HOSTS=str(make_hosts_folders(hosts)))
     token = (hosts.disk("ops") / "shop" / "admin.token").read_text().strip()

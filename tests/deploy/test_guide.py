@@ -70,7 +70,7 @@ def test_compose_takes_what_the_page_makes(tmp_path: Path) -> None:
     project = tmp_path / "project"
     for folder in ("deploy/docker", "deploy/monitoring/grafana/provisioning"):
         (project / folder).mkdir(parents=True)
-    for file in ("compose.yaml", "compose.secure.yaml"):
+    for file in ("compose.yaml", "compose.secure.yaml", "compose.redis.yaml"):
         (project / "deploy" / "docker" / file).write_bytes((ROOT / "deploy" / "docker" / file).read_bytes())
     (tmp_path / "shop" / "hosts").mkdir(parents=True)
     (tmp_path / "shop" / "admin.token").write_text("token\n")
