@@ -96,10 +96,9 @@ class StreamReader:
         await self.close()
         self._line = await self._link.line()
         stream, groups = await self._ask_all(("XINFO", "STREAM", self._stream), ("XINFO", "GROUPS", self._stream))
-        is_there = not _is_no_such_key(stream)
-        last = _pairs(stream)[b"last-generated-id"].decode() if is_there else START
-        is_lost = begun and _position(last) < _position(cursor)
-        found = [group for group in map(_pairs, groups) if group[b"name"].decode() == self._group] if is_there else []
+        about = {} if _is_no_such_key(stream) else _pairs(stream)
+        is_lost = begun and await self._is_behind(about, cursor)
+        found = [group for group in map(_pairs, groups) if group[b"name"].decode() == self._group] if about else []
         if not found:
             await self._ask("XGROUP", "CREATE", self._stream, self._group, START if is_lost else cursor, "MKSTREAM")
         elif not is_lost:
@@ -144,12 +143,10 @@ class StreamReader:
 
     async def standing(self) -> Standing:
         """Asked over the link, so that it may be asked while the reader waits. Without a group all is 0."""
-        stream, groups = await self._link.execute_all(
-            [("XINFO", "STREAM", self._stream), ("XINFO", "GROUPS", self._stream)])
-        if _is_no_such_key(stream):
-            return Standing(0, 0, 0)
-        length = _pairs(stream)[b"length"]
-        for group in map(_pairs, groups):
+        length, groups = await self._link.execute_all([("XLEN", self._stream), ("XINFO", "GROUPS", self._stream)])
+        if isinstance(length, RedisRefused):
+            raise length
+        for group in () if isinstance(groups, RedisRefused) else map(_pairs, groups):
             if group[b"name"].decode() == self._group:
                 # Before Redis 7 it was not counted.
                 return Standing(length, group.get(b"lag"), group[b"pending"])
@@ -158,6 +155,20 @@ class StreamReader:
     async def lag(self) -> int | None:
         """The one of `standing`."""
         return (await self.standing()).lag
+
+    async def _is_behind(self, about: Mapping[bytes, Any], cursor: str) -> bool:
+        """Whether the entry at the cursor was never in this stream, though one was: an older copy goes on as it."""
+        if not about:
+            return True
+        if _position(about[b"last-generated-id"].decode()) < _position(cursor):
+            return True
+        # It has overtaken the cursor meanwhile. Before Redis 7 it did not say what was deleted.
+        first, deleted = about[b"first-entry"], about.get(b"max-deleted-entry-id")
+        if cursor == START or not first or deleted is None:
+            return False
+        if _position(first[0].decode()) > _position(cursor) or _position(deleted.decode()) >= _position(cursor):
+            return False
+        return not await self._ask("XRANGE", self._stream, cursor, cursor)
 
     async def _align(self, cursor: str, delivered: str) -> None:
         """Moves the group to the cursor, where they differ by more than what is pending.

@@ -239,6 +239,28 @@ async def test_a_redis_that_is_older_than_it_was_is_found_out(redis: RedisServer
     assert ids(await following.read_new(10, 0)) == ["2-0", "3-0"]
 
 
+async def test_an_older_redis_is_found_out_when_it_has_gone_on(redis: RedisServer, link: RedisLink) -> None:
+    following = await opened(link)
+    add(redis, "1-0", "2-0")
+    await following.read_new(1, 0)
+    await following.acknowledge(["1-0"])
+    # The one that was lost had got to 5-0, which was taken up.
+    add(redis, "4-0", "6-0")
+    assert await following.open("5-0", begun=True) is Opened.DATA_LOST
+    assert ids(await following.read_new(10, 0)) == ["2-0", "4-0", "6-0"]
+
+
+@pytest.mark.parametrize("gone", [("XDEL", "s", "2-0"), ("XTRIM", "s", "MINID", "3")], ids=["deleted", "trimmed"])
+async def test_an_entry_that_was_deleted_was_there(redis: RedisServer, link: RedisLink, gone: tuple[str, ...]) -> None:
+    following = await opened(link)
+    add(redis, "1-0", "2-0", "3-0")
+    await following.read_new(2, 0)
+    await following.acknowledge(["1-0", "2-0"])
+    redis.command(*gone)
+    assert await following.open("2-0", begun=True) is Opened.FOUND
+    assert ids(await following.read_new(10, 0)) == ["3-0"]
+
+
 async def test_data_that_stay_are_no_loss(redis: RedisServer, link: RedisLink) -> None:
     following = await opened(link)
     await write(link, 1, 2)
