@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from orchestrator.config import Config
+from orchestrator.engine.behaviour import HIGHEST
 from orchestrator.testing.client import TestClient
 from orchestrator.testing.idle import Idle
 from orchestrator.testing.isolation import isolated, without_last_words
@@ -126,8 +127,13 @@ class Cluster:
 
     def _is_formed(self) -> bool:
         leader = self.leader
+        # A new cluster raises its behaviour level by itself, which a test is not to see.
         return leader is not None and all(
-            one.serving and one.node is not None and one.node.log.leader == leader for one in self._members.values()
+            one.serving
+            and one.node is not None
+            and one.node.log.leader == leader
+            and one.node.state.meta.behaviour_level == HIGHEST
+            for one in self._members.values()
         )
 
     def _close(self) -> None:
