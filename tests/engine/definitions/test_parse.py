@@ -91,6 +91,7 @@ INVALID: list[tuple[Json, str, str]] = [
     (workflow(task("x" * 201)), "tasks[0].taskReferenceName", "200 characters"),
     (workflow(task("step")), "tasks[0].taskReferenceName", "reserved"),
     (workflow(task("workflow")), "tasks[0].taskReferenceName", "reserved"),
+    (workflow(task("$blob")), "tasks[0].taskReferenceName", "reserved"),
     (workflow(task("a"), task("a")), "tasks[1].taskReferenceName", "'a' is the name of tasks[0] already"),
     (
         workflow(task("a"), switch("s", decisionCases={"big": [task("b"), task("a")]})),
@@ -443,3 +444,7 @@ def test_a_long_key_does_not_make_a_long_error() -> None:
     with pytest.raises(DefinitionInvalid) as refused:
         validate_workflow(json.dumps(workflow(**{"x" * 100_000: 1})).encode())
     assert len(str(refused.value)) < 1200
+
+
+def test_a_reference_like_the_key_of_a_marker_was_one_like_any_other_at_first() -> None:
+    assert validate_workflow(json.dumps(workflow(task("$blob"))).encode(), level=1).references == {"$blob"}
