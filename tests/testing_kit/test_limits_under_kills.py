@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from orchestrator.engine.behaviour import STREAMS
 from orchestrator.testing import fail, late, slow
 from orchestrator_client import TaskContext, TerminalError, task
 from tests.testing_kit.exactness import (
@@ -168,6 +169,31 @@ async def test_what_event_handlers_do_to_executions(story: Story) -> None:
     assert (await story.ended(run)).status == "FAILED"
     assert (await story.ended(other)).status == "TERMINATED"
     assert calls.effects == ["a", "undo_a"]
+
+
+@same_wherever_the_leader_dies
+async def test_each_event_is_given_to_one_task_that_waits_for_it(story: Story) -> None:
+    """One comes before it is waited for, and two while two wait for them."""
+    story.serve()
+    while (await story.cluster.client.status()).behaviour_level < STREAMS:
+        await story.cluster.advance(seconds=1)
+    events = story.cluster.client.events
+    action = {"action": "correlate", "correlate": {"correlationKey": "${k}"}}
+    await events.put_handler({"name": "x", "event": "e", "active": True, "actions": [action]})
+
+    def wait(reference: str, key: str) -> Json:
+        return element("WAIT", reference, {"event": "e", "correlationKey": key})
+
+    other = await story.start(wait("w1", "k"), id="other")
+    await story.begun("w1", "other")
+    await events.publish("e", {"k": "early", "n": 1}, message_id="m1")
+    run = await story.start(wait("w1", "early"), undone("a", "${w1.output.n}"), wait("w2", "k"))
+    await story.begun("w2")
+    await events.publish("e", {"k": "k", "n": 2}, message_id="m2")
+    assert (await story.ended(other)).output["n"] == 2
+    await events.publish("e", {"k": "k", "n": 3}, message_id="m3")
+    assert (await events.publish("e", {"k": "k", "n": 4}, message_id="m3")).repeated
+    assert (await story.ended(run)).output["n"] == 3
 
 
 @same_wherever_the_leader_dies
