@@ -67,7 +67,7 @@ class EventRun:
     position: int
     state: EventRunState
     reason: str
-    # The execution that was started or reached.
+    # The execution that was started or reached; empty for an event that is kept, as nobody waits for it.
     workflow_id: str
     publish_time: datetime | None
     end_time: datetime | None

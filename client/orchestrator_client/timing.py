@@ -21,7 +21,7 @@ class TimeKind(StrEnum):
     QUEUE = "queue"  # an attempt waits for a worker or a node
     DELAY = "delay"  # before a first attempt, or between two
     SUB_WORKFLOW = "sub-workflow"
-    SIGNAL = "signal"  # a WAIT for one, or for a message
+    SIGNAL = "signal"  # a WAIT for one, for an event, or for a message
     PERSON = "person"  # a HUMAN
     TIMER = "timer"  # a WAIT for its time
     OTHER = "other"  # the log and its steps; also a pause, or a place under a rate limit

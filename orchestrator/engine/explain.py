@@ -10,7 +10,9 @@ import msgspec
 from orchestrator.engine import assembly, awaiting, checks, inbox, places, system, throttle
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.expressions import assemble_object, dump_string, fields_of, text_of
 from orchestrator.engine.expressions.secret_names import names_at
+from orchestrator.engine.masking import masked
 from orchestrator.engine.model import (
     CompensationState,
     Execution,
@@ -153,16 +155,20 @@ def _reason(state: State, plan: Plan, hot: ExecutionState, attempt: TaskAttempt)
     if attempt.signal == inbox.QUEUE:
         return "a message in the workflow's queue, or an update of the task", timeout_ms
     if attempt.signal == awaiting.EVENT:
-        return f"{_event(state, attempt)}, or an update of the task", timeout_ms
+        return f"{_event(state, hot, attempt)}, or an update of the task", timeout_ms
     if attempt.signal:
         return f"the signal {attempt.signal!r}, or an update of the task", timeout_ms
     return STEP_OF_THE_LOG, 0
 
 
-def _event(state: State, attempt: TaskAttempt) -> str:
+def _event(state: State, hot: ExecutionState, attempt: TaskAttempt) -> str:
     row = state.triggers.awaited.waiter_numbered(attempt.position)
-    # It has none from when an event was found for it until that has arrived.
-    return "an event that is on its way to it" if row is None else f"the event {row.event!r} with the key {row.key!r}"
+    if row is None:
+        # From when an event was found for it until that has arrived.
+        return "an event that is on its way to it"
+    named = assemble_object([("event", dump_string(row.event)), ("correlationKey", dump_string(row.key))])
+    shown = [text_of(value) for value in fields_of(masked(named, hot.execution.masked_fields)).values()]
+    return "the event {!r} with the key {!r}".format(*shown)
 
 
 def _queued(state: State, ready: Ready) -> str:

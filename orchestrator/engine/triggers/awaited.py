@@ -54,7 +54,7 @@ class Awaited:
     def waiter(self, subject: Subject) -> AwaitingTask | None:
         """The task that waits for the longest time."""
         line = self._waiters.of(subject)
-        found: AwaitingTask | None = self._awaiting[*subject, line[0]] if line else None
+        found: AwaitingTask | None = self._awaiting[(*subject, line[0])] if line else None
         return found
 
     def waiter_numbered(self, number: int) -> AwaitingTask | None:
@@ -65,8 +65,8 @@ class Awaited:
         """The event that is kept for the longest time, of those that came after `since_ms`."""
         line = self._events.of(subject)
         # Numbers are given out as time goes by.
-        at = bisect_right(line, since_ms, key=lambda number: self._kept[*subject, number].since_ms)
-        found: KeptEvent | None = self._kept[*subject, line[at]] if at < len(line) else None
+        at = bisect_right(line, since_ms, key=lambda number: self._kept[(*subject, number)].since_ms)
+        found: KeptEvent | None = self._kept[(*subject, line[at])] if at < len(line) else None
         return found
 
     def oldest_event(self) -> KeptEvent | None:

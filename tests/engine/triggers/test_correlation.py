@@ -13,6 +13,7 @@ from orchestrator.engine.choices import DeleteEffects, TerminateCompensation
 from orchestrator.engine.commands import (
     Continue,
     DeleteWorkflow,
+    MigrateWorkflow,
     PauseWorkflow,
     PublishEvent,
     PutEventHandler,
@@ -390,6 +391,15 @@ def test_a_wait_that_was_cancelled_and_is_retried_waits_anew(driver: Driver) -> 
     assert driver.header().status is WorkflowStatus.COMPLETED
 
 
+def test_a_wait_that_is_moved_to_another_definition_waits_on(driver: Driver) -> None:
+    start(driver)
+    driver.register({**workflow("waiter", waiting({**PAID, "event": "other"}), simple("b")), "version": 2})
+    driver.ok(MigrateWorkflow(*ONE, 2))
+    assert awaiting(driver) == [("paid", "o-1", "w")]
+    publish(driver)
+    assert driver.latest("b").status is TaskStatus.SCHEDULED
+
+
 def test_a_paused_workflow_gets_its_event(driver: Driver) -> None:
     start(driver)
     driver.ok(PauseWorkflow(*ONE))
@@ -473,6 +483,12 @@ def waits_for(driver: Driver) -> str:
 def test_it_is_said_what_is_waited_for(driver: Driver) -> None:
     start(driver)
     assert waits_for(driver) == "the event 'paid' with the key 'o-1', or an update of the task"
+
+
+def test_a_key_that_readers_are_not_shown_is_not_said(driver: Driver) -> None:
+    driver.register(workflow("masked", waiting(), maskedFields=["correlationKey"]))
+    start(driver, name="masked")
+    assert waits_for(driver) == "the event 'paid' with the key '***', or an update of the task"
 
 
 def test_nobody_can_signal_a_wait_for_an_event(driver: Driver) -> None:
