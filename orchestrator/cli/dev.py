@@ -34,16 +34,18 @@ _EVENTS_SHOWN = 5
 @click.option("--nodes", type=click.IntRange(1, 7), default=3, show_default=True)
 @click.option("--base-port", type=click.IntRange(1_024, 65_000), default=7_400, show_default=True,
               help="gRPC from here, peers 100 above, metrics 200 above; a data directory keeps its first ports.")
+@click.option("--redis", metavar="HOST:PORT", default="", help="A Redis, for events to and from its streams.")
 @click.option("--no-restart", is_flag=True, help="Leave a node that died as it is.")
 @click.option("--plain", is_flag=True, help="Print lines instead of a screen.")
-def dev(data_dir: Path, nodes: int, base_port: int, no_restart: bool, plain: bool) -> None:
+def dev(data_dir: Path, nodes: int, base_port: int, redis: str, no_restart: bool, plain: bool) -> None:
     """Run a cluster on this machine until Ctrl-C.
 
     Kill a node with `kill -9 PID` and see what happens.
     """
     console = Console(highlight=False)
     try:
-        cluster = LocalCluster(data_dir, nodes, base_port=base_port)
+        settings = {"redis_endpoints": redis} if redis else {}
+        cluster = LocalCluster(data_dir, nodes, base_port=base_port, node_settings=settings)
         view = Development(cluster, restart=not no_restart, plain=plain or not console.is_terminal, console=console)
         asyncio.run(view.run())
     except ConfigError as error:

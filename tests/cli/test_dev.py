@@ -7,9 +7,12 @@ import io
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from orchestrator.cli import dev
 from orchestrator.cli.dev import Development
+from orchestrator.cli.local_cluster import LocalCluster, LocalClusterError
 from tests.cli.fakes import FakeCluster
 
 
@@ -61,3 +64,20 @@ async def test_a_node_that_dies_may_be_left_as_it_is(tmp_path: Path) -> None:
     assert not cluster.nodes["a"].running
     view.stop()
     await running
+
+
+@pytest.mark.parametrize(("options", "endpoints"), [((), ""), (("--redis", "cache:6379"), "cache:6379")])
+def test_its_nodes_may_have_a_redis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], endpoints: str
+) -> None:
+    made: list[LocalCluster] = []
+
+    async def start(cluster: LocalCluster) -> None:
+        made.append(cluster)
+        raise LocalClusterError("that is enough")
+
+    monkeypatch.setattr(LocalCluster, "start", start)
+    asked = CliRunner().invoke(dev.dev, ["--plain", "--nodes", "1", "--data-dir", str(tmp_path), *options])
+    assert "that is enough" in asked.output + asked.stderr
+    [cluster] = made
+    assert cluster._settings.get("redis_endpoints", "") == endpoints
