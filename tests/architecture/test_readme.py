@@ -37,6 +37,9 @@ LIMITS = {
     "events that nobody waits for yet": (
         f"{limits.EVENTS_KEPT:,}, together {limits.EVENTS_KEPT_BYTES >> 20} MiB, each for a day"
     ),
+    "events that wait to be written to Redis": (
+        f"{limits.OUTBOX_EVENTS:,}, together {limits.OUTBOX_BYTES >> 20} MiB: then what publishes is not started"
+    ),
     "a workflow id": f"{limits.WORKFLOW_ID_CHARS} characters",
     "a secret": f"{limits.SECRET_BYTES // 1024} KiB of text; {limits.SECRETS:,} in a namespace",
     "slots of a worker": f"{limits.SLOTS:,}",
