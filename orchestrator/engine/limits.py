@@ -84,6 +84,9 @@ EVENT_SEEN_MS = 86_400_000
 # tasks that publish to one fail; changes of status are told all the same, without their payloads.
 OUTBOX_EVENTS = 100_000
 OUTBOX_BYTES = 64 * 1024 * 1024  # their payloads
+# With so many, entries of streams stay where they are, so that there is room for what can't wait elsewhere.
+EVENTS_FROM_STREAMS = 5_000
+EVENT_BYTES_FROM_STREAMS = 32 * 1024 * 1024
 # Entries of a stream, and handlers that begin, in one step; the others follow.
 STREAM_WORK_PER_STEP = 1_000
 EVENTS_KEPT = 10_000  # that nobody waits for yet, in all namespaces

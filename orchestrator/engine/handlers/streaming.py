@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from orchestrator.engine import limits
 from orchestrator.engine.blobs import KEY, has_reserved_key
 from orchestrator.engine.errors import refuse
+from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult, Code, EventPublished, EventsReceived, Rejected
 from orchestrator.engine.step import Step
 from orchestrator.engine.stream_commands import ReceiveEvents, StreamEntry
@@ -71,9 +72,8 @@ def _places(command: ReceiveEvents) -> list[tuple[int, int]]:
 
 def _take_up(step: Step, command: ReceiveEvents, entry: StreamEntry) -> EventPublished | Rejected:
     """Publishes it, or says why it can't be; a Rejected if there is no room for it now."""
-    full = outbox.refusal(step)
+    full = _no_room(step, entry)
     if full is not None:
-        # Nothing is taken up whose failure there would be no room for.
         return full
     event_id = entry.event_id or entry.entry_id
     fault = entry.invalid or _fault(entry)
@@ -105,6 +105,17 @@ def _take_up(step: Step, command: ReceiveEvents, entry: StreamEntry) -> EventPub
         trace=entry.trace,
     )
     return EventPublished(0, 0)
+
+
+def _no_room(step: Step, entry: StreamEntry) -> Rejected | None:
+    # Nothing is taken up whose failure there would be no room for.
+    full = outbox.refusal(step)
+    waiting, size = len(step.state.resident[Table.EVENT]), step.state.triggers.event_bytes + len(entry.payload)
+    most, bytes_max = limits.EVENTS_FROM_STREAMS, limits.EVENT_BYTES_FROM_STREAMS
+    if full is None and (waiting >= most or size > bytes_max):
+        message = f"{waiting} events wait to be handled; the limits for entries are {most} and {bytes_max} bytes"
+        return Rejected(Code.RESOURCE_EXHAUSTED, "EVENTS_FULL", message, (("limit", "events"),))
+    return full
 
 
 def _fault(entry: StreamEntry) -> str:

@@ -179,7 +179,7 @@ def effects(driver: Driver, handler: str) -> Counter[str]:
 @pytest.mark.parametrize("steady", [False, True])
 @pytest.mark.parametrize("seed", range(8))
 def test_each_event_takes_effect_once(seed: int, steady: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "EVENTS", 6)
+    monkeypatch.setattr(limits, "EVENTS_FROM_STREAMS", 6)
     if steady:
         monkeypatch.setattr(limits, "EVENTS_SEEN", 1)
     stream = Stream(seed, steady=steady)
@@ -197,7 +197,7 @@ def test_each_event_takes_effect_once(seed: int, steady: bool, monkeypatch: pyte
 
 def test_the_runs_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Entries are taken up, left for later and lost; and of some, all that is known are the ids of their events."""
-    monkeypatch.setattr(limits, "EVENTS", 6)
+    monkeypatch.setattr(limits, "EVENTS_FROM_STREAMS", 6)
     refused: Counter[str] = Counter()
     losses = repeated = 0
     for seed in range(4):
