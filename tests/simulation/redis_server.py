@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -56,10 +57,14 @@ class RedisServer:
         self.is_up = False
         self.life += 1
 
-    def start(self, *, data_lost: bool = False, clock_ms: int = 0) -> None:
-        """`clock_ms`: how much its clock is set forward, or back."""
-        if data_lost:
-            self.streams.clear()
+    def copy(self) -> dict[str, Stream]:
+        """As it writes to its disk now and then."""
+        return copy.deepcopy(self.streams)
+
+    def start(self, data: dict[str, Stream] | None = None, *, clock_ms: int = 0) -> None:
+        """`data`: what it has then, if not what it had. `clock_ms`: how much its clock is set forward, or back."""
+        if data is not None:
+            self.streams = data
         self.clock_ms += clock_ms
         self.is_up = True
 

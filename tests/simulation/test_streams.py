@@ -136,6 +136,7 @@ class Story:
         self.cluster, self.kind = cluster, kind
         self.drive = Drive(cluster)
         self.dice = cluster.dice("story")
+        self.copy = cluster.redis.copy()
 
     def run(self) -> Told:
         cluster, drive = self.cluster, self.drive
@@ -152,6 +153,8 @@ class Story:
                 drive.advance(self.dice.uniform(0, 0.02))
             leader = cluster.leading()
             assert leader is not None
+            if self.dice.random() < 0.3:
+                self.copy = cluster.redis.copy()
             if turn % 2:
                 self._lose_redis(leader, shop)
             else:
@@ -176,7 +179,8 @@ class Story:
     def _lose_redis(self, leader: Member, shop: Shop) -> None:
         redis = self.cluster.redis
         # Where its data is lost the shop writes all again, and would make good what somebody else has lost.
-        how = self.dice.choice(("killed", "cut off", *(["without its data"] * (self.cluster.seed % 2))))
+        losses = ("without its data", "from an older copy") if self.cluster.seed % 2 else ()
+        how = self.dice.choice(("killed", "cut off", *losses))
         self.cluster.watcher.trace("FAULT", f"Redis is {how}")
         if how == "cut off":
             redis.cut.add(leader.name)
@@ -186,7 +190,11 @@ class Story:
         redis.cut.clear()
         if how == "without its data":
             # On another machine, maybe, whose clock is another.
-            redis.start(data_lost=True, clock_ms=self.dice.choice((0, -HOUR_MS)))
+            redis.start({}, clock_ms=self.dice.choice((0, -HOUR_MS)))
+            shop.write_again()
+        elif how == "from an older copy":
+            redis.start(self.copy)
+            self.copy = redis.copy()
             shop.write_again()
         elif how == "killed":
             redis.start()
