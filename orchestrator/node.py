@@ -53,7 +53,7 @@ from orchestrator.storage.ended import EndedExecutions
 from orchestrator.storage.searches import Searches
 from orchestrator.storage.status_counts import count_statuses
 from orchestrator.storage.store import Store, restored_machine
-from orchestrator.streaming import Streaming, streaming
+from orchestrator.streaming import Streaming, streaming, warn_without_redis
 from orchestrator.system_work import system_work
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.metrics_server import MetricsServer
@@ -437,6 +437,8 @@ class Node:
             return
         self._sequencer.open()
         self._leadership.begin(term)
+        if self._streaming is None:
+            warn_without_redis(self._machine().state)
         self._standing.say()
 
     # -- loops -----------------------------------------------------------------------------------------------------

@@ -6,12 +6,17 @@ and lends it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TypeVar
 
 from orchestrator.config import Config
+from orchestrator.engine.state import State
+from orchestrator.integrations.redis.failures import RedisRefused, RedisUnavailable
 from orchestrator.integrations.redis.link import RedisLink
 from orchestrator.integrations.redis.settings import RedisSettings
-from orchestrator.integrations.redis.streams import Appended, StreamReader, append
+from orchestrator.integrations.redis.streams import Appended, Found, OpenAgain, Opened, StreamReader, append
 from orchestrator.services.consumer import Consumer
 from orchestrator.services.leadership import Service
 from orchestrator.services.ports import CurrentMachine, Submit
@@ -21,6 +26,64 @@ from orchestrator.world import World
 
 # One name for all nodes: whoever leads goes on with what was given to the leader before.
 CONSUMER = "leader"
+# What nobody has foreseen is tried again after this.
+AGAIN_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+async def _foreseen(answer: Awaitable[T]) -> T:
+    """What somebody else's server may say, and a library make of it, ends no node: it is a refusal of that stream."""
+    try:
+        return await answer
+    except (RedisUnavailable, RedisRefused, OpenAgain):
+        raise
+    except Exception as error:
+        logger.exception("Redis was not understood")
+        raise RedisRefused(f"{type(error).__name__}: {error}") from error
+
+
+class LinkKeeper:
+    """Keeps a link going, whatever happens to it."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            try:
+                await self._link.run()
+            except Exception:
+                logger.exception("the link to Redis has broken in a way that nobody has foreseen")
+            await asyncio.sleep(AGAIN_SECONDS)
+
+
+class LinkedReader:
+    """A reader whose failures are those of `services.stream_ports`."""
+
+    def __init__(self, reader: StreamReader) -> None:
+        self._reader = reader
+
+    async def open(self, cursor: str, *, begun: bool) -> Opened:
+        return await _foreseen(self._reader.open(cursor, begun=begun))
+
+    async def read_new(self, most: int, block_ms: int) -> Sequence[Found]:
+        return await _foreseen(self._reader.read_new(most, block_ms))
+
+    async def read_pending(self, most: int) -> Sequence[Found]:
+        return await _foreseen(self._reader.read_pending(most))
+
+    async def acknowledge(self, entry_ids: Sequence[str]) -> None:
+        await _foreseen(self._reader.acknowledge(entry_ids))
+
+    async def lag(self) -> int | None:
+        return await _foreseen(self._reader.lag())
+
+    async def close(self) -> None:
+        await self._reader.close()
 
 
 class LinkedStreams:
@@ -35,13 +98,16 @@ class LinkedStreams:
         await self._link.wait_connected()
 
     async def append(self, stream: str, entries: Sequence[Mapping[str, bytes]]) -> Appended:
-        return await append(self._link, stream, entries, self._length_max)
+        try:
+            return await _foreseen(append(self._link, stream, entries, self._length_max))
+        except (RedisUnavailable, RedisRefused) as failure:
+            return Appended(0, failure)
 
     def group_of(self, namespace: str) -> str:
         return f"{self._group_prefix}:{namespace}"
 
-    def reader(self, stream: str, namespace: str) -> StreamReader:
-        return StreamReader(self._link, stream, self.group_of(namespace), CONSUMER)
+    def reader(self, stream: str, namespace: str) -> LinkedReader:
+        return LinkedReader(StreamReader(self._link, stream, self.group_of(namespace), CONSUMER))
 
 
 class Streaming:
@@ -55,7 +121,7 @@ class Streaming:
         self._publisher = publisher
         self._consumer = consumer
         self._is_lent = is_lent
-        links = () if is_lent else (link,)
+        links = () if is_lent else (LinkKeeper(link),)
         self.services: tuple[Service, ...] = (*links, publisher, consumer)
 
     def entry_applied(self) -> None:
@@ -91,7 +157,7 @@ class Streaming:
 
 
 def redis_link(config: Config, world: World) -> RedisLink | None:
-    """None: the node was not told where Redis is. Its `run` is for the caller to keep going."""
+    """None: the node was not told where Redis is. A LinkKeeper keeps it going."""
     settings = RedisSettings.of(config)
     if settings is None:
         return None
@@ -126,3 +192,12 @@ def streaming(
         Consumer(submit, machine, streams, monotonic),
         is_lent=lent is not None,
     )
+
+
+def warn_without_redis(state: State) -> None:
+    """Of a leader that was not told where Redis is: others of the cluster were, or all were once."""
+    triggers = state.triggers
+    if triggers.owed.count or triggers.streams:
+        facts = {"owed_events": triggers.owed.count, "streams_handled": len(triggers.streams)}
+        logger.warning("events wait for a leader that knows a Redis: redis_endpoints is not set on this node",
+                       extra=facts)

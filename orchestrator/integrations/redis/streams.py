@@ -98,7 +98,7 @@ class StreamReader:
         stream, groups = await self._ask_all(("XINFO", "STREAM", self._stream), ("XINFO", "GROUPS", self._stream))
         about = {} if _is_no_such_key(stream) else _pairs(stream)
         is_lost = begun and await self._is_behind(about, cursor)
-        found = [group for group in map(_pairs, groups) if group[b"name"].decode() == self._group] if about else []
+        found = [group for group in map(_pairs, groups) if group[b"name"] == self._group.encode()] if about else []
         if not found:
             await self._ask("XGROUP", "CREATE", self._stream, self._group, START if is_lost else cursor, "MKSTREAM")
         elif not is_lost:
@@ -129,7 +129,7 @@ class StreamReader:
         """The first of what was given to this or another reader and is not acknowledged, in order. Raises OpenAgain."""
         while True:
             held = await self._ask("XPENDING", self._stream, self._group)
-            if any(consumer.decode() != self._consumer for consumer, _ in held[3] or ()):
+            if any(consumer != self._consumer.encode() for consumer, _ in held[3] or ()):
                 await self._take_over()
             given = await self._ask("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", most,
                                     "STREAMS", self._stream, START)
@@ -147,7 +147,7 @@ class StreamReader:
         if isinstance(length, RedisRefused):
             raise length
         for group in () if isinstance(groups, RedisRefused) else map(_pairs, groups):
-            if group[b"name"].decode() == self._group:
+            if group[b"name"] == self._group.encode():
                 # Before Redis 7 it was not counted.
                 return Standing(length, group.get(b"lag"), group[b"pending"])
         return Standing(length, 0, 0)

@@ -305,3 +305,12 @@ async def test_what_others_write_may_be_anything(redis: RedisServer, link: Redis
     following = await opened(link)
     redis.command("XADD", "s", "*", b"\xff\x00", b"\xfe", "", "")
     assert (await following.read_new(1, 0))[0].fields == {b"\xff\x00": b"\xfe", b"": b""}
+
+
+async def test_names_that_others_have_given_need_not_be_text(redis: RedisServer, link: RedisLink) -> None:
+    add(redis, "1-0")
+    redis.command("XGROUP", "CREATE", "s", b"\xff", "0-0")
+    following = await opened(link)
+    redis.command("XREADGROUP", "GROUP", GROUP, b"\xfe", "STREAMS", "s", ">")
+    assert ids(await following.read_pending(10)) == ["1-0"]
+    assert (await following.standing()).pending == 1
