@@ -215,8 +215,16 @@ class Config:
                                      min=50, max=60_000)
     redis_stream_length_max: int = _setting("entries that a stream keeps to which workflows publish, about; the oldest "
                                             "are dropped; 0: no limit", 1_000_000, min=0, max=1_000_000_000_000)
-    redis_group: str = _setting("the names of consumer groups begin so; clusters that share a Redis need different "
-                                "ones", "orchestrator")
+    redis_group: str = _setting("the names of consumer groups, and of keys of large values, begin so; clusters that "
+                                "share a Redis need different ones", "orchestrator")
+
+    blob_store: str = _setting("where inputs and outputs above 256 KiB are kept, outside the log: directory (which all "
+                               "nodes share), redis, or none: they are refused. The same on all nodes", "none",
+                               choices=("none", "directory", "redis"))
+    blob_directory: str = _setting("the directory of blob_store, relative to this file; it must be there, on a file "
+                                   "system that all nodes of the cluster see, and no other cluster", "", file=True)
+    blob_bytes_max: int = _setting("how large an input or output may be with a blob_store", 8 * MIB,
+                                   min=512 * KIB, max=15 * MIB)
 
     log_format: str = _setting("human or json", "human", choices=("human", "json"))
     log_level: str = _setting("debug, info, warning or error", "info", choices=("debug", "info", "warning", "error"))
@@ -234,6 +242,7 @@ class Config:
         self._check_exposure()
         self._check_access()
         self._check_redis()
+        self._check_blobs()
         _check_above("election_timeout_min_ms", self.election_timeout_min_ms, "3 * heartbeat_ms", 3 * self.heartbeat_ms)
         _check_above("election_timeout_max_ms", self.election_timeout_max_ms,
                      "election_timeout_min_ms", self.election_timeout_min_ms)
@@ -281,6 +290,16 @@ class Config:
         if len(self.redis_addresses) > 1 and not self.redis_sentinel_master:
             raise ConfigError(f"redis_endpoints has {len(self.redis_addresses)} addresses, which is for Sentinels: set "
                               "redis_sentinel_master, or name one Redis (a Redis Cluster is not supported)")
+
+    def _check_blobs(self) -> None:
+        for store, needed in (("directory", "blob_directory"), ("redis", "redis_endpoints")):
+            if self.blob_store == store and not getattr(self, needed):
+                raise ConfigError(f"{needed} must be set, too, as blob_store is {store}")
+        if self.blob_directory and self.blob_store != "directory":
+            raise ConfigError(f"blob_directory is set, and blob_store is {self.blob_store}: set it to directory")
+        if self.blob_store != "none":
+            # With room for what else a message has.
+            _check_above("grpc_request_bytes_max", self.grpc_request_bytes_max, "blob_bytes_max", self.blob_bytes_max)
 
     def _check_addresses(self, listen: str, advertise: str) -> None:
         if not getattr(self, listen):

@@ -21,6 +21,7 @@ from orchestrator.engine.effects import AnyEffect
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import AnyResult
+from orchestrator.large_values import LargeValues
 from orchestrator.node_standing import NodeStanding
 from orchestrator.node_storage import NodeStorage
 from orchestrator.node_tls import NodeTls
@@ -130,15 +131,17 @@ class Node:
         self._census = Census(self._machine, partial(count_statuses, self._database))
         raiser = LevelRaiser(self._sequencer.submit_system, self._machine, lambda: self._log.status().releases,
                              self._clock.monotonic, config.behaviour_raise_after_ms)
+        self._values = LargeValues(config, self._world, self.metrics)
+        values = self._values.services(self._sequencer.submit_system, self._machine, self._log_clock.peek_ms)
         self._streaming = streaming(config, self._world, self.metrics, submit=self._sequencer.submit_system,
-                                    machine=self._machine)
+                                    machine=self._machine, lent=self._values.link)
         self._leadership = Leadership(
             submit=self._sequencer.submit_system,
             machine=self._machine,
             log_time_ms=self._log_clock.peek_ms,
             monotonic=self._time.monotonic,
             on_fatal=self._fail,
-            services=(retainer, self._census, raiser, *(self._streaming.services if self._streaming else ())),
+            services=(retainer, self._census, raiser, *values, *(self._streaming.services if self._streaming else ())),
             checkpoint_seconds=config.checkpoint_interval_ms / 1000,
             scripts=self._system.scripts,
         )
@@ -158,6 +161,7 @@ class Node:
             self._standing.keep_time(),
             self._admittance.run(),
             self._tls.run(),
+            self._values.run(),
             self._secret_keys.run(),
             self._storage.scrub.run(),
             self.metrics.measure_event_loop(),
@@ -209,6 +213,8 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._metrics_server is not None:
             await self._metrics_server.stop()
+        if hasattr(self, "_values"):
+            await self._values.close()
         await self._log.stop()
         await self._storage.close()
         self._admittance.close()
@@ -362,6 +368,8 @@ class Node:
             evaluate=self._system.evaluate,
             secrets=self._secrets,
             streams=self._streaming,
+            blobs=self._values.access,
+            off_loop=self._world.off_loop,
             others=(Environment(self._world.environment, self.config.task_environment_prefix),),
         )
 

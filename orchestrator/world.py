@@ -76,6 +76,8 @@ class World:
     read_file: Callable[[Path], bytes] = Path.read_bytes
     # Where such a file is read.
     off_loop: OffLoop = asyncio.to_thread
+    # Where calls go that may never return, as those of network file systems; None: to threads of their own.
+    store_calls: OffLoop | None = None
     # Of this process; there are secrets among them, which no repr shows.
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     # How the node's own session reaches the nodes, by the address of their gRPC service; None: as its settings say.

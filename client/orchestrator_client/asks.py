@@ -185,14 +185,19 @@ class AskStream:
             return pb.AskRequest(cancels=pb.AskCancels(numbers=numbers))
         asks: list[pb.Ask] = []
         size = 0
-        while self._unsent and self._sent < self._asks_max and len(asks) < ASKS_PER_FRAME and size < BYTES_PER_FRAME:
-            asked = self._unsent.popleft()
+        while self._unsent and self._sent < self._asks_max and len(asks) < ASKS_PER_FRAME:
+            asked = self._unsent[0]
+            more = _size(asked.ask)
+            if asks and size + more > BYTES_PER_FRAME:
+                # A large one has a frame of its own.
+                break
+            self._unsent.popleft()
             if asked.number not in self._open:
                 continue
             asked.is_sent = True
             self._sent += 1
             asks.append(asked.ask)
-            size += _size(asked.ask)
+            size += more
         if not asks:
             return None
         frame = pb.AskRequest()

@@ -251,10 +251,15 @@ class WorkerSession:
     def _take_results(self) -> list[pb.TaskResult]:
         taken: list[pb.TaskResult] = []
         size = 0
-        while self._results and len(taken) < RESULTS_PER_FRAME and size < RESULT_BYTES_PER_FRAME:
-            result = self._results.pop(next(iter(self._results)))
+        while self._results and len(taken) < RESULTS_PER_FRAME:
+            key, result = next(iter(self._results.items()))
+            more = len(result.output.inline) + (BYTES_MAX if result.logs else 0)
+            if taken and size + more > RESULT_BYTES_PER_FRAME:
+                # A large one has a frame of its own.
+                break
+            del self._results[key]
             taken.append(result)
-            size += len(result.output.inline) + (BYTES_MAX if result.logs else 0)
+            size += more
         return taken
 
     def _welcomed(self, frame: pb.WorkResponse) -> Events:

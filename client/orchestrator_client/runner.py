@@ -24,7 +24,8 @@ from orchestrator_client.context import CompensatedStepContext, CompensationCont
 from orchestrator_client.errors import CodecError, NotDone, TerminalError
 from orchestrator_client.tasks import Compensator, Task
 
-OUTPUT_BYTES_MAX = 256 * 1024
+# What a message takes; the cluster may take less, and says so.
+OUTPUT_BYTES_MAX = 15 << 20
 DETAILS_BYTES_MAX = 64 * 1024
 REASON_CHARACTERS_MAX = 10_000
 CODE_CHARACTERS_MAX = 200

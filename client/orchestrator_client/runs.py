@@ -27,7 +27,8 @@ from orchestrator_client.output import attributes
 from orchestrator_client.retry import CallRetry
 from orchestrator_client.status import Failure, Kind
 
-PAYLOAD_BYTES_MAX = 256 * 1024
+# What a message takes. What the cluster takes (256 KiB, or blob_bytes_max where it has a blob_store) it says itself.
+PAYLOAD_BYTES_MAX = 15 << 20
 # One question for the end of an execution; then the next one is asked.
 WAIT_MS = 20_000
 

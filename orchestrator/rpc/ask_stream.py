@@ -218,7 +218,8 @@ class AskConnection:
         if (refusal := backend.refusal()) is not None:
             self._refuse_for_want_of_room(number, refusal)
             return
-        command, identity = starting.start_command(request), identity_of(request.request)
+        command = starting.start_command(request, backend.large.sizes)
+        identity = identity_of(request.request)
         redis_needed.check_inner(backend, command.document, "definition_json")
         submitted: asyncio.Future[AnyResult]
         if starting.check_of(backend, command) is None:
@@ -404,6 +405,10 @@ class AskConnection:
         status = held.execution.status
         if status not in WORKFLOW_TERMINAL and not wait.time_is_over:
             wait.is_ready = False
+            return None
+        if held.execution.blobs:
+            # Some of it has to be fetched.
+            self._spawn(self._show(wait))
             return None
         if wait.output_only and status is WorkflowStatus.COMPLETED:
             return pb.Answer(number=wait.number, workflow=views.outcome(held))

@@ -24,6 +24,7 @@ from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, not_found
 from orchestrator.rpc.requests import chosen, in_range, required
 from orchestrator.rpc.slices import Slices, drawn
+from orchestrator.rpc.whole import Whole, shown
 from orchestrator_api.v1 import workflows_pb2 as pb
 
 # A waiter that is told nothing must learn all the same that this node leads no longer.
@@ -271,7 +272,7 @@ async def _answer(
         timed_out=timed_out,
     )
     if asked.strategy in (pb.RETURN_STRATEGY_BLOCKING_TASK, pb.RETURN_STRATEGY_BLOCKING_TASK_INPUT):
-        _answer_task(backend, asked, answer, target, place)
+        await _answer_task(backend, asked, answer, target, place)
         return answer
     is_blocking = asked.strategy == pb.RETURN_STRATEGY_BLOCKING_WORKFLOW and place is not None
     held = place.held if is_blocking and place is not None else target
@@ -287,7 +288,7 @@ async def _answer(
     return answer
 
 
-def _answer_task(
+async def _answer_task(
     backend: Backend, asked: Wanted, answer: pb.Awaited, target: ExecutionState, place: Place | None
 ) -> None:
     about = _about(asked, answer, target)
@@ -295,11 +296,16 @@ def _answer_task(
         if asked.conductors:
             answer.conductor_json = conductor_view.nothing_run(about)
         return
-    answer.workflow_id = place.held.execution.workflow_id
-    if asked.conductors:
-        answer.conductor_json = conductor_view.task_run(backend.state(), place.held, place.attempt, about)
-    else:
-        answer.task.CopyFrom(views.task(backend.state(), place.held, place.attempt))
+    held, attempt = place.held, place.attempt
+    answer.workflow_id = held.execution.workflow_id
+    if not asked.conductors:
+        answer.task.CopyFrom(await showing.task(backend, held, attempt, conductors=False))
+        return
+
+    async def draw(whole: Whole) -> bytes:
+        return conductor_view.task_run(backend.state(), held, attempt, about, whole)
+
+    answer.conductor_json = await shown(backend, draw)
 
 
 async def _answer_workflow(
@@ -312,17 +318,21 @@ async def _answer_workflow(
     include_tasks: bool,
 ) -> None:
     if not asked.conductors:
-        shown = await showing.workflow(backend, held, include_tasks=include_tasks, conductors=False)
-        answer.workflow.CopyFrom(shown)
+        workflow = await showing.workflow(backend, held, include_tasks=include_tasks, conductors=False)
+        answer.workflow.CopyFrom(workflow)
         return
     about = _about(asked, answer, target)
 
-    def draw(held: ExecutionState) -> Slices[bytes]:
-        return conductor_view.workflow_run(
-            backend.state(), held, about, include_tasks=include_tasks, bytes_max=showing.ANSWER_BYTES_MAX
-        )
+    async def draw(whole: Whole) -> bytes:
+        def slices(held: ExecutionState) -> Slices[bytes]:
+            most = showing.ANSWER_BYTES_MAX
+            return conductor_view.workflow_run(
+                backend.state(), held, about, include_tasks=include_tasks, bytes_max=most, whole=whole
+            )
 
-    answer.conductor_json = await drawn(backend, held, draw)
+        return await drawn(backend, held, slices)
+
+    answer.conductor_json = await shown(backend, draw)
 
 
 def _about(asked: Wanted, answer: pb.Awaited, target: ExecutionState) -> list[tuple[str, bytes]]:

@@ -32,11 +32,14 @@ from orchestrator.engine.model import (
 from orchestrator.engine.resident import Lease
 from orchestrator.engine.results import AnyResult, Rejected
 from orchestrator.engine.state import State
+from orchestrator.file_watch import OffLoop
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader, Overloaded
 from orchestrator.replication.release import THIS_RELEASE, Release
+from orchestrator.rpc.blob_access import BlobAccess
 from orchestrator.rpc.errors import Addresses, RpcFailure, invalid, rejected
 from orchestrator.rpc.handing_out import HandOut
+from orchestrator.rpc.large_payloads import LargePayloads
 from orchestrator.rpc.runtime_metadata import Source
 from orchestrator.rpc.scripts import CheckSource, Evaluate, unchecked, unevaluated
 from orchestrator.sealing.secret_values import SecretValues, without_keys
@@ -210,11 +213,17 @@ class Backend:
     free_disk_bytes: Callable[[], int] = int  # on the disk of this node's data
     clock_skews_ms: Callable[[], Mapping[str, int]] = dict  # by node, as far as they are known
     streams: StreamsKnown | None = None  # of a node without Redis: None
+    blobs: BlobAccess | None = None  # where large values are; without one they are refused
+    off_loop: OffLoop = asyncio.to_thread  # runs what takes long
     others: tuple[Source, ...] = ()  # where values of runtimeMetadata are that are no secrets
     hand_out: HandOut = field(init=False)  # what goes out with attempts, and must not come back
+    large: LargePayloads = field(init=False)  # through which all commands go
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hand_out", HandOut(self.state, self.secrets, *self.others))
+        large = LargePayloads(self.blobs, self.submit_any, self.state, self.off_loop)
+        object.__setattr__(self, "large", large)
+        object.__setattr__(self, "submit_any", large.submit)
 
     async def submit(
         self, command: AnyCommand, expected: type[R], identity: RequestIdentity | None = None

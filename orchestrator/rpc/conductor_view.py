@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.engine import queries
+from orchestrator.engine.blobs import references_in
 from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.expressions import (
@@ -45,6 +46,7 @@ from orchestrator.engine.plan import plan_of
 from orchestrator.engine.state import State
 from orchestrator.rpc.slices import Slices
 from orchestrator.rpc.views import shown_tasks
+from orchestrator.rpc.whole import Whole, as_is
 
 # A task's element of the definition is shown with it up to this size: what has many attempts has it many times.
 ELEMENT_BYTES_MAX = 8 << 10
@@ -63,7 +65,13 @@ class TooLarge(Exception):
 
 
 def workflow(
-    state: State, held: ExecutionState, *, include_tasks: bool, parent_task: str = "", bytes_max: int
+    state: State,
+    held: ExecutionState,
+    *,
+    include_tasks: bool,
+    parent_task: str = "",
+    bytes_max: int,
+    whole: Whole = as_is,
 ) -> Slices[bytes]:
     """The whole execution, as readers may see it: Conductor's Workflow. `parent_task`: the id of what started it.
 
@@ -74,16 +82,22 @@ def workflow(
     fields = [
         *_header(held.execution),
         ("parentWorkflowTaskId", _text(parent_task)),
-        *_payloads(held),
+        *_payloads(held, whole),
         ("workflowDefinition", queries.execution_document(state, held)),
         ("failedReferenceTaskNames", _texts(one.reference for one in failed)),
         ("failedTaskNames", _texts(_name(one) for one in failed)),
     ]
-    return (yield from _with_tasks(state, held, fields, include_tasks, bytes_max))
+    return (yield from _with_tasks(state, held, fields, include_tasks, bytes_max, whole))
 
 
 def workflow_run(
-    state: State, held: ExecutionState, about: Iterable[tuple[str, bytes]], *, include_tasks: bool, bytes_max: int
+    state: State,
+    held: ExecutionState,
+    about: Iterable[tuple[str, bytes]],
+    *,
+    include_tasks: bool,
+    bytes_max: int,
+    whole: Whole = as_is,
 ) -> Slices[bytes]:
     """Conductor's WorkflowRun; `about`: fields that say what was asked. Raises TooLarge."""
     x = held.execution
@@ -96,29 +110,29 @@ def workflow_run(
         ("createdBy", _text(x.created_by)),
         ("createTime", b"%d" % x.created_ms),
         ("updateTime", b"%d" % x.updated_ms),
-        *_payloads(held),
+        *_payloads(held, whole),
     ]
-    return (yield from _with_tasks(state, held, fields, include_tasks, bytes_max))
+    return (yield from _with_tasks(state, held, fields, include_tasks, bytes_max, whole))
 
 
 def task_run(
-    state: State, held: ExecutionState, attempt: TaskAttempt, about: Iterable[tuple[str, bytes]]
+    state: State, held: ExecutionState, attempt: TaskAttempt, about: Iterable[tuple[str, bytes]], whole: Whole = as_is
 ) -> bytes:
     """Conductor's TaskRun; `about`: fields that say what was asked."""
-    whole = {name: bytes(value) for name, value in fields_of(task(state, held, attempt)).items()}
+    all_of_it = {name: bytes(value) for name, value in fields_of(task(state, held, attempt, whole)).items()}
     names = (
         *("correlationId", "taskType", "taskId", "referenceTaskName", "retryCount", "taskDefName", "retriedTaskId"),
         *("workflowType", "reasonForIncompletion", "status", "updateTime"),
     )
     fields = [
         *about,
-        ("workflowId", whole["workflowInstanceId"]),
-        *((name, whole.get(name, b"")) for name in names),
-        ("priority", whole["workflowPriority"]),
-        ("createdBy", whole.get("workerId", b"")),
-        ("createTime", whole["startTime"]),
-        ("input", whole["inputData"]),
-        ("output", whole["outputData"]),
+        ("workflowId", all_of_it["workflowInstanceId"]),
+        *((name, all_of_it.get(name, b"")) for name in names),
+        ("priority", all_of_it["workflowPriority"]),
+        ("createdBy", all_of_it.get("workerId", b"")),
+        ("createTime", all_of_it["startTime"]),
+        ("input", all_of_it["inputData"]),
+        ("output", all_of_it["outputData"]),
     ]
     return assemble_object(_given(fields))
 
@@ -128,19 +142,19 @@ def nothing_run(about: Iterable[tuple[str, bytes]]) -> bytes:
     return assemble_object(_given(about))
 
 
-def _payloads(held: ExecutionState) -> _Fields:
+def _payloads(held: ExecutionState, whole: Whole) -> _Fields:
     x, fields = held.execution, []
     for name, kept in (("input", x.input), ("output", x.output), ("variables", x.variables)):
-        data = masked(queries.payload(held, kept), x.masked_fields)
+        data = masked(whole(queries.payload(held, kept)), x.masked_fields)
         fields.append((name, data if is_json_object(data) else b"{}"))
     return fields
 
 
 def _with_tasks(
-    state: State, held: ExecutionState, fields: _Fields, include_tasks: bool, bytes_max: int
+    state: State, held: ExecutionState, fields: _Fields, include_tasks: bool, bytes_max: int, whole: Whole
 ) -> Slices[bytes]:
     size = sum(len(value) for _, value in fields)
-    view = _TaskView(state, held, queries.execution_document(state, held))
+    view = _TaskView(state, held, queries.execution_document(state, held), whole)
     tasks = []
     for attempt in shown_tasks(held) if include_tasks else ():
         tasks.append(view.of(attempt))
@@ -179,9 +193,9 @@ def summary(execution: Execution) -> bytes:
     return assemble_object(_given(fields))
 
 
-def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> bytes:
+def task(state: State, held: ExecutionState, attempt: TaskAttempt, whole: Whole = as_is) -> bytes:
     """The whole attempt, as readers may see it: Conductor's Task."""
-    return _TaskView(state, held, queries.execution_document(state, held)).of(attempt)
+    return _TaskView(state, held, queries.execution_document(state, held), whole).of(attempt)
 
 
 def task_summary(execution: Execution, attempt: TaskAttempt) -> bytes:
@@ -274,8 +288,9 @@ def _attempt(execution: Execution, attempt: TaskAttempt) -> _Fields:
 class _TaskView:
     """Attempts of one execution, with what its definition says of them."""
 
-    def __init__(self, state: State, held: ExecutionState, document: bytes) -> None:
+    def __init__(self, state: State, held: ExecutionState, document: bytes, whole: Whole) -> None:
         self._state = state
+        self._whole = whole
         self._held = held
         self._plan = plan_of(state, held.execution.bundle)
         # By the expansion that they are of; 0 is the definition.
@@ -285,8 +300,8 @@ class _TaskView:
         state, held = self._state, self._held
         node = node_of(self._plan, held, attempt)
         hidden = held.execution.masked_fields
-        given = masked(queries.resolved_input(state, held, attempt), hidden)
-        output = masked(queries.output(state, held, attempt), hidden)
+        given = masked(self._whole(queries.resolved_input(state, held, attempt)), hidden)
+        output = masked(self._whole(queries.output(state, held, attempt)), hidden)
         fields = [
             *_attempt(held.execution, attempt),
             ("inputData", given or b"{}"),
@@ -385,10 +400,10 @@ def _domains(execution: Execution) -> bytes:
 
 
 def _payload_texts(execution: Execution, given: Payload, output: Payload) -> _Fields:
-    """Those that are small: the others are rows of their own."""
+    """Those that are small: the others are rows of their own, or values outside the log."""
     found: _Fields = []
     for name, kept in (("input", given), ("output", output)):
-        if isinstance(kept, bytes) and kept:
+        if isinstance(kept, bytes) and kept and not references_in(kept):
             text = masked(kept, execution.masked_fields).decode()
             found += [(name, dump_string(text)), (f"{name}Size", b"%d" % len(text))]
     return found

@@ -22,7 +22,7 @@ from orchestrator.integrations.work import Source
 from orchestrator.rpc import redis_needed
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, answers, invalid, not_found, unimplemented
-from orchestrator.rpc.requests import identity_of, in_range, namespace_of, page_size, required
+from orchestrator.rpc.requests import identity_of, in_range, namespace_of, page_size, refuse_reserved, required
 from orchestrator.rpc.scripts import check_sources, schemas_of, sources_of
 from orchestrator_api.v1 import common_pb2
 from orchestrator_api.v1 import definitions_pb2 as pb
@@ -142,6 +142,8 @@ def _of_task(document: bytes) -> _Sources:
 def _documents(values: Any) -> tuple[bytes, ...]:
     documents = tuple(values)
     in_range("definition_json", len(documents), 1, DOCUMENTS_MAX)
+    for position, document in enumerate(documents):
+        refuse_reserved(f"definition_json[{position}]", document)
     return documents
 
 

@@ -18,7 +18,7 @@ from orchestrator.rpc import redis_needed, stream_status
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.definitions import page_of
 from orchestrator.rpc.errors import RpcFailure, answers, not_found
-from orchestrator.rpc.requests import identity_of, json_object, namespace_of, required, text
+from orchestrator.rpc.requests import identity_of, json_object, namespace_of, refuse_reserved, required, text
 from orchestrator.rpc.scripts import check_sources
 from orchestrator.rpc.trace_context import trace_of
 from orchestrator.rpc.trails import list_trail
@@ -39,6 +39,7 @@ class EventServicer(pb_grpc.EventServiceServicer):
     @answers
     async def PutEventHandler(self, request: pb.PutEventHandlerRequest, context: Any) -> Any:
         await self._check(request.handler_json)
+        refuse_reserved("handler_json", request.handler_json)
         command = commands.PutEventHandler(namespace_of(request.namespace), request.handler_json)
         await self.backend.submit(command, Done, identity_of(request.request))
         return pb.PutEventHandlerResponse()

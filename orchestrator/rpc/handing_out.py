@@ -246,7 +246,7 @@ class Withheld:
 
     def __init__(self, again: Callable[[Lease], None]) -> None:
         self._again = again
-        self._waiting: dict[int, tuple[Lease, NotGiven, asyncio.TimerHandle]] = {}
+        self._waiting: dict[int, tuple[Lease, NotGiven, asyncio.TimerHandle | None]] = {}
         self._told: tuple[str, str] = ("", "")
 
     def add(self, lease: Lease, why: NotGiven) -> None:
@@ -258,18 +258,28 @@ class Withheld:
         timer = asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._try_again, lease.token)
         self._waiting[lease.token] = (lease, why, timer)
 
+    def keep(self, lease: Lease, why: NotGiven) -> None:
+        """Until it is taken."""
+        self._waiting[lease.token] = (lease, why, None)
+
+    def take(self, token: int) -> bool:
+        """Whether the attempt, which was kept, is wanted still."""
+        return self._waiting.pop(token, None) is not None
+
     def failure(self, token: int) -> CompleteTask | None:
         """What there is to be said of an attempt that is not wanted any more; None if it does not wait."""
         waiting = self._waiting.pop(token, None)
         if waiting is None:
             return None
         lease, why, timer = waiting
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
         return why.failure(lease)
 
     def close(self) -> None:
         for _, _, timer in self._waiting.values():
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
         self._waiting.clear()
 
     def _try_again(self, token: int) -> None:

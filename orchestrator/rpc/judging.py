@@ -6,6 +6,7 @@ from orchestrator.engine import commands
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.results import AnyResult, Judged, Rejected, Verdict
 from orchestrator.rpc.errors import RpcFailure, invalid
+from orchestrator.rpc.large_payloads import Sizes
 from orchestrator.rpc.requests import NAME_CHARACTERS_MAX, json_object, log_lines, namespace_of, required
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
@@ -21,7 +22,7 @@ _REPORTED = {
 VERDICTS = {verdict: pb.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
 
 
-def completion(result: pb.TaskResult) -> tuple[commands.CompleteTask, str]:
+def completion(result: pb.TaskResult, sizes: Sizes) -> tuple[commands.CompleteTask, str]:
     """What is to be submitted, and what rule the result breaks; "": none.
 
     Raises RpcFailure if the result can't be read at all.
@@ -32,7 +33,7 @@ def completion(result: pb.TaskResult) -> tuple[commands.CompleteTask, str]:
     reason = result.reason[:ERROR_CHARACTERS_MAX]
     unknown = result.outcome_unknown
     try:
-        output, broken = json_object("result.output", result.output), ""
+        output, broken = json_object("result.output", result.output, sizes), ""
     except RpcFailure as failure:
         # The worker would only send the same again: the attempt fails for good, and says why.
         output, broken = b"{}", failure.message

@@ -7,10 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from orchestrator.engine import limits, system
+from orchestrator.engine.blobs import KEY, has_reserved_key
 from orchestrator.engine.commands import RequestIdentity
-from orchestrator.engine.expressions import JsonInvalid, PayloadInvalid, check_json, check_payload
+from orchestrator.engine.expressions import (
+    PAYLOAD_BYTES_MAX,
+    JsonInvalid,
+    PayloadInvalid,
+    check_json,
+    check_payload,
+)
 from orchestrator.rpc.backend import DEFAULT_NAMESPACE
 from orchestrator.rpc.errors import invalid, unimplemented
+from orchestrator.rpc.large_payloads import INLINE, Sizes, too_large
 from orchestrator_api.v1 import common_pb2, workers_pb2
 
 T = TypeVar("T")
@@ -76,23 +84,38 @@ def identity_of(request: common_pb2.RequestIdentity) -> RequestIdentity | None:
     return RequestIdentity(request_id=request.request_id)
 
 
-def json_object(field: str, payload: common_pb2.Payload) -> bytes:
-    """The payload's JSON text; b"{}" if it is absent."""
-    if payload.WhichOneof("content") == "blob":
-        raise unimplemented(field, "payloads outside the log are not served yet")
-    if not payload.inline:
+def json_object(field: str, payload: common_pb2.Payload, sizes: Sizes = INLINE) -> bytes:
+    """The payload's JSON text; b"{}" if it is absent. One that is too large for the log is looked at when it is cut."""
+    _refuse_reference(field, payload)
+    given = payload.inline
+    if not given:
         return b"{}"
+    if len(given) > sizes.bytes_max:
+        raise too_large(field, len(given), sizes)
+    if len(given) > PAYLOAD_BYTES_MAX:
+        return given
     try:
-        check_payload(payload.inline)
+        check_payload(given)
     except PayloadInvalid as error:
         raise invalid(field, str(error), error.limit) from error
-    return payload.inline
+    refuse_reserved(field, given)
+    return given
+
+
+def _refuse_reference(field: str, payload: common_pb2.Payload) -> None:
+    if payload.WhichOneof("content") == "blob":
+        raise unimplemented(field, "a payload is given inline, however large: where it is kept is the cluster's affair")
+
+
+def refuse_reserved(field: str, text: bytes) -> None:
+    """Of a JSON text: what stands for a value that is kept outside the log is made by nodes only."""
+    if has_reserved_key(text):
+        raise invalid(field, f"the key {KEY!r} is reserved")
 
 
 def json_value(field: str, payload: common_pb2.Payload, bytes_max: int) -> bytes:
     """The payload's JSON text, whatever it is of; b"null" if it is empty."""
-    if payload.WhichOneof("content") == "blob":
-        raise unimplemented(field, "payloads outside the log are not served yet")
+    _refuse_reference(field, payload)
     if len(payload.inline) > bytes_max:
         raise invalid(field, f"has {len(payload.inline)} bytes; the limit is {bytes_max}", str(bytes_max))
     text_ = payload.inline or b"null"
@@ -100,6 +123,7 @@ def json_value(field: str, payload: common_pb2.Payload, bytes_max: int) -> bytes
         check_json(text_)
     except JsonInvalid as error:
         raise invalid(field, str(error)) from error
+    refuse_reserved(field, text_)
     return text_
 
 

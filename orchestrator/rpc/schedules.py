@@ -24,6 +24,7 @@ from orchestrator.rpc.requests import (
     identity_of,
     in_range,
     namespace_of,
+    refuse_reserved,
     required,
     text,
 )
@@ -43,6 +44,7 @@ class ScheduleServicer(pb_grpc.ScheduleServiceServicer):
     @answers
     async def PutSchedule(self, request: pb.PutScheduleRequest, context: Any) -> Any:
         parsed, _ = _checked(request.schedule_json)
+        refuse_reserved("schedule_json", request.schedule_json)
         redis_needed.check_inner(self.backend, parsed.request.document, "schedule_json")
         await self._submit(commands.PutSchedule(namespace_of(request.namespace), request.schedule_json), request)
         return pb.PutScheduleResponse()

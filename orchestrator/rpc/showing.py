@@ -15,6 +15,7 @@ from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure
 from orchestrator.rpc.requests import chosen
 from orchestrator.rpc.slices import Slices, drawn
+from orchestrator.rpc.whole import Whole, as_is, shown
 from orchestrator_api.v1 import workflows_pb2 as pb
 
 ANSWER_BYTES_MAX = 15 << 20
@@ -30,17 +31,21 @@ def is_conductors(view: Any) -> bool:
 
 async def workflow(backend: Backend, held: ExecutionState, *, include_tasks: bool, conductors: bool) -> pb.Workflow:
     """The whole execution. Raises RpcFailure if it is too large for a message."""
-    if conductors:
-        return await _conductors(backend, held, include_tasks)
-    return await drawn(backend, held, lambda held: _natively(backend.state(), held, include_tasks))
+
+    async def draw(whole: Whole) -> pb.Workflow:
+        if conductors:
+            return await _conductors(backend, held, include_tasks, whole)
+        return await drawn(backend, held, lambda held: _natively(backend.state(), held, include_tasks, whole))
+
+    return await shown(backend, draw)
 
 
-def _natively(state: State, held: ExecutionState, include_tasks: bool) -> Slices[pb.Workflow]:
-    message = views.workflow(state, held, include_tasks=False)
+def _natively(state: State, held: ExecutionState, include_tasks: bool, whole: Whole) -> Slices[pb.Workflow]:
+    message = views.workflow(state, held, include_tasks=False, whole=whole)
     if include_tasks:
         size = message.ByteSize()
         for attempt in views.shown_tasks(held):
-            message.tasks.append(views.task(state, held, attempt))
+            message.tasks.append(views.task(state, held, attempt, whole))
             piece = message.tasks[-1].ByteSize()
             size += piece
             if size > ANSWER_BYTES_MAX:
@@ -52,7 +57,9 @@ def _natively(state: State, held: ExecutionState, include_tasks: bool) -> Slices
     return message
 
 
-async def _conductors(backend: Backend, held: ExecutionState, include_tasks: bool) -> pb.Workflow:
+async def _conductors(
+    backend: Backend, held: ExecutionState, include_tasks: bool, whole: Whole
+) -> pb.Workflow:
     parent_task = await parent_task_of(backend, held.execution)
 
     def draw(held: ExecutionState) -> Slices[pb.Workflow]:
@@ -62,6 +69,7 @@ async def _conductors(backend: Backend, held: ExecutionState, include_tasks: boo
             include_tasks=include_tasks,
             parent_task=parent_task,
             bytes_max=ANSWER_BYTES_MAX,
+            whole=whole,
         )
 
     try:
@@ -71,11 +79,17 @@ async def _conductors(backend: Backend, held: ExecutionState, include_tasks: boo
 
 
 def conductors_workflow(
-    state: State, held: ExecutionState, *, include_tasks: bool, parent_task: str, bytes_max: int
+    state: State,
+    held: ExecutionState,
+    *,
+    include_tasks: bool,
+    parent_task: str,
+    bytes_max: int,
+    whole: Whole = as_is,
 ) -> Slices[pb.Workflow]:
     """Raises conductor_view.TooLarge."""
     document = yield from conductor_view.workflow(
-        state, held, include_tasks=include_tasks, parent_task=parent_task, bytes_max=bytes_max
+        state, held, include_tasks=include_tasks, parent_task=parent_task, bytes_max=bytes_max, whole=whole
     )
     return _named(held.execution, document)
 
@@ -117,17 +131,21 @@ async def found_task(
     held = await backend.execution(header.namespace, header.workflow_id) if full else None
     now = None if held is None else held.tasks.get(attempt.sequence)
     if held is not None and not held.execution.clearing and now is not None and now.task_id == attempt.task_id:
-        return task(backend, held, now, conductors=conductors)
+        return await task(backend, held, now, conductors=conductors)
     if conductors:
         return _named_task(attempt, conductor_view.task_summary(header, attempt))
     return views.task_summary(attempt)
 
 
-def task(backend: Backend, held: ExecutionState, attempt: TaskAttempt, *, conductors: bool) -> pb.Task:
+async def task(backend: Backend, held: ExecutionState, attempt: TaskAttempt, *, conductors: bool) -> pb.Task:
     """The whole attempt."""
-    if conductors:
-        return _named_task(attempt, conductor_view.task(backend.state(), held, attempt))
-    return views.task(backend.state(), held, attempt)
+
+    async def draw(whole: Whole) -> pb.Task:
+        if conductors:
+            return _named_task(attempt, conductor_view.task(backend.state(), held, attempt, whole))
+        return views.task(backend.state(), held, attempt, whole)
+
+    return await shown(backend, draw)
 
 
 def _named(execution: Execution, document: bytes) -> pb.Workflow:

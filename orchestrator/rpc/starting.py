@@ -14,7 +14,17 @@ from orchestrator.engine.definitions.model import INPUT_CHECK
 from orchestrator.integrations.work import Ended, Kind, Work
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import invalid
-from orchestrator.rpc.requests import TASK_NAMES_MAX, chosen, in_range, json_object, namespace_of, required, text
+from orchestrator.rpc.large_payloads import INLINE, Sizes
+from orchestrator.rpc.requests import (
+    TASK_NAMES_MAX,
+    chosen,
+    in_range,
+    json_object,
+    namespace_of,
+    refuse_reserved,
+    required,
+    text,
+)
 from orchestrator.rpc.trace_context import trace_of
 from orchestrator_api.v1 import workflows_pb2 as pb
 
@@ -32,17 +42,18 @@ _IDEMPOTENCY = {
 DEFINITION_BYTES_MAX = 1 << 20
 
 
-def start_command(request: pb.StartWorkflowRequest) -> commands.StartWorkflow:
+def start_command(request: pb.StartWorkflowRequest, sizes: Sizes = INLINE) -> commands.StartWorkflow:
     """Raises RpcFailure for what breaks a rule of the wire."""
     if len(request.definition_json) > DEFINITION_BYTES_MAX:
         raise invalid("definition_json", f"is over {DEFINITION_BYTES_MAX} bytes", str(DEFINITION_BYTES_MAX))
+    refuse_reserved("definition_json", request.definition_json)
     return commands.StartWorkflow(
         namespace=namespace_of(request.namespace),
         name=text("name", request.name) if request.definition_json else required("name", request.name),
         version=request.version,
         workflow_id=text("workflow_id", request.workflow_id),
         if_exists=chosen("if_exists", _IF_EXISTS, request.if_exists),
-        input=json_object("input", request.input),
+        input=json_object("input", request.input, sizes),
         correlation_id=text("correlation_id", request.correlation_id),
         priority=in_range("priority", request.priority, 0, 99),
         created_by=text("created_by", request.created_by),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator.engine import queries
+from orchestrator.engine.blobs import BlobRef
 from orchestrator.engine.effects import Cancel
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.explain import Waiting
@@ -16,6 +17,7 @@ from orchestrator.engine.model import CompensationState, Execution, TaskAttempt,
 from orchestrator.engine.state import State
 from orchestrator.rpc.handing_out import Given, HandOut
 from orchestrator.rpc.trace_context import write_trace
+from orchestrator.rpc.whole import Whole, as_is, handed_out
 from orchestrator_api.v1 import common_pb2, workers_pb2, workflows_pb2
 
 TASK_STATUS = {status: workflows_pb2.TaskStatus.Value(f"TASK_STATUS_{status.name}") for status in TaskStatus}
@@ -28,6 +30,8 @@ COMPENSATION_STATE = {
 
 # What an assignment has besides its payloads, about.
 _ASSIGNMENT_BYTES = 300
+
+_NONE: Mapping[BlobRef, bytes] = {}
 
 CLEARING = "the removal of what its run before has left"
 
@@ -73,7 +77,9 @@ def _waiting_for(execution: Execution) -> str:
     return f"a place under the rate limit key {execution.group_key!r}" if execution.waits else ""
 
 
-def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> workflows_pb2.Workflow:
+def workflow(
+    state: State, held: ExecutionState, *, include_tasks: bool, whole: Whole = as_is
+) -> workflows_pb2.Workflow:
     """The whole execution, as readers may see it."""
     execution = held.execution
     message = summary(execution)
@@ -84,13 +90,13 @@ def workflow(state: State, held: ExecutionState, *, include_tasks: bool) -> work
     ):
         data = queries.payload(held, value)
         if data:
-            getattr(message, name).inline = masked(data, execution.masked_fields)
+            getattr(message, name).inline = masked(whole(data), execution.masked_fields)
     message.compensation.CopyFrom(compensation(held))
     failed = held.latest(execution.failed_task)
     if failed is not None:
         message.error_code = failed.error_code
     if include_tasks:
-        message.tasks.extend(task(state, held, attempt) for attempt in shown_tasks(held))
+        message.tasks.extend(task(state, held, attempt, whole) for attempt in shown_tasks(held))
         message.definition_json = queries.execution_document(state, held)
     return message
 
@@ -131,7 +137,9 @@ def _step(step: queries.CompensatedStep) -> workflows_pb2.CompensatedStep:
     )
 
 
-def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_pb2.Task:
+def task(
+    state: State, held: ExecutionState, attempt: TaskAttempt, whole: Whole = as_is
+) -> workflows_pb2.Task:
     """The whole attempt, as readers may see it."""
     record = held.records.get(attempt.compensates)
     message = task_summary(attempt)
@@ -141,7 +149,7 @@ def task(state: State, held: ExecutionState, attempt: TaskAttempt) -> workflows_
         ("heartbeat_details", queries.payload(held, attempt.details)),
     ):
         if data:
-            getattr(message, name).inline = masked(data, held.execution.masked_fields)
+            getattr(message, name).inline = masked(whole(data), held.execution.masked_fields)
     message.compensates = record.reference if record is not None else ""
     return message
 
@@ -179,16 +187,18 @@ def waiting(one: Waiting) -> workflows_pb2.Waiting:
 
 
 def assignment(
-    state: State, held: ExecutionState, token: int, hand_out: HandOut
+    state: State, held: ExecutionState, token: int, hand_out: HandOut, values: Mapping[BlobRef, bytes] = _NONE
 ) -> workers_pb2.Assignment | None:
     """A leased attempt, with its input resolved and nothing masked; None if it is not to be delivered (any more).
 
-    Raises NotGiven.
+    `values`: of its payloads, which are kept outside the log. Raises NotGiven, ValuesNeeded.
     """
     view = queries.assignment_view(state, held, token)
     if view is None:
         return None
     given = hand_out.given(view)
+    if held.execution.blobs:
+        view, given = handed_out(view, given, values)
     message = workers_pb2.Assignment()
     _write_assignment(message, view)
     if given is not None:
@@ -202,15 +212,18 @@ def add_assignment(
     held: ExecutionState,
     token: int,
     hand_out: HandOut,
+    values: Mapping[BlobRef, bytes] = _NONE,
 ) -> int:
     """Adds what `assignment` answers; answers about how many bytes it has, or 0 if there is nothing to add.
 
-    Raises NotGiven, and nothing is added.
+    Raises NotGiven and ValuesNeeded, and nothing is added.
     """
     view = queries.assignment_view(state, held, token)
     if view is None:
         return 0
     given = hand_out.given(view)
+    if held.execution.blobs:
+        view, given = handed_out(view, given, values)
     message = assignments.add()
     _write_assignment(message, view)
     size = _ASSIGNMENT_BYTES + len(view.input) + len(view.heartbeat_details) + len(view.parameters)

@@ -18,11 +18,13 @@ import grpc
 import msgspec
 
 from orchestrator.engine import commands
+from orchestrator.engine.blobs import BlobRef
 from orchestrator.engine.effects import Cancel
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.engine.resident import Lease, Session
 from orchestrator.engine.results import AnyResult, Rejected, SessionOpened
+from orchestrator.integrations.blobs.store import BlobFailure
 from orchestrator.rpc import attempt_access, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import EVERYBODY, Caller
@@ -32,6 +34,7 @@ from orchestrator.rpc.hello import SLOTS_MAX, command_of, require_same
 from orchestrator.rpc.judging import completion, verdict_on
 from orchestrator.rpc.requests import in_range, json_value, log_lines
 from orchestrator.rpc.room import Room
+from orchestrator.rpc.whole import UNREAD, ValuesNeeded, not_given
 from orchestrator_api.v1 import workers_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -76,6 +79,7 @@ class WorkerConnection:
         self._failure: BaseException | None = None
         self._given: set[int] = set()  # tokens of the attempts that the worker has
         self._withheld = Withheld(self._put)
+        self._values: dict[int, dict[BlobRef, bytes]] = {}  # by token: what attempts need that are not handed out yet
         self._term = 0
         self._generation = 0
         self._session_id = ""
@@ -191,7 +195,7 @@ class WorkerConnection:
                         if not self._room.take_now(size):
                             await self._room.take(size)
                         if attempt_access.may_complete(self._backend, self._caller, result.fencing_token):
-                            self._judge(result, size, *completion(result))
+                            self._judge(result, size, *completion(result, self._backend.large.sizes))
                         else:
                             await self._judge_fit(result, size)
                         if number % SLICE == 0:
@@ -214,7 +218,7 @@ class WorkerConnection:
 
     async def _judge_fit(self, result: pb.TaskResult, size: int) -> None:
         """What the caller may not say is not submitted."""
-        command, broken = completion(result)
+        command, broken = completion(result, self._backend.large.sizes)
         refused = await attempt_access.unfit(self._backend, self._caller, "Work/results", command)
         if refused is None:
             self._judge(result, size, command, broken)
@@ -223,7 +227,7 @@ class WorkerConnection:
 
     def _judge(self, result: pb.TaskResult, size: int, command: commands.CompleteTask, broken: str) -> None:
         command = self._backend.hand_out.fit_result(command)
-        judging = asyncio.ensure_future(self._backend.submit_any(command, None))
+        judging = asyncio.ensure_future(self._backend.large.submit_result(command))
         self._tasks.add(judging)
         judging.add_done_callback(partial(self._judged, result, broken, size))
 
@@ -408,13 +412,30 @@ class WorkerConnection:
         """Adds the attempt if it is to be delivered; answers how many bytes it has, about, or 0."""
         backend, assignments = self._backend, frame.assignments.assignments
         try:
-            size = views.add_assignment(assignments, backend.state(), held, lease.token, backend.hand_out)
+            values = self._values.pop(lease.token, {})
+            size = views.add_assignment(assignments, backend.state(), held, lease.token, backend.hand_out, values)
         except NotGiven as why:
             self._withhold(lease, why)
+            return 0
+        except ValuesNeeded as needed:
+            self._withheld.keep(lease, UNREAD)
+            self._spawn(self._fetch(lease, needed.refs))
             return 0
         if size:
             self._given.add(lease.token)
         return size
+
+    async def _fetch(self, lease: Lease, refs: Iterable[BlobRef]) -> None:
+        """What the attempt needs; then it is handed out, unless it is not wanted any more."""
+        try:
+            values = await self._backend.large.contents(refs)
+        except BlobFailure as failure:
+            if self._withheld.take(lease.token):
+                self._withhold(lease, not_given(failure))
+            return
+        if self._withheld.take(lease.token):
+            self._values[lease.token] = values
+            self._put(lease)
 
     def _withhold(self, lease: Lease, why: NotGiven) -> None:
         if why.is_final:

@@ -11,8 +11,10 @@ from typing import Any
 import grpc
 
 from orchestrator.engine import commands, throttle
+from orchestrator.engine.blobs import BlobRef
 from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.engine.results import Done, Judged, Polled
+from orchestrator.integrations.blobs.store import BlobFailure
 from orchestrator.replication.errors import ReplicationError
 from orchestrator.rpc import attempt_access, views
 from orchestrator.rpc.backend import Backend
@@ -21,6 +23,7 @@ from orchestrator.rpc.errors import RpcFailure, abort, answers
 from orchestrator.rpc.handing_out import NotGiven
 from orchestrator.rpc.hello import poller_session_id
 from orchestrator.rpc.judging import VERDICTS, completion, verdict_on
+from orchestrator.rpc.large_payloads import UNAVAILABLE
 from orchestrator.rpc.poll_data import PollData
 from orchestrator.rpc.requests import (
     in_range,
@@ -31,6 +34,7 @@ from orchestrator.rpc.requests import (
     text,
 )
 from orchestrator.rpc.task_queues import task_queues
+from orchestrator.rpc.whole import ValuesNeeded, not_given
 from orchestrator.rpc.worker_stream import WorkerConnection
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workers_pb2_grpc as pb_grpc
@@ -82,7 +86,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
 
     @answers
     async def CompleteTask(self, request: pb.CompleteTaskRequest, context: Any) -> Any:
-        command, broken = completion(request.result)
+        command, broken = completion(request.result, self.backend.large.sizes)
         refused = await attempt_access.unfit(self.backend, CALLER.get(), "CompleteTask", command)
         if refused is not None:
             return pb.CompleteTaskResponse(verdict=refused)
@@ -181,6 +185,8 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             if assignment is not None:
                 found.append(assignment)
         if unread is not None and not found:
+            if unread.error_code == UNAVAILABLE:
+                raise RpcFailure(grpc.StatusCode.UNAVAILABLE, "BLOB_STORE_UNAVAILABLE", unread.reason)
             raise RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, "SECRET_UNREADABLE", unread.reason)
         return found
 
@@ -206,4 +212,13 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         held = await self.backend.execution(lease.namespace, lease.workflow_id)
         if held is None:
             return None
-        return views.assignment(self.backend.state(), held, token, self.backend.hand_out)
+        values: dict[BlobRef, bytes] = {}
+        while True:
+            try:
+                return views.assignment(self.backend.state(), held, token, self.backend.hand_out, values)
+            except ValuesNeeded as needed:
+                refs = needed.refs
+            try:
+                values |= await self.backend.large.contents(refs)
+            except BlobFailure as failure:
+                raise not_given(failure) from failure

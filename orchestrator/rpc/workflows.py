@@ -32,6 +32,7 @@ from orchestrator.rpc.searching import search_tasks, search_workflows
 from orchestrator.rpc.slices import Slices, drawn
 from orchestrator.rpc.starting import looked_at, start_command
 from orchestrator.rpc.timing import timing
+from orchestrator_api.v1 import common_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2_grpc as pb_grpc
 
@@ -133,7 +134,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
     async def SignalWorkflow(self, request: pb.SignalWorkflowRequest, context: Any) -> Any:
         namespace, workflow_id = _execution_of(request)
         command = commands.SignalWorkflow(
-            namespace, workflow_id, required("name", request.name), json_object("payload", request.payload)
+            namespace, workflow_id, required("name", request.name), self._object("payload", request.payload)
         )
         await self._steer(command, request)
         return pb.SignalWorkflowResponse()
@@ -174,9 +175,9 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         command = commands.RerunWorkflow(
             *_execution_of(request),
             task_id=text("task_id", request.task_id),
-            task_input=json_object("task_input", request.task_input) if request.HasField("task_input") else b"",
+            task_input=self._object("task_input", request.task_input) if request.HasField("task_input") else b"",
             workflow_input=(
-                json_object("workflow_input", request.workflow_input) if request.HasField("workflow_input") else b""
+                self._object("workflow_input", request.workflow_input) if request.HasField("workflow_input") else b""
             ),
             correlation_id=text("correlation_id", request.correlation_id),
             effects=chosen("effects", bulk.DELETE, request.effects),
@@ -186,7 +187,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
 
     @answers
     async def SkipTask(self, request: pb.SkipTaskRequest, context: Any) -> Any:
-        output = json_object("output", request.output) if request.HasField("output") else b""
+        output = self._object("output", request.output) if request.HasField("output") else b""
         command = commands.SkipTask(*_execution_of(request), required("reference", request.reference), output)
         await self._steer(command, request)
         return pb.SkipTaskResponse()
@@ -220,7 +221,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
 
     @answers
     async def UpdateVariables(self, request: pb.UpdateVariablesRequest, context: Any) -> Any:
-        command = commands.UpdateVariables(*_execution_of(request), json_object("variables", request.variables))
+        command = commands.UpdateVariables(*_execution_of(request), self._object("variables", request.variables))
         await self._steer(command, request)
         return pb.UpdateVariablesResponse()
 
@@ -230,7 +231,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             *_execution_of(request),
             reference=required("reference", request.reference),
             status=chosen("status", _UPDATES, request.status),
-            output=json_object("output", request.output),
+            output=self._object("output", request.output),
             reason=text("reason", request.reason, REASON_CHARACTERS_MAX),
         )
         await self._steer(command, request)
@@ -252,7 +253,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
 
     @answers
     async def PushMessage(self, request: pb.PushMessageRequest, context: Any) -> Any:
-        command = commands.PushMessage(*_execution_of(request), json_object("payload", request.payload))
+        command = commands.PushMessage(*_execution_of(request), self._object("payload", request.payload))
         pushed = await self.backend.submit(command, MessagePushed, identity_of(request.request))
         return pb.PushMessageResponse(message_id=pushed.message_id)
 
@@ -312,7 +313,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             workflow_id,
             reference="",
             status=chosen("status", _UPDATES, request.status),
-            output=json_object("output", request.output),
+            output=self._object("output", request.output),
             reason=text("reason", request.reason, REASON_CHARACTERS_MAX),
         )
         await awaiting.signal(self.backend, update, identity_of(request.request))
@@ -331,10 +332,13 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
     async def _start(self, request: pb.StartWorkflowRequest) -> Started:
         if (refusal := self.backend.refusal()) is not None:
             raise refusal.with_traceback(None)  # it may have been raised before
-        command = start_command(request)
+        command = start_command(request, self.backend.large.sizes)
         redis_needed.check_inner(self.backend, command.document, "definition_json")
         command = await looked_at(self.backend, command)
         return await self.backend.submit(command, Started, identity_of(request.request))
+
+    def _object(self, field: str, payload: common_pb2.Payload) -> bytes:
+        return json_object(field, payload, self.backend.large.sizes)
 
     async def _steer(self, command: commands.AnyCommand, request: Any) -> None:
         await self.backend.submit(command, Done, identity_of(request.request))

@@ -148,6 +148,9 @@ class Gauges:
             (metrics.pending_events, len(state.resident[Table.EVENT])),
             (metrics.kept_events, len(state.resident[Table.KEPT_EVENT])),
             (metrics.awaiting_tasks, len(state.resident[Table.AWAITING])),
+            (metrics.blobs, state.blobs.live),
+            (metrics.blob_bytes, state.blobs.bytes),
+            (metrics.blobs_unused, state.blobs.unused),
             (metrics.unreadable_secrets, self._unreadable_secrets(state)),
         ):
             gauge.set(value)

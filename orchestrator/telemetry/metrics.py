@@ -234,6 +234,11 @@ class Metrics:
         self.pending_events = self._gauge("pending_events", "Published events whose handlers have not done everything.")
         self.kept_events = self._gauge("kept_events", "Events that are kept for tasks that do not wait for them yet.")
         self.awaiting_tasks = self._gauge("awaiting_tasks", "Tasks that wait for an event.")
+        self.blobs = self._gauge("blobs", "Values that are kept outside the log.")
+        self.blob_bytes = self._gauge("blob_bytes", "Values that are kept outside the log, their sizes together.")
+        self.blobs_unused = self._gauge("blobs_unused", "Of them, those that no execution refers to any more.")
+        self.blob_failures = self._counter(
+            "blob_failures", "Calls of this node to the store of such values that failed, by how.", "failure")
         self.system_work_running = self._gauge(
             "system_work_running", "System tasks that this node executes now, by kind.", "kind")
         self.system_work_ended = self._counter(

@@ -322,9 +322,9 @@ async def test_input_is_checked_before_it_is_sent(cluster: FakeCluster, client: 
     with pytest.raises(InvalidRequest, match="must be an object"):
         await client.start("order", [1])
     with pytest.raises(InvalidRequest) as too_large:
-        await client.start("order", {"blob": "x" * 300_000})
+        await client.start("order", {"blob": "x" * (15 << 20)})
     assert too_large.value.field == "input"
-    assert too_large.value.limit == str(256 * 1024)
+    assert too_large.value.limit == str(15 << 20)
 
 
 async def test_errors_say_whose_fault_it_is(cluster: FakeCluster, client: Client) -> None:

@@ -131,11 +131,11 @@ def raising(error: BaseException) -> Callable[[], None]:
             "the input does not fit failing: order.id: expected text, found a number",
         ),
         (
-            lambda: "x" * 300_000,
+            lambda: "x" * (15 << 20),
             "{}",
             TASK_STATUS_FAILED_WITH_TERMINAL_ERROR,
             "OUTPUT_TOO_LARGE",
-            "the result of failing has 300013 bytes of JSON; at most 262144 fit",
+            "the result of failing has 15728653 bytes of JSON; at most 15728640 fit",
         ),
         (
             lambda: {"a": [object()]},
@@ -342,7 +342,7 @@ async def test_heartbeats_come_by_themselves(cluster: FakeCluster, client: Clien
 async def test_a_result_that_cannot_be_sent_counts_as_perhaps_done(cluster: FakeCluster, client: Client) -> None:
     @task(name="boundless")
     def boundless() -> str:
-        return "x" * 300_000
+        return "x" * (15 << 20)
 
     async with streaming(cluster, client, boundless) as stream:
         stream.assign(assignment("boundless"))

@@ -23,6 +23,7 @@ from orchestrator.integrations.work import Outcome, Source, Work
 from orchestrator.replication.configuration import Member
 from orchestrator.replication.errors import NotLeader, Overloaded
 from orchestrator.rpc.backend import Backend
+from orchestrator.rpc.blob_access import BlobAccess
 from orchestrator.rpc.errors import Addresses
 from orchestrator.rpc.handing_out import HandOut
 from orchestrator.rpc.runtime_metadata import Environment
@@ -99,6 +100,7 @@ class Bench:
         self.check_source: CheckSource = unchecked
         self.evaluate: Evaluate = unevaluated
         self.streams: Any = None
+        self.blobs: BlobAccess | None = None
         self.environment: dict[str, str] = {}
         self.key_file = base64.b64encode(b"k" * KEY_BYTES)
         self.keys = KeyFile(Path("secret.keys"), lambda path: self.key_file)
@@ -136,6 +138,7 @@ class Bench:
             evaluate=self._evaluate,
             secrets=self.secrets,
             streams=self.streams,
+            blobs=self.blobs,
             others=(Environment(self.environment, "TASK_"),),
         )
 
@@ -271,7 +274,8 @@ async def served(bench: Bench) -> AsyncIterator[Stubs]:
     bench.server_backend = bench.backend()
     bench.server = RpcServer(bench.server_backend)
     await bench.server.start("127.0.0.1", 0)
-    options = (("grpc.use_local_subchannel_pool", 1),)
+    # As the SDK has it.
+    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 64 << 20))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{bench.server.port}", options=options) as channel:
         yield Stubs(channel)
     await bench.server.stop(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,7 +119,7 @@ def test_an_attempt_is_handed_out_with_all_that_its_view_has(monkeypatch: pytest
         parameters=b"{}", queue="q", runtime_metadata=("KEY",), trace="00-a-b-01",
     )
     monkeypatch.setattr(queries, "assignment_view", lambda *given: view)
-    held: Any = None
+    held: Any = SimpleNamespace(execution=SimpleNamespace(blobs=()))
     frame = workers_pb2.WorkAssignments()
     bench = Bench()
     bench.driver.ok(PutSecret("n", "A", 1, *bench.secrets.seal("n", "A", 1, b"hunter2")))

@@ -19,10 +19,12 @@ class Payload(google.protobuf.message.Message):
     INLINE_FIELD_NUMBER: builtins.int
     BLOB_FIELD_NUMBER: builtins.int
     inline: builtins.bytes
-    """The JSON text itself; at most 256 KiB."""
+    """The JSON text itself; at most 256 KiB, or where the cluster has a store for large values as much as blob_bytes_max
+    says. What of it is kept outside the log is the cluster's affair: answers have it whole, too.
+    """
     @property
     def blob(self) -> global___BlobRef:
-        """A document kept outside the log. Not served yet: answered with UNIMPLEMENTED."""
+        """Reserved for documents that are put into the store by whoever sends them: answered with UNIMPLEMENTED."""
 
     def __init__(
         self,
