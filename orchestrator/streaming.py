@@ -188,8 +188,8 @@ def streaming(
     return Streaming(
         link,
         streams,
-        Publisher(submit, machine, streams, monotonic, metrics),
-        Consumer(submit, machine, streams, monotonic),
+        Publisher(submit, machine, streams, monotonic, metrics, world.traces),
+        Consumer(submit, machine, streams, monotonic, world.traces),
         is_lent=lent is not None,
     )
 

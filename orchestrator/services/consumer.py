@@ -22,6 +22,7 @@ from orchestrator.integrations.redis.streams import Found, OpenAgain, Opened
 from orchestrator.services.entries import entry_in
 from orchestrator.services.ports import CurrentMachine, Submit
 from orchestrator.services.stream_ports import Reader, Streams
+from orchestrator.telemetry.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,13 @@ class Consumer:
     """Each stream is followed by a task of its own."""
 
     def __init__(
-        self, submit: Submit, machine: CurrentMachine, streams: Streams, monotonic: Callable[[], float]
+        self, submit: Submit, machine: CurrentMachine, streams: Streams, monotonic: Callable[[], float], traces: Traces
     ) -> None:
         self._submit = submit
         self._machine = machine
         self._streams = streams
         self._monotonic = monotonic
+        self._traces = traces
         self._poked = asyncio.Event()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._followed: dict[Followed, asyncio.Task[None]] = {}
@@ -177,7 +179,14 @@ class Consumer:
         self, stream: Followed, standing: Standing, entries: Sequence[StreamEntry], *, restarted: bool = False
     ) -> int | None:
         """How many of them, the first ones, have been taken up; None if nothing was done."""
-        result = await self._submit(ReceiveEvents(*stream, tuple(entries), restarted))
+        submitted = asyncio.ensure_future(self._submit(ReceiveEvents(*stream, tuple(entries), restarted)))
+        if self._traces.is_on:
+            name = stream[1].removeprefix(STREAM_PREFIX)
+            for entry in entries:
+                about = {"messaging.system": "redis", "messaging.destination.name": name,
+                         "messaging.message.id": entry.event_id}
+                self._traces.committing("ReceiveEvents", entry.trace, about, submitted)
+        result = await submitted
         if not isinstance(result, EventsReceived):
             self._tell(stream, standing, result.message if isinstance(result, Rejected) else type(result).__name__)
             return None

@@ -16,16 +16,15 @@ from orchestrator.engine.expressions import (
 )
 from orchestrator.engine.stream_commands import StreamEntry
 from orchestrator.engine.triggers.rows import OwedEvent
-from orchestrator.telemetry.traces import LINES, text_of, values_of
+from orchestrator.telemetry.traces import LINES, Headers, text_of
 
 Fields = Mapping[bytes, bytes]
 """As they stand in Redis."""
 
 PAYLOAD: Final = "payload"
 HEADERS: Final = "headers"
-# What an event has besides its payload. Baggage was not meant for strangers.
-_TRACE: Final = LINES[:2]
-_READ: Final = frozenset((PAYLOAD, "event_id", "source", "correlation_id", *_TRACE))
+# What an event has besides its payload. Baggage is not meant for strangers, nor that of strangers for workers.
+_READ: Final = frozenset((PAYLOAD, "event_id", "source", "correlation_id", *LINES[:2]))
 
 # What is told of an entry that is no event: the beginnings of its first fields.
 _TOLD_FIELDS: Final = 16
@@ -36,9 +35,8 @@ class _Invalid(Exception):
     """Why an entry can't be an event."""
 
 
-def fields_out(owed: OwedEvent) -> dict[str, bytes]:
-    """The fields of the entry by which an event goes out; empty ones are left out."""
-    trace = values_of(owed.trace)
+def fields_out(owed: OwedEvent, trace: Headers) -> dict[str, bytes]:
+    """The fields of the entry by which an event goes out, with its trace; empty ones are left out."""
     values = {
         "event_id": owed.event_id,
         "event": owed.event,
@@ -48,7 +46,7 @@ def fields_out(owed: OwedEvent) -> dict[str, bytes]:
         "workflow": owed.workflow,
         "workflow_id": owed.workflow_id,
         "correlation_id": owed.correlation_id,
-        **{name: trace.get(name, "") for name in _TRACE},
+        **dict(trace),
         "reason": owed.reason,
     }
     return {name: value.encode() for name, value in values.items() if value} | {PAYLOAD: owed.payload}
@@ -68,7 +66,7 @@ def entry_in(entry_id: str, fields: Fields) -> StreamEntry:
             _payload(fields, given),
             _name(given, "source"),
             _name(given, "correlation_id"),
-            text_of(given),
+            text_of({name: given.get(name, "") for name in LINES[:2]}),
         )
     except _Invalid as error:
         return StreamEntry(entry_id, _known_id(fields) or entry_id, _told(fields), invalid=str(error))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from orchestrator.engine.outbox_commands import AcknowledgeEvents
@@ -17,10 +18,12 @@ from orchestrator.engine.results import Rejected
 from orchestrator.engine.triggers.owed import Owed
 from orchestrator.engine.triggers.rows import OwedEvent
 from orchestrator.integrations.redis.failures import RedisUnavailable
+from orchestrator.integrations.redis.streams import Appended
 from orchestrator.services.entries import fields_out
 from orchestrator.services.ports import CurrentMachine, Submit
 from orchestrator.services.stream_ports import Streams
 from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +53,14 @@ class Publisher:
         streams: Streams,
         monotonic: Callable[[], float],
         metrics: Metrics,
+        traces: Traces,
     ) -> None:
         self._submit = submit
         self._machine = machine
         self._streams = streams
         self._monotonic = monotonic
         self._metrics = metrics
+        self._traces = traces
         self._poked = asyncio.Event()
         self._seen = 0  # the number that the next event was to get when it was looked last
         self._turn: Iterator[str] = iter(())
@@ -131,7 +136,7 @@ class Publisher:
         batch = self._batch(stream)
         if not batch:
             return
-        appended = await self._streams.append(stream, [fields_out(event) for event in batch])
+        appended = await self._append(stream, batch)
         written = batch[: appended.written]
         if written:
             self._metrics.events_published.add(len(written), stream)
@@ -146,6 +151,18 @@ class Publisher:
             self._hold(stream, str(appended.failure), is_told=is_told)
         elif self._holds.pop(stream, None) is not None:
             logger.info("a stream takes events again", extra={"stream": stream})
+
+    async def _append(self, stream: str, batch: list[OwedEvent]) -> Appended:
+        with ExitStack() as spans:
+            sending = []
+            for event in batch:
+                about = {"messaging.message.id": event.event_id, "orchestrator.workflow.id": event.workflow_id}
+                sending.append(spans.enter_context(self._traces.sending(stream, event.trace, about)))
+            entries = [fields_out(event, each.headers) for event, each in zip(batch, sending, strict=True)]
+            appended = await self._streams.append(stream, entries)
+            for each in sending[appended.written :]:
+                each.ended("FAILED", type(appended.failure).__name__, str(appended.failure))
+        return appended
 
     def _batch(self, stream: str) -> list[OwedEvent]:
         """The oldest that are owed, at least one if any is."""

@@ -1,4 +1,5 @@
-"""Spans of what a node does for an execution: what it commits, and system work. Their parent is the trace of its start.
+"""Spans of what a node does for an execution: what it commits, system work, and events for others. Their parent is the
+trace of its start.
 
 They are exported as the standard variables of OpenTelemetry say, OTEL_TRACES_EXPORTER and the others, where the extra
 `otel` is installed. Without it, or without being asked to, a node hands on what it was given and makes no spans.
@@ -94,6 +95,10 @@ class Traces:
         """Around what is done for an attempt; `given`: the values of its trace."""
         return Traced(given)
 
+    def sending(self, stream: str, text: str, attributes: Attributes) -> Traced:
+        """Around the writing of an event to a stream; `text`: its trace. It takes the headers along."""
+        return Traced(values_of(text))
+
     def close(self) -> None:
         """Exports what has ended; takes as long as the exporter does."""
 
@@ -171,6 +176,15 @@ class SpanTraces(Traces):
             span.add_event("scheduled", timestamp=scheduled_ns)
         return _Working(span)
 
+    def sending(self, stream: str, text: str, attributes: Attributes) -> Traced:
+        context = _propagator.extract(values_of(text), contexts.Context())
+        if not trace.get_current_span(context).get_span_context().is_valid:
+            return Traced(values_of(text))
+        about = {**attributes, "messaging.system": "redis", "messaging.destination.name": stream,
+                 "orchestrator.node": self._node}
+        return _Sending(self._tracer.start_span(f"send {stream}", context, kind=trace.SpanKind.PRODUCER,
+                                                attributes=about))
+
     def close(self) -> None:
         self._provider.shutdown()
 
@@ -192,6 +206,12 @@ class _Working(Traced):
     def ended(self, status: str, error_type: str = "", reason: str = "") -> None:
         self._span.set_attribute("orchestrator.task.status", status)
         if error_type and status != "CANCELED":
+            _fail(self._span, error_type, reason)
+
+
+class _Sending(_Working):
+    def ended(self, status: str, error_type: str = "", reason: str = "") -> None:
+        if error_type:
             _fail(self._span, error_type, reason)
 
 

@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from orchestrator.engine import limits
 from orchestrator.engine.behaviour import HIGHEST
@@ -23,6 +26,7 @@ from orchestrator.integrations.redis.streams import OpenAgain
 from orchestrator.replication.errors import NotLeader, OutcomeUnknown
 from orchestrator.services import consumer as module
 from orchestrator.services.consumer import Consumer
+from orchestrator.telemetry.traces import SpanTraces, Traces
 from tests.engine.driver import Driver
 from tests.engine.triggers.making import action, busy_driver, event_runs, input_of, put_handler
 from tests.replication.cluster import wait_until
@@ -38,6 +42,7 @@ class Bench:
     def __init__(self) -> None:
         self.driver: Driver = busy_driver(HIGHEST)
         self.streams = FakeStreams()
+        self.traces = Traces()
         self.submitted: list[AnyCommand] = []
         self.before: Callable[..., None] = lambda *_: None
         self.after: Callable[..., None] = lambda *_: None
@@ -87,7 +92,7 @@ class Bench:
     async def _lead(self) -> None:
         while True:
             now = asyncio.get_running_loop().time
-            self.consumer = Consumer(self.submit, lambda: self.driver.machine, self.streams, now)
+            self.consumer = Consumer(self.submit, lambda: self.driver.machine, self.streams, now, self.traces)
             try:
                 await self.consumer.run()
             except (NotLeader, OutcomeUnknown) as error:
@@ -253,6 +258,22 @@ async def test_traces_and_correlation_ids_come_along(bench: Bench) -> None:
     assert (entry.trace, entry.correlation_id, entry.source) == (trace, "c-1", "shop")
     [run] = event_runs(bench.driver)
     assert bench.driver.header(run.workflow_id).trace == trace
+
+
+async def test_the_command_that_an_event_comes_in_by_is_a_span_of_its_trace(bench: Bench) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    bench.traces = SpanTraces(provider, "n1")
+    bench.handle()
+    bench.add(0, traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    bench.add(1)
+    async with bench.leading():
+        await bench.until_handled(0, 1)
+    [span] = exporter.get_finished_spans()
+    assert span.name == "commit ReceiveEvents" and span.parent is not None
+    assert f"{span.parent.span_id:016x}" == "00f067aa0ba902b7"
+    assert span.attributes is not None and span.attributes["messaging.message.id"] == "orders-0"
+    bench.traces.close()
 
 
 async def test_handlers_come_and_go(bench: Bench) -> None:

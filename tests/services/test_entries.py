@@ -12,11 +12,15 @@ from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, check_payload
 from orchestrator.engine.stream_commands import StreamEntry
 from orchestrator.engine.triggers.rows import OwedEvent
 from orchestrator.services.entries import entry_in, fields_out
+from orchestrator.telemetry.traces import Headers
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OWED = OwedEvent(
     7, "shop", "orders", "e-1", "sold", b'{"a": 1}', 1_700_000_000_123, "task/sold", "sells", "w-1", "c-1",
-    f"{TRACEPARENT}\nvendor=1\nsecret=baggage", "")
+    f"{TRACEPARENT}\nvendor=1", "")
+
+
+TRACE: Headers = (("traceparent", TRACEPARENT), ("tracestate", "vendor=1"))
 
 
 def entry(**fields: str | bytes) -> StreamEntry:
@@ -30,7 +34,7 @@ def payload_of(found: StreamEntry) -> Any:
 
 
 def test_an_event_goes_out_with_all_that_is_known_of_it() -> None:
-    assert {name: value.decode() for name, value in fields_out(OWED).items()} == {
+    assert {name: value.decode() for name, value in fields_out(OWED, TRACE).items()} == {
         "event_id": "e-1", "event": "sold", "payload": '{"a": 1}', "time": "2023-11-14T22:13:20.123Z",
         "source": "task/sold", "namespace": "shop", "workflow": "sells", "workflow_id": "w-1", "correlation_id": "c-1",
         "traceparent": TRACEPARENT, "tracestate": "vendor=1",
@@ -39,11 +43,11 @@ def test_an_event_goes_out_with_all_that_is_known_of_it() -> None:
 
 def test_what_is_empty_is_left_out() -> None:
     bare = OwedEvent(1, "default", "orders", "e", "sold", b"{}", 0, "workflow", reason="too large")
-    assert sorted(fields_out(bare)) == ["event", "event_id", "namespace", "payload", "reason", "source", "time"]
+    assert sorted(fields_out(bare, ())) == ["event", "event_id", "namespace", "payload", "reason", "source", "time"]
 
 
 def test_what_went_out_comes_in_as_the_same_event() -> None:
-    found = entry_in("5-0", {name.encode(): value for name, value in fields_out(OWED).items()})
+    found = entry_in("5-0", {name.encode(): value for name, value in fields_out(OWED, TRACE).items()})
     assert (found.event_id, found.source, found.correlation_id) == ("e-1", "task/sold", "c-1")
     assert found.trace == f"{TRACEPARENT}\nvendor=1"
     assert payload_of(found) == {"a": 1, "headers": {
@@ -67,7 +71,7 @@ def test_without_a_payload_the_fields_are_it() -> None:
 @pytest.mark.parametrize("traceparent", ["", "nonsense", TRACEPARENT[:-1], TRACEPARENT.replace("00-", "ff-", 1)])
 def test_what_is_no_trace_is_none(traceparent: str) -> None:
     assert entry(payload="{}", traceparent=traceparent, tracestate="vendor=1").trace == ""
-    assert entry(payload="{}", traceparent=TRACEPARENT, tracestate="a\nb").trace == TRACEPARENT
+    assert entry(payload="{}", traceparent=TRACEPARENT, tracestate="a\nb", baggage="user=1").trace == TRACEPARENT
 
 
 @pytest.mark.parametrize(("fields", "why"), [

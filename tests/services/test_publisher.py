@@ -9,6 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
 
 from orchestrator.engine.behaviour import HIGHEST
 from orchestrator.engine.choices import IfExists
@@ -20,6 +24,7 @@ from orchestrator.replication.errors import NotLeader, OutcomeUnknown
 from orchestrator.services import publisher as module
 from orchestrator.services.publisher import Publisher
 from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.traces import SpanTraces, Traces
 from tests.engine.driver import Driver, workflow
 from tests.replication.cluster import wait_until
 from tests.services.fake_streams import FakeStreams
@@ -34,6 +39,7 @@ class Bench:
         self.driver.register(workflow("sells", task))
         self.streams = FakeStreams()
         self.metrics = Metrics(node="n1", version="0")
+        self.traces = Traces()
         self.submitted: list[AnyCommand] = []
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
@@ -75,7 +81,8 @@ class Bench:
     async def _lead(self) -> None:
         while True:
             self.publisher = Publisher(
-                self.submit, lambda: self.driver.machine, self.streams, asyncio.get_running_loop().time, self.metrics)
+                self.submit, lambda: self.driver.machine, self.streams, asyncio.get_running_loop().time, self.metrics,
+                self.traces)
             try:
                 await self.publisher.run()
             except (NotLeader, OutcomeUnknown) as error:
@@ -254,3 +261,30 @@ async def test_it_is_counted_what_was_written(bench: Bench) -> None:
         await bench.until_written()
     page = bench.metrics.page()[0].decode()
     assert 'orchestrator_events_published_total{partition="0",stream="orders"} 3.0' in page
+
+
+async def test_an_event_takes_its_trace_along_and_its_writing_is_a_span_of_it(bench: Bench) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    bench.traces = SpanTraces(provider, "n1")
+    trace_id, parent_id = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    trace = f"00-{trace_id}-{parent_id}-01\nvendor=a\nuser=42"
+    bench.driver.do(StartWorkflow("default", "sells", 0, "w", IfExists.FAIL, b'{"to":"orders"}', trace=trace))
+    failures = iter((RedisRefused("no"),))
+
+    def fail_once(what: str, stream: str) -> None:
+        for failure in failures:
+            raise failure
+
+    bench.streams.before = fail_once
+    async with bench.leading():
+        await bench.until_written()
+    failed, sent = exporter.get_finished_spans()
+    assert (sent.name, sent.kind) == ("send orders", SpanKind.PRODUCER)
+    assert sent.parent is not None and f"{sent.parent.span_id:016x}" == parent_id
+    [(_, fields)] = bench.streams.entries["orders"]
+    assert fields[b"traceparent"].decode() == f"00-{trace_id}-{sent.context.span_id:016x}-01"
+    assert fields[b"tracestate"] == b"vendor=a" and b"baggage" not in fields
+    assert sent.attributes is not None and sent.attributes["messaging.message.id"] == fields[b"event_id"].decode()
+    assert (failed.status.status_code, sent.status.status_code) == (StatusCode.ERROR, StatusCode.UNSET)
+    bench.traces.close()
