@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.local_cluster import LocalNode
 from orchestrator_client import Client, OrchestratorError, task
 from tests.cluster.conftest import StartCluster
 from tests.cluster.nodes import check_same_content, metric
-from tests.cluster.workload import working
+from tests.cluster.workload import eventually, working
+from tests.integrations.redis.servers import Servers, needs_redis
 
 MIB = 1 << 20
 
@@ -25,8 +28,10 @@ PACKING = {
 SHIPPING = {
     "name": "shipping", "version": 1, "schemaVersion": 2,
     "tasks": [{"name": "inner", "taskReferenceName": "inner", "type": "SUB_WORKFLOW",
-               "subWorkflowParam": {"name": "packing"}, "inputParameters": {"items": "${workflow.input.items}"}}],
-    "outputParameters": {"shipped": "${inner.output.parcel}"},
+               "subWorkflowParam": {"name": "packing"}, "inputParameters": {"items": "${workflow.input.items}"}},
+              {"name": "count", "taskReferenceName": "count", "type": "INLINE", "inputParameters": {
+                  "evaluatorType": "javascript", "expression": "$.items.length", "items": "${workflow.input.items}"}}],
+    "outputParameters": {"shipped": "${inner.output.parcel}", "length": "${count.output.result}"},
 }
 
 
@@ -34,6 +39,17 @@ def text(seed: int, size: int) -> str:
     """Not to be compressed, nor to be mistaken for another."""
     pieces = (hashlib.sha256(b"%d-%d" % (seed, n)).hexdigest() for n in range(size // 64 + 1))
     return "".join(pieces)[:size]
+
+
+async def knows(node: LocalNode, values: int) -> bool:
+    return await metric(node, "orchestrator_blobs") == values
+
+
+WAITS = {
+    "name": "waits", "version": 1, "schemaVersion": 2,
+    "tasks": [{"name": "go", "taskReferenceName": "go", "type": "WAIT"}],
+    "outputParameters": {"more": "${go.output.more}"},
+}
 
 
 async def test_megabytes_go_through_whole_though_leaders_die(start_cluster: StartCluster, tmp_path: Path) -> None:
@@ -59,15 +75,15 @@ async def test_megabytes_go_through_whole_though_leaders_die(start_cluster: Star
         await cluster.kill_node(leader)
         await cluster.wait_leader(other_than=leader)
         turn.set()
-        ended = await run.wait(60, tasks=True)
+        ended = await run.wait(60)
         assert ended.status == "COMPLETED", ended
         assert seen[0] == items
-        assert ended.output == {"shipped": items[::-1]}
+        assert ended.output == {"shipped": items[::-1], "length": 3 * MIB}
         assert ended.input == {"items": items}
         cluster.start_node(leader)
         await cluster.wait_ready()
         for node in cluster.nodes.values():
-            assert await metric(node, "orchestrator_blobs") == 2
+            await eventually(partial(knows, node, 2), f"node {node.name} to have applied what was said of two values")
         # What is damaged is told, and by name; what is not goes on.
         (path,) = [path for path in shared.glob("values/*/*") if path.read_bytes()[1:-1] == items.encode()]
         for node in list(cluster.nodes):
@@ -80,6 +96,28 @@ async def test_megabytes_go_through_whole_though_leaders_die(start_cluster: Star
             await client.get("large")
         # Who puts it again mends it.
         again = await (await client.start("shipping", {"items": items})).wait(60)
-        assert again.output == {"shipped": items[::-1]}
+        assert again.output == {"shipped": items[::-1], "length": 3 * MIB}
         assert (await client.get("large")).input == {"items": items}
     await check_same_content(cluster)
+
+
+@needs_redis
+async def test_values_are_kept_in_redis_too(start_cluster: StartCluster, tmp_path: Path) -> None:
+    with Servers(tmp_path / "redis") as servers:
+        redis = servers.redis()
+        cluster = await start_cluster(1, blob_store="redis", redis_endpoints=redis.endpoint)
+        items = text(2, MIB)
+        async with Client(cluster.endpoints) as client:
+            await client.register(WAITS)
+            await client.start("waits", {"items": items}, id="kept")
+            assert (await client.get("kept")).input == {"items": items}
+            await client.signal("kept", "go", {"more": items})
+            # A node that has forgotten all reads it there.
+            await cluster.kill_node("a")
+            cluster.start_node("a")
+            await cluster.wait_ready()
+            ended = await client.wait("kept", 60)
+            assert (ended.input, ended.output) == ({"items": items}, {"more": items})
+        connection = redis.client()
+        assert len(list(connection.scan_iter("orchestrator:values:blob:*"))) == 1
+        connection.close()

@@ -74,10 +74,10 @@ def check_json(text: bytes) -> None:
         raise PayloadInvalid("it is not valid JSON") from None
 
 
-def check_payload(text: bytes) -> None:
+def check_payload(text: bytes, bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
     """Raises PayloadInvalid unless the text can be an input or output: a JSON object within the limits."""
-    if len(text) > PAYLOAD_BYTES_MAX:
-        raise PayloadInvalid(f"it has {len(text)} bytes, the limit is {PAYLOAD_BYTES_MAX}", "payload_bytes")
+    if len(text) > bytes_max:
+        raise PayloadInvalid(f"it has {len(text)} bytes, the limit is {bytes_max}", "payload_bytes")
     check_json(text)
     if not is_json_object(text):
         raise PayloadInvalid("it is not a JSON object")

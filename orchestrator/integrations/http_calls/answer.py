@@ -38,6 +38,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     charset: str
     is_whole: bool
+    bytes_max: int = PAYLOAD_BYTES_MAX  # of what it may come to
 
     @property
     def is_success(self) -> bool:
@@ -91,10 +92,10 @@ def outcome_of(answer: Answer, terminal: frozenset[int]) -> Outcome:
 def _success(answer: Answer, output: bytes) -> Outcome:
     problem = ""
     if not answer.is_whole:
-        problem = f"the body has more than {PAYLOAD_BYTES_MAX} bytes"
+        problem = f"the body has more than {answer.bytes_max} bytes"
     else:
         try:
-            check_payload(output)
+            check_payload(output, answer.bytes_max)
         except PayloadInvalid as error:
             problem = str(error)
     if not problem:

@@ -40,6 +40,7 @@ class _Flight:
     """One request on its way."""
 
     deadline: float  # of the monotonic clock
+    bytes_max: int  # of the answer
     is_sent: bool = False
     answer: Answer | None = None
 
@@ -75,10 +76,16 @@ class _Failed(Exception):
 
 
 class HttpExecutor:
-    """One of a node. `service`: the record by namespace and name, of the node's own replicated state."""
+    """One of a node. `service`: the record by namespace and name, of the node's own replicated state.
 
-    def __init__(self, service: Lookup, monotonic: Callable[[], float]) -> None:
+    `bytes_max`: of an answer, which has to be the output of a task.
+    """
+
+    def __init__(
+        self, service: Lookup, monotonic: Callable[[], float], bytes_max: int = PAYLOAD_BYTES_MAX
+    ) -> None:
         self._monotonic = monotonic
+        self._bytes_max = bytes_max
         self._registry = Registry(service, monotonic)
         self._connections = Connections()
 
@@ -131,11 +138,15 @@ class HttpExecutor:
         )
 
     async def _once(self, plan: _Plan, uri: str) -> Called:
-        flight = _Flight(plan.deadline)
+        flight = _Flight(plan.deadline, self._bytes_max)
         try:
             async with asyncio.timeout(max(0.0, plan.deadline - self._monotonic())):
                 answer = await self._send(plan, uri, flight)
-            outcome = outcome_of(answer, plan.request.terminal)
+            if len(answer.body) > PAYLOAD_BYTES_MAX:
+                # It takes long to read.
+                outcome = await asyncio.to_thread(outcome_of, answer, plan.request.terminal)
+            else:
+                outcome = outcome_of(answer, plan.request.terminal)
             return Called(outcome, reached=True, healthy=answer.status < 500)
         except TimeoutError:
             failed = _Failed("HTTP_TIMEOUT", "the time for the whole request has passed", healthy=False)
@@ -210,7 +221,7 @@ async def _exchange(transport: httpx.AsyncHTTPTransport, request: httpx.Request,
             is_whole=False,
         )
         flight.answer = answer
-        most = PAYLOAD_BYTES_MAX if answer.is_success else FAILURE_BYTES_MAX
+        most = flight.bytes_max if answer.is_success else FAILURE_BYTES_MAX
         body, is_whole = await read_body(
             response.aiter_raw(), response.headers.get("content-encoding", ""), most
         )
@@ -221,6 +232,7 @@ async def _exchange(transport: httpx.AsyncHTTPTransport, request: httpx.Request,
             body=body,
             charset=answer.charset,
             is_whole=is_whole,
+            bytes_max=flight.bytes_max,
         )
     finally:
         await response.aclose()

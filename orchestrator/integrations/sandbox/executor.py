@@ -92,7 +92,7 @@ class SandboxExecutor:
             given.expression, work.input, body=given.body, time_ms=work.timeout_ms)
         if answer.verdict is not Verdict.VALUE:
             return _unanswered(answer, Ended.FAILED_WITH_TERMINAL_ERROR, "SCRIPT_FAILED")
-        return _completed(assemble_object([("result", answer.value)]), Ended.FAILED_WITH_TERMINAL_ERROR)
+        return self._completed(assemble_object([("result", answer.value)]), Ended.FAILED_WITH_TERMINAL_ERROR)
 
     async def _query(self, work: Work) -> Outcome:
         given = msgspec.json.decode(work.parameters, type=_Expression)
@@ -101,7 +101,7 @@ class SandboxExecutor:
             return _unanswered(answer, Ended.FAILED, "QUERY_FAILED")
         results = elements_of(answer.value)
         first = results[0] if results else NULL
-        return _completed(assemble_object([("result", first), ("resultList", answer.value)]), Ended.FAILED)
+        return self._completed(assemble_object([("result", first), ("resultList", answer.value)]), Ended.FAILED)
 
     async def _schema(self, work: Work) -> Outcome:
         given = msgspec.json.decode(work.parameters, type=_Schema)
@@ -116,14 +116,13 @@ class SandboxExecutor:
                            reason="; ".join(violations))
         return Outcome(ended=Ended.COMPLETED, output=b"{}")
 
-
-def _completed(output: bytes, otherwise: Ended) -> Outcome:
-    """The limits of a payload are those of the whole output."""
-    try:
-        check_payload(output)
-    except PayloadInvalid as error:
-        return _failed(otherwise, "EVALUATION_TOO_LARGE", f"the output can't be stored: {error}")
-    return Outcome(ended=Ended.COMPLETED, output=output)
+    def _completed(self, output: bytes, otherwise: Ended) -> Outcome:
+        """The limits of a payload are those of the whole output."""
+        try:
+            check_payload(output, self._sandbox.limits.output_bytes)
+        except PayloadInvalid as error:
+            return _failed(otherwise, "EVALUATION_TOO_LARGE", f"the output can't be stored: {error}")
+        return Outcome(ended=Ended.COMPLETED, output=output)
 
 
 def _unanswered(answer: Answer, ended: Ended, error_code: str) -> Outcome:
