@@ -61,7 +61,7 @@ class EventServicer(pb_grpc.EventServiceServicer):
             raise RpcFailure(
                 grpc.StatusCode.UNIMPLEMENTED, "DEFINITION_UNIMPLEMENTED", f"handler_json: {error}", metadata
             ) from error
-        redis_needed.check_event(self.backend, handler.event, "handler_json")
+        redis_needed.check_handler(self.backend, handler, "handler_json")
 
     @answers
     async def GetEventHandler(self, request: pb.GetEventHandlerRequest, context: Any) -> Any:

@@ -17,6 +17,7 @@ from orchestrator.engine.definitions.model import TaskType
 from orchestrator.engine.definitions.parse import ParsedWorkflow, validate_workflow
 from orchestrator.engine.definitions.sinks import is_stream
 from orchestrator.engine.expressions import fields_of
+from orchestrator.engine.triggers.event_documents import ParsedHandler
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure
 
@@ -42,10 +43,10 @@ def check_workflow(backend: Backend, document: bytes, field: str) -> None:
             raise _refused(field, path, stream)
 
 
-def check_event(backend: Backend, event: str, field: str) -> None:
-    """Of a handler. Raises RpcFailure."""
-    if _are_refused(backend) and is_stream(event):
-        raise _refused(field, "event", event)
+def check_handler(backend: Backend, handler: ParsedHandler, field: str) -> None:
+    """One that is not active waits for nothing. Raises RpcFailure."""
+    if handler.active and _are_refused(backend) and is_stream(handler.event):
+        raise _refused(field, "event", handler.event)
 
 
 def _are_refused(backend: Backend) -> bool:

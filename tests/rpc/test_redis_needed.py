@@ -78,6 +78,12 @@ async def test_a_handler_of_a_stream_is_not_put(bench: Bench, stubs: Stubs) -> N
     assert not bench.driver.state.resident[Table.EVENT_HANDLER]
 
 
+async def test_a_handler_of_a_stream_may_be_deactivated(bench: Bench, stubs: Stubs) -> None:
+    text = json.dumps(handler(action("start_workflow", name="report"), event="redis:orders", active=False)).encode()
+    await stubs.events.PutEventHandler(events_pb2.PutEventHandlerRequest(handler_json=text))
+    assert len(bench.driver.state.resident[Table.EVENT_HANDLER]) == 1
+
+
 async def test_what_is_started_as_it_is_given_is_refused_likewise(bench: Bench, way: Way) -> None:
     request = workflows_pb2.StartWorkflowRequest(definition_json=document("w", EVENT))
     check_refused(await failure(way.start(request)), "definition_json", "tasks[0].sink")
