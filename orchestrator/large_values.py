@@ -16,7 +16,7 @@ from orchestrator.rpc.blob_access import BlobAccess
 from orchestrator.services.blob_collector import BlobCollector
 from orchestrator.services.leadership import Service
 from orchestrator.services.ports import CurrentMachine, Submit
-from orchestrator.streaming import redis_link
+from orchestrator.streaming import LinkKeeper, redis_link
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
 
@@ -60,7 +60,7 @@ class LargeValues:
         if self.link is None:
             await asyncio.Event().wait()
         else:
-            await self.link.run()
+            await LinkKeeper(self.link).run()
 
     async def close(self) -> None:
         if self.access is not None:

@@ -15,6 +15,7 @@ from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import StartWorkflow
 from orchestrator.integrations.redis.failures import RedisRefused, RedisUnavailable
 from orchestrator.integrations.redis.streams import Appended, OpenAgain
+from orchestrator.large_values import LargeValues
 from orchestrator.streaming import LinkedReader, LinkedStreams, LinkKeeper, Streaming, streaming, warn_without_redis
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
@@ -149,3 +150,17 @@ def test_a_leader_without_redis_says_so_if_something_waits_for_one(caplog: pytes
     [record] = caplog.records
     assert "redis_endpoints" in record.message
     assert (record.owed_events, record.streams_handled) == (1, 1)  # type: ignore[attr-defined]  # it is extra
+
+
+async def test_a_link_that_is_lent_is_kept_going_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.001)
+    config = Config(node="n1", data_dir=Path("data"), grpc_listen="127.0.0.1:7400", peer_listen="127.0.0.1:7500",
+                    redis_endpoints="127.0.0.1:6379", blob_store="redis")
+    values = LargeValues(config, World(redis=Link), Metrics(node="n1", version="0"))  # type: ignore[arg-type]  # see above
+    link: Any = values.link
+    link.error = UnicodeError("label too long")
+    running = asyncio.create_task(values.run())
+    await wait_until("another try", lambda: link.runs > 2)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await values.close()
