@@ -44,8 +44,7 @@ def dev(data_dir: Path, nodes: int, base_port: int, redis: str, no_restart: bool
     """
     console = Console(highlight=False)
     try:
-        settings = {"redis_endpoints": redis} if redis else {}
-        cluster = LocalCluster(data_dir, nodes, base_port=base_port, node_settings=settings)
+        cluster = LocalCluster(data_dir, nodes, base_port=base_port, node_settings=_settings(data_dir, redis))
         view = Development(cluster, restart=not no_restart, plain=plain or not console.is_terminal, console=console)
         asyncio.run(view.run())
     except ConfigError as error:
@@ -54,6 +53,14 @@ def dev(data_dir: Path, nodes: int, base_port: int, redis: str, no_restart: bool
         raise exits.Failure(str(error), exits.DATA_DIRECTORY_REFUSED) from error
     except (LocalClusterError, OSError) as error:
         raise exits.Failure(str(error), exits.FAILED) from error
+
+
+def _settings(data_dir: Path, redis: str) -> dict[str, str]:
+    """One directory is all nodes' here, so large payloads have a store."""
+    large = data_dir.resolve() / "large-payloads"
+    large.mkdir(parents=True, exist_ok=True)
+    found = {"blob_store": "directory", "blob_directory": str(large)}
+    return found | {"redis_endpoints": redis} if redis else found
 
 
 class Development:

@@ -67,7 +67,7 @@ async def test_a_node_that_dies_may_be_left_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "endpoints"), [((), ""), (("--redis", "cache:6379"), "cache:6379")])
-def test_its_nodes_may_have_a_redis(
+def test_its_nodes_have_a_store_and_may_have_a_redis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], endpoints: str
 ) -> None:
     made: list[LocalCluster] = []
@@ -81,3 +81,4 @@ def test_its_nodes_may_have_a_redis(
     assert "that is enough" in asked.output + asked.stderr
     [cluster] = made
     assert cluster._settings.get("redis_endpoints", "") == endpoints
+    assert cluster._settings["blob_directory"] == str(tmp_path / "large-payloads")
