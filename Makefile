@@ -23,7 +23,7 @@ PYTEST       := $(BIN)/python -m pytest --timeout=300
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install proto proto-check proto-lint proto-release release-fixture release ruff types contracts \
-	lint test check compiled test-compiled simulate faults verify fuzz bench demo helm image-compiled \
+	lint test check compiled test-compiled simulate faults bus-faults verify fuzz bench demo helm image-compiled \
 	lock clean
 
 help: ## List the targets
@@ -168,6 +168,10 @@ simulate: $(INSTALLED) ## Whole clusters under virtual time: SEED=7, SEEDS=500, 
 faults: $(INSTALLED) ## Real processes under kill -9, power loss and cut networks; MINUTES=60 or SEED=7, FROM=0, TABLE=page
 	@$(BIN)/python -m tests.cluster.faults $(if $(SEED),--seed $(SEED),--minutes $(or $(MINUTES),10) --table $(TABLE)) \
 		$(if $(FROM),--from $(FROM)) $(ARGS)
+
+bus-faults: $(INSTALLED) ## Real processes whose Redis, leader or network between them break; MINUTES=10 or ROUNDS=30, SEED=7
+	@$(BIN)/python -m tests.cluster.bus_faults $(if $(ROUNDS),--rounds $(ROUNDS),--minutes $(or $(MINUTES),10)) \
+		$(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # With a TABLE of its own, the run becomes a section of that page.
 verify: $(INSTALLED) ## The operator's fault test on three nodes of its own, as root; MINUTES=60, SEED=7, TABLE=tests/verify/runs.md

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from orchestrator_client import TrailEntry, TrailEntryKind
+from tests.cluster.workload import eventually
 from tests.conformance.buses import Bus, action, wait_task
 
 PATIENCE_S = 60
@@ -72,6 +74,26 @@ async def test_a_signal_that_comes_first_is_not_lost(bus: Bus) -> None:
     assert await seen.until(1)
     await bus.client.signal(run.workflow_id, "first")
     assert (await run.wait(PATIENCE_S)).output["by"] == "Ann"
+
+
+async def test_an_event_between_others_is_recorded(bus: Bus) -> None:
+    """Nothing else becomes of it, but that whoever follows the correlation id sees it, and what it has led to."""
+    name, order = bus.named("ships"), bus.named("order")
+    await bus.client.register({"name": name, "tasks": [wait_task("goes", duration="0s")]})
+    await bus.handler("packed", action("record", correlationId="${order}", service="${by}", event="packed"))
+    await bus.handler("paid", action("start_workflow", name=name, correlationId="${order}"))
+    await bus.publish("packed", {"order": order, "by": "warehouse"}, "event-1")
+    await bus.publish("paid", {"order": order}, "event-2")
+
+    async def ended() -> list[TrailEntry]:
+        found = [entry async for entry in bus.client.events.trail(order)]
+        return found if any(entry.kind is TrailEntryKind.WORKFLOW_ENDED for entry in found) else []
+
+    trail = await eventually(ended, f"the end of the workflow in the trail of {order}")
+    came = [entry for entry in trail if entry.kind is TrailEntryKind.EVENT_IN]
+    [recorded] = [entry for entry in came if entry.event == bus.event("packed")]
+    assert (recorded.event_label, recorded.source, recorded.event_id) == ("packed", "warehouse", "event-1")
+    assert sum(entry.kind is TrailEntryKind.WORKFLOW_STARTED for entry in trail) == 1
 
 
 async def test_all_actions_of_a_handler_are_done(bus: Bus) -> None:
