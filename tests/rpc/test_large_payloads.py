@@ -40,6 +40,8 @@ class Values:
         self.kept: dict[str, bytes] = {}
         self.fails: Exception | None = None
         self.gets = 0
+        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+        self.go_on.set()
 
     async def prepare(self) -> None:
         self._answer()
@@ -51,6 +53,8 @@ class Values:
     async def get(self, ref: BlobRef) -> bytes:
         self._answer()
         self.gets += 1
+        self.reached.set()
+        await self.go_on.wait()
         if ref.sha256 not in self.kept:
             raise BlobMissing(f"{ref.sha256} is not there")
         return checked(ref, self.kept[ref.sha256], ref.sha256)
@@ -81,6 +85,8 @@ def bench(values: Values) -> Bench:
     bench.driver.register(
         workflow("order", simple("pay", inputParameters={"cart": "${workflow.input.cart}", "n": 1})),
         workflow("masks", simple("pay"), maskedFields=["cart.card"]),
+        workflow("waits", {"name": "h", "taskReferenceName": "h", "type": "HUMAN",
+                           "inputParameters": {"cart": "${workflow.input.cart}"}}),
     )
     return bench
 
@@ -331,6 +337,33 @@ async def test_a_task_waits_for_a_store_that_is_away(bench: Bench, stubs: Stubs,
     values.fails = None
     (task,) = await worker.assigned()
     assert json.loads(task.input.inline) == json.loads(large())
+
+
+async def test_what_is_cancelled_while_its_values_are_read_is_not_handed_out(
+    bench: Bench, stubs: Stubs, values: Values
+) -> None:
+    values.go_on.clear()
+    await soon("the start", stubs.workflows.StartWorkflow(start(large())))
+    worker = Worker(stubs)
+    await worker.hello()
+    await soon("the store to be asked", values.reached.wait())
+    await soon("the end", stubs.workflows.TerminateWorkflow(pb.TerminateWorkflowRequest(workflow_id="w")))
+    await until("its slot to be free", lambda: not bench.driver.state.leases)
+    values.go_on.set()
+    # The next one is handed out, and it alone.
+    await soon("the start", stubs.workflows.StartWorkflow(start(b'{"n":2}', workflow_id="w2")))
+    (task,) = await worker.assigned()
+    assert task.workflow_id == "w2"
+
+
+async def test_who_awaits_a_workflow_sees_whole_tasks(stubs: Stubs) -> None:
+    await soon("the start", stubs.workflows.StartWorkflow(start(large(), "waits")))
+    for view in (pb.VIEW_NATIVE, pb.VIEW_CONDUCTOR):
+        request = pb.AwaitWorkflowRequest(
+            workflow_id="w", wait_ms=60_000, view=view, return_strategy=pb.RETURN_STRATEGY_BLOCKING_TASK_INPUT)
+        answer = (await soon("the answer", stubs.workflows.AwaitWorkflow(request))).awaited
+        shown = answer.task.input.inline if view == pb.VIEW_NATIVE else answer.conductor_json
+        assert shown.count(b"x") >= MIB and b"$blob" not in shown
 
 
 async def test_what_is_too_large_together_is_told(
