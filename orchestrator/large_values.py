@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.config import Config
 from orchestrator.integrations.blobs.directory import DirectoryStore
 from orchestrator.integrations.blobs.redis_store import RedisStore
-from orchestrator.integrations.blobs.store import BlobStore
+from orchestrator.integrations.blobs.store import BlobStore, StoreUnavailable
 from orchestrator.integrations.blobs.threads import Threads
 from orchestrator.integrations.redis.link import RedisLink
 from orchestrator.rpc.blob_access import BlobAccess
@@ -20,6 +21,10 @@ from orchestrator.streaming import LinkKeeper, redis_link
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.world import World
 
+logger = logging.getLogger(__name__)
+
+# A store that can't be used is looked at again after this.
+AGAIN_SECONDS = 10.0
 # The group keeps clusters apart, and not their ids: a cluster that is restored has another one, and the same values.
 KEYS = "values"
 
@@ -56,11 +61,26 @@ class LargeValues:
         return (BlobCollector(submit, machine, self._store, log_time_ms, self._failed),)
 
     async def run(self) -> None:
-        """Until cancelled."""
-        if self.link is None:
-            await asyncio.Event().wait()
-        else:
-            await LinkKeeper(self.link).run()
+        """Until cancelled; says whether the store can be used before anybody needs it."""
+        async with asyncio.TaskGroup() as group:
+            if self.link is not None:
+                group.create_task(LinkKeeper(self.link).run())
+            if self.access is not None:
+                await self._look(self.access)
+
+    async def _look(self, access: BlobAccess) -> None:
+        told = ""
+        while True:
+            if self.link is not None:
+                await self.link.wait_connected()  # it says itself what keeps it
+            try:
+                logger.info("large payloads have a store", extra={"store": await access.prepared_id()})
+                return
+            except StoreUnavailable as failure:
+                if str(failure) != told:
+                    told = str(failure)
+                    logger.warning("large payloads are refused: %s", told)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def close(self) -> None:
         if self.access is not None:
