@@ -21,7 +21,8 @@ DEAD_LETTERS = f"{IN}:dead-letters"
 PARTS = ("part_0", "part_1", "part_2", "status")
 """The events of a workflow that speaks, in order."""
 
-REPEATED, POISON = 0.15, 0.02
+# Shares of what is written: events that are written once more, entries that are no events, events without an id.
+REPEATED, POISON, NAMELESS = 0.15, 0.02, 0.1
 SHUFFLED = 5
 PAUSE_S = 0.05
 
@@ -87,7 +88,7 @@ class Crowd:
         self.poison: dict[str, str] = {}
         self._unordered: list[int] = []
         self._next = 0
-        self._answered = 0
+        self._answered = self._surely_answered = 0
         self._going = asyncio.Event()
         self._answering = asyncio.Event()
         self._busy: Counter[asyncio.Event] = Counter()
@@ -146,9 +147,13 @@ class Crowd:
                 pass  # it has still had the connection to the Redis that was before
 
     def answer_again(self) -> None:
-        """All that was ever asked."""
-        self._answered = 0
+        """All that may not have been taken up."""
+        self._answered = self._surely_answered
         self._answering.set()
+
+    def all_have_answers(self) -> None:
+        """Everybody rests, and has been asked."""
+        self._surely_answered = len(self._reading.streams[QUESTIONS].entries)
 
     # --- those who work
 
@@ -186,10 +191,18 @@ class Crowd:
         if self._dice.random() < POISON:
             await self._add_poison(f"bad-{self._number()}")
             return
+        if self._dice.random() < NAMELESS:
+            await self._add(self._new_event("nameless"))
+            return
         await self._add(self._new_event())
         if self._dice.random() < REPEATED:
-            recent = list(self.written)[-50:]
+            recent = [each for each in list(self.written)[-50:] if self.has_id(each)]
             await self._add(self._dice.choice(recent))
+
+    @staticmethod
+    def has_id(event_id: str) -> bool:
+        """Whether it can be written again: one without an id of its own would be another event."""
+        return not event_id.startswith("nameless")
 
     def _number(self) -> int:
         if not self._unordered:
@@ -197,9 +210,9 @@ class Crowd:
             self._next += SHUFFLED
         return self._unordered.pop()
 
-    def _new_event(self) -> str:
+    def _new_event(self, kind: str = "event") -> str:
         number = self._number()
-        event_id = f"event-{number}"
+        event_id = f"{kind}-{number}"
         self.numbers[event_id] = number
         self.written[event_id] = ""
         return event_id
@@ -217,8 +230,9 @@ class Crowd:
 
     async def _add(self, event_id: str, entry_id: str = "*") -> bool:
         """Whether Redis has confirmed it."""
-        payload = json.dumps({"id": event_id, "n": self.numbers[event_id]})
-        confirmed = await self._added(IN, {"event_id": event_id, "payload": payload}, entry_id)
+        fields = {"event_id": event_id} if self.has_id(event_id) else {}
+        fields["payload"] = json.dumps({"id": event_id, "n": self.numbers[event_id]})
+        confirmed = await self._added(IN, fields, entry_id)
         if confirmed:
             self.written[event_id] = self.written[event_id] or confirmed
         return bool(confirmed)

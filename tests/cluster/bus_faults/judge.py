@@ -55,6 +55,7 @@ class Judge:
         assert not again.wrong and not again.missing, f"then {again.wrong[:SHOWN]} {again.missing[:SHOWN]}"
         self._since = self._newest - BACK
         self._spoken_from = spoken
+        self._crowd.all_have_answers()
 
     async def events_taken(self) -> None:
         """Returns when all that was written for workflows has taken effect."""

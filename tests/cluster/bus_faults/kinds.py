@@ -154,7 +154,8 @@ async def _lose(session: Session, lose: Callable[[Session], Any], first_ms: int 
                 if not entry_id or position(entry_id) > taken]
     lose(session)
     session.reading.begin_anew()
-    again = [each for each in doubtful if each in crowd.written] if session.dice.random() < 0.5 else []
+    is_told = session.dice.random() < 0.5
+    again = [each for each in doubtful if is_told and each in crowd.written and crowd.has_id(each)]
     session.judge.excused |= set(doubtful) - set(again)
     await crowd.write(again, NEW, first_ms=first_ms)
     session.gate.heal()
