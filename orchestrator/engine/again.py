@@ -23,7 +23,7 @@ from orchestrator.engine.model import (
     WorkflowStatus,
 )
 from orchestrator.engine.operators import join
-from orchestrator.engine.payloads import store
+from orchestrator.engine.payloads import store, store_brought
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_workflow
 
@@ -61,7 +61,7 @@ def restart(step: Step, given: bytes | None) -> None:
         log_lines_dropped=0,
         pivot_passed=False,
     )
-    step.change(input=store(step, text), variables=store(step, step.plan.definition.variables))
+    step.change(input=store_brought(step, text), variables=store(step, step.plan.definition.variables))
     _begin_run(step)
     clearing.proceed(step, ClearExecution(x.namespace, x.workflow_id, below=below))
 
@@ -106,7 +106,7 @@ def tell_parent(step: Step) -> None:
 def rerun_from(step: Step, target: TaskAttempt, given: bytes) -> None:
     """The task and everything that was made after it is made again. `given`: another input for it."""
     _begin_run(step)
-    clearing.proceed(step, clearing.work_for(step, target, store(step, given)))
+    clearing.proceed(step, clearing.work_for(step, target, store_brought(step, given)))
 
 
 def walk_on(step: Step, position: int, until: str) -> None:

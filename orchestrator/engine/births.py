@@ -10,14 +10,14 @@ from typing import cast
 from msgspec.structs import replace
 
 from orchestrator.engine import blob_uses, gate, idempotency, limits
+from orchestrator.engine.definitions.additions import check_new
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.model import INPUT_CHECK, TimeoutPolicy
 from orchestrator.engine.definitions.parse import validate_unregistered
-from orchestrator.engine.definitions.waits import check_event_waits
 from orchestrator.engine.errors import Refused, refuse, refuse_definition
 from orchestrator.engine.expressions import PayloadInvalid, check_payload, put_if_absent
 from orchestrator.engine.model import AgendaKind, Execution, Table, TimerKind, WorkflowStatus
-from orchestrator.engine.payloads import store
+from orchestrator.engine.payloads import store, store_brought
 from orchestrator.engine.plan import Plan, bundle_for, plan_of
 from orchestrator.engine.resident import Bundle, WorkflowDefinitionRow
 from orchestrator.engine.results import Code, Rejected, Started
@@ -111,7 +111,8 @@ def _refuse_taken(step: Step, namespace: str, workflow_id: str) -> None:
 
 def _refusal(step: Step, plan: Plan, given: bytes, violation: str) -> Rejected | None:
     """`violation`: of the schema of the input."""
-    obstacle = blob_uses.obstacle(step, given)
+    own = (*plan.definition.input_template.values(), plan.definition.variables)
+    obstacle = blob_uses.obstacle(step, given) or blob_uses.literal(step, *own)
     if obstacle:
         return Rejected(Code.INVALID_ARGUMENT, "INPUT_INVALID", f"input: {obstacle}", (("field", "input"),))
     if len(given) + len(plan.definition.variables) > limits.EXECUTION_BYTES:
@@ -141,7 +142,7 @@ def bundle_of(step: Step, namespace: str, name: str, version: int, document: byt
     """Of the document, or else of the registered definition. Refuses what is not there, or can't be run."""
     try:
         if document:
-            check_event_waits(validate_unregistered(document, step.level).elements, step.level)
+            check_new(validate_unregistered(document, step.level).elements, step.level)
         else:
             document = _registered(step, namespace, name, version).document
         return bundle_for(step.state, namespace, document)
@@ -197,7 +198,7 @@ def _begin(step: Step, header: Execution, plan: Plan, given: bytes, *, is_known:
     """`is_known`: that the input keeps its schema."""
     step.create(header)
     idempotency.keep(step)
-    input_kept, variables_kept = store(step, given), store(step, plan.definition.variables)
+    input_kept, variables_kept = store_brought(step, given), store(step, plan.definition.variables)
     header = step.header
     header.input, header.variables = input_kept, variables_kept
     gate.assign(step)

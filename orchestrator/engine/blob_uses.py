@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from orchestrator.engine import behaviour, crossing, limits
 from orchestrator.engine.blob_rows import BlobRow, BlobState
-from orchestrator.engine.blobs import KEY, BlobRef, has_forged_marker, marked, references_in
+from orchestrator.engine.blobs import KEY, BlobRef, has_forged_marker, has_reserved_key, marked, references_in
 from orchestrator.engine.errors import LimitExceeded, refuse
 from orchestrator.engine.model import Table
 from orchestrator.engine.results import Code
@@ -53,8 +53,12 @@ def require(step: Step, field: str, payload: bytes) -> None:
             refuse(Code.RESOURCE_EXHAUSTED, "BLOB_BEING_DELETED", message, field=field)
 
 
-def obstacle(step: Step, text: bytes, used: tuple[int, ...] = ()) -> str:
-    """Why an execution that uses these values can't keep the payload; "": it can."""
+def obstacle(step: Step, text: bytes, used: tuple[int, ...] = (), *, is_brought: bool = True) -> str:
+    """Why an execution that uses these values can't keep the payload; "": it can.
+
+    `is_brought`: by somebody who may refer to others, too. What an execution makes itself refers to what it uses:
+    anything else has been put together from data to look like it.
+    """
     if step.level < behaviour.STREAMS or _MARK not in text:
         return ""
     if marked(text) is not None or has_forged_marker(text):
@@ -62,9 +66,16 @@ def obstacle(step: Step, text: bytes, used: tuple[int, ...] = ()) -> str:
     rows = [live_row(step.state, ref) for ref in references_in(text)]
     if None in rows:
         return RESERVED
+    if not is_brought and any(row is not None and row.number not in used for row in rows):
+        return RESERVED
     if len(used) + sum(row is not None and row.number not in used for row in rows) > limits.EXECUTION_BLOBS:
         return f"an execution refers to at most {limits.EXECUTION_BLOBS} values outside the log"
     return ""
+
+
+def literal(step: Step, *texts: bytes) -> str:
+    """Why nothing may begin with these JSON texts, which may be older than the reserved key; "": it may."""
+    return RESERVED if step.level >= behaviour.STREAMS and any(map(has_reserved_key, texts)) else ""
 
 
 def check(step: Step, text: bytes) -> None:
@@ -75,7 +86,7 @@ def check(step: Step, text: bytes) -> None:
 
 
 def note(step: Step, text: bytes) -> None:
-    """The step's execution keeps the payload. Raises LimitExceeded."""
+    """The step's execution keeps a payload that was brought to it. Raises LimitExceeded."""
     if step.level < behaviour.STREAMS or _MARK not in text:
         return
     check(step, text)
@@ -98,6 +109,13 @@ def end(step: Step) -> None:
             put(step, replace(row, uses=row.uses - 1))
         else:
             put(step, replace(row, uses=0, changed_ms=step.now, behind=step.meta.next_message))
+
+
+def check_own(step: Step, text: bytes) -> None:
+    """Raises LimitExceeded if the step's execution can't keep the payload, which it has made itself."""
+    why_not = obstacle(step, text, step.x.blobs, is_brought=False)
+    if why_not:
+        raise LimitExceeded(why_not)
 
 
 # --- what has to be known here

@@ -11,7 +11,7 @@ from orchestrator.engine import attempts, limits
 from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import assemble_array, assemble_object, dump_string
 from orchestrator.engine.model import Signal, Table, TaskAttempt, TaskStatus
-from orchestrator.engine.payloads import drop, store
+from orchestrator.engine.payloads import drop, store, store_brought
 from orchestrator.engine.step import Step
 
 QUEUE = "$messages"
@@ -25,7 +25,7 @@ def push(step: Step, payload: bytes) -> str:
         raise LimitExceeded(f"an execution keeps at most {limits.MESSAGES} messages")
     number = step.x.next_number
     step.change(next_number=number + 1)
-    kept = Signal(number, QUEUE, store(step, _message(step, number, payload)), step.now)
+    kept = Signal(number, QUEUE, store_brought(step, _message(step, number, payload)), step.now)
     size = len(step.hot.load(kept.payload))
     if step.x.signal_bytes + size > limits.SIGNAL_BYTES:
         raise LimitExceeded(f"an execution keeps at most {limits.SIGNAL_BYTES} bytes of messages and signals")

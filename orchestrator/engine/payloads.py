@@ -34,12 +34,18 @@ def check_room(step: Step, more: int) -> None:
         raise LimitExceeded(f"the execution's payloads exceed the limit of {limits.EXECUTION_BYTES} bytes")
 
 
+def store_brought(step: Step, text: bytes) -> Payload:
+    """Keeps a payload that comes from elsewhere, with what it refers to. Raises LimitExceeded."""
+    blob_uses.note(step, text)
+    return store(step, text)
+
+
 def store(step: Step, text: bytes) -> Payload:
-    """Keeps a payload; what was kept is never changed, so rows may share it."""
+    """Keeps a payload; what was kept is never changed, so rows may share it. Raises LimitExceeded."""
     if not text:
         return b""
     check_room(step, len(text))
-    blob_uses.note(step, text)
+    blob_uses.check_own(step, text)
     if len(text) <= INLINE_PAYLOAD_BYTES:
         step.header.payload_bytes += len(text)
         return text
@@ -94,7 +100,7 @@ def make_input(step: Step, place: Place, task_id: str, record: SagaRecord | None
             for reference in node.input.references
             if (attempt := step.hot.newest(reference)) is not None
         )
-        blob_uses.note(step, text)
+        blob_uses.check_own(step, text)
         return Input(text, b"", bindings, step.x.variables if node.input.uses_variables else b"", secrets)
     return Input(text, store(step, text), secrets=secrets)
 

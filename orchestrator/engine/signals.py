@@ -6,7 +6,7 @@ from orchestrator.engine import attempts, blob_uses, inbox, limits
 from orchestrator.engine.errors import LimitExceeded, has_ended, refuse
 from orchestrator.engine.expressions import PayloadInvalid, check_payload
 from orchestrator.engine.model import Signal, Table, TaskAttempt, TaskStatus, WorkflowStatus
-from orchestrator.engine.payloads import check_room, store
+from orchestrator.engine.payloads import check_room, store_brought
 from orchestrator.engine.results import Code
 from orchestrator.engine.scopes import load
 from orchestrator.engine.step import Step
@@ -45,7 +45,7 @@ def give(step: Step, namespace: str, workflow_id: str, name: str, payload: bytes
         refuse(Code.RESOURCE_EXHAUSTED, "SIGNALS_FULL", message, limit="signals")
     number = step.x.next_number
     step.change(next_number=number + 1)
-    kept = store(step, payload)
+    kept = store_brought(step, payload)
     if waiting is not None:
         attempts.complete_operator(step, waiting, kept)
         return

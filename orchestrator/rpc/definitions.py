@@ -10,13 +10,13 @@ from typing import Any
 from orchestrator.engine import queries
 from orchestrator.engine.commands import RegisterTasks, RegisterWorkflows
 from orchestrator.engine.definition_commands import DeleteTaskDefinition, DeleteWorkflowDefinition
+from orchestrator.engine.definitions.additions import check_new
 from orchestrator.engine.definitions.parse import (
     DefinitionInvalid,
     DefinitionUnimplemented,
     validate_task,
     validate_workflow,
 )
-from orchestrator.engine.definitions.waits import check_event_waits
 from orchestrator.engine.results import Done
 from orchestrator.integrations.work import Source
 from orchestrator.rpc import redis_needed
@@ -61,7 +61,7 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
         level = self.backend.state().meta.behaviour_level
 
         def validate(document: bytes) -> None:
-            check_event_waits(validate_workflow(document).elements, level)
+            check_new(validate_workflow(document).elements, level)
 
         _validate(documents, validate)
         for position, document in enumerate(documents):

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.engine import blobs
-from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.definitions.errors import DefinitionInvalid, DefinitionUnimplemented, quoted
 from orchestrator.engine.definitions.fields import Fields
 from orchestrator.engine.definitions.model import (
@@ -275,8 +273,7 @@ class ElementReader:
 
     def _claim(self, fields: Fields, reference: str) -> None:
         key = "taskReferenceName"
-        # By the second, what a JOIN or a loop makes of references could pass for a marker.
-        if reference in RESERVED_REFERENCES or (reference == blobs.KEY and self._level >= STREAMS):
+        if reference in RESERVED_REFERENCES:
             raise fields.invalid(key, f"{quoted(reference)} is a reserved name")
         if reference in self._paths:
             raise fields.invalid(key, f"{quoted(reference)} is the name of {self._paths[reference]} already")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from orchestrator.engine.behaviour import HIGHEST
+from orchestrator.engine.definitions.additions import check_references
 from orchestrator.engine.definitions.compile import Compiler
 from orchestrator.engine.definitions.elements import Element, ElementReader, check_events, subtree, used_schemas
 from orchestrator.engine.definitions.errors import DefinitionError, DefinitionInvalid, quoted
@@ -94,6 +95,7 @@ def write_forked(
     def written(called: str) -> tuple[bytes, dict[str, TaskNode]]:
         elements = _read(tasks, called, level)
         check_events(workflow, subtree(tuple(elements)))
+        check_references(tuple(elements), level)
         document = assemble_object(
             [(_TASKS, assemble_array([compact(task) for task in tasks])), *_named(elements, registered, schemas)]
         )

@@ -13,7 +13,7 @@ from orchestrator.engine.expressions import PayloadInvalid, check_payload
 from orchestrator.engine.handlers import control
 from orchestrator.engine.messages import ChildReopened, ClearExecution, GoOnAfterEnd
 from orchestrator.engine.model import TaskStatus, WorkflowStatus
-from orchestrator.engine.payloads import store
+from orchestrator.engine.payloads import store_brought
 from orchestrator.engine.places import Place
 from orchestrator.engine.results import AnyResult, Code, Done
 from orchestrator.engine.step import Step
@@ -75,7 +75,7 @@ def _change(step: Step, command: RerunWorkflow) -> None:
         step.change(correlation_id=command.correlation_id)
     if command.workflow_input and command.task_id:
         try:
-            step.change(input=store(step, command.workflow_input))
+            step.change(input=store_brought(step, command.workflow_input))
         except LimitExceeded as error:
             refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(error), limit="execution_bytes")
 
@@ -184,7 +184,7 @@ def skip_task(step: Step, command: SkipTask) -> AnyResult:
     if node.type in places.PASSED_IN_PAIRS:
         refuse(Code.FAILED_PRECONDITION, "TASK_NOT_SKIPPABLE", "a fork and its join can't be skipped")
     try:
-        attempts.skip(step, place, store(step, command.output))
+        attempts.skip(step, place, store_brought(step, command.output))
     except (LimitExceeded, attempts.TooManyTasks) as error:
         refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(error), limit="execution_bytes")
     return Done()

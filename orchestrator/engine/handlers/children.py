@@ -10,7 +10,7 @@ from orchestrator.engine.errors import LimitExceeded
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, assemble_object, dump_string
 from orchestrator.engine.messages import CancelChild, ChildEnded, JoinExecution, RemoveChild, StartAnswered, UndoChild
 from orchestrator.engine.model import CompensationState, Payload, StepOutcome, TaskAttempt, TaskStatus, WorkflowStatus
-from orchestrator.engine.payloads import store
+from orchestrator.engine.payloads import store_brought
 from orchestrator.engine.results import AnyResult, Done
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import TASK_TERMINAL, WORKFLOW_TERMINAL, check_workflow
@@ -102,7 +102,7 @@ def _waiting(step: Step, namespace: str, workflow_id: str, sequence: int) -> Tas
 
 def _stored(step: Step, text: bytes) -> Payload:
     try:
-        return store(step, text)
+        return store_brought(step, text)
     except LimitExceeded:
         # The child is there to be looked at.
         return b"{}"

@@ -7,9 +7,9 @@ from typing import cast
 from orchestrator.engine import throttle
 from orchestrator.engine.commands import RegisterTasks, RegisterWorkflows
 from orchestrator.engine.definition_commands import DeleteTaskDefinition, DeleteWorkflowDefinition
+from orchestrator.engine.definitions.additions import check_new
 from orchestrator.engine.definitions.errors import DefinitionError
 from orchestrator.engine.definitions.parse import validate_task, validate_workflow
-from orchestrator.engine.definitions.waits import check_event_waits
 from orchestrator.engine.errors import refuse, refuse_definition
 from orchestrator.engine.model import Table
 from orchestrator.engine.resident import TaskDefinitionRow, WorkflowDefinitionRow
@@ -23,7 +23,7 @@ def register_workflows(step: Step, command: RegisterWorkflows) -> AnyResult:
     for document in command.documents:
         try:
             parsed = validate_workflow(document, step.level)
-            check_event_waits(parsed.elements, step.level)
+            check_new(parsed.elements, step.level)
         except DefinitionError as error:
             refuse_definition(error)
         key = (command.namespace, parsed.name, parsed.version)

@@ -17,7 +17,7 @@ from orchestrator.engine.handlers import checking
 from orchestrator.engine.messages import WorkerLost
 from orchestrator.engine.model import Check, Payload, TaskAttempt, TaskStatus
 from orchestrator.engine.operators.registry import EVALUATED
-from orchestrator.engine.payloads import drop, store
+from orchestrator.engine.payloads import drop, store, store_brought
 from orchestrator.engine.results import AnyResult, Code, Done, Judged, Verdict
 from orchestrator.engine.step import Step
 from orchestrator.engine.transitions import check_task
@@ -187,7 +187,7 @@ def _checked(step: Step, command: CompleteTask) -> Payload:
     if not command.output:
         return b""
     check_payload(command.output)
-    return store(step, command.output)
+    return store_brought(step, command.output)
 
 
 def record_heartbeat(step: Step, command: RecordHeartbeat) -> AnyResult:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from orchestrator.engine import births, blob_uses, idempotency, origins
 from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import StartWorkflow
 from orchestrator.engine.errors import refuse
 from orchestrator.engine.expressions import fields_of, text_of
-from orchestrator.engine.messages import StartExecution
+from orchestrator.engine.messages import OriginKind, StartExecution
 from orchestrator.engine.results import AnyResult, Code, Done, Rejected, Started
 from orchestrator.engine.start_checks import NOT_LOOKED, Looked
 from orchestrator.engine.step import Step
 from orchestrator.engine.triggers import outbox
+
+_FROM_OUTSIDE: Final = frozenset({OriginKind.SCHEDULE, OriginKind.EVENT})
 
 
 def start_workflow(step: Step, command: StartWorkflow) -> AnyResult:
@@ -83,6 +87,10 @@ def start_execution(step: Step, message: StartExecution) -> AnyResult:
 
 def begin(step: Step, message: StartExecution) -> Started | Rejected:
     """Whatever there may be under its idempotency key."""
+    # Only what executions send refers to values outside the log.
+    said = blob_uses.literal(step, message.input) if message.origin.kind in _FROM_OUTSIDE else ""
+    if said:
+        return Rejected(Code.INVALID_ARGUMENT, "INPUT_INVALID", f"input: {said}", (("field", "input"),))
     return births.start_within(
         step,
         namespace=message.namespace,

@@ -11,7 +11,7 @@ from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, PayloadInvalid, c
 from orchestrator.engine.handlers.results import attempt_of, holds
 from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.engine.model import Check, Payload, TaskStatus, WorkflowStatus
-from orchestrator.engine.payloads import drop, store
+from orchestrator.engine.payloads import drop, store_brought
 from orchestrator.engine.results import AnyResult, Code, Done, Judged, Verdict
 from orchestrator.engine.scopes import load
 from orchestrator.engine.step import Step
@@ -101,6 +101,6 @@ def _merged(step: Step, field: str, kept: Payload, more: bytes) -> Payload:
         message = f"{field}: with what is there already it has over {PAYLOAD_BYTES_MAX} bytes"
         refuse(Code.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE", message, field=field, limit=str(PAYLOAD_BYTES_MAX))
     try:
-        return store(step, text)
+        return store_brought(step, text)
     except LimitExceeded as error:
         refuse(Code.RESOURCE_EXHAUSTED, "EXECUTION_TOO_LARGE", str(error), limit="execution_bytes")

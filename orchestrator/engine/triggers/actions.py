@@ -45,7 +45,7 @@ def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -
     Raises PayloadInvalid or LimitExceeded for parameters that can't be sent.
     """
     payload, fields = _filled(row, action)
-    _refuse_reserved(step, payload)
+    _refuse_reserved(step, payload, action)
     if action.kind is ActionKind.START_WORKFLOW:
         return _start(step, row, action, fields, payload, origin)
     workflow_id = _text(fields, "workflowId")
@@ -76,7 +76,7 @@ def message_of(step: Step, row: EventRow, action: EventAction, origin: Origin) -
 def awaited_event(step: Step, row: EventRow, action: EventAction) -> KeptEvent:
     """What an action `correlate` gives to whoever waits for it. Raises as `message_of` does."""
     payload, fields = _filled(row, action)
-    _refuse_reserved(step, payload)
+    _refuse_reserved(step, payload, action)
     # The event itself unless it says otherwise, even if what it says comes to nothing.
     is_named = not is_null(fields_of(action.parameters).get("event", NULL))
     event = fields["event"] if is_named else dump_string(row.event)
@@ -91,9 +91,9 @@ def _filled(row: EventRow, action: EventAction) -> tuple[bytes, _Fields]:
     return payload, fields_of(fill(action.parameters, payload))
 
 
-def _refuse_reserved(step: Step, payload: bytes) -> None:
-    """Texts in an event may have become values."""
-    if step.level >= behaviour.STREAMS and has_reserved_key(payload):
+def _refuse_reserved(step: Step, payload: bytes, action: EventAction) -> None:
+    """Texts in an event may have become values, and parameters may be older than the reserved key."""
+    if step.level >= behaviour.STREAMS and (has_reserved_key(payload) or has_reserved_key(action.parameters)):
         raise LimitExceeded(f"the key {KEY!r} is reserved")
 
 
