@@ -25,6 +25,7 @@ from orchestrator.rpc.backend import DEFAULT_NAMESPACE, Backend
 from orchestrator.rpc.caller import EVERYBODY, Caller
 from orchestrator.rpc.errors import failure_of, invalid, not_found, rejected, status_of
 from orchestrator.rpc.guarded_requests import require_start
+from orchestrator.rpc.large_payloads import is_large
 from orchestrator.rpc.requests import identity_of, namespace_of, required, text, wait_seconds
 from orchestrator_api.v1 import asks_pb2 as pb
 from orchestrator_api.v1 import workflows_pb2
@@ -222,7 +223,7 @@ class AskConnection:
         identity = identity_of(request.request)
         redis_needed.check_inner(backend, command.document, "definition_json")
         submitted: asyncio.Future[AnyResult]
-        if starting.check_of(backend, command) is None:
+        if not is_large(command.input) and starting.check_of(backend, command) is None:
             submitted = asyncio.ensure_future(backend.submit_any(command, identity))
         else:
             # What becomes of it is the answer to this ask, and no matter of the others.

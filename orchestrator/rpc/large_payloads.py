@@ -47,6 +47,7 @@ FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {
 }
 """The payloads of each command that may be large."""
 
+Fit = Callable[[CompleteTask], CompleteTask]
 Submit = Callable[[AnyCommand, RequestIdentity | None], Awaitable[AnyResult]]
 
 
@@ -95,18 +96,35 @@ class LargePayloads:
             return self._submit(command, identity)
         return self._submit_large(command, identity)
 
-    def submit_result(self, command: CompleteTask) -> Awaitable[AnyResult]:
-        """What a worker reports on its stream: a store that is away holds up this result, and nothing else."""
-        return self._submit_at_last(command) if _large_fields(command) else self._submit(command, None)
+    def submit_result(self, command: CompleteTask, fit: Fit, *, waits: bool) -> Awaitable[AnyResult]:
+        """What a worker reports. `fit` takes out of a valid output what must not be in it.
 
-    async def _submit_at_last(self, command: CompleteTask) -> AnyResult:
+        `waits`: a store that is away holds it up, and the caller does nothing else meanwhile.
+        """
+        if not _large_fields(command):
+            return self._submit(fit(command), None)
+        return self._submit_large_result(command, fit, waits)
+
+    async def _submit_large_result(self, command: CompleteTask, fit: Fit, waits: bool) -> AnyResult:
+        try:
+            await self.check("result.output", command.output)
+        except RpcFailure as failure:
+            return await self._fail(fit(replace(command, output=b"{}")), failure.message)
+        fitted = fit(command)
         while True:
             try:
-                return await self._submit_large(command, None)
+                return await self.submit(fitted, None)
             except RpcFailure as failure:
-                if failure.reason not in (UNAVAILABLE, DELETED):
+                if not waits or failure.reason not in (UNAVAILABLE, DELETED):
                     raise
             await asyncio.sleep(RETRY_AFTER_MS / 1000)
+
+    async def check(self, field: str, text: bytes) -> None:
+        """Of a payload that is too large for the log. Raises RpcFailure unless it is a valid one."""
+        try:
+            await self._off_loop(partial(_check, text))
+        except PayloadInvalid as error:
+            raise invalid(field, str(error), error.limit) from None
 
     async def _submit_large(self, command: AnyCommand, identity: RequestIdentity | None) -> AnyResult:
         result: AnyResult | None = None
@@ -188,17 +206,26 @@ class LargePayloads:
 
 def _large_fields(command: AnyCommand) -> tuple[str, ...]:
     fields = FIELDS.get(type(command), ())
-    return tuple(field for field in fields if len(getattr(command, field)) > PAYLOAD_BYTES_MAX)
+    return tuple(field for field in fields if is_large(getattr(command, field)))
+
+
+def is_large(text: bytes) -> bool:
+    """Whether the payload is too large for the log, and nobody has looked at it when it came."""
+    return len(text) > PAYLOAD_BYTES_MAX
 
 
 def _cut(text: bytes, store_id: str) -> tuple[bytes, dict[BlobRef, bytes]]:
     """Raises PayloadInvalid, NothingToTakeOut."""
+    _check(text)
+    return externalise(text, store_id, PAYLOAD_BYTES_MAX)
+
+
+def _check(text: bytes) -> None:
     check_json(text)
     if not is_json_object(text):
         raise PayloadInvalid("it is not a JSON object")
     if has_reserved_key(text):
         raise PayloadInvalid(f"the key {KEY!r} is reserved")
-    return externalise(text, store_id, PAYLOAD_BYTES_MAX)
 
 
 def too_large(field: str, size: int, sizes: Sizes) -> RpcFailure:

@@ -14,7 +14,7 @@ from orchestrator.engine.definitions.model import INPUT_CHECK
 from orchestrator.integrations.work import Ended, Kind, Work
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import invalid
-from orchestrator.rpc.large_payloads import INLINE, Sizes
+from orchestrator.rpc.large_payloads import INLINE, Sizes, is_large
 from orchestrator.rpc.requests import (
     TASK_NAMES_MAX,
     chosen,
@@ -79,6 +79,8 @@ async def looked_at(backend: Backend, command: commands.StartWorkflow) -> comman
     Whether it is refused is decided where it is started, by the definition that it has there. What nobody can look at
     now is looked at when the execution begins.
     """
+    if is_large(command.input):
+        await backend.large.check("input", command.input)
     check = check_of(backend, command)
     if check is None:
         return command

@@ -226,8 +226,8 @@ class WorkerConnection:
             self._put(_Answer(refused, size))
 
     def _judge(self, result: pb.TaskResult, size: int, command: commands.CompleteTask, broken: str) -> None:
-        command = self._backend.hand_out.fit_result(command)
-        judging = asyncio.ensure_future(self._backend.large.submit_result(command))
+        fit, large = self._backend.hand_out.fit_result, self._backend.large
+        judging = asyncio.ensure_future(large.submit_result(command, fit, waits=True))
         self._tasks.add(judging)
         judging.add_done_callback(partial(self._judged, result, broken, size))
 

@@ -91,7 +91,8 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         if refused is not None:
             return pb.CompleteTaskResponse(verdict=refused)
         await self._recall(command.fencing_token)
-        outcome = await self.backend.submit_any(self.backend.hand_out.fit_result(command), None)
+        fit, large = self.backend.hand_out.fit_result, self.backend.large
+        outcome = await large.submit_result(command, fit, waits=False)
         self.backend.hand_out.forget(request.result.fencing_token)
         return pb.CompleteTaskResponse(verdict=verdict_on(request.result, broken, outcome))
 

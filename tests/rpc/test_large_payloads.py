@@ -17,6 +17,7 @@ from orchestrator.engine.blobs import BlobRef, ref_to
 from orchestrator.engine.choices import DeleteEffects, TerminateCompensation
 from orchestrator.engine.commands import RaiseBehaviour
 from orchestrator.engine.model import Table, TaskStatus, WorkflowStatus
+from orchestrator.engine.secret_commands import PutSecret
 from orchestrator.integrations.blobs.store import BlobCorrupt, BlobMissing, StoreUnavailable, checked
 from orchestrator.rpc import whole
 from orchestrator.rpc.blob_access import BlobAccess
@@ -253,6 +254,31 @@ async def test_a_worker_whose_output_can_not_be_kept_is_told_and_its_task_fails(
     assert verdict.verdict == workers_pb2.VERDICT_INVALID and "reserved" in verdict.message
     failed = bench.driver.latest("pay")
     assert failed.status is TaskStatus.FAILED_WITH_TERMINAL_ERROR and failed.outcome_unknown
+
+
+@pytest.mark.parametrize("broken", [b'{"a":"' + b"x" * MIB, b'{"a":' + b"[" * MIB])
+async def test_what_a_worker_says_is_valid_before_secrets_are_looked_for_in_it(
+    bench: Bench, stubs: Stubs, broken: bytes
+) -> None:
+    bench.driver.ok(PutSecret("default", "KEY", 1, *bench.secrets.seal("default", "KEY", 1, b"hunter2hunter2")))
+    bench.driver.register(workflow("keyed", simple("pay", inputParameters={"key": "${workflow.secrets.KEY}"})))
+    worker = Worker(stubs)
+    await worker.hello()
+    for number, output in enumerate((broken, b'{"said":"hunter2hunter2","more":"%b"}' % (b"x" * MIB))):
+        await soon("the start", stubs.workflows.StartWorkflow(start(b"{}", "keyed", f"w{number}")))
+        (task,) = await worker.assigned()
+        assert b"hunter2hunter2" in task.input.inline
+        await worker.give(result(task, output))
+        (verdict,) = await worker.verdicts()
+        assert (verdict.verdict == workers_pb2.VERDICT_ACCEPTED) is bool(number)
+    seen = (await soon("the workflow", stubs.workflows.GetWorkflow(pb.GetWorkflowRequest(workflow_id="w1")))).workflow
+    assert json.loads(seen.output.inline)["said"] == "***"
+
+
+async def test_a_broken_input_is_refused_before_its_schema_is_asked(bench: Bench, stubs: Stubs) -> None:
+    bench.driver.register(workflow("checks", simple("pay"), inputSchema={"type": "JSON", "data": {"type": "object"}}))
+    code, reason, _ = await failure(stubs.workflows.StartWorkflow(start(b'{"a":"' + b"x" * MIB, "checks")))
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
 async def test_documents_can_not_have_what_stands_for_values(stubs: Stubs) -> None:
