@@ -53,6 +53,8 @@ async def search_workflows(backend: Backend, request: pb.SearchWorkflowsRequest)
         _count(response, page.total)
         for execution in page.executions:
             found = await showing.found_workflow(backend, execution, full=request.full, conductors=conductors)
+            if response.workflows and not _fits(response, found):
+                break
             response.workflows.append(found)
             if _is_enough(request, response):
                 break
@@ -72,11 +74,12 @@ async def search_tasks(backend: Backend, request: pb.SearchTasksRequest) -> pb.S
         response = pb.SearchTasksResponse(next_token=page.next_token)
         _count(response, page.total)
         for header, attempt in page.tasks:
+            task = await showing.found_task(backend, header, attempt, full=request.full, conductors=conductors)
+            if response.tasks and not _fits(response, task):
+                break
             response.tasks.append(
                 pb.FoundTask(
-                    task=await showing.found_task(
-                        backend, header, attempt, full=request.full, conductors=conductors
-                    ),
+                    task=task,
                     workflow_id=header.workflow_id,
                     workflow_name=header.name,
                     correlation_id=header.correlation_id,
@@ -88,6 +91,12 @@ async def search_tasks(backend: Backend, request: pb.SearchTasksRequest) -> pb.S
         if len(response.tasks) == len(page.tasks):
             return response
         size = len(response.tasks)
+
+
+def _fits(response: Any, found: Any) -> bool:
+    """Whether the message may have it, too: with large payloads one may fill it alone."""
+    size: int = found.ByteSize()
+    return size <= FULL_PAGE_BYTES or response.ByteSize() + size <= showing.ANSWER_BYTES_MAX
 
 
 def _is_enough(request: Any, response: Any) -> bool:

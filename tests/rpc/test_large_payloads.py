@@ -19,9 +19,10 @@ from orchestrator.engine.commands import RaiseBehaviour
 from orchestrator.engine.model import Table, TaskStatus, WorkflowStatus
 from orchestrator.engine.secret_commands import PutSecret
 from orchestrator.integrations.blobs.store import BlobCorrupt, BlobMissing, StoreUnavailable, checked
-from orchestrator.rpc import whole
+from orchestrator.rpc import searching, showing, whole
 from orchestrator.rpc.blob_access import BlobAccess
 from orchestrator.rpc.large_payloads import FIELDS
+from orchestrator.storage.search import Page
 from orchestrator_api.v1 import asks_pb2, common_pb2, definitions_pb2, events_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
 from tests.engine.driver import simple, workflow
@@ -408,6 +409,28 @@ async def test_what_is_too_large_together_is_told(
     code, reason, _ = await failure(
         stubs.workflows.GetWorkflow(pb.GetWorkflowRequest(workflow_id="w", include_tasks=True)))
     assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE")
+
+
+async def test_pages_of_whole_executions_are_no_larger_than_a_message(
+    bench: Bench, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(showing, "ANSWER_BYTES_MAX", 2 * MIB)
+    monkeypatch.setattr(searching, "FULL_PAGE_BYTES", MIB)
+    for number, given in enumerate((b"{}", large(MIB * 3 // 2), large(MIB * 7 // 4), b"{}")):
+        await soon("the start", stubs.workflows.StartWorkflow(start(given, "waits", f"w{number}")))
+    rows = [bench.driver.header(f"w{number}") for number in range(4)]
+    bench.pages = lambda wanted, size, token: Page(
+        rows[int(token or 0) :][:size], str(int(token or 0) + size) if int(token or 0) + size < 4 else "")
+    found: list[tuple[str, ...]] = []
+    token = ""
+    while True:
+        request = pb.SearchWorkflowsRequest(full=True, page=common_pb2.PageRequest(token=token))
+        page = await soon("a page", stubs.workflows.SearchWorkflows(request))
+        found.append(tuple(one.workflow_id for one in page.workflows))
+        token = page.next_token
+        if not token:
+            break
+    assert found == [("w0", "w1"), ("w2",), ("w3",)]
 
 
 async def test_a_cache_of_a_few_values_spares_the_store(values: Values) -> None:
