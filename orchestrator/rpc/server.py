@@ -69,7 +69,8 @@ SERVICES = tuple(
 _OPTIONS = (
     # Two processes on one port would share its calls, and each answer for the other.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # Attempts are sent several together, of which the last may have payloads as large as a message.
+    ("grpc.max_send_message_length", 2 * MESSAGE_BYTES_MAX),
     # Clients look after idle connections themselves, to notice a dead node soon.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 500),

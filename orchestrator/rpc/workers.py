@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
+from msgspec.structs import replace
 
 from orchestrator.engine import commands, throttle
 from orchestrator.engine.blobs import BlobRef
@@ -34,12 +35,14 @@ from orchestrator.rpc.requests import (
     text,
 )
 from orchestrator.rpc.task_queues import task_queues
-from orchestrator.rpc.whole import ValuesNeeded, not_given
+from orchestrator.rpc.whole import MESSAGE_BYTES_MAX, ValuesNeeded, not_given
 from orchestrator.rpc.worker_stream import WorkerConnection
 from orchestrator_api.v1 import workers_pb2 as pb
 from orchestrator_api.v1 import workers_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
+
+_NO_ROOM = NotGiven("ANSWER_TOO_LARGE", "the answer to the poll has no room for it")
 
 POLL_TASKS_MAX = 1_000
 POLL_WAIT_MS_MAX = 60_000
@@ -173,6 +176,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     async def _assignments(self, tokens: tuple[int, ...]) -> list[pb.Assignment]:
         """What can't be read here is asked for again later; if there is nothing else, the caller is told."""
         found: list[pb.Assignment] = []
+        size = 0
         unread: NotGiven | None = None
         for token in tokens:
             lease = self.backend.state().leases.get((token,))
@@ -183,8 +187,15 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
                 unread = unread if why.is_final else why
                 await self.backend.submit_any(why.failure(lease) if why.is_final else why.later(lease), None)
                 continue
-            if assignment is not None:
-                found.append(assignment)
+            if assignment is None:
+                continue
+            more = assignment.ByteSize()
+            if found and size + more > MESSAGE_BYTES_MAX and lease is not None:
+                # Whoever polls next gets it.
+                await self.backend.submit_any(replace(_NO_ROOM.later(lease), callback_ms=0), None)
+                continue
+            size += more
+            found.append(assignment)
         if unread is not None and not found:
             if unread.error_code == UNAVAILABLE:
                 raise RpcFailure(grpc.StatusCode.UNAVAILABLE, "BLOB_STORE_UNAVAILABLE", unread.reason)

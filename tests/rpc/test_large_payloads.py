@@ -19,7 +19,7 @@ from orchestrator.engine.commands import RaiseBehaviour
 from orchestrator.engine.model import Table, TaskStatus, WorkflowStatus
 from orchestrator.engine.secret_commands import PutSecret
 from orchestrator.integrations.blobs.store import BlobCorrupt, BlobMissing, StoreUnavailable, checked
-from orchestrator.rpc import searching, showing, whole
+from orchestrator.rpc import searching, showing, whole, workers
 from orchestrator.rpc.blob_access import BlobAccess
 from orchestrator.rpc.large_payloads import FIELDS
 from orchestrator.storage.search import Page
@@ -175,6 +175,24 @@ async def test_polled_tasks_are_whole_too(bench: Bench, stubs: Stubs) -> None:
     verdict = (await soon("the verdict", stubs.workers.CompleteTask(done))).verdict
     assert verdict.verdict == workers_pb2.VERDICT_ACCEPTED
     assert bench.driver.header().status is WorkflowStatus.COMPLETED
+
+
+async def test_a_poll_gets_no_more_than_a_message_takes(
+    bench: Bench, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "MESSAGE_BYTES_MAX", 2 * MIB)
+    for number in range(3):
+        await soon("a start", stubs.workflows.StartWorkflow(start(large(), workflow_id=f"w{number}")))
+    seen: list[list[str]] = []
+    for _ in range(3):
+        poll = workers_pb2.PollTasksRequest(task_names=["pay"], worker_id="p", max_tasks=9)
+        found = (await soon("tasks", stubs.workers.PollTasks(poll))).assignments
+        seen.append([one.workflow_id for one in found])
+        for one in found:
+            done = workers_pb2.CompleteTaskRequest(result=result(one, b"{}"))
+            await soon("the verdict", stubs.workers.CompleteTask(done))
+    assert sorted(each for one in seen for each in one) == ["w0", "w1", "w2"]
+    assert all(len(one) == 1 for one in seen)
 
 
 async def test_every_door_takes_large_payloads(bench: Bench, stubs: Stubs) -> None:
