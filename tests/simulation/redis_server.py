@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -139,8 +139,8 @@ class RedisServer:
         group = self._of(words[0], words[1])
         held = sorted(group.pending)
         if len(words) > 2:
-            first, last = place_of(words[2]), place_of(words[3])
-            return [[told(each), group.pending[each].encode(), 0, 1] for each in held if first <= each <= last]
+            found = _between(held, words[2], words[3])[: int(words[4])]
+            return [[told(each), group.pending[each].encode(), 0, 1] for each in found]
         if not held:
             return [0, None, None, None]
         by = {name: sum(each == name for each in group.pending.values()) for name in group.pending.values()}
@@ -167,11 +167,7 @@ class RedisServer:
 
     def _range(self, words: list[Any]) -> Any:
         kept = self.streams.get(words[0], Stream())
-        first, last = str(words[1]), place_of(words[2])
-        found = [
-            each for each in kept.entries
-            if (each > place_of(first[1:]) if first.startswith("(") else each >= place_of(first)) and each <= last
-        ]
+        found = _between(kept.entries, words[1], words[2])
         return [_entry(each, kept.entries[each]) for each in found[: int(words[4]) if len(words) > 3 else None]]
 
     def _there(self, stream: str) -> Stream:
@@ -197,6 +193,16 @@ def place_of(entry_id: Word) -> Place:
     text = entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
     ms, _, number = text.partition("-")
     return int(ms), int(number or 0)
+
+
+def _between(places: Iterable[Place], first: Word, last: Word) -> list[Place]:
+    """As commands name both ends: `-` and `+`, an id, or what is behind one in a round bracket."""
+    start, end = str(first), str(last)
+    return [
+        each for each in places
+        if (start == "-" or each > place_of(start[1:]) if start[0] in "-(" else each >= place_of(start))
+        and (end == "+" or each <= place_of(end))
+    ]
 
 
 def told(place: Place) -> bytes:
@@ -273,6 +279,10 @@ class ServerLine:
 
     async def close(self) -> None:
         self._is_open = False
+
+    async def transact(self, commands: Sequence[Command]) -> list[Any]:
+        # There is nobody else in between, anyway.
+        return await self.ask_all(commands)
 
     async def ask_all(self, commands: Sequence[Command], *, wait_ms: int = 0) -> list[Any]:
         await self._way()

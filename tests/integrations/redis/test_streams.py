@@ -119,9 +119,10 @@ async def test_what_is_read_comes_again_until_it_is_acknowledged(redis: RedisSer
     assert await following.standing() == Standing(length=3, lag=1, pending=2)
     assert numbers(await following.read_pending(1)) == [1]
     await following.acknowledge(ids(first)[:1])
-    # What is behind is not given before it.
-    assert numbers(await following.read_new(10, 0)) == [2, 3]
+    assert numbers(await following.read_new(10, 0)) == [3]
+    assert numbers(await following.read_pending(10)) == [2, 3]
     await following.acknowledge(ids(await following.read_pending(10)))
+    assert await following.read_pending(10) == []
     assert pending(redis) == 0
     assert await following.read_new(10, 20) == []
     assert await following.lag() == 0
@@ -150,16 +151,28 @@ async def test_a_reader_that_was_cancelled_has_to_be_opened_again(redis: RedisSe
     assert numbers([*await following.read_pending(10), *await following.read_new(10, 0)]) == [1]
 
 
-async def test_the_next_leader_begins_with_what_the_last_one_left(redis: RedisServer, link: RedisLink) -> None:
+async def test_the_next_leader_begins_where_the_state_is(redis: RedisServer, link: RedisLink) -> None:
     before = await opened(link, consumer="before")
-    await write(link, *range(1_200))
-    read = await before.read_new(1_100, 0)
+    await write(link, *range(1_300))
+    read = await before.read_new(1_200, 0)
     await before.acknowledge(ids(read)[:3])
-    after = await opened(link, ids(read)[2], consumer="after", begun=True)
-    found = await after.read_pending(2_000)
-    assert numbers(found) == list(range(3, 1_100))
+    after = await opened(link, ids(read)[4], consumer="after", begun=True)
+    assert pending(redis) == 0 and await after.lag() == 1_295
+    found = await after.read_new(1_250, 0)
+    assert numbers(found) == list(range(5, 1_255))
     await after.acknowledge(ids(found))
-    assert numbers(await after.read_new(200, 0)) == list(range(1_100, 1_200))
+    assert numbers(await after.read_new(200, 0)) == list(range(1_255, 1_300))
+
+
+async def test_what_redis_has_forgotten_of_a_group_is_read_all_the_same(redis: RedisServer, link: RedisLink) -> None:
+    """As after a crash: given up to 5-0, of which only 2-0 is known to be pending."""
+    following = await opened(link)
+    add(redis, *(f"{n}-0" for n in range(1, 7)))
+    await following.read_new(2, 0)
+    redis.command("XGROUP", "SETID", "s", GROUP, "5-0")
+    assert await following.open("1-0", begun=True) is Opened.FOUND
+    assert await following.read_pending(10) == []
+    assert ids(await following.read_new(10, 0)) == [f"{n}-0" for n in range(2, 7)]
 
 
 @pytest.mark.parametrize("consumer", ["another", "a"], ids=["another consumer", "the same one"])
@@ -176,6 +189,20 @@ async def test_nothing_is_passed_over_that_an_old_leader_was_given(
     await write(link, 4)
     await old.read_new(1, 0)
     assert numbers(await new.read_new(10, 20)) == [4]
+
+
+async def test_a_group_that_was_put_back_gives_nothing_twice(redis: RedisServer, link: RedisLink) -> None:
+    following = await opened(link)
+    await write(link, 1, 2, 3, 4)
+    found = await following.read_new(3, 0)
+    await following.acknowledge(ids(found)[:2])
+    # As an old leader does it that is opened once more.
+    await opened(link, "0-0", begun=True)
+    redis.command("XGROUP", "SETID", "s", GROUP, "0-0")
+    assert numbers(await following.read_new(10, 0)) == [4]
+    assert numbers(await following.read_pending(10)) == [3, 4]
+    await following.acknowledge(ids(await following.read_pending(10)))
+    assert pending(redis) == 0
 
 
 async def test_a_group_begins_behind_its_cursor(redis: RedisServer, link: RedisLink) -> None:
@@ -199,7 +226,7 @@ async def test_a_restored_cluster_reads_again_what_it_has_forgotten(redis: Redis
     await following.read_new(4, 0)
     await following.acknowledge(["1-0", "2-0", "3-0"])
     assert await following.open("3-0", begun=True) is Opened.FOUND
-    assert ids(await following.read_pending(10)) == ["4-0"]
+    assert ids(await following.read_new(1, 0)) == ["4-0"]
     await following.acknowledge(["4-0"])
     assert await following.open("1-0", begun=True) is Opened.FOUND
     assert ids(await following.read_new(10, 0)) == ["2-0", "3-0", "4-0", "5-0", "6-0"]
@@ -235,8 +262,7 @@ async def test_a_redis_that_is_older_than_it_was_is_found_out(redis: RedisServer
     add(redis, "3-0")
     for cursor, found in (("9-0", Opened.DATA_LOST), ("0-0", Opened.FOUND)):
         assert await following.open(cursor, begun=True) is found
-        assert ids(await following.read_pending(10))[0] == "2-0"
-    assert ids(await following.read_new(10, 0)) == ["2-0", "3-0"]
+        assert ids(await following.read_new(10, 0)) == ["2-0", "3-0"]
 
 
 async def test_an_older_redis_is_found_out_when_it_has_gone_on(redis: RedisServer, link: RedisLink) -> None:
@@ -271,7 +297,7 @@ async def test_data_that_stay_are_no_loss(redis: RedisServer, link: RedisLink) -
         await following.read_new(10, 0)
     await until(lambda: link.connected, "the link")
     assert await following.open(ids(found)[0], begun=True) is Opened.FOUND
-    assert numbers(await following.read_pending(10)) == [2]
+    assert numbers(await following.read_new(10, 0)) == [2]
 
 
 @pytest.mark.parametrize("deletion", [("DEL", "s"), ("XGROUP", "DESTROY", "s", GROUP), ("FLUSHALL",)], ids=str)
@@ -283,7 +309,7 @@ async def test_a_group_that_is_gone_has_to_be_opened_again(
         await reader(link).read_new(1, 0)
     await write(link, 1)
     redis.command(*deletion)
-    for again in (following.read_new(1, 0), following.read_pending(1), following.read_new(1, 20)):
+    for again in (following.read_new(1, 0), following.read_new(1, 20)):
         with pytest.raises(OpenAgain, match="NOGROUP"):
             await again
     assert (await following.standing()).pending == 0
@@ -312,5 +338,5 @@ async def test_names_that_others_have_given_need_not_be_text(redis: RedisServer,
     redis.command("XGROUP", "CREATE", "s", b"\xff", "0-0")
     following = await opened(link)
     redis.command("XREADGROUP", "GROUP", GROUP, b"\xfe", "STREAMS", "s", ">")
-    assert ids(await following.read_pending(10)) == ["1-0"]
+    assert ids(await following.read_new(10, 0)) == ["1-0"]
     assert (await following.standing()).pending == 1
