@@ -42,6 +42,10 @@ class Link:
         finally:
             self.connected = False
 
+    async def wait_connected(self) -> None:
+        """Nobody is let through here: what they would ask for next is not what these tests are about."""
+        await asyncio.Event().wait()
+
     async def transact(self, commands: Any) -> Any:
         assert self.error is not None
         raise self.error
