@@ -191,6 +191,17 @@ async def test_nothing_is_passed_over_that_an_old_leader_was_given(
     assert numbers(await new.read_new(10, 20)) == [4]
 
 
+async def test_a_group_that_was_put_ahead_passes_over_nothing(redis: RedisServer, link: RedisLink) -> None:
+    following = await opened(link)
+    add(redis, "1-0", "2-0", "3-0")
+    assert ids(await following.read_new(1, 0)) == ["1-0"]
+    redis.command("XGROUP", "SETID", "s", GROUP, "3-0")
+    assert ids(await following.read_new(1, 20)) == ["2-0"]
+    redis.command("XGROUP", "SETID", "s", GROUP, "3-0")
+    add(redis, "4-0")
+    assert ids(await following.read_new(10, 20)) == ["3-0", "4-0"]
+
+
 async def test_a_group_that_was_put_back_gives_nothing_twice(redis: RedisServer, link: RedisLink) -> None:
     following = await opened(link)
     await write(link, 1, 2, 3, 4)
