@@ -305,7 +305,7 @@ async def _answer_task(
     async def draw(whole: Whole) -> bytes:
         return conductor_view.task_run(backend.state(), held, attempt, about, whole)
 
-    answer.conductor_json = await shown(backend, draw)
+    answer.conductor_json = await shown(backend, held, draw)
 
 
 async def _answer_workflow(
@@ -332,7 +332,7 @@ async def _answer_workflow(
 
         return await drawn(backend, held, slices)
 
-    answer.conductor_json = await shown(backend, draw)
+    answer.conductor_json = await shown(backend, held, draw)
 
 
 def _about(asked: Wanted, answer: pb.Awaited, target: ExecutionState) -> list[tuple[str, bytes]]:

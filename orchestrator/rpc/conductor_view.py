@@ -145,7 +145,7 @@ def nothing_run(about: Iterable[tuple[str, bytes]]) -> bytes:
 def _payloads(held: ExecutionState, whole: Whole) -> _Fields:
     x, fields = held.execution, []
     for name, kept in (("input", x.input), ("output", x.output), ("variables", x.variables)):
-        data = masked(whole(queries.payload(held, kept)), x.masked_fields)
+        data = whole(queries.payload(held, kept), x.masked_fields)
         fields.append((name, data if is_json_object(data) else b"{}"))
     return fields
 
@@ -300,8 +300,8 @@ class _TaskView:
         state, held = self._state, self._held
         node = node_of(self._plan, held, attempt)
         hidden = held.execution.masked_fields
-        given = masked(self._whole(queries.resolved_input(state, held, attempt)), hidden)
-        output = masked(self._whole(queries.output(state, held, attempt)), hidden)
+        given = self._whole(queries.resolved_input(state, held, attempt), hidden)
+        output = self._whole(queries.output(state, held, attempt), hidden)
         fields = [
             *_attempt(held.execution, attempt),
             ("inputData", given or b"{}"),

@@ -110,7 +110,8 @@ class LargePayloads:
             await self.check("result.output", command.output)
         except RpcFailure as failure:
             return await self._fail(fit(replace(command, output=b"{}")), failure.message)
-        fitted = fit(command)
+        # Looking for values in megabytes takes long.
+        fitted = await self._off_loop(partial(fit, command))
         while True:
             try:
                 return await self.submit(fitted, None)
@@ -118,6 +119,10 @@ class LargePayloads:
                 if not waits or failure.reason not in (UNAVAILABLE, DELETED):
                     raise
             await asyncio.sleep(RETRY_AFTER_MS / 1000)
+            lease = self._state().leases.get((command.fencing_token,))
+            if lease is None or lease.fenced:
+                # Whatever it was, it counts no more.
+                return await self._submit(replace(fitted, output=b""), None)
 
     async def check(self, field: str, text: bytes) -> None:
         """Of a payload that is too large for the log. Raises RpcFailure unless it is a valid one."""

@@ -37,7 +37,7 @@ async def workflow(backend: Backend, held: ExecutionState, *, include_tasks: boo
             return await _conductors(backend, held, include_tasks, whole)
         return await drawn(backend, held, lambda held: _natively(backend.state(), held, include_tasks, whole))
 
-    return await shown(backend, draw)
+    return await shown(backend, held, draw)
 
 
 def _natively(state: State, held: ExecutionState, include_tasks: bool, whole: Whole) -> Slices[pb.Workflow]:
@@ -145,7 +145,7 @@ async def task(backend: Backend, held: ExecutionState, attempt: TaskAttempt, *, 
             return _named_task(attempt, conductor_view.task(backend.state(), held, attempt, whole))
         return views.task(backend.state(), held, attempt, whole)
 
-    return await shown(backend, draw)
+    return await shown(backend, held, draw)
 
 
 def _named(execution: Execution, document: bytes) -> pb.Workflow:

@@ -90,7 +90,7 @@ def workflow(
     ):
         data = queries.payload(held, value)
         if data:
-            getattr(message, name).inline = masked(whole(data), execution.masked_fields)
+            getattr(message, name).inline = whole(data, execution.masked_fields)
     message.compensation.CopyFrom(compensation(held))
     failed = held.latest(execution.failed_task)
     if failed is not None:
@@ -149,7 +149,7 @@ def task(
         ("heartbeat_details", queries.payload(held, attempt.details)),
     ):
         if data:
-            getattr(message, name).inline = masked(whole(data), held.execution.masked_fields)
+            getattr(message, name).inline = whole(data, held.execution.masked_fields)
     message.compensates = record.reference if record is not None else ""
     return message
 
@@ -198,7 +198,7 @@ def assignment(
         return None
     given = hand_out.given(view)
     if held.execution.blobs:
-        view, given = handed_out(view, given, values)
+        view, given = handed_out(state, held, view, given, values)
     message = workers_pb2.Assignment()
     _write_assignment(message, view)
     if given is not None:
@@ -223,7 +223,7 @@ def add_assignment(
         return 0
     given = hand_out.given(view)
     if held.execution.blobs:
-        view, given = handed_out(view, given, values)
+        view, given = handed_out(state, held, view, given, values)
     message = assignments.add()
     _write_assignment(message, view)
     size = _ASSIGNMENT_BYTES + len(view.input) + len(view.heartbeat_details) + len(view.parameters)

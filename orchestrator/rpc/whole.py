@@ -6,7 +6,7 @@ loop, and it is drawn again. What refers to none is drawn once.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 import grpc
@@ -15,9 +15,12 @@ from msgspec.structs import replace
 from orchestrator.engine.attempts import LIMIT_EXCEEDED
 from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.blobs import BlobRef, internalise, internalised_bytes, references_in
+from orchestrator.engine.execution_state import ExecutionState
+from orchestrator.engine.masking import masked
 from orchestrator.engine.model import TaskStatus
 from orchestrator.engine.queries import AssignmentView
 from orchestrator.engine.state import State
+from orchestrator.file_watch import OffLoop
 from orchestrator.integrations.blobs.store import BlobCorrupt, BlobFailure, StoreUnavailable
 from orchestrator.rpc.errors import RpcFailure
 from orchestrator.rpc.handing_out import Given, NotGiven
@@ -31,12 +34,15 @@ _TRIES: Final = 10
 
 T = TypeVar("T")
 
-Whole = Callable[[bytes], bytes]
+_Wanted = tuple[bytes, tuple[str, ...]]
+
+Whole = Callable[[bytes, Sequence[str]], bytes]
+"""(a payload, the fields to mask in it) -> what is shown of it"""
 
 
-def as_is(text: bytes) -> bytes:
+def as_is(text: bytes, fields: Sequence[str]) -> bytes:
     """Of payloads that have all their values in them."""
-    return text
+    return masked(text, fields)
 
 
 class Shown(Protocol):
@@ -48,24 +54,54 @@ class Shown(Protocol):
     @property
     def state(self) -> Callable[[], State]: ...
 
+    @property
+    def off_loop(self) -> OffLoop: ...
+
+
+def is_used(state: State, held: ExecutionState, refs: Iterable[BlobRef]) -> bool:
+    """Whether the execution refers to these values. What looks like a reference and is none is its own data.
+
+    So nobody gets a value by what it is called.
+    """
+    now = state.execution((held.execution.namespace, held.execution.workflow_id)) or held
+    used = {*held.execution.blobs, *now.execution.blobs}
+    return all(state.blobs.number_of(ref.store, ref.sha256) in used for ref in refs)
+
 
 class _Contents:
-    """Values that have been fetched, and those that turned out to be missing."""
+    """Payloads that have been put together, and those that turned out to be wanted besides."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: Callable[[], State], held: ExecutionState) -> None:
         self.given: dict[BlobRef, bytes] = {}
-        self.missing: dict[BlobRef, None] = {}
+        self.wanted: dict[_Wanted, None] = {}
+        self._made: dict[_Wanted, bytes] = {}
+        self._state = state
+        self._held = held
 
-    def whole(self, text: bytes) -> bytes:
+    def whole(self, text: bytes, fields: Sequence[str]) -> bytes:
         refs = references_in(text)
-        absent = [ref for ref in refs if ref not in self.given]
-        self.missing.update(dict.fromkeys(absent))
-        if not refs or absent:
-            return text
-        size = internalised_bytes(text)
+        if not refs or not is_used(self._state(), self._held, refs):
+            return masked(text, fields)
+        wanted = (text, tuple(fields))
+        found = self._made.get(wanted)
+        if found is None:
+            self.wanted[wanted] = None
+            return b"{}"
+        return found
+
+    def missing(self) -> list[BlobRef]:
+        """What is to be fetched. Raises RpcFailure if there would be too much in the answer."""
+        size = sum(map(len, self._made.values())) + sum(internalised_bytes(text) for text, _ in self.wanted)
         if size > MESSAGE_BYTES_MAX:
             raise _too_large(size)
-        return internalise(text, self.given)
+        refs = {ref for text, _ in self.wanted for ref in references_in(text)}
+        return sorted(refs.difference(self.given))
+
+    def make(self) -> None:
+        """Puts together what was wanted; it takes long."""
+        for text, fields in self.wanted:
+            self._made[text, fields] = masked(internalise(text, self.given), fields)
+        self.wanted.clear()
 
 
 def _too_large(size: int) -> RpcFailure:
@@ -74,23 +110,20 @@ def _too_large(size: int) -> RpcFailure:
         grpc.StatusCode.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", message, {"limit": str(MESSAGE_BYTES_MAX)})
 
 
-async def shown(backend: Shown, draw: Callable[[Whole], Awaitable[T]]) -> T:
+async def shown(backend: Shown, held: ExecutionState, draw: Callable[[Whole], Awaitable[T]]) -> T:
     """What `draw` makes of the execution with whole payloads. Raises RpcFailure if that can't be had."""
     if backend.state().meta.behaviour_level < STREAMS:
         return await draw(as_is)
-    contents = _Contents()
+    contents = _Contents(backend.state, held)
     for _ in range(_TRIES):
-        contents.missing.clear()
         drawn = await draw(contents.whole)
-        if not contents.missing:
+        if not contents.wanted:
             return drawn
-        size = sum(ref.size for ref in contents.missing) + sum(map(len, contents.given.values()))
-        if size > MESSAGE_BYTES_MAX:
-            raise _too_large(size)
         try:
-            contents.given |= await backend.large.contents(contents.missing)
+            contents.given |= await backend.large.contents(contents.missing())
         except BlobFailure as failure:
             raise unavailable(failure) from failure
+        await backend.off_loop(contents.make)
     message = "the execution changes faster than it can be shown: try again"
     raise RpcFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", message, retry_after_ms=1_000)
 
@@ -107,7 +140,11 @@ class ValuesNeeded(Exception):
 
 
 def handed_out(
-    view: AssignmentView, given: Given | None, contents: Mapping[BlobRef, bytes]
+    state: State,
+    held: ExecutionState,
+    view: AssignmentView,
+    given: Given | None,
+    contents: Mapping[BlobRef, bytes],
 ) -> tuple[AssignmentView, Given | None]:
     """What a worker is told, with whole payloads. Raises ValuesNeeded; NotGiven if it is too much for a message."""
     undone = view.compensation
@@ -115,6 +152,7 @@ def handed_out(
     texts: tuple[bytes, ...] = (text, view.parameters, view.heartbeat_details)
     if undone is not None:
         texts = (*texts, undone.input, undone.output or b"")
+    texts = tuple(one for one in texts if is_used(state, held, references_in(one)))
     missing = {ref for one in texts for ref in references_in(one) if ref not in contents}
     if missing:
         raise ValuesNeeded(tuple(sorted(missing)))
@@ -125,7 +163,7 @@ def handed_out(
         raise NotGiven(LIMIT_EXCEEDED, reason, status=TaskStatus.FAILED_WITH_TERMINAL_ERROR)
 
     def whole(one: bytes) -> bytes:
-        return internalise(one, contents)
+        return internalise(one, contents) if is_used(state, held, references_in(one)) else one
 
     if undone is not None:
         output = None if undone.output is None else whole(undone.output)
