@@ -364,7 +364,7 @@ def test_nothing_is_written_where_nobody_listens(driver: Driver) -> None:
         ({"onStart,": []}, "onStateChange.onStart,", "'' is none of"),
         ({"onStart": {}}, "onStateChange.onStart", "it must be a list of events"),
         ({"onStart": ["x"]}, "onStateChange.onStart[0]", "it must be an object"),
-        ({"onStart": [{"type": "x", "sink": "y"}]}, "onStateChange.onStart[0].sink", "there is no such field"),
+        ({"onStart": [{"type": "x", "sinks": "y"}]}, "onStateChange.onStart[0].sinks", "there is no such field"),
         ({"onStart": [{"payload": {}}]}, "onStateChange.onStart[0].type", "it must be a non-empty string"),
         ({"onStart": [{"type": "x", "payload": 1}]}, "onStateChange.onStart[0].payload", "it must be an object"),
         (
