@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from orchestrator.config import SETTINGS
+from orchestrator.config import SETTINGS, load
 from tests.cluster.hosts import Hosts
 from tests.cluster.test_three_hosts import hosts_obstacle
 from tests.deploy.chart import DOMAIN, RELEASE, Pod, helm, of_kind, rendered, template
@@ -36,8 +36,12 @@ SECURE: dict[str, Any] = {
     "podAnnotations": {"a": "b"}, "podLabels": {"c": "d"}, "priorityClassName": "high", "nodeSelector": {"e": "f"},
     "tolerations": [{"key": "g", "operator": "Exists"}], "imagePullSecrets": [{"name": "registry"}],
 }
+REDIS: dict[str, Any] = {
+    **INSECURE, "settings": {"redis_endpoints": "redis:6379", "redis_username": "shop", "redis_tls": True},
+    "redis": {"secretName": "shop-redis", "password": "password", "authority": "ca.crt"},
+}
 FIVE: dict[str, Any] = {**INSECURE, "replicas": 5, "initialReplicas": 5, "networkPolicy": {"enabled": False}}
-VALUES = {"insecure": INSECURE, "secure": SECURE, "five": FIVE}
+VALUES = {"insecure": INSECURE, "secure": SECURE, "redis": REDIS, "five": FIVE}
 # What others define, and no schema of Kubernetes' own.
 OF_THE_OPERATOR = {"ServiceMonitor", "PrometheusRule"}
 
@@ -77,6 +81,8 @@ def test_helm_finds_nothing(values: dict[str, Any]) -> None:
     ({**INSECURE, "antiAffinity": "sometimes"}, "antiAffinity"),
     ({**INSECURE, "persistence": {"size": "big"}}, "size"),
     ({**INSECURE, "settings": {"heartbeat_ms": 1}}, "heartbeat_ms"),
+    ({**INSECURE, "settings": {"redis_password_file": "/data/password"}}, "redis_password_file"),
+    ({**INSECURE, "redis": {"password": "password"}}, "redis.secretName must be set"),
     ({**INSECURE, "settings": {"hartbeat_ms": 50}}, "hartbeat_ms"),
     ({**INSECURE, "settings": {"grpc_listen": "0.0.0.0:1"}}, "grpc_listen"),
     ({**INSECURE, "extraEnv": [{"name": "ORCHESTRATOR_NODE", "value": "a"}]}, "extraEnv"),
@@ -94,6 +100,22 @@ def test_a_pod_has_the_time_that_a_stop_takes_and_is_no_root() -> None:
         for container in (*spec["initContainers"], *spec["containers"]):
             confined = container["securityContext"]
             assert confined["readOnlyRootFilesystem"] and confined["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_what_redis_needs_is_in_its_secret() -> None:
+    spec = of_kind(rendered(REDIS), "StatefulSet")["spec"]["template"]["spec"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        redis = {one["name"]: one["value"] for one in container["env"] if "REDIS" in one["name"]}
+        assert redis == {
+            "ORCHESTRATOR_REDIS_ENDPOINTS": "redis:6379", "ORCHESTRATOR_REDIS_USERNAME": "shop",
+            "ORCHESTRATOR_REDIS_TLS": "true", "ORCHESTRATOR_REDIS_PASSWORD_FILE": "/etc/orchestrator/redis/password",
+            "ORCHESTRATOR_REDIS_TLS_CA_FILE": "/etc/orchestrator/redis/ca.crt",
+        }
+        config = load(None, redis, {"node": "a", "data_dir": "/data"})
+        assert config.redis_tls and config.redis_password_file == "/etc/orchestrator/redis/password"
+        assert {"name": "redis", "mountPath": "/etc/orchestrator/redis", "readOnly": True} in container["volumeMounts"]
+    [volume] = [one for one in spec["volumes"] if one["name"] == "redis"]
+    assert volume["secret"]["secretName"] == "shop-redis"
 
 
 def test_nothing_kills_a_node_that_waits_for_a_leader() -> None:

@@ -14,7 +14,8 @@ from tests.deploy.tools import ROOT
 CHART = ROOT / "deploy" / "helm" / "orchestrator-cluster"
 FILE = CHART / "values.schema.json"
 # Those that the chart sets itself, by what is chosen beside `settings`.
-OF_THE_CHART = {"node", "data_dir", "insecure", "access_file", "node_secret_file", "secret_keys_file", "metrics_tls"}
+OF_THE_CHART = {"node", "data_dir", "insecure", "access_file", "node_secret_file", "secret_keys_file", "metrics_tls",
+                "redis_password_file", "redis_sentinel_password_file"}
 
 
 def settings() -> dict[str, Any]:

@@ -36,6 +36,14 @@
 - name: ORCHESTRATOR_SECRET_KEYS_FILE
   value: /etc/orchestrator/keys/{{ .file }}
 {{- end }}{{ end }}
+{{- with .Values.redis }}{{ if .secretName }}
+{{- range $setting, $file := dict "PASSWORD" .password "SENTINEL_PASSWORD" .sentinelPassword "TLS_CA" .authority "TLS_CERT" .certificate "TLS_KEY" .key }}
+{{- if $file }}
+- name: ORCHESTRATOR_REDIS_{{ $setting }}_FILE
+  value: /etc/orchestrator/redis/{{ $file }}
+{{- end }}
+{{- end }}
+{{- end }}{{ end }}
 {{- range $name, $value := .Values.settings }}
 - name: ORCHESTRATOR_{{ upper $name }}
   value: {{ if kindIs "float64" $value }}{{ int64 $value | quote }}{{ else }}{{ $value | toString | quote }}{{ end }}
@@ -67,5 +75,8 @@
 {{- end }}
 {{- if .Values.secretKeys.secretName }}
 - {name: keys, mountPath: /etc/orchestrator/keys, readOnly: true}
+{{- end }}
+{{- if .Values.redis.secretName }}
+- {name: redis, mountPath: /etc/orchestrator/redis, readOnly: true}
 {{- end }}
 {{- end }}

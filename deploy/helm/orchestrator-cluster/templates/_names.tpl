@@ -41,5 +41,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and .Values.tls.secretName (not .Values.access.secretName) (not .Values.tls.clientsShowCertificates) }}
 {{- fail "access.secretName (who may do what) or tls.clientsShowCertificates=true (who has a certificate may do everything) must be set" }}
 {{- end }}
+{{- with .Values.redis }}{{ if and (or .password .sentinelPassword .authority .certificate .key) (not .secretName) }}
+{{- fail "redis.secretName must be set: the other values of redis name its files" }}
+{{- end }}{{ end }}
 {{- if and .Values.metrics.tls (not .Values.tls.secretName) }}{{ fail "metrics.tls=true needs tls.secretName" }}{{ end }}
 {{- end }}
