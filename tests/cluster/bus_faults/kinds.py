@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import redis
+
 from tests.cluster.bus_faults.crowd import ANSWERS, IN
 from tests.cluster.bus_faults.session import Session, position
+from tests.cluster.workload import eventually
 
 GROUP = "orchestrator:default"
 # Events that are written before the nodes see that Redis has begun anew.
@@ -110,15 +113,38 @@ async def late_words(session: Session) -> None:
 
 async def deliver_again(session: Session) -> None:
     """Redis hands out once more what it has handed out, and what was acknowledged."""
-    for stream in (IN, ANSWERS):
-        session.redis.command("XGROUP", "SETID", stream, GROUP, "0")
+    await _groups(session, "SETID", "0")
     await session.crowd.progress(10)
+
+
+async def put_ahead(session: Session) -> None:
+    """Redis takes for delivered what it has never handed out."""
+    for _ in range(3):
+        await _groups(session, "SETID", "$")
+        # What is written now waits to be read.
+        session.gate.hold()
+        await session.crowd.progress(4)
+        await _groups(session, "SETID", "$")
+        session.gate.heal()
+        await session.crowd.progress(4)
 
 
 async def destroy_group(session: Session) -> None:
-    for stream in (IN, ANSWERS):
-        session.redis.command("XGROUP", "DESTROY", stream, GROUP)
+    await _groups(session, "DESTROY")
     await session.crowd.progress(10)
+
+
+async def _groups(session: Session, command: str, *words: str) -> None:
+    """As soon as there are any, which the nodes make, and make again."""
+    def done(stream: str) -> bool:
+        try:
+            session.redis.command("XGROUP", command, stream, GROUP, *words)
+        except redis.ResponseError:
+            return False
+        return True
+
+    for stream in (IN, ANSWERS):
+        await eventually(lambda stream=stream: done(stream), f"the group of {stream}")
 
 
 async def lose_data(session: Session) -> None:
@@ -169,4 +195,4 @@ async def _lose(session: Session, lose: Callable[[Session], Any], first_ms: int 
 
 FAULTS: dict[str, Fault] = {fault.__name__: fault for fault in (
     kill_redis, kill_leader, kill_both, kill_all, pause_leader, pause_redis, cut, swallow, late_words, deliver_again,
-    destroy_group, lose_data, flush, turn_back)}
+    put_ahead, destroy_group, lose_data, flush, turn_back)}
