@@ -262,6 +262,10 @@ class Withheld:
         """Until it is taken."""
         self._waiting[lease.token] = (lease, why, None)
 
+    def keeps(self, token: int) -> bool:
+        """Whether `take` would say so."""
+        return token in self._waiting
+
     def take(self, token: int) -> bool:
         """Whether the attempt, which was kept, is wanted still."""
         return self._waiting.pop(token, None) is not None

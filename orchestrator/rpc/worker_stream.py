@@ -18,23 +18,22 @@ import grpc
 import msgspec
 
 from orchestrator.engine import commands
-from orchestrator.engine.blobs import BlobRef
 from orchestrator.engine.effects import Cancel
 from orchestrator.engine.execution_state import ExecutionState
 from orchestrator.engine.log_commands import AddTaskLogs
 from orchestrator.engine.resident import Lease, Session
 from orchestrator.engine.results import AnyResult, Rejected, SessionOpened
-from orchestrator.integrations.blobs.store import BlobFailure
 from orchestrator.rpc import attempt_access, views
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.caller import EVERYBODY, Caller
 from orchestrator.rpc.errors import RpcFailure, invalid
+from orchestrator.rpc.fetched_values import Contents, FetchedValues
 from orchestrator.rpc.handing_out import NotGiven, Withheld
 from orchestrator.rpc.hello import SLOTS_MAX, command_of, require_same
 from orchestrator.rpc.judging import completion, verdict_on
 from orchestrator.rpc.requests import in_range, json_value, log_lines
 from orchestrator.rpc.room import Room
-from orchestrator.rpc.whole import UNREAD, ValuesNeeded, not_given
+from orchestrator.rpc.whole import UNREAD, ValuesNeeded
 from orchestrator_api.v1 import workers_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ class WorkerConnection:
         self._failure: BaseException | None = None
         self._given: set[int] = set()  # tokens of the attempts that the worker has
         self._withheld = Withheld(self._put)
-        self._values: dict[int, dict[BlobRef, bytes]] = {}  # by token: what attempts need that are not handed out yet
+        self._values = FetchedValues(backend.large.contents, self._withheld, self._put, self._withhold)
         self._term = 0
         self._generation = 0
         self._session_id = ""
@@ -395,47 +394,35 @@ class WorkerConnection:
         for number, lease in enumerate(leases, 1):
             if number % SLICE == 0:
                 await asyncio.sleep(0)
+            values = self._values.take(lease.token)
             if lease.token in self._given:
                 continue
             held = self._backend.state().execution((lease.namespace, lease.workflow_id))
             if held is None or held.execution.deleted:
                 held = await self._backend.execution(lease.namespace, lease.workflow_id)
             # The attempt is written where it is sent from: this is done for each of them.
-            size += 0 if held is None else self._assign(frame, held, lease)
+            size += 0 if held is None else self._assign(frame, held, lease, values)
             if size >= FRAME_BYTES:
                 yield frame
                 frame, size = self._frame(), 0
         if size:
             yield frame
 
-    def _assign(self, frame: pb.WorkResponse, held: ExecutionState, lease: Lease) -> int:
+    def _assign(self, frame: pb.WorkResponse, held: ExecutionState, lease: Lease, values: Contents) -> int:
         """Adds the attempt if it is to be delivered; answers how many bytes it has, about, or 0."""
         backend, assignments = self._backend, frame.assignments.assignments
         try:
-            values = self._values.pop(lease.token, {})
             size = views.add_assignment(assignments, backend.state(), held, lease.token, backend.hand_out, values)
         except NotGiven as why:
             self._withhold(lease, why)
             return 0
         except ValuesNeeded as needed:
             self._withheld.keep(lease, UNREAD)
-            self._spawn(self._fetch(lease, needed.refs))
+            self._spawn(self._values.fetch(lease, needed.refs))
             return 0
         if size:
             self._given.add(lease.token)
         return size
-
-    async def _fetch(self, lease: Lease, refs: Iterable[BlobRef]) -> None:
-        """What the attempt needs; then it is handed out, unless it is not wanted any more."""
-        try:
-            values = await self._backend.large.contents(refs)
-        except BlobFailure as failure:
-            if self._withheld.take(lease.token):
-                self._withhold(lease, not_given(failure))
-            return
-        if self._withheld.take(lease.token):
-            self._values[lease.token] = values
-            self._put(lease)
 
     def _withhold(self, lease: Lease, why: NotGiven) -> None:
         if why.is_final:

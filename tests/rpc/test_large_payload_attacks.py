@@ -13,11 +13,12 @@ import pytest
 
 from orchestrator.engine import behaviour, commands, queries
 from orchestrator.engine.blob_commands import HeldBlob, HoldBlobs
-from orchestrator.engine.blobs import marker_of, ref_to
+from orchestrator.engine.blobs import BlobRef, marker_of, ref_to
 from orchestrator.engine.choices import IfExists
 from orchestrator.engine.commands import RaiseBehaviour, RegisterWorkflows
 from orchestrator.engine.model import TaskStatus
 from orchestrator.integrations.blobs.store import StoreUnavailable
+from orchestrator.rpc import fetched_values
 from orchestrator.rpc.blob_access import BlobAccess
 from orchestrator_api.v1 import asks_pb2, workers_pb2
 from orchestrator_api.v1 import workflows_pb2 as pb
@@ -180,3 +181,30 @@ async def test_what_takes_long_is_done_off_the_loop(bench: Bench, stubs: Stubs) 
     seen = (await soon("the workflow", stubs.workflows.GetWorkflow(pb.GetWorkflowRequest(workflow_id="w")))).workflow
     assert json.loads(seen.input.inline)["a"] == {"b": "***", "c": ["x"] * 100_000}
     assert "make" in bench_jobs
+
+
+async def test_a_worker_with_many_slots_has_few_values_under_way(bench: Bench, stubs: Stubs, values: Values) -> None:
+    many = 3 * fetched_values.FETCHES_MAX
+    bench.driver.register(workflow("reads", simple("pay", inputParameters={"cart": "${workflow.input.cart}"})))
+    for number in range(many):
+        given = large(MIB // 2 + number).replace(b'"4111"', b"%d" % number)
+        await soon("the start", stubs.workflows.StartWorkflow(start(given, "reads", f"w{number}")))
+    get, under_way, most = values.get, set[BlobRef](), 0
+
+    async def slowly(ref: BlobRef) -> bytes:
+        nonlocal most
+        under_way.add(ref)
+        most = max(most, len(under_way))
+        for _ in range(100):  # so that all that may be under way are
+            await asyncio.sleep(0)
+        under_way.discard(ref)
+        return await get(ref)
+
+    values.get = slowly  # type: ignore[method-assign]
+    worker = Worker(stubs)
+    await worker.hello(slots=many)
+    seen: list[workers_pb2.Assignment] = []
+    while len(seen) < many:
+        seen += (await worker.next("assignments")).assignments.assignments
+    assert sorted(json.loads(one.input.inline)["cart"]["card"] for one in seen) == list(range(many))
+    assert most == fetched_values.FETCHES_MAX
