@@ -25,6 +25,9 @@ def masked(text: bytes, fields: Sequence[str]) -> bytes:
 
 def _value(text: bytes, paths: list[_Path], begun: list[_Path]) -> bytes:
     """`begun`: what is left of paths that have begun further out."""
+    if b"{" not in text:
+        # There may be very many values in it, and none has a name.
+        return text
     first = text.lstrip()[:1]
     if first == b"[":
         return assemble_array(_value(element, paths, begun) for element in elements_of(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from orchestrator.engine.expressions import (
     text_of,
     value_of,
 )
+from orchestrator.engine.expressions import texts as json_texts
 from orchestrator.engine.expressions.paths import PathInvalid, follow, parse_path
 from orchestrator.engine.expressions.template_model import Part, Reference
 
@@ -429,3 +431,12 @@ def test_what_passes_the_door_can_be_taken_apart(text: bytes) -> None:
 def test_a_field_is_appended_to_an_object(text: bytes, fields: dict[str, object]) -> None:
     found = fields_of(append_field(text, "i", b"1"))
     assert [(key, msgspec.json.decode(value)) for key, value in found.items()] == list(fields.items())
+
+
+def test_brackets_are_found_in_slices_as_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(1)
+    found = [bytes(chance.choice(b'"\\[]{}a,') for _ in range(chance.randrange(40))) for _ in range(5_000)]
+    at_once = [json_texts._brackets_of(text) for text in found]
+    assert len(set(at_once)) > 100
+    monkeypatch.setattr(json_texts, "_SLICE", 7)
+    assert [json_texts._brackets_of(text) for text in found] == at_once

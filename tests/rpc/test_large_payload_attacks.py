@@ -208,3 +208,26 @@ async def test_a_worker_with_many_slots_has_few_values_under_way(bench: Bench, s
         seen += (await worker.next("assignments")).assignments.assignments
     assert sorted(json.loads(one.input.inline)["cart"]["card"] for one in seen) == list(range(many))
     assert most == fetched_values.FETCHES_MAX
+
+
+async def test_values_are_handed_out_beside_secrets_and_deep_inside(bench: Bench, stubs: Stubs) -> None:
+    def nested(value: Any, levels: int) -> Any:
+        for _ in range(levels):
+            value = {"x": value}
+        return value
+
+    inputs = {"auth": f"Bearer {BANK}", "all": nested("${workflow.input.cart}", 55), "again": f"{BANK}!"}
+    bench.driver.register(workflow("deep", simple("pay", inputParameters=inputs), maskedFields=["x.card"]))
+    cart = {"items": nested("y" * MIB, 60), "card": "4111"}
+    await soon("the start", stubs.workflows.StartWorkflow(start(msgspec.json.encode({"cart": cart}), "deep")))
+    worker = Worker(stubs)
+    await worker.hello()
+    (task,) = await worker.assigned()
+    assert json.loads(task.input.inline) == {
+        "auth": f"Bearer {VALUE}", "all": nested(cart, 55), "again": f"{VALUE}!"}
+    request = pb.GetWorkflowRequest(workflow_id="w", include_tasks=True)
+    seen = (await soon("the workflow", stubs.workflows.GetWorkflow(request))).workflow.tasks[0].input.inline
+    assert json.loads(seen)["all"] == nested({**cart, "card": "***"}, 55)
+    deeper = msgspec.json.encode(nested(cart, 5))
+    code, _, said = await failure(stubs.workflows.StartWorkflow(start(deeper, "deep", "v")))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT and "nested deeper than 64" in said

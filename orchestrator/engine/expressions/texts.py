@@ -19,6 +19,7 @@ _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _SMALL_INTEGER: Final = re.compile(rb"-?[0-9]{1,18}")
 _SPACE: Final = b" \t\r\n"
+_SLICE: Final = PAYLOAD_BYTES_MAX
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -38,11 +39,31 @@ class PayloadInvalid(JsonInvalid):
         self.limit = limit
 
 
+def _brackets_of(text: bytes) -> bytes:
+    """Those outside of strings. In slices: of megabytes at once nobody else would have a turn for long."""
+    if len(text) <= _SLICE:
+        return _STRING.sub(b"", text).translate(None, _NO_BRACKETS)
+    found, position = [], 0
+    while position < len(text):
+        end = min(position + _SLICE, len(text))
+        rest = _STRING.sub(b"", text[position:end])
+        begun = rest.find(b'"')
+        position = end
+        if begun >= 0:
+            # A string whose end is not in the slice; if it is nowhere, the text is no JSON, and it is all the same.
+            begins = end - (len(rest) - begun)
+            string = _STRING.match(text, begins)
+            rest = rest[:begun] if string else rest[:begun] + _STRING.sub(b"", text[begins:])
+            position = string.end() if string else len(text)
+        found.append(rest.translate(None, _NO_BRACKETS))
+    return b"".join(found)
+
+
 def _is_too_deep(text: bytes) -> bool:
     # Few brackets in all, which is nearly every payload, cannot be deep ones.
     if len(text) <= DEPTH_MAX or text.count(b"{") + text.count(b"[") <= DEPTH_MAX:
         return False
-    brackets = _STRING.sub(b"", text).translate(None, _NO_BRACKETS)
+    brackets = _brackets_of(text)
     # Thousands of shallow ones go away in pairs, from the inside: each time at most two levels.
     shallow = brackets
     for _ in range(DEPTH_MAX // 2):
