@@ -113,6 +113,7 @@ def _refusal(step: Step, plan: Plan, given: bytes, violation: str) -> Rejected |
     """`violation`: of the schema of the input."""
     own = (*plan.definition.input_template.values(), plan.definition.variables)
     obstacle = blob_uses.obstacle(step, given) or blob_uses.literal(step, *own)
+    obstacle = obstacle or gate.obstacle(step, plan.definition.rate_limit, given)
     if obstacle:
         return Rejected(Code.INVALID_ARGUMENT, "INPUT_INVALID", f"input: {obstacle}", (("field", "input"),))
     if len(given) + len(plan.definition.variables) > limits.EXECUTION_BYTES:

@@ -14,7 +14,11 @@ from typing import cast
 
 from msgspec.structs import replace
 
+from orchestrator.engine import crossing
+from orchestrator.engine.behaviour import STREAMS
+from orchestrator.engine.definitions.model import RateLimit
 from orchestrator.engine.expressions import resolve, text_of
+from orchestrator.engine.expressions.template_model import Part, Reference
 from orchestrator.engine.messages import LetIn
 from orchestrator.engine.model import Table, WorkflowStatus
 from orchestrator.engine.resident import WaitingExecution, WorkflowGroup
@@ -25,6 +29,43 @@ from orchestrator.engine.transitions import WORKFLOW_TERMINAL
 
 KEY_CHARS_SHOWN = 200
 _DIGEST_BYTES = 16
+
+
+class _InputScope:
+    """Of an execution that is about to be made: what a key finds in its input is all that matters here."""
+
+    has_blobs = True
+
+    def __init__(self, given: bytes) -> None:
+        self._given = given
+        self.crossed = ""
+
+    def goes_into(self, value: bytes, reference: Reference) -> None:
+        if crossing.leads_into(value, reference.steps):
+            self.crossed = crossing.name_of(reference)
+
+    def writes_out(self, value: bytes, part: Part) -> None:
+        if crossing.is_outside(value):
+            self.crossed = "the key"
+
+    def workflow(self, field: str) -> bytes | None:
+        return self._given if field == "input" else None
+
+    def task(self, reference: str, field: str, wanted: str = "") -> bytes | None:
+        return None
+
+    def task_id(self) -> bytes | None:
+        return None
+
+
+def obstacle(step: Step, limit: RateLimit | None, given: bytes) -> str:
+    """Why nobody can say which group an execution with this input belongs to; "": it can be said."""
+    if limit is None or step.level < STREAMS or not crossing.is_outside(given):
+        return ""
+    scope = _InputScope(given)
+    if crossing.is_outside(resolve(limit.key, scope)):
+        scope.crossed = "the key"
+    return f"the rate limit's key: {crossing.crossed(scope.crossed)}" if scope.crossed else ""
 
 
 def assign(step: Step) -> None:

@@ -296,6 +296,19 @@ def test_an_operator_that_would_look_inside_fails(driver: Driver, kind: str) -> 
     assert not driver.state.resident[Table.EVENT]
 
 
+@pytest.mark.parametrize("key", ["${workflow.input.big.customer}", "${workflow.input.big}", "c ${workflow.input.big}"])
+def test_a_rate_limit_whose_key_is_outside_lets_nothing_begin(driver: Driver, key: str) -> None:
+    limit = {"rateLimitKey": key, "concurrentExecLimit": 1}
+    driver.register(workflow("limited", simple("a"), rateLimitConfig=limit))
+    driver.ok(held("x"))
+    start = commands.StartWorkflow("default", "limited", 0, "w", IfExists.FAIL, big("x"))
+    assert refused(driver, start) == (Code.INVALID_ARGUMENT, "INPUT_INVALID")
+    inside = {"rateLimitKey": "${workflow.input.n}", "concurrentExecLimit": 1}
+    driver.register(workflow("other", simple("a"), rateLimitConfig=inside))
+    assert begin(driver, name="other") == Started("w", False)
+    assert driver.header().group_key == "1"
+
+
 def test_a_marker_that_something_was_merged_with_is_none(driver: Driver) -> None:
     driver.ok(held("x"))
     broken = b'{"big":' + marker("x")[:-1] + b',"more":1}}'
