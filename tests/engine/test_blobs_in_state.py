@@ -440,3 +440,20 @@ def test_limits(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in (HeldBlob("a/b", "0" * 64, 1), HeldBlob("s", "0" * 63, 1), HeldBlob("s", "0" * 64, -1)):
         assert refused(driver, HoldBlobs((bad,)))[0] is Code.INVALID_ARGUMENT
     assert driver.do(DeleteBlobs((99,))) == driver.do(BlobsDeleted((99, 1))) == Done()
+
+
+FORKS: dict[str, dict[str, Any]] = {
+    "pair": {"dynamicForkTasksParam": "tasks", "dynamicForkTasksInputParamName": "inputs", "inputParameters": {
+        "tasks": [{"name": "a", "taskReferenceName": "d", "type": "SIMPLE"}], "inputs": {"d": "${workflow.input.big}"}}},
+    "spread": {"inputParameters": {"forkTaskName": "a", "forkTaskInputs": ["${workflow.input.big}"]}},
+}
+
+
+@pytest.mark.parametrize("form", FORKS)
+def test_what_is_forked_with_a_value_for_its_whole_input_fails_and_says_why(driver: Driver, form: str) -> None:
+    fork = {"name": "f", "taskReferenceName": "f", "type": "FORK_JOIN_DYNAMIC", **FORKS[form]}
+    driver.register(workflow("forks", fork, {"name": "j", "taskReferenceName": "j", "type": "JOIN"}))
+    begin(driver, name="forks")
+    failed = [one for one in driver.hot().tasks.values() if "can only be passed on whole, in a field" in one.reason]
+    assert [one.name for one in failed] == ["a"] and not failed[0].fencing_token
+    assert driver.header().status is WorkflowStatus.FAILED
