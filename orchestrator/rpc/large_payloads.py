@@ -6,9 +6,11 @@ Commands are looked at where they are submitted, so that no way in is forgotten.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, Final, NamedTuple
+from itertools import islice
+from typing import Any, Final, NamedTuple, cast
 
 import grpc
 from msgspec.structs import replace
@@ -16,10 +18,11 @@ from msgspec.structs import replace
 from orchestrator.engine import commands
 from orchestrator.engine.behaviour import STREAMS
 from orchestrator.engine.blob_commands import HeldBlob, HoldBlobs
+from orchestrator.engine.blob_rows import BlobRow
 from orchestrator.engine.blobs import KEY, BlobRef, NothingToTakeOut, externalise, has_reserved_key
 from orchestrator.engine.commands import AnyCommand, CompleteTask, RequestIdentity
 from orchestrator.engine.expressions import PAYLOAD_BYTES_MAX, PayloadInvalid, check_json, is_json_object
-from orchestrator.engine.model import TaskStatus
+from orchestrator.engine.model import Table, TaskStatus
 from orchestrator.engine.results import AnyResult, BlobsHeld, Judged, Rejected, Verdict
 from orchestrator.engine.state import State
 from orchestrator.file_watch import OffLoop
@@ -27,6 +30,10 @@ from orchestrator.integrations.blobs.store import BlobCorrupt, BlobFailure, Stor
 from orchestrator.rpc.blob_access import BlobAccess
 from orchestrator.rpc.errors import RpcFailure, invalid, rejected
 
+logger = logging.getLogger(__name__)
+
+# Values, the newest, that are looked at for where they are.
+_LATELY: Final = 100
 UNAVAILABLE: Final = "BLOB_STORE_UNAVAILABLE"
 DELETED: Final = "BLOB_BEING_DELETED"
 RETRY_AFTER_MS: Final = 1_000
@@ -73,6 +80,7 @@ class LargePayloads:
         self._submit = submit
         self._state = state
         self._off_loop = off_loop
+        self._told: set[str] = set()  # stores
 
     @property
     def sizes(self) -> Sizes:
@@ -159,6 +167,7 @@ class LargePayloads:
                 raise too_large(field, len(text), sizes)
             try:
                 store_id = await access.prepared_id()
+                self._look_for_others(store_id)
                 payload, contents = await self._off_loop(partial(_cut, text, store_id))
                 if not await self._hold(contents):
                     return None
@@ -169,6 +178,14 @@ class LargePayloads:
                 raise unavailable(failure) from failure
             changed[field] = payload
         return replace(command, **changed)
+
+    def _look_for_others(self, store_id: str) -> None:
+        """Says it, once for each, if other nodes put values into another store, lately."""
+        rows = cast(Iterable[BlobRow], reversed(self._state().resident[Table.BLOB].values()))
+        for other in sorted({row.store for row in islice(rows, _LATELY)} - self._told - {store_id}):
+            self._told.add(other)
+            advice = "the values of each can't be read by nodes with the other: are all nodes configured alike?"
+            logger.warning("large payloads are in the store %s here, and others in %s: %s", store_id, other, advice)
 
     async def _hold(self, contents: Iterable[BlobRef]) -> bool:
         """Whether all may be put."""

@@ -443,8 +443,13 @@ def test_limits(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FORKS: dict[str, dict[str, Any]] = {
-    "pair": {"dynamicForkTasksParam": "tasks", "dynamicForkTasksInputParamName": "inputs", "inputParameters": {
-        "tasks": [{"name": "a", "taskReferenceName": "d", "type": "SIMPLE"}], "inputs": {"d": "${workflow.input.big}"}}},
+    "pair": {
+        "dynamicForkTasksParam": "tasks", "dynamicForkTasksInputParamName": "inputs",
+        "inputParameters": {
+            "tasks": [{"name": "a", "taskReferenceName": "d", "type": "SIMPLE"}],
+            "inputs": {"d": "${workflow.input.big}"},
+        },
+    },
     "spread": {"inputParameters": {"forkTaskName": "a", "forkTaskInputs": ["${workflow.input.big}"]}},
 }
 

@@ -231,3 +231,15 @@ async def test_values_are_handed_out_beside_secrets_and_deep_inside(bench: Bench
     deeper = msgspec.json.encode(nested(cart, 5))
     code, _, said = await failure(stubs.workflows.StartWorkflow(start(deeper, "deep", "v")))
     assert code is grpc.StatusCode.INVALID_ARGUMENT and "nested deeper than 64" in said
+
+
+async def test_a_node_that_has_another_store_than_others_says_so(
+    bench: Bench, stubs: Stubs, caplog: pytest.LogCaptureFixture
+) -> None:
+    await soon("the start", stubs.workflows.StartWorkflow(start(large())))
+    assert not [one for one in caplog.messages if "configured alike" in one]
+    bench.driver.ok(HoldBlobs((HeldBlob("elsewhere", REF.sha256, REF.size),)))
+    for workflow_id in ("w2", "w3"):
+        await soon("the start", stubs.workflows.StartWorkflow(start(large(), workflow_id=workflow_id)))
+    (said,) = [one for one in caplog.messages if "configured alike" in one]
+    assert "in the store shared here, and others in elsewhere" in said
