@@ -252,3 +252,60 @@ def _is_written_in_order(told: Told) -> None:
             events.setdefault(fields["workflow_id"].decode(), {}).setdefault(fields["event_id"], fields["event"])
     assert events.keys() == told.executions.keys()
     assert {tuple(names.values()) for names in events.values()} == {(b"first", b"second")}
+
+
+class Starter(Owner):
+    """Goes on starting workflows that publish, whatever becomes of Redis."""
+
+    async def start(self, workflow_id: str) -> Any:
+        run = await (await self.client).start("note", {"n": 0}, id=workflow_id)
+        await run.result()
+
+
+def test_nothing_is_lost_while_redis_is_away_for_an_hour() -> None:
+    with simulating(verbose=False) as scratch:
+        cluster = StreamedCluster(7, scratch)
+        with repeatable(cluster):
+            _an_hour_without_redis(cluster)
+        gc.collect()
+
+
+def _an_hour_without_redis(cluster: StreamedCluster) -> None:
+    drive = Drive(cluster)
+    drive.do(lambda: [member.start() for member in cluster.members.values()])
+    drive.until(lambda: cluster.ready, "the cluster forms")
+    starter: Starter = drive.do(lambda: Starter(cluster))
+    drive.until(lambda: starter.is_ready, "the workflow is registered")
+    cluster.redis.kill()
+    killed = cluster.loop.now
+    started = 0
+    for quarter in range(4):
+        for _ in range(25):
+            started += 1
+            running = drive.do(lambda number=started: starter.machine.spawn(starter.start(f"w{number}"), "starts"))  # type: ignore[misc]  # run now
+            drive.until(running.done, "the workflow completes without Redis")
+            running.result()
+        leader = cluster.leading()
+        assert leader is not None and leader.node is not None
+        state = leader.node._machine().state
+        oldest = state.triggers.owed.oldest(OUT)
+        assert state.triggers.owed.count_of(OUT) == 2 * started and oldest is not None and oldest.workflow_id == "w1"
+        if quarter == 1:
+            drive.do(leader.machine.kill)
+            drive.until(lambda gone=leader: cluster.leading(other_than=gone) is not None, "another one leads")  # type: ignore[misc]  # run now
+            drive.do(leader.start)
+        drive.advance(max(0.0, killed + (quarter + 1) * HOUR_MS / 4000 - cluster.loop.now))
+    cluster.redis.start()
+
+    def is_written() -> bool:
+        leader = cluster.leading()
+        return leader is not None and leader.node is not None and not leader.node._machine().state.triggers.owed.count
+
+    drive.until(is_written, "everything that was owed is written")
+    written = [(fields["workflow_id"].decode(), fields["event"].decode(), fields["event_id"])
+               for stream, fields in cluster.redis.written if stream == OUT]
+    assert [each[:2] for each in dict.fromkeys(written)] == [
+        (f"w{number}", name) for number in range(1, started + 1) for name in ("first", "second")
+    ]
+    assert len({each[2] for each in written}) == 2 * started
+    assert not cluster.watcher.violations, cluster.watcher.violations
