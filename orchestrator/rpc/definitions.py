@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from orchestrator.integrations.work import Source
 from orchestrator.rpc import redis_needed
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.errors import RpcFailure, answers, invalid, not_found, unimplemented
+from orchestrator.rpc.level_needed import check_level
 from orchestrator.rpc.requests import identity_of, in_range, namespace_of, page_size, refuse_reserved, required
 from orchestrator.rpc.scripts import check_sources, schemas_of, sources_of
 from orchestrator_api.v1 import common_pb2
@@ -65,7 +67,9 @@ class DefinitionServicer(pb_grpc.DefinitionServiceServicer):
 
         _validate(documents, validate)
         for position, document in enumerate(documents):
-            redis_needed.check_workflow(self.backend, document, f"definition_json[{position}]")
+            field = f"definition_json[{position}]"
+            check_level(self.backend, functools.partial(validate_workflow, document), field)
+            redis_needed.check_workflow(self.backend, document, field)
         await self._check_sources(documents, _of_workflow)
 
     async def _check_sources(self, documents: tuple[bytes, ...], sources: Callable[[bytes], _Sources]) -> None:

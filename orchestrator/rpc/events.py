@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from orchestrator.rpc import redis_needed, stream_status
 from orchestrator.rpc.backend import Backend
 from orchestrator.rpc.definitions import page_of
 from orchestrator.rpc.errors import RpcFailure, answers, not_found
+from orchestrator.rpc.level_needed import check_level
 from orchestrator.rpc.requests import identity_of, json_object, namespace_of, refuse_reserved, required, text
 from orchestrator.rpc.scripts import check_sources
 from orchestrator.rpc.trace_context import trace_of
@@ -61,6 +63,7 @@ class EventServicer(pb_grpc.EventServiceServicer):
             raise RpcFailure(
                 grpc.StatusCode.UNIMPLEMENTED, "DEFINITION_UNIMPLEMENTED", f"handler_json: {error}", metadata
             ) from error
+        check_level(self.backend, functools.partial(validate_handler, document), "handler_json")
         redis_needed.check_handler(self.backend, handler, "handler_json")
 
     @answers
