@@ -23,7 +23,7 @@ PYTEST       := $(BIN)/python -m pytest --timeout=300
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install proto proto-check proto-lint proto-release release-fixture release ruff types contracts \
-	lint test check compiled test-compiled simulate faults bus-faults verify fuzz bench demo helm image-compiled \
+	lint test test-long check compiled test-compiled simulate faults bus-faults verify fuzz bench demo helm image-compiled \
 	lock clean
 
 help: ## List the targets
@@ -129,13 +129,17 @@ contracts: $(INSTALLED) ## Who may import whom
 lint: ruff types contracts proto-lint proto-check ## All checks that run nothing of ours
 
 # Tests of real processes come after the others. Much of their time is waiting for what was killed to be missed.
-test: $(INSTALLED) ## All tests
-	$(PYTEST) -n $(WORKERS) $(addprefix --ignore=,$(CLUSTER_TESTS)) $(ARGS)
-	$(PYTEST) -n $(WORKERS) --dist worksteal $(CLUSTER_TESTS) $(ARGS)
+test: $(INSTALLED) ## All tests but the long ones
+	$(PYTEST) -n $(WORKERS) -m "not long" $(addprefix --ignore=,$(CLUSTER_TESTS)) $(ARGS)
+	$(PYTEST) -n $(WORKERS) -m "not long" --dist worksteal $(CLUSTER_TESTS) $(ARGS)
 
-check: ## lint and test, in this order
+test-long: $(INSTALLED) ## Those that `make test` leaves out: planted mistakes, faults, verification, images, hours
+	$(PYTEST) -n $(WORKERS) -m long --dist worksteal tests $(ARGS)
+
+check: ## lint, test and test-long, in this order
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test-long
 
 # The engine as extension modules, in a folder of its own: what is edited is never hidden by what was compiled before.
 COMPILED := .make/compiled

@@ -25,6 +25,7 @@ from tests.integrations.redis.servers import RedisServer, needs_redis
 @pytest.mark.parametrize("faults", [
     ("kill_redis", "kill_leader", "deliver_again"), ("swallow", "lose_data", "cut", "turn_back"),
 ], ids=" ".join)
+@pytest.mark.long
 async def test_effects_equal_events(tmp_path: Path, chance: random.Random, faults: tuple[str, ...]) -> None:
     async with Session(tmp_path, chance) as session:
         await session.crowd.progress()

@@ -20,6 +20,8 @@ from tests.cluster.faults.plan import plan
 from tests.cluster.faults.session import Session
 from tests.cluster.workload import eventually
 
+pytestmark = pytest.mark.long
+
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 RUN_S = 280
 

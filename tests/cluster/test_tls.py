@@ -118,6 +118,7 @@ async def all_taken(cluster: LocalCluster) -> bool:
     return all(count >= 2 for count in await asyncio.gather(*read))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sign", [short_lived])
 async def test_certificates_are_replaced_while_work_goes_on_and_the_old_ones_end(
     cluster: LocalCluster, authority: Authority, ledger: Ledger

@@ -48,6 +48,7 @@ def networks() -> None:
         pytest.skip(reason)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("networks")
 def test_a_short_run_bears_kills_and_a_partition(tmp_path: Path) -> None:
     kinds = ("kill the leader", "partition", "kill a worker")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from orchestrator.codec.rows import HASH_MODULUS, decode_key, row_digest
 from orchestrator.engine.model import Table
 from orchestrator.replication.segment import RECORD_MAGIC
@@ -27,6 +29,8 @@ from tests.cluster.wrong import (
     run_once,
     serves_nothing,
 )
+
+pytestmark = pytest.mark.long
 
 BUILD = "orchestrator cluster rebuild"
 DIFFERS = ("this node stops itself: at index", "the majority's another", BUILD)

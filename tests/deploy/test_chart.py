@@ -171,6 +171,7 @@ def make_secrets(hosts: Hosts, folder: Path) -> str:
     return str(token["token"])
 
 
+@pytest.mark.long
 def test_the_pods_are_a_cluster_that_grows_and_heals(hosts: Hosts, tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     folder.mkdir()

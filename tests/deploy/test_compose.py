@@ -113,6 +113,7 @@ def test_nodes_with_redis_call_the_one_of_the_file() -> None:
         assert read[name]["networks"].keys() & read["redis"]["networks"].keys()
 
 
+@pytest.mark.long
 def test_the_nodes_of_the_file_are_a_cluster(hosts: Hosts) -> None:
     read = services("compose.secure.yaml", HOSTS=str(make_hosts_folders(hosts)))
     token = (hosts.disk("ops") / "shop" / "admin.token").read_text().strip()

@@ -18,6 +18,8 @@ from dockerfile_parse import DockerfileParser
 
 from tests.deploy.image import ROOT, Image
 
+pytestmark = pytest.mark.long
+
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 PATIENCE_S = 60
 

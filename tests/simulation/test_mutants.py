@@ -7,6 +7,8 @@ import pytest
 from tests.simulation import mutants
 from tests.simulation.run import Trouble, run_seed
 
+pytestmark = pytest.mark.long
+
 SEEDS = 32
 TROUBLE = Trouble(10.0)
 

@@ -12,6 +12,8 @@ import pytest
 from tests.simulation.stock.probe import CUT, FALSE_ACK, LIVELOCK, WIPE
 from tests.simulation.stock.run import Result, run_seed
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 # Each of the four is found within so many seeds.
 SEEDS = 40

@@ -262,6 +262,7 @@ class Starter(Owner):
         await run.result()
 
 
+@pytest.mark.long
 def test_nothing_is_lost_while_redis_is_away_for_an_hour() -> None:
     with simulating(verbose=False) as scratch:
         cluster = StreamedCluster(7, scratch)
