@@ -60,6 +60,7 @@ class Faults:
         self._cluster.resume(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("entries_in_flight", [1, 4])
 async def test_whatever_happens_nothing_is_lost_or_doubled(
     start_cluster: StartCluster, ledger: Ledger, chance: random.Random, entries_in_flight: int

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.cli.local_cluster import LocalCluster
 from orchestrator_client import Client, CompensationState, Execution, WorkflowFailed, WorkflowStatus
-from tests.cluster.nodes import check_same_content
+from tests.cluster.nodes import check_same_content, metric
 from tests.cluster.workload import PATIENCE_S, eventually
 from tests.integrations.grpc_server import GrpcServer
 from tests.integrations.http_server import HttpServer, Received, reply
@@ -46,6 +46,7 @@ async def test_tasks_name_services_and_moving_one_changes_no_workflow(cluster: L
     async with HttpServer(charged) as here, HttpServer(charged) as there, GrpcServer() as stock:
         await client.register_service({"name": "payments", "endpoints": [f"{here.uri}/v1"]})
         await client.register_service({"name": "stock", "protocol": "GRPC", "endpoints": [stock.target]})
+        await _known_everywhere(cluster)
         first = await client.start_and_wait("order", {"id": "a"}, id="a", timeout_s=PATIENCE_S)
         assert first.response["body"]["orderId"] == "a-paid"
         assert first.response["body"]["total"] == "5"
@@ -58,6 +59,18 @@ async def test_tasks_name_services_and_moving_one_changes_no_workflow(cluster: L
     assert here.received[0].header("Idempotency-Key") == [keys["charge"]]
     assert stock.calls[0][1]["idempotency-key"] == keys["place"]
     await check_same_content(cluster)
+
+
+async def _known_everywhere(cluster: LocalCluster) -> None:
+    """A node that is behind by an entry would not know of a service that was just registered."""
+    leader = cluster.nodes[await cluster.wait_leader()]
+    index = await metric(leader, "orchestrator_commit_index")
+
+    async def all_have_applied() -> bool:
+        applied = [await metric(node, "orchestrator_applied_index") for node in cluster.nodes.values()]
+        return min(applied) >= index
+
+    await eventually(all_have_applied, "all nodes to have applied what was registered")
 
 
 def _moved(client: Client, server: HttpServer) -> Any:

@@ -188,6 +188,7 @@ async def test_who_is_told_to_stop_undoes_everything(operator: Operator) -> None
     assert await operator.left() == [] and not operator.record.exists()
 
 
+@pytest.mark.long
 async def test_what_a_killed_run_has_left_is_undone_by_its_record(operator: Operator) -> None:
     async with operator.running("--clients", "1") as process:
         process.kill()
