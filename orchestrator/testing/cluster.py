@@ -126,9 +126,8 @@ class Cluster:
             raise ClusterFailed(f"the nodes found no leader within {FORM_SECONDS:.0f} s of virtual time")
 
     def _is_formed(self) -> bool:
-        """Whether there is a leader whom all know, and who has begun with everything that this release can do."""
+        """Whether all know the leader, and the cluster has raised its behaviour level: no entry of a test does."""
         leader = self.leader
-        # A new cluster raises its behaviour level by itself, which a test is not to see.
         return leader is not None and all(
             one.serving
             and one.node is not None

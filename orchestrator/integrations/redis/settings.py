@@ -38,10 +38,6 @@ class RedisSettings:
     tls: TlsFiles | None = None
     timeout_ms: int = 2_000
     client_name: str = ""
-    # Of streams that are published to, about; 0: no limit.
-    stream_length_max: int = 0
-    # How the names of consumer groups begin.
-    group: str = "orchestrator"
 
     @classmethod
     def of(cls, config: Config) -> RedisSettings | None:
@@ -60,8 +56,6 @@ class RedisSettings:
             tls=tls if config.redis_tls else None,
             timeout_ms=config.redis_timeout_ms,
             client_name=f"orchestrator-{config.node}",
-            stream_length_max=config.redis_stream_length_max,
-            group=config.redis_group,
         )
 
 

@@ -89,8 +89,6 @@ class StreamReader:
         self._position = START
         # What was returned and is not acknowledged yet, in order.
         self._given: dict[str, None] = {}
-        # Entries that were returned, and were in the stream no more before they were acknowledged.
-        self.vanished = 0
 
     async def open(self, cursor: str, *, begun: bool) -> Opened:
         """`cursor`: what is behind it was taken up. `begun`: by then an entry was, so that the stream had got there.
@@ -143,7 +141,6 @@ class StreamReader:
             found = [_found(entry_id, fields) for entry_id, fields in answer if entry_id.decode() in self._given]
             there = {entry_id for entry_id, _ in found}
             if gone := [entry_id for entry_id in entry_ids if entry_id not in there]:
-                self.vanished += len(gone)
                 logger.warning("entries have vanished from a stream before they were handled", extra={
                     "stream": self._stream, "group": self._group, "entries": len(gone), "first": gone[0]})
                 await self.acknowledge(gone)

@@ -22,8 +22,7 @@ def test_no_endpoints_are_no_redis(tmp_path: Path) -> None:
 
 def test_one_redis(tmp_path: Path) -> None:
     assert read(tmp_path, 'redis_endpoints = "r:6379"') == RedisSettings(
-        endpoints=(Address("r", 6379),), timeout_ms=2_000, client_name="orchestrator-a",
-        stream_length_max=1_000_000, group="orchestrator")
+        endpoints=(Address("r", 6379),), timeout_ms=2_000, client_name="orchestrator-a")
 
 
 def test_all_of_it_with_files_beside_the_settings(tmp_path: Path) -> None:
@@ -40,8 +39,6 @@ def test_all_of_it_with_files_beside_the_settings(tmp_path: Path) -> None:
         redis_tls_cert_file = "a.pem"
         redis_tls_key_file = "a.key"
         redis_timeout_ms = 500
-        redis_stream_length_max = 0
-        redis_group = "shop"
     """)
     assert found == RedisSettings(
         endpoints=(Address("s", 26379), Address("::1", 26380)),
@@ -52,6 +49,4 @@ def test_all_of_it_with_files_beside_the_settings(tmp_path: Path) -> None:
         tls=TlsFiles(tmp_path / "ca.pem", tmp_path / "a.pem", tmp_path / "a.key"),
         timeout_ms=500,
         client_name="orchestrator-a",
-        stream_length_max=0,
-        group="shop",
     )

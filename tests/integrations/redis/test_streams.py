@@ -328,13 +328,16 @@ async def test_a_group_that_is_gone_has_to_be_opened_again(
     assert len(await following.read_new(1, 0)) == len(redis.entries("s"))
 
 
-async def test_entries_that_were_trimmed_are_skipped(redis: RedisServer, link: RedisLink) -> None:
+async def test_entries_that_were_trimmed_are_skipped_and_it_is_said(
+    redis: RedisServer, link: RedisLink, caplog: pytest.LogCaptureFixture
+) -> None:
     following = await opened(link)
     await write(link, 1, 2, 3, 4)
     await following.read_new(3, 0)
     redis.command("XTRIM", "s", "MAXLEN", 1)
     assert await following.read_pending(2) == []
-    assert following.vanished == 3 and pending(redis) == 0
+    told = [record.__dict__["entries"] for record in caplog.records if "have vanished" in record.message]
+    assert sum(told) == 3 and pending(redis) == 0
     assert numbers(await following.read_new(10, 0)) == [4]
 
 
